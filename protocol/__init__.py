@@ -1,0 +1,24 @@
+"""The protocol of p2pnode: wire formats and the machines that decide.
+
+General layout
+==============
+
+Nothing in this package waits, reads a clock, opens a socket or rolls a die of its own.  A machine is an object with
+``handle(event, now) -> list[Effect]``: what happened goes in with the time it happened, what should be done comes out
+as data.  The daemon (``p2pnode``) performs the effects with trio and libp2p; the simulator (``simulations``) performs
+the same effects with a heap and a virtual clock.
+
+* values: ``ids``, ``errors``, ``adverts``, ``settings``
+* the wire: ``wire``, ``messages``, ``signing``, ``link`` (spec: ``README.md`` beside this file)
+* machines of the network: ``neighbours``, ``gossip``, ``liveness``, ``dht``, ``peerview``; ``node`` composes them
+* machines of a job: ``ranking`` and ``policies`` (who), ``cascade`` (entry), ``admission`` (worker)
+* tables: ``hardware``, ``predict``
+
+Times called ``now`` are seconds on the caller's monotonic clock; ``wall`` is seconds since the Unix epoch and is used
+for nothing but judging the age of a signed statement made by somebody else's clock.
+"""
+
+__version__ = "0.1.0"
+
+#: Version of the wire format; a peer of another version is refused in HELLO (see README.md, "Versions").
+PROTOCOL_VERSION = 1

@@ -1,0 +1,232 @@
+"""The typed messages that cross a link, and the frame kind of each.
+
+A frame (``link``) has a channel, a kind and a payload.  Kinds below 16 belong to the link itself; 16 to 31 travel on
+channel 0 between nodes; from 32 on they belong to the job whose channel they are on.  Fields are only ever appended.
+Who calls it: ``link`` drivers to encode and decode, machines to make and read.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from protocol.errors import BadFrame
+from protocol.signing import Envelope, parse
+from protocol.wire import MAX_MESSAGE_BYTES, pack, unpack
+
+Key32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Job16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Code = Annotated[str, Meta(max_length=64)]
+Text = Annotated[str, Meta(max_length=1024)]
+Wire = Annotated[bytes, Meta(max_length=4096)]
+
+# --- frame kinds -------------------------------------------------------------------------------------------------
+HELLO: Final = 0
+PING: Final = 1
+PONG: Final = 2
+CREDIT: Final = 3
+RST: Final = 4
+GOAWAY: Final = 5
+
+RECORDS: Final = 16
+DIGEST: Final = 17
+DOUBT: Final = 18
+DHT_QUERY: Final = 20
+DHT_REPLY: Final = 21
+DHT_STORE: Final = 22
+
+REQ: Final = 32
+BODY: Final = 33
+ACCEPT: Final = 34
+BUSY: Final = 35
+REFUSE: Final = 36
+DELTA: Final = 37
+BEAT: Final = 38
+END: Final = 39
+
+# --- the link ----------------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True):
+    """First frame in each direction.  ``network`` names the swarm: links between different ones are closed."""
+
+    protocol: Annotated[int, Meta(ge=1, le=65535)]
+    network: Code
+    agent: Code = ""
+    addrs: Annotated[tuple[Text, ...], Meta(max_length=8)] = ()
+    observed: Text = ""
+
+
+# --- between nodes (channel 0) -------------------------------------------------------------------------------------
+
+
+class Records(msgspec.Struct, frozen=True):
+    """Statements pushed to a neighbour.  In memory they are envelopes, on the wire their sealed bytes."""
+
+    envelopes: tuple[Envelope, ...]
+
+
+class Digest(msgspec.Struct, frozen=True, array_like=True):
+    """What the sender holds, so that the receiver can send what is missing.
+
+    ``buckets`` is the hash per bucket of the author space (8 bytes each) or empty; ``entries`` are
+    ``(kind, author, inc, seq)`` of the buckets numbered in ``listed``.  ``reply`` asks the receiver to answer with
+    its own digest of the same buckets.
+    """
+
+    buckets: Annotated[bytes, Meta(max_length=8 * 256)] = b""
+    listed: Annotated[tuple[int, ...], Meta(max_length=256)] = ()
+    entries: Annotated[tuple[tuple[int, Key32, int, int], ...], Meta(max_length=1024)] = ()
+    reply: bool = False
+
+
+class Doubt(msgspec.Struct, frozen=True, array_like=True):
+    """The sender could not reach ``peer``, whose newest load it knows is ``(inc, seq)``: a reason to look."""
+
+    peer: Key32
+    inc: int
+    seq: int
+
+
+class DhtQuery(msgspec.Struct, frozen=True, array_like=True):
+    """Ask for the nodes closest to ``target`` (32-byte key), and, if ``values``, what is stored under it."""
+
+    query: Annotated[int, Meta(ge=0, lt=1 << 32)]
+    target: Key32
+    values: bool = False
+
+
+class Contact(msgspec.Struct, frozen=True, array_like=True):
+    """A peer and where it was last reachable: a hint."""
+
+    peer: Key32
+    addrs: Annotated[tuple[Text, ...], Meta(max_length=4)] = ()
+
+
+class DhtReply(msgspec.Struct, frozen=True, array_like=True):
+    """Answer to :class:`DhtQuery`: closer contacts, and sealed statements stored under the target."""
+
+    query: Annotated[int, Meta(ge=0, lt=1 << 32)]
+    contacts: Annotated[tuple[Contact, ...], Meta(max_length=20)] = ()
+    values: Annotated[tuple[Wire, ...], Meta(max_length=20)] = ()
+
+
+class DhtStore(msgspec.Struct, frozen=True, array_like=True):
+    """Please keep this sealed statement under ``target``."""
+
+    target: Key32
+    value: Wire
+
+
+# --- a job (its own channel) ---------------------------------------------------------------------------------------
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True):
+    """The entry asks the worker to run a job; ``body_bytes`` of BODY frames follow at once.
+
+    ``path`` is one of the OpenAI paths; ``deadline_ms`` is what is left of the caller's deadline, 0 for none.
+    """
+
+    job: Job16
+    path: Code
+    model: Annotated[str, Meta(max_length=128)]
+    body_bytes: Annotated[int, Meta(ge=0, le=16 * 1024 * 1024)]
+    stream: bool = False
+    usage: bool = False
+    prompt_tokens: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
+    max_tokens: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
+    deadline_ms: Annotated[int, Meta(ge=0, lt=1 << 40)] = 0
+
+
+class Accept(msgspec.Struct, frozen=True, array_like=True):
+    """The worker took the job.  ``ttft_ms`` is its promise for the first token, 0 for none."""
+
+    job: Job16
+    queue_position: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
+    ttft_ms: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
+
+
+class Busy(msgspec.Struct, frozen=True, array_like=True):
+    """The worker cannot take the job now; nobody is to blame."""
+
+    retry_ms: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
+    running: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
+    waiting: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
+
+
+class Refuse(msgspec.Struct, frozen=True, array_like=True):
+    """The worker will not do this job.  ``status`` is the HTTP status it means.
+
+    ``final`` says that the request itself is at fault, so that asking another peer cannot help; ``param`` names the
+    field of the request.  May come before ACCEPT or after it, never after the first DELTA.
+    """
+
+    status: Annotated[int, Meta(ge=400, le=599)]
+    code: Code
+    message: Text
+    param: Code = ""
+    final: bool = False
+
+
+class End(msgspec.Struct, frozen=True, array_like=True):
+    """The signed end of a job: without it an answer is not complete.
+
+    ``finish`` is ``stop`` (all was said) or ``error``; ``sha256`` is over all DELTA payloads in order; ``signature``
+    is the worker's over ``END_DOMAIN || job || msgpack of the other fields``.
+    """
+
+    finish: Code
+    tokens_in: Annotated[int, Meta(ge=0, lt=1 << 40)]
+    tokens_out: Annotated[int, Meta(ge=0, lt=1 << 40)]
+    sha256: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    message: Text = ""
+    signature: Annotated[bytes, Meta(max_length=64)] = b""
+
+
+NodeMessage = Records | Digest | Doubt | DhtQuery | DhtReply | DhtStore
+JobMessage = Request | Accept | Busy | Refuse | End
+Message = Hello | NodeMessage | JobMessage
+
+_TYPES: Final[dict[int, type[Message]]] = {
+    HELLO: Hello,
+    DIGEST: Digest,
+    DOUBT: Doubt,
+    DHT_QUERY: DhtQuery,
+    DHT_REPLY: DhtReply,
+    DHT_STORE: DhtStore,
+    REQ: Request,
+    ACCEPT: Accept,
+    BUSY: Busy,
+    REFUSE: Refuse,
+    END: End,
+}
+_KINDS: Final[dict[type[Message], int]] = {kind: number for number, kind in _TYPES.items()} | {Records: RECORDS}
+
+
+class _Sealed(msgspec.Struct, frozen=True, array_like=True):
+    wires: Annotated[tuple[Wire, ...], Meta(max_length=512)]
+
+
+def kind_of(message: Message) -> int:
+    """The frame kind that carries this message."""
+    return _KINDS[type(message)]
+
+
+def encode(message: Message) -> bytes:
+    """The payload of the frame that carries this message."""
+    if isinstance(message, Records):
+        return pack(_Sealed(tuple(envelope.wire for envelope in message.envelopes)))
+    return pack(message)
+
+
+def decode(kind: int, payload: bytes) -> Message:
+    """The message in a frame; raises ``BadFrame`` or ``BadEnvelope``.  Signatures are left to the machines."""
+    if len(payload) > MAX_MESSAGE_BYTES:
+        raise BadFrame(f"{len(payload)} bytes in a message of kind {kind}")
+    if kind == RECORDS:
+        return Records(tuple(parse(wire) for wire in unpack(payload, _Sealed).wires))
+    if kind not in _TYPES:
+        raise BadFrame(f"no message of kind {kind}")
+    return unpack(payload, _TYPES[kind])

@@ -1,0 +1,164 @@
+"""Every interval, bound and limit of the machines, with its unit and where its value comes from.
+
+The daemon and the simulator read the same settings under the same names.  Profiles: ``wan`` is the default, ``lan``
+and ``local`` are faster, ``test`` is for tests and demos.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+KIB: Final = 1024
+
+
+class GossipSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Dissemination (``gossip``)."""
+
+    #: Seconds between pushes to each neighbour (measured: 1 s costs 0.45 % of a core at 100 nodes).
+    tick_s: float = 1.0
+    #: Seconds between digest exchanges with one neighbour.
+    digest_s: float = 30.0
+    #: Upload allowed to gossip, bytes per second, over all links.
+    budget_bytes_s: int = 8 * KIB
+    #: Life of an advert, seconds (threat model 2.1: at most 120 s); re-stated every half of it.
+    advert_ttl_s: int = 120
+    #: Shortest time between two loads of one node, seconds; stretches with the network (measured: 1 per 2-5 s).
+    load_period_s: float = 5.0
+    #: Life of a load as a multiple of its period (guess: survives two losses).
+    load_ttl_periods: float = 4.0
+    #: A load differing by this share from the last one is stated before its period is over.
+    load_change: float = 0.2
+    #: Clock error of another node that is tolerated, seconds (threat model 2.1).
+    skew_s: float = 120.0
+    #: High-water marks outlive their statement by this long, seconds (threat model 2.1: 7 days).
+    marks_s: float = 7 * 86400.0
+    #: Records in the view, and per network group (threat model 2.3: /24 or /48).
+    view_size: int = 4096
+    view_per_group: int = 64
+
+
+class NeighbourSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Standing links (``neighbours``)."""
+
+    #: Links to hold; half of them dialled by us (DESIGN: 6 to 8).
+    target: int = 8
+    #: Most neighbours, inbound ones included; further links carry jobs only.
+    most: int = 16
+    #: Seconds between replacements of one dialled neighbour by another (guess).
+    rotate_s: float = 600.0
+    #: First and longest pause before a seed or peer is dialled again, seconds (full jitter, doubling).
+    redial_first_s: float = 1.0
+    redial_most_s: float = 60.0
+
+
+class LivenessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Failure detection (``liveness``)."""
+
+    #: Seconds between two probes of a peer (given by the product: 30 s).
+    period_s: float = 30.0
+    #: Missed probes until a peer counts as dead (given by the product: 3).
+    misses: int = 3
+    #: Random peers without a link that are probed per period.
+    probes: int = 2
+
+
+class DhtSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Kademlia (``dht``); k and alpha from the paper."""
+
+    k: int = 20
+    alpha: int = 3
+    #: Seconds until an unanswered query counts as failed.
+    query_s: float = 3.0
+    #: Life of a provider statement and the time after which it is published again, seconds.
+    provider_ttl_s: int = 3600
+    republish_s: float = 1200.0
+    #: Seconds between refreshes of the buckets.
+    refresh_s: float = 600.0
+    #: Contacts per bucket from one network group (guess: geth allows 2 of 16).
+    per_group: int = 4
+    #: Keys stored for others, and statements under one key.
+    store_keys: int = 4096
+    store_per_key: int = 64
+
+
+class LinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The multiplexer (``link``)."""
+
+    #: Bytes of job frames a channel may have in flight, returned at half.
+    credit_bytes: int = 256 * KIB
+    #: Seconds of silence after which a PING is sent, and after which the link is dead.
+    ping_s: float = 5.0
+    dead_s: float = 15.0
+    #: Most bytes handed to one write.
+    write_bytes: int = 64 * KIB
+    #: Bytes one channel may put into a write before the next one's turn.
+    quantum_bytes: int = 16 * KIB
+    #: Largest payload of one frame.
+    frame_bytes: int = 64 * KIB
+    #: Channels open at once on a link, per side.
+    channels: int = 256
+    #: Bytes of channel-0 messages that may wait for the writer.
+    control_queue_bytes: int = 1024 * KIB
+
+
+class CascadeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One job at the entry (``cascade``); deadlines from threat model 3.3."""
+
+    attempts: int = 3
+    accept_s: float = 3.0
+    first_token_s: float = 5.0
+    first_token_promises: float = 3.0
+    frame_s: float = 6.0
+    #: Slowest progress allowed after the first token: this many bytes-bearing frames per second over the window.
+    least_deltas_s: float = 0.5
+    progress_window_s: float = 20.0
+    #: A whole job without a deadline of the caller's, seconds.
+    total_s: float = 600.0
+
+
+class AdmissionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One job at the worker (``admission``); bounds from threat model 3.1."""
+
+    queue: int = 64
+    per_peer: int = 32
+    body_bytes: int = 8 * KIB * KIB
+    output_bytes: int = 256 * KIB
+    beat_s: float = 2.0
+    stalled_reader_s: float = 30.0
+
+
+class NodeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All machines of a node."""
+
+    gossip: GossipSettings = GossipSettings()
+    neighbours: NeighbourSettings = NeighbourSettings()
+    liveness: LivenessSettings = LivenessSettings()
+    dht: DhtSettings = DhtSettings()
+    link: LinkSettings = LinkSettings()
+    cascade: CascadeSettings = CascadeSettings()
+    admission: AdmissionSettings = AdmissionSettings()
+
+
+_WAN: Final = NodeSettings()
+_LAN: Final = NodeSettings(
+    gossip=GossipSettings(tick_s=0.5, load_period_s=2.0),
+    liveness=LivenessSettings(period_s=5.0),
+    dht=DhtSettings(query_s=1.0),
+    neighbours=NeighbourSettings(redial_most_s=15.0),
+)
+_TEST: Final = NodeSettings(
+    gossip=GossipSettings(tick_s=0.1, digest_s=2.0, load_period_s=0.5, load_ttl_periods=16.0, budget_bytes_s=64 * KIB),
+    neighbours=NeighbourSettings(redial_first_s=0.1, redial_most_s=1.0, rotate_s=30.0),
+    liveness=LivenessSettings(period_s=0.5),
+    dht=DhtSettings(query_s=0.5, refresh_s=30.0),
+    link=LinkSettings(ping_s=0.5, dead_s=2.0),
+    cascade=CascadeSettings(
+        accept_s=1.0, first_token_s=2.0, frame_s=2.0, progress_window_s=4.0, total_s=60.0
+    ),
+    admission=AdmissionSettings(beat_s=0.5, stalled_reader_s=5.0),
+)
+
+#: Named sets of settings, for ``--profile``.
+PROFILES: Final[dict[str, NodeSettings]] = {"wan": _WAN, "lan": _LAN, "local": _LAN, "test": _TEST}

@@ -1,0 +1,60 @@
+"""Bytes to values and back, with limits: the only place where msgpack from outside is decoded.
+
+Order: the length was checked by the framing (``link``), then msgpack is unpacked under limits on every container
+(1 MiB of empty maps would otherwise become 77 MB of objects), then ``msgspec.convert`` gives a typed, frozen value or
+an error.  Who calls it: ``adverts``, ``messages``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeVar
+
+import msgpack
+import msgspec
+
+from protocol.errors import BadFrame
+
+T = TypeVar("T")
+
+#: Largest message outside a job, bytes; a push of records is cut to it.
+MAX_MESSAGE_BYTES: Final = 64 * 1024
+MAX_ARRAY: Final = 1024
+MAX_STRING: Final = 4096
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def pack(value: msgspec.Struct) -> bytes:
+    """Encode one of our structs (msgpack)."""
+    return _encoder.encode(value)
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return value - value == 0.0
+    if isinstance(value, list | tuple):
+        return all(_finite(item) for item in value)
+    return True
+
+
+def unpack(data: bytes, kind: type[T]) -> T:
+    """Decode into ``kind``; raises ``BadFrame`` for anything else than one well-formed, finite value of that type."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise BadFrame(f"a message of {len(data)} bytes")
+    try:
+        raw = msgpack.unpackb(
+            data,
+            raw=False,
+            use_list=False,
+            strict_map_key=True,
+            max_array_len=MAX_ARRAY,
+            max_map_len=0,
+            max_str_len=MAX_STRING,
+            max_bin_len=MAX_MESSAGE_BYTES,
+            max_ext_len=0,
+        )
+        if not _finite(raw):
+            raise BadFrame("not a finite number")
+        return msgspec.convert(raw, kind)
+    except (ValueError, TypeError, RecursionError, OverflowError, msgpack.UnpackException, msgspec.ValidationError) as e:
+        raise BadFrame(str(e)[:200]) from None
