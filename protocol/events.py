@@ -18,11 +18,14 @@ class LinkUp:
     """A link to ``peer`` stands and both HELLOs were exchanged.
 
     ``address`` is the remote's IP address as text (network groups are made of it), ``outbound`` whether we dialled.
+    ``addrs`` are where the peer may be dialled: first, if we dialled, the address that worked, exactly as it was
+    given in ``Dial`` (that is how a seed of unknown identity is recognised); then what the peer says in HELLO.
     """
 
     peer: PeerId
     outbound: bool
     address: str
+    addrs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

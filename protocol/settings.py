@@ -22,6 +22,8 @@ class GossipSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest_s: float = 30.0
     #: Upload allowed to gossip, bytes per second, over all links.
     budget_bytes_s: int = 8 * KIB
+    #: Bytes saved up for newcomers, who get the whole view at once (guess: 30 records of 1.4 KiB, three times).
+    burst_bytes: int = 128 * KIB
     #: Life of an advert, seconds (threat model 2.1: at most 120 s); re-stated every half of it.
     advert_ttl_s: int = 120
     #: Shortest time between two loads of one node, seconds; stretches with the network (measured: 1 per 2-5 s).
@@ -81,6 +83,10 @@ class DhtSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Keys stored for others, and statements under one key.
     store_keys: int = 4096
     store_per_key: int = 64
+    #: Clock error of an author that is tolerated, seconds (threat model 2.1).
+    skew_s: float = 120.0
+    #: Links made for look-ups are closed after this long without use, seconds (guess: outlives a burst of look-ups).
+    idle_s: float = 60.0
 
 
 class LinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

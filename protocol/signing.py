@@ -19,7 +19,7 @@ from typing import Final, Protocol
 import nacl.bindings
 import nacl.exceptions
 
-from protocol.errors import BadEnvelope, LocalProtocolError
+from protocol.errors import BadEnvelope, LocalProtocolError, StaleStatement
 from protocol.ids import PEER_ID_BYTES, PeerId
 
 ENVELOPE_VERSION: Final = 1
@@ -110,6 +110,11 @@ class Envelope:
         """``(inc, seq)``: the order of one author's statements of one kind."""
         return (self.inc, self.seq)
 
+    @property
+    def body(self) -> bytes:
+        """What is signed: header and payload, without the signature."""
+        return self.wire[: _HEADER.size] + self.payload
+
     def check(self) -> bool:
         """Whether the signature holds over the bytes received."""
         if self._verified is None:
@@ -128,6 +133,8 @@ def seal(signer: Signer, kind: int, version: tuple[int, int], issued: float, ttl
     if not 0 < ttl <= MAX_TTL_S:
         raise LocalProtocolError(f"a ttl of {ttl} s; it has to be 1 to {MAX_TTL_S}")
     inc, seq = version
+    if not (0 <= inc < 1 << 64 and 0 <= seq < 1 << 32 and 0 <= issued * 1000 < 1 << 63):
+        raise LocalProtocolError(f"version {version} or time {issued} out of range")
     header = _HEADER.pack(ENVELOPE_VERSION, kind, signer.peer_id, inc, seq, round(issued * 1000), ttl)
     signature = signer.sign(_DOMAINS[kind] + header + payload)
     envelope = parse(header + signature + payload)
@@ -145,3 +152,17 @@ def parse(wire: bytes) -> Envelope:
     if not 0 < ttl <= MAX_TTL_S:
         raise BadEnvelope(f"ttl {ttl} s")
     return Envelope(kind, PeerId(author), inc, seq, issued_ms / 1000, ttl, wire[OVERHEAD_BYTES:], bytes(wire))
+
+
+def remaining_s(envelope: Envelope, wall: float, skew_s: float) -> float:
+    """How long to keep a statement that arrives now, seconds, to be counted on the receiver's monotonic clock.
+
+    ``wall`` is our clock (Unix seconds), ``skew_s`` the error of the author's that is tolerated (threat model 2.1).
+    Raises ``StaleStatement``, for which nobody is to blame: too old, or from the future.
+    """
+    left = envelope.issued + envelope.ttl - wall + skew_s
+    if left <= 0:
+        raise StaleStatement(f"expired {-left:.0f} s ago")
+    if envelope.issued > wall + skew_s:
+        raise StaleStatement(f"issued {envelope.issued - wall:.0f} s in the future")
+    return min(float(envelope.ttl), left)

@@ -1,0 +1,172 @@
+"""What this node says of itself, and when it says it again: its own advert and load, versioned and sealed.
+
+Theory of operation
+===================
+
+With ``n`` nodes, each statement of ``b`` bytes goes once over each link, so a node with ``2c`` links uploads it ``c``
+times (measured with this machine: 4 to 5 with eight neighbours).  Said every ``p`` seconds by everyone it costs each
+node ``n * b * c / p`` bytes per second.  Loads may use ``LOAD_SHARE`` of the byte budget and adverts ``ADVERT_SHARE``,
+so the periods stretch with the network::
+
+    load period   = max(load_period_s, n * b * c / (LOAD_SHARE   * budget_bytes_s))
+    advert period = max(advert_ttl_s/2, n * b * c / (ADVERT_SHARE * budget_bytes_s))
+
+A load lives ``load_ttl_periods`` of its period, an advert two of its own.  A load that changed much is said before
+its period is over, but not more than ``HASTE`` times as often; a change of status is said within a tick.
+
+Not here: who gets it (``gossip``).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from protocol.adverts import Advert, Load, Status, statement
+from protocol.freshness import Key
+from protocol.rng import Rng
+from protocol.settings import GossipSettings
+from protocol.signing import ADVERT, LOAD, MAX_TTL_S, Envelope, Signer
+
+#: Shares of the byte budget; the rest is for digests and for newcomers (guess).
+LOAD_SHARE: Final = 0.5
+ADVERT_SHARE: Final = 0.3
+#: Times a statement is uploaded by each node (measured: 4 to 5 with 8 neighbours).
+COPIES: Final = 4.5
+#: A changed load may come this many times as often as an unchanged one (guess).
+HASTE: Final = 4.0
+#: Periods are shortened by up to this share at random so that nodes do not fall into step (guess).
+JITTER: Final = 0.1
+
+
+class Announcer:
+    """The author's side of a node: decides what to state and seals it."""
+
+    def __init__(self, signer: Signer, settings: GossipSettings, rng: Rng, inc: int) -> None:
+        self._signer = signer
+        self._settings = settings
+        self._rng = rng
+        self.inc = inc
+        self._seq = 0
+        self.advert: Advert | None = None
+        self.load: Load | None = None
+        self.left = False
+        self._stated: Load | None = None
+        self._stated_at = -math.inf
+        self._due = {ADVERT: math.inf, LOAD: math.inf}
+        self._bytes = {ADVERT: 0, LOAD: 0}
+
+    @property
+    def key(self) -> Key:
+        """Under which our load is known."""
+        return (self._signer.peer_id, LOAD)
+
+    def period(self, kind: int, nodes: int) -> float:
+        """Seconds between two statements of ``kind`` in a network of ``nodes``; the formula is at the top."""
+        base, share = self._settings.load_period_s, LOAD_SHARE
+        if kind == ADVERT:
+            base, share = self._settings.advert_ttl_s / 2, ADVERT_SHARE
+        return max(base, nodes * self._bytes[kind] * COPIES / (share * self._settings.budget_bytes_s))
+
+    def advertise(self, advert: Advert, nodes: int, now: float, wall: float) -> list[Envelope]:
+        """Our advert, if it says something new; with the first one goes a load, so that others can see us live."""
+        if advert == self.advert:
+            return []
+        self.advert = advert
+        stated = [self._state(ADVERT, nodes, now, wall)]
+        if self._stated is None:
+            self.load = self.load or Load()
+            stated.append(self._state(LOAD, nodes, now, wall))
+        return stated
+
+    def report(self, load: Load, nodes: int, now: float, wall: float) -> list[Envelope]:
+        """Our load, if it differs enough from what was stated."""
+        if self.left:
+            return []
+        self.load = load
+        if self._worth_it(nodes, now):
+            return [self._state(LOAD, nodes, now, wall)]
+        return []
+
+    def due(self, nodes: int, now: float, wall: float) -> list[Envelope]:
+        """What has to be said again now."""
+        if self.left:
+            return []
+        stated = [self._state(kind, nodes, now, wall) for kind in (ADVERT, LOAD) if self._due[kind] <= now]
+        if not stated and self._worth_it(nodes, now):
+            stated = [self._state(LOAD, nodes, now, wall)]
+        return stated
+
+    def leave(self, nodes: int, now: float, wall: float) -> list[Envelope]:
+        """The last statement of this node."""
+        if self.left:
+            return []
+        self.left = True
+        self.load = Load(status=int(Status.LEFT))
+        return [self._state(LOAD, nodes, now, wall)]
+
+    def refute(self, nodes: int, now: float, wall: float) -> list[Envelope]:
+        """Somebody doubts that we live: say that we do, once per tick at most."""
+        if self.left or self.load is None or now - self._stated_at < self._settings.tick_s:
+            return []
+        return [self._state(LOAD, nodes, now, wall)]
+
+    def overtake(self, inc: int, nodes: int, now: float, wall: float) -> list[Envelope]:
+        """A statement in our name is newer than ours: an earlier life of this node, or a second holder of its key.
+
+        Say everything again with a higher ``inc``, at most once per load period: two holders must not race.
+        """
+        if inc < self.inc or now - self._stated_at < self._settings.load_period_s:
+            return []
+        self.inc = inc + 1
+        return self.repeat(nodes, now, wall)
+
+    def repeat(self, nodes: int, now: float, wall: float) -> list[Envelope]:
+        """Say again, with a new version, whatever was said."""
+        kinds = (ADVERT, LOAD) if self.advert is not None else (LOAD,) if self._stated is not None else ()
+        return [self._state(kind, nodes, now, wall) for kind in kinds]
+
+    def _state(self, kind: int, nodes: int, now: float, wall: float) -> Envelope:
+        self._seq += 1
+        value = self.advert if kind == ADVERT else self.load
+        assert value is not None, "stated only after it was set"
+        period = self.period(kind, nodes)
+        lives = 2.0 if kind == ADVERT else self._settings.load_ttl_periods
+        ttl = max(1, min(MAX_TTL_S, math.ceil(period * lives)))
+        envelope = statement(self._signer, value, (self.inc, self._seq), wall, ttl)
+        self._bytes[kind] = len(envelope.wire)
+        # A ttl cut at its maximum still has to be renewed in time, hence ttl / lives and not period.
+        self._due[kind] = now + min(period, ttl / lives) * (1 - JITTER * self._rng.random())
+        if kind == LOAD:
+            self._stated, self._stated_at = self.load, now
+        return envelope
+
+    def _worth_it(self, nodes: int, now: float) -> bool:
+        old, new = self._stated, self.load
+        if old is None or new is None or new == old:
+            return old is None and new is not None and self.advert is not None
+        since = now - self._stated_at
+        if (old.status, old.throttled) != (new.status, new.throttled):
+            return since >= self._settings.tick_s
+        pause = max(self._settings.tick_s, self.period(LOAD, nodes) / HASTE)
+        return since >= pause and changed(old, new, self._settings.load_change)
+
+
+def changed(old: Load, new: Load, share: float) -> bool:
+    """Whether two loads differ by ``share`` anywhere: counts by their ratio, percentages by their points."""
+    counts = (
+        (old.running, new.running),
+        (old.waiting, new.waiting),
+        (old.slots, new.slots),
+        (old.free_vram_mib, new.free_vram_mib),
+        (old.queued_prefill_tokens, new.queued_prefill_tokens),
+        (old.tokens_s, new.tokens_s),
+    )
+    points = (
+        (old.kv_permille, new.kv_permille, 1000),
+        (old.gpu_percent, new.gpu_percent, 100),
+        (old.clock_percent, new.clock_percent, 100),
+    )
+    return any(abs(a - b) > share * max(a, b) for a, b in counts) or any(
+        abs(a - b) > share * whole for a, b, whole in points
+    )

@@ -1,0 +1,141 @@
+"""What two nodes tell each other of their views, so that each can send what the other lacks.
+
+Theory of operation
+===================
+
+A ``Digest`` comes in four forms; the first two open an exchange, the others answer::
+
+    form       buckets  listed  reply  meaning
+    everything  -        -      yes    these entries are all I have seen
+    summary     256      -      yes    this is the hash of each bucket of authors
+    detail      -       some    yes    these entries are all I have seen in the listed buckets
+    want        -        -      no     please send what is newer than these entries
+
+``everything`` or ``detail`` is answered with the records that the sender lacks and a ``want`` for those it is ahead
+in; ``summary`` with a ``detail`` of the buckets that differ; ``want`` with records.  A small view is said as
+``everything``; a large one starts with 2 KiB of hashes.  While statements are on their way buckets differ that will
+agree in a second, so an exchange lists a few of those that differ, at random: what is really lost is found in a few
+exchanges, and the cost of one is bounded.  Only the first exchange of a link lists them all.
+
+An entry says "seen", not "held": a full view must not be offered the same statements again and again.
+
+Not here: when, to whom and at what cost (``gossip``).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from protocol.freshness import Key, Marks
+from protocol.ids import PeerId
+from protocol.messages import Digest
+from protocol.signing import ADVERT, LOAD
+
+BUCKETS: Final = 256
+HASH_BYTES: Final = 8
+#: A view of at most this many entries is said in full: no more bytes than the hashes of a large one twice (guess).
+MAX_PLAIN: Final = 128
+#: Entries in one message (the bound of ``Digest``).
+MAX_ENTRIES: Final = 1024
+#: Buckets detailed in one exchange between old neighbours (guess: 16 of 256 hold 24 KiB of entries in a full view).
+FEW_BUCKETS: Final = 16
+
+Entry = tuple[int, bytes, int, int]
+
+
+def bucket_of(author: bytes) -> int:
+    """Keys are uniform, so the first byte is as good as any hash."""
+    return author[0]
+
+
+def size(digest: Digest) -> int:
+    """Bytes of a digest on the wire, from above: an entry has at most 49."""
+    return 24 + len(digest.buckets) + 2 * len(digest.listed) + 49 * len(digest.entries)
+
+
+def opening(marks: Marks, now: float) -> Digest:
+    """The first message of an exchange."""
+    entries = _entries(marks, now)
+    if len(entries) <= MAX_PLAIN:
+        return Digest(entries=tuple(entries), reply=True)
+    return Digest(buckets=b"".join(h.to_bytes(HASH_BYTES, "big") for h in _hashes(marks, now)), reply=True)
+
+
+def differing(marks: Marks, buckets: bytes, now: float) -> list[int]:
+    """The numbers of the buckets whose hash is not ours; nothing for a summary of another shape."""
+    if len(buckets) != BUCKETS * HASH_BYTES:
+        return []
+    ours = _hashes(marks, now)
+    return [
+        number
+        for number in range(BUCKETS)
+        if ours[number] != int.from_bytes(buckets[number * HASH_BYTES : (number + 1) * HASH_BYTES], "big")
+    ]
+
+
+def details(marks: Marks, numbers: list[int], now: float) -> list[Digest]:
+    """Every entry of the numbered buckets, in as many messages as it takes; a bucket is never torn apart."""
+    filled: dict[int, list[Entry]] = {number: [] for number in numbers}
+    for entry in _entries(marks, now):
+        if bucket_of(entry[1]) in filled:
+            filled[bucket_of(entry[1])].append(entry)
+    messages: list[Digest] = []
+    listed: list[int] = []
+    entries: list[Entry] = []
+    for number, found in filled.items():
+        if len(found) > MAX_ENTRIES:  # keys ground to share a byte: such a bucket is not repaired
+            continue
+        if len(entries) + len(found) > MAX_ENTRIES:
+            messages.append(Digest(listed=tuple(listed), entries=tuple(entries), reply=True))
+            listed, entries = [], []
+        listed.append(number)
+        entries += found
+    if listed:
+        messages.append(Digest(listed=tuple(listed), entries=tuple(entries), reply=True))
+    return messages
+
+
+def compare(marks: Marks, digest: Digest, now: float) -> tuple[list[Key], list[Entry]]:
+    """``(lacks, wants)``: what the sender of ``everything`` or ``detail`` lacks, and what we ask it for."""
+    scope = frozenset(digest.listed)
+    theirs = {(PeerId(author), kind): (inc, seq) for kind, author, inc, seq in digest.entries}
+    lacks = []
+    for key, mark in marks.items():
+        if mark.envelope is None or not mark.lives(now) or (scope and bucket_of(key[0]) not in scope):
+            continue
+        if theirs.get(key, (-1, -1)) < (mark.inc, mark.seq):
+            lacks.append(key)
+    wants: list[Entry] = []
+    for key, version in theirs.items():
+        mine = marks.get(key)
+        if key[1] in (ADVERT, LOAD) and (mine is None or _older(mine.inc, mine.seq, mine.until, version)):
+            wants.append((key[1], key[0], mine.inc if mine else 0, mine.seq if mine else 0))
+    return lacks, wants
+
+
+def wanted(marks: Marks, digest: Digest, now: float) -> list[Key]:
+    """The records that a ``want`` asks for and we hold."""
+    found = []
+    for kind, author, inc, seq in digest.entries:
+        key = (PeerId(author), kind)
+        mark = marks.get(key)
+        if mark is not None and mark.envelope is not None and mark.lives(now) and (mark.inc, mark.seq) >= (inc, seq):
+            found.append(key)
+    return found
+
+
+def _older(inc: int, seq: int, until: float | None, version: tuple[int, int]) -> bool:
+    """A mark from before a restart does not have its statement: the same version is wanted again."""
+    return (inc, seq) < version or (until is None and (inc, seq) == version)
+
+
+def _entries(marks: Marks, now: float) -> list[Entry]:
+    return [(kind, author, mark.inc, mark.seq) for (author, kind), mark in marks.items() if mark.lives(now)]
+
+
+def _hashes(marks: Marks, now: float) -> list[int]:
+    hashes = [0] * BUCKETS
+    for (author, _), mark in marks.items():
+        if mark.lives(now):
+            hashes[bucket_of(author)] ^= mark.tag
+    return hashes

@@ -1,0 +1,179 @@
+"""How old a statement is and whether a newer one was seen: the clock that statements are judged by, and the marks.
+
+Theory of operation
+===================
+
+*Versions.*  Statements of one author and kind are ordered by ``(inc, seq)``.  A ``Mark`` remembers the newest one
+whose signature held; nothing older is ever taken again, and the mark outlives the statement by days and, exported, a
+restart.  A statement that ran out here is not taken again either, although a neighbour may still hold it: otherwise
+the dead would circulate for as long as clocks are allowed to differ.
+
+*Life.*  A statement lives for ``min(ttl, issued + ttl - wall + skew)`` seconds from its receipt, counted on our own
+monotonic clock: once it is in, no clock can shorten or stretch its life.  Outside ``[wall - ttl - skew, wall + skew]``
+it is ignored, and nobody is blamed: a wrong clock is no crime, and the wrong one may be ours.
+
+*Our own clock.*  ``wall`` as it stood at the start is carried forward by the monotonic clock.  When the system's wall
+clock jumps away from it (set by hand, or the machine slept), there are two opinions on what time it is, and the
+statements of others vote: each author's newest counts for the clock that it fits.  Until then a statement may fit
+either.  So a jump of an hour neither blinds this node nor makes its own statements unusable.
+
+Not here: signatures (``signing``), what to do with a statement (``gossip``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from protocol.errors import StaleStatement
+from protocol.ids import PeerId
+from protocol.signing import MAX_TTL_S, Envelope, remaining_s
+
+#: Author and kind: what a mark is kept for.
+Key = tuple[PeerId, int]
+#: What outlives a restart: ``inc``, ``seq`` and until when to keep it (seconds since the epoch).
+MarkTable = Mapping[Key, tuple[int, int, float]]
+
+#: A difference between the two clocks below this is drift and simply followed, seconds (guess: NTP steps are smaller).
+JUMP_S: Final = 5.0
+#: Authors whose opinion on our clock is remembered (guess).
+MAX_VOTES: Final = 256
+#: Marks kept at once: eight times a full view of two kinds (guess; about 10 MB).
+MAX_MARKS: Final = 65536
+
+
+class WallClock:
+    """The time of day that this node believes in, although its system clock may jump."""
+
+    def __init__(self, now: float, wall: float) -> None:
+        self._offset = wall - now
+        self._rival: float | None = None
+        self._votes: dict[PeerId, bool] = {}
+
+    def read(self, now: float) -> float:
+        """Seconds since the epoch, as believed."""
+        return now + self._offset
+
+    @property
+    def disputed(self) -> bool:
+        """Whether the system clock has jumped and nobody has confirmed it yet."""
+        return self._rival is not None
+
+    def observe(self, now: float, wall: float) -> None:
+        """Compare with the system clock; drift is followed, a jump becomes a rival."""
+        offset = wall - now
+        if abs(offset - self._offset) <= JUMP_S:
+            self._offset = offset
+            self._rival = None
+            self._votes.clear()
+        elif self._rival is None or abs(offset - self._rival) > JUMP_S:
+            self._rival = offset
+            self._votes.clear()
+
+    def life(self, envelope: Envelope, skew_s: float, now: float) -> float:
+        """Seconds that a statement received now may live; 0 means that it is to be ignored."""
+        life = _life(envelope, now + self._offset, skew_s)
+        if self._rival is not None and life <= 0:
+            life = _life(envelope, now + self._rival, skew_s)
+        return life
+
+    def vote(self, envelope: Envelope, skew_s: float, now: float) -> bool:
+        """Let a verified statement say which clock is right; True if that changed what we believe."""
+        if self._rival is None:
+            return False
+        believed = _life(envelope, now + self._offset, skew_s) > 0
+        rival = _life(envelope, now + self._rival, skew_s) > 0
+        author = envelope.author
+        if believed == rival or (author not in self._votes and len(self._votes) >= MAX_VOTES):
+            return False
+        self._votes[author] = rival
+        if 2 * sum(self._votes.values()) <= len(self._votes):
+            return False
+        self._offset, self._rival = self._rival, None
+        self._votes.clear()
+        return True
+
+
+def _life(envelope: Envelope, wall: float, skew_s: float) -> float:
+    try:
+        return remaining_s(envelope, wall, skew_s)
+    except StaleStatement:
+        return 0.0
+
+
+class Mark:
+    """The newest statement of one author and kind.
+
+    ``until`` is when that statement runs out (monotonic), None if it was seen before a restart only.  ``envelope`` is
+    the statement itself while the view holds it.  ``tag`` is its hash for digests.
+    """
+
+    __slots__ = ("envelope", "inc", "keep", "seq", "tag", "until")
+
+    def __init__(self, inc: int, seq: int, keep: float) -> None:
+        self.inc = inc
+        self.seq = seq
+        self.keep = keep
+        self.until: float | None = None
+        self.envelope: Envelope | None = None
+        self.tag = 0
+
+    def lives(self, now: float) -> bool:
+        """Whether the statement has been seen in this life and has not run out."""
+        return self.until is not None and self.until > now
+
+
+class Marks:
+    """All marks of a node, oldest update first."""
+
+    def __init__(self, marks_s: float, most: int = MAX_MARKS) -> None:
+        self._marks_s = marks_s
+        self._most = most
+        self._marks: dict[Key, Mark] = {}
+        #: Lookup by key; bound once because every record received goes through it.
+        self.get = self._marks.get
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    def items(self) -> Iterator[tuple[Key, Mark]]:
+        """Every mark, in the order of their last update."""
+        return iter(self._marks.items())
+
+    def advance(self, envelope: Envelope, until: float, held: bool) -> Mark:
+        """The statement is now the newest of its author and kind."""
+        key = (envelope.author, envelope.kind)
+        self._marks.pop(key, None)
+        if len(self._marks) >= self._most:
+            self._forget_one()
+        mark = self._marks[key] = Mark(envelope.inc, envelope.seq, until + self._marks_s)
+        mark.until = until
+        mark.envelope = envelope if held else None
+        digest = hashlib.blake2b(envelope.wire[1:46], digest_size=8).digest()  # kind, author, inc, seq
+        mark.tag = int.from_bytes(digest, "big")
+        return mark
+
+    def _forget_one(self) -> None:
+        """Drop the mark that was updated longest ago, rather one whose statement nobody can use any more."""
+        idle = next((key for key, mark in self._marks.items() if mark.envelope is None), None)
+        del self._marks[idle if idle is not None else next(iter(self._marks))]
+
+    def sweep(self, now: float) -> None:
+        """Let go of statements that ran out and of marks that are older than they are kept."""
+        for key in [key for key, mark in self._marks.items() if mark.keep <= now]:
+            del self._marks[key]
+        for mark in self._marks.values():
+            if mark.envelope is not None and not mark.lives(now):
+                mark.envelope = None
+
+    def export(self, now: float, wall: float) -> dict[Key, tuple[int, int, float]]:
+        """What has to survive a restart."""
+        return {key: (mark.inc, mark.seq, mark.keep - now + wall) for key, mark in self._marks.items()}
+
+    def load(self, table: MarkTable, now: float, wall: float) -> None:
+        """Take up what an earlier life of this node exported."""
+        for key, (inc, seq, until) in list(table.items())[-self._most :]:
+            keep = min(until - wall, self._marks_s + MAX_TTL_S)
+            if keep > 0:
+                self._marks[key] = Mark(inc, seq, now + keep)

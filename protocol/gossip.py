@@ -1,0 +1,453 @@
+"""Dissemination: everybody's newest advert and load to everybody, over the links that stand anyway.
+
+Theory of operation
+===================
+
+Per neighbour there is a list of the statements that it *lacks*.  A statement that is new here goes on the list of
+every neighbour but the one that brought it and its author; a neighbour that shows us the same statement is taken off.
+Each tick every neighbour gets what is on its list in one ``Records``.  A list names authors, not bytes: what goes out
+is always the newest, so a slow link skips versions and never queues them up.  Each link thus carries a statement
+about once.  What was lost is found by digests (``digests``): on each new link, and every ``digest_s`` with one
+neighbour.
+
+What arrives is judged by ``intake``.  A wrong signature is held against the neighbour that relayed it and ends its
+message; nothing else is held against anybody.  Only what the view holds is relayed.
+
+*Budget.*  Two token buckets share ``budget_bytes_s``.  Pushes spend the larger part; when it is short each neighbour
+gets an equal part of it, for its own, then leaving, then newest statements first.  Digests and what newcomers lack
+spend the rest, which saves up to ``burst_bytes``.  Our own changes and goodbyes, ours and others', do not wait for the
+tick and may borrow one second of the budget.
+
+Not here: when we say what of ourselves (``announcing``), which links stand (``neighbours``), who lives (``liveness``).
+Who calls it: ``node``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from protocol import digests
+from protocol.adverts import Advert, Load, Status
+from protocol.announcing import Announcer
+from protocol.budget import Bucket
+from protocol.effects import Effect, Penalise, Send, SetTimer, TimerKey
+from protocol.errors import BadEnvelope
+from protocol.freshness import Key, Mark, MarkTable
+from protocol.ids import PeerId
+from protocol.intake import Counts, Intake, Verdict
+from protocol.messages import Digest, Records
+from protocol.peerview import PeerView
+from protocol.rng import Rng
+from protocol.settings import GossipSettings
+from protocol.signing import ADVERT, LOAD, Envelope, Signer
+
+#: The part of the byte budget that is for digests and newcomers (guess: twice what digests cost at 4,096 records).
+SYNC_SHARE: Final = 0.15
+#: Seconds of pushes that may be saved up while nothing happens (guess).
+SAVED_S: Final = 4.0
+#: Bytes and statements in one ``Records``: below the longest message and the bound of its decoder.
+MAX_RECORDS_BYTES: Final = 60 * 1024
+MAX_RECORDS: Final = 500
+#: Bytes around a statement in ``Records``, and around ``Records`` in a frame.
+_ITEM_BYTES: Final = 3
+_FRAME_BYTES: Final = 16
+#: Signatures checked for one neighbour per second, and at once (threat model 3.1: 200 records/s; a full view at once).
+CHECKS_S: Final = 200
+CHECKS_BURST: Final = 8192
+#: Digests of one neighbour that are looked at between two of ours; a first exchange takes 8 in a full view (guess).
+MAX_DIGESTS: Final = 32
+
+_OURS, _GOODBYE, _OTHERS = range(3)
+_TICK: Final[TimerKey] = ("gossip", "tick")
+_DIGEST: Final[TimerKey] = ("gossip", "digest")
+
+
+class _Neighbour:
+    __slots__ = ("checks", "digests", "introduced", "lacks", "peer", "standing")
+
+    def __init__(self, peer: PeerId, now: float) -> None:
+        self.peer = peer
+        self.standing = False
+        #: Newest last; a dict because it keeps its order and forgets in constant time.
+        self.lacks: dict[Key, None] = {}
+        self.checks = Bucket(CHECKS_S, CHECKS_BURST, now)
+        self.digests = 0
+        self.introduced = False
+
+
+class Gossip:
+    """The dissemination machine of one node."""
+
+    def __init__(self, signer: Signer, settings: GossipSettings, view: PeerView, rng: Rng, inc: int) -> None:
+        self.me = signer.peer_id
+        self.counts = Counts()
+        #: Statements taken since :meth:`take_news` was last asked.
+        self._news: list[Envelope] = []
+        self._settings = settings
+        self._view = view
+        self._rng = rng
+        self._own = Announcer(signer, settings, rng, inc)
+        self._intake = Intake(self.me, settings, view, self.counts)
+        self._marks = self._intake.marks
+        self._links: dict[PeerId, _Neighbour] = {}
+        self._standing: list[_Neighbour] = []
+        self._to_digest: dict[PeerId, None] = {}
+        self._next_sync = 0.0
+
+    def start(self, marks: MarkTable, now: float, wall: float) -> list[Effect]:
+        """Begin, with the marks of an earlier life; the first tick comes at a random time so that nodes do not tick in step."""
+        settings = self._settings
+        sync = SYNC_SHARE * settings.budget_bytes_s
+        flow = settings.budget_bytes_s - sync
+        self._flow = Bucket(flow, flow * max(SAVED_S, settings.tick_s), now)
+        self._sync = Bucket(sync, settings.burst_bytes, now)
+        self._intake.start(marks, now, wall)
+        first_digest = now + settings.digest_s * self._rng.random()
+        return [SetTimer(_TICK, now + settings.tick_s * self._rng.random()), SetTimer(_DIGEST, first_digest)]
+
+    # --- what we say ---------------------------------------------------------------------------------------------
+
+    def advertise(self, advert: Advert, now: float) -> list[Effect]:
+        """Our own advert changed."""
+        return self._state(self._own.advertise(advert, self._nodes(), now, self.wall(now)), now)
+
+    def report_load(self, load: Load, now: float) -> list[Effect]:
+        """Our own load, as measured now."""
+        effects = self._state(self._own.report(load, self._nodes(), now, self.wall(now)), now)
+        if not effects:
+            self._view.put_self(self._own.advert, self._own.load, now)
+        return effects
+
+    def leave(self, now: float) -> list[Effect]:
+        """Say goodbye to all neighbours at once."""
+        return self._state(self._own.leave(self._nodes(), now, self.wall(now)), now)
+
+    def refute(self, now: float) -> list[Effect]:
+        """A neighbour doubts that we live."""
+        return self._state(self._own.refute(self._nodes(), now, self.wall(now)), now)
+
+    @property
+    def advert(self) -> Advert | None:
+        """What we say of ourselves, once it was said."""
+        return self._own.advert
+
+    def own(self, kind: int) -> Envelope | None:
+        """Our newest statement of this kind."""
+        mark = self._marks.get((self.me, kind))
+        return mark.envelope if mark is not None else None
+
+    def period(self, kind: int) -> float:
+        """Seconds between two of our statements of this kind, as the network stands."""
+        return self._own.period(kind, self._nodes())
+
+    def wall(self, now: float) -> float:
+        """Seconds since the epoch, as this node believes."""
+        return self._intake.clock.read(now)
+
+    def _nodes(self) -> int:
+        return len(self._view) + 1
+
+    def _state(self, envelopes: list[Envelope], now: float, flush: bool = True) -> list[Effect]:
+        """Our own statements go the way of all statements, without the doubts."""
+        effects: list[Effect] = []
+        for envelope in envelopes:
+            self._marks.advance(envelope, now + envelope.ttl, held=True)
+            self._spread(envelope, None)
+            if flush:
+                effects += self._flush(envelope, now)
+        if envelopes:
+            self._view.put_self(self._own.advert, self._own.load, now)
+        return effects
+
+    # --- links ---------------------------------------------------------------------------------------------------
+
+    def link_up(self, peer: PeerId, now: float) -> None:
+        """A link stands; the peer lacks at least what we say of ourselves."""
+        link = self._links[peer] = _Neighbour(peer, now)
+        link.lacks = {(self.me, kind): None for kind in (ADVERT, LOAD) if self.own(kind) is not None}
+
+    def link_down(self, peer: PeerId) -> None:
+        """The link is gone, and with it what we knew of what the peer has."""
+        self._links.pop(peer, None)
+        self._to_digest.pop(peer, None)
+        self._standing = [link for link in self._standing if link.peer != peer]
+
+    def stand(self, peers: Iterable[PeerId]) -> None:
+        """These links are to neighbours; the others get our own statements and what they ask for."""
+        self._standing = [self._links[peer] for peer in peers if peer in self._links]
+        for link in self._links.values():
+            link.standing = False
+        for link in self._standing:
+            link.standing = True
+
+    def introduce(self, peer: PeerId, dialled: bool, now: float) -> list[Effect]:
+        """A fresh link, right after :meth:`link_up` and :meth:`stand`: who dialled tells a neighbour all it has seen.
+
+        Only one such exchange is open at a time, so that a newcomer does not get the network from all sides at once.
+        """
+        link = self._links[peer]
+        effects = self._push(link, self._sync, now, debt=0.0)
+        if dialled and link.standing:
+            self._to_digest[peer] = None
+            effects += self._next_digest(now)
+        return effects
+
+    def lacks(self, peer: PeerId, key: Key) -> None:
+        """A neighbour has shown that it does not have the newest statement."""
+        link = self._links.get(peer)
+        if link is not None:
+            link.lacks[key] = None
+
+    # --- what we hear --------------------------------------------------------------------------------------------
+
+    def on_records(self, peer: PeerId, records: Records, now: float, wall: float) -> list[Effect]:
+        """Statements relayed by ``peer``, whoever said them."""
+        link = self._links.get(peer)
+        if link is None:
+            return []
+        self._intake.clock.observe(now, wall)
+        effects: list[Effect] = []
+        find, known, lacks = self._marks.get, 0, link.lacks
+        self.counts.records_in += len(records.envelopes)
+        for envelope in records.envelopes:
+            key = (envelope.author, envelope.kind)
+            mark = find(key)
+            held = mark.envelope if mark is not None else None
+            # The commonest case by far, and the reason why nothing is decoded before it.
+            if held is envelope or (held is not None and held.wire == envelope.wire):
+                known += 1
+                if key in lacks:
+                    del lacks[key]
+                continue
+            try:
+                effects += self._take(link, key, mark, envelope, now)
+            except BadEnvelope as error:
+                self.counts.forged += 1
+                effects.append(Penalise(peer, error.blame, str(error)))
+                break
+        self.counts.known += known
+        return effects
+
+    def learn(self, envelopes: Iterable[Envelope], now: float) -> list[Effect]:
+        """Statements from elsewhere (the DHT); wrong ones are dropped."""
+        effects: list[Effect] = []
+        for envelope in envelopes:
+            key = (envelope.author, envelope.kind)
+            try:
+                effects += self._take(None, key, self._marks.get(key), envelope, now)
+            except BadEnvelope:
+                self.counts.forged += 1
+        return effects
+
+    def take_news(self) -> list[Envelope]:
+        """The statements taken since the last call: each proves that its author lived a moment ago."""
+        news, self._news = self._news, []
+        return news
+
+    def version_of(self, peer: PeerId) -> tuple[int, int]:
+        """The newest load of ``peer`` that was seen; ``(0, 0)`` if none was."""
+        mark = self._marks.get((peer, LOAD))
+        return (mark.inc, mark.seq) if mark is not None else (0, 0)
+
+    def _take(
+        self, link: _Neighbour | None, key: Key, mark: Mark | None, envelope: Envelope, now: float
+    ) -> list[Effect]:
+        """One statement that is not the one we hold; raises ``BadEnvelope`` where the relayer is to blame."""
+        verdict = self._intake.take(key, mark, envelope, link.checks if link is not None else None, now)
+        if link is not None and verdict in (Verdict.KNOWN, Verdict.NEW):
+            link.lacks.pop(key, None)
+        elif link is not None and verdict is Verdict.STALE:
+            link.lacks[key] = None
+        if verdict is Verdict.OWN:
+            return self._state(self._own.overtake(envelope.inc, self._nodes(), now, self.wall(now)), now)
+        if verdict not in (Verdict.NEW, Verdict.UNHELD):
+            return []
+        self._news.append(envelope)
+        effects: list[Effect] = []
+        if self._intake.clock_changed:
+            self._intake.clock_changed = False
+            effects += self._state(self._own.repeat(self._nodes(), now, self.wall(now)), now)
+        if verdict is Verdict.NEW:
+            self._spread(envelope, link)
+            if self._rank(key) == _GOODBYE:
+                effects += self._flush(envelope, now)
+        return effects
+
+    # --- what we pass on -----------------------------------------------------------------------------------------
+
+    def _spread(self, envelope: Envelope, source: _Neighbour | None) -> None:
+        key, author = (envelope.author, envelope.kind), envelope.author
+        if source is not None:
+            source.lacks.pop(key, None)
+        for link in self._standing:
+            if link is not source and link.peer != author:
+                link.lacks.pop(key, None)  # so that it moves to the end: newest last
+                link.lacks[key] = None
+
+    def _flush(self, envelope: Envelope, now: float) -> list[Effect]:
+        """One statement to every neighbour that lacks it, now; what the budget does not allow waits for the tick."""
+        key, cost = (envelope.author, envelope.kind), len(envelope.wire) + _ITEM_BYTES + _FRAME_BYTES
+        effects: list[Effect] = []
+        for link in self._standing:
+            if key in link.lacks and self._flow.spend(cost, now, debt=self._flow.rate):
+                del link.lacks[key]
+                effects.append(self._send(link, [envelope], cost))
+        return effects
+
+    def _send(self, link: _Neighbour, envelopes: list[Envelope], cost: int) -> Effect:
+        self.counts.records_out += len(envelopes)
+        self.counts.messages_out += 1
+        self.counts.bytes_out += cost
+        return Send(link.peer, Records(tuple(envelopes)))
+
+    def _rank(self, key: Key) -> int:
+        """What goes first when not everything can: our own, goodbyes, the rest."""
+        if key[0] == self.me:
+            return _OURS
+        record = self._view.get(key[0]) if key[1] == LOAD else None
+        load = record.load if record is not None else None
+        return _GOODBYE if load is not None and load.status == Status.LEFT else _OTHERS
+
+    def _pending(self, link: _Neighbour, now: float) -> list[Envelope]:
+        """What the neighbour lacks and we still hold, oldest first."""
+        pending, find = [], self._marks.get
+        for key in list(link.lacks):
+            mark = find(key)
+            if mark is not None and mark.envelope is not None and mark.lives(now):
+                pending.append(mark.envelope)
+            else:
+                del link.lacks[key]
+        return pending
+
+    def _push(self, link: _Neighbour, bucket: Bucket, now: float, debt: float, most: float = 1e18) -> list[Effect]:
+        """Send what is lacking as far as the bucket goes; ``most`` bytes for this neighbour."""
+        if not link.lacks:
+            return []
+        pending = self._pending(link, now)
+        room = min(bucket.level(now) + debt, most)
+        if sum(len(envelope.wire) + _ITEM_BYTES for envelope in pending) + _FRAME_BYTES > room:
+            pending.reverse()
+            pending.sort(key=lambda envelope: self._rank((envelope.author, envelope.kind)))
+        effects: list[Effect] = []
+        batch: list[Envelope] = []
+        cost, spent = _FRAME_BYTES, 0
+        for envelope in pending:
+            item = len(envelope.wire) + _ITEM_BYTES
+            if spent + cost + item > room:
+                break
+            if cost + item > MAX_RECORDS_BYTES or len(batch) == MAX_RECORDS:
+                effects.append(self._send(link, batch, cost))
+                spent, batch, cost = spent + cost, [], _FRAME_BYTES
+            batch.append(envelope)
+            cost += item
+            del link.lacks[(envelope.author, envelope.kind)]
+        if batch:
+            effects.append(self._send(link, batch, cost))
+            spent += cost
+        bucket.spend(spent, now, debt)
+        return effects
+
+    # --- timers --------------------------------------------------------------------------------------------------
+
+    def timer(self, key: TimerKey, now: float, wall: float) -> list[Effect]:
+        """A timer of ours went off."""
+        self._intake.clock.observe(now, wall)
+        return self._tick(now) if key == _TICK else self._digest_round(now)
+
+    def _tick(self, now: float) -> list[Effect]:
+        stated = self._own.due(self._nodes(), now, self.wall(now))
+        effects = self._state(stated, now, flush=False)
+        links = [link for link in self._standing if link.lacks]
+        self._rng.shuffle(links)
+        for left, link in zip(range(len(links), 0, -1), links, strict=True):
+            effects += self._push(link, self._flow, now, 0.0, most=min(MAX_RECORDS_BYTES, self._flow.level(now) / left))
+        for link in self._links.values():  # what others asked for and the burst did not cover
+            if not link.standing and link.lacks:
+                effects += self._push(link, self._sync, now, 0.0)
+        effects += self._next_digest(now)
+        effects.append(SetTimer(_TICK, now + self._settings.tick_s))
+        return effects
+
+    def _digest_round(self, now: float) -> list[Effect]:
+        self._intake.sweep(now)
+        for link in self._links.values():
+            link.digests = 0
+        if self._standing:
+            self._to_digest[self._rng.choice(self._standing).peer] = None
+        pause = self._settings.digest_s * self._rng.uniform(0.9, 1.1)
+        return [*self._next_digest(now), SetTimer(_DIGEST, now + pause)]
+
+    # --- digests -------------------------------------------------------------------------------------------------
+
+    def _next_digest(self, now: float) -> list[Effect]:
+        """Open the next exchange that waits, unless one was opened a moment ago."""
+        if not self._to_digest or now < self._next_sync:
+            return []
+        peer = next(iter(self._to_digest))
+        effects = self._send_digest(peer, digests.opening(self._marks, now), now)
+        if effects:
+            del self._to_digest[peer]
+            self._next_sync = now + self._settings.tick_s
+        return effects
+
+    def _send_digest(self, peer: PeerId, digest: Digest, now: float) -> list[Effect]:
+        cost = digests.size(digest)
+        if not self._sync.spend(cost, now):
+            return []
+        self.counts.digests_out += 1
+        self.counts.messages_out += 1
+        self.counts.bytes_out += cost
+        return [Send(peer, digest)]
+
+    def on_digest(self, peer: PeerId, digest: Digest, now: float) -> list[Effect]:
+        """What a neighbour has seen; the forms are told apart in ``digests``."""
+        link = self._links.get(peer)
+        if link is None or link.digests >= MAX_DIGESTS:
+            return []
+        link.digests += 1
+        self.counts.digests_in += 1
+        if digest.buckets:
+            return self._answer_summary(link, digest, now)
+        wants: list[digests.Entry] = []
+        if digest.reply:
+            lacks, wants = digests.compare(self._marks, digest, now)
+        else:
+            lacks = digests.wanted(self._marks, digest, now)
+        self._rng.shuffle(lacks)  # so that a newcomer gets other parts first from other neighbours
+        link.lacks.update(dict.fromkeys(lacks))
+        effects = self._push(link, self._sync, now, debt=0.0)
+        if wants and now >= self._next_sync:
+            self._next_sync = now + self._settings.tick_s
+            for start in range(0, len(wants), digests.MAX_ENTRIES):
+                want = Digest(entries=tuple(wants[start : start + digests.MAX_ENTRIES]))
+                effects += self._send_digest(peer, want, now)
+        elif wants and link.standing:
+            self._to_digest[peer] = None
+        return effects
+
+    def _answer_summary(self, link: _Neighbour, digest: Digest, now: float) -> list[Effect]:
+        numbers = digests.differing(self._marks, digest.buckets, now)
+        if link.introduced and len(numbers) > digests.FEW_BUCKETS:
+            numbers = sorted(self._rng.sample(numbers, digests.FEW_BUCKETS))
+        link.introduced = True
+        effects: list[Effect] = []
+        for detail in digests.details(self._marks, numbers, now):
+            effects += self._send_digest(link.peer, detail, now)
+        return effects
+
+    # --- for node ------------------------------------------------------------------------------------------------
+
+    def export_marks(self, now: float) -> Mapping[Key, tuple[int, int, float]]:
+        """The high-water marks, to be given to the next life of this node."""
+        return self._marks.export(now, self.wall(now))
+
+    @property
+    def proofs(self) -> Mapping[PeerId, tuple[Envelope, Envelope]]:
+        """Two different statements of one version, by author: each pair proves itself."""
+        return self._intake.proofs
+
+    @property
+    def clock_disputed(self) -> bool:
+        """Whether our system clock has jumped and the others do not agree with it (yet)."""
+        return self._intake.clock.disputed

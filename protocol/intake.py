@@ -1,0 +1,167 @@
+"""The gate for statements: which of those that arrive are new, signed and in time.
+
+Theory of operation
+===================
+
+A statement passes, in this order: version (an old or known one costs a look-up and no signature), age, the relayer's
+allowance of signatures, signature, content.  ::
+
+    seen before?                verdict   what the caller does with the list of what the relayer lacks
+    the very same, or spent     KNOWN     takes it off
+    an older version            STALE     puts our newer one on
+    the same version, another   KNOWN     as above; the pair is kept as proof of equivocation
+    newer: out of its time      IGNORED   nothing, and nobody is blamed: the wrong clock may be ours
+    newer: bad signature        BadEnvelope: the relayer is to blame, never the author
+    newer: not understood       IGNORED   nothing; it may be of a newer version of the protocol
+    newer: in our own name      OWN       says everything again with a higher ``inc``
+    newer                       NEW       relays it
+    newer, the view is full     UNHELD    nothing
+
+Not here: to whom a statement goes (``gossip``).  Who calls it: ``gossip``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Final
+
+from protocol.adverts import Advert, Load, read
+from protocol.budget import Bucket
+from protocol.errors import BadEnvelope
+from protocol.freshness import Key, Mark, Marks, MarkTable, WallClock
+from protocol.ids import PeerId
+from protocol.peerview import PeerView
+from protocol.settings import GossipSettings
+from protocol.signing import ADVERT, LOAD, Envelope
+
+#: Equivocations kept as proof (guess).
+MAX_PROOFS: Final = 64
+
+
+class Verdict(Enum):
+    """What became of a statement; the table is at the top of this file."""
+
+    KNOWN = "known"
+    STALE = "stale"
+    IGNORED = "ignored"
+    OWN = "own"
+    NEW = "new"
+    UNHELD = "unheld"
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has happened, for metrics; every count only grows."""
+
+    #: Bytes, messages, digests and statements given to the driver.
+    bytes_out: int = 0
+    messages_out: int = 0
+    digests_out: int = 0
+    records_out: int = 0
+    #: Digests and statements received, and statements that were new and good.
+    digests_in: int = 0
+    records_in: int = 0
+    records_new: int = 0
+    #: Statements refused: seen before, older than one seen, out of their time, badly signed, not understood.
+    known: int = 0
+    stale: int = 0
+    skewed: int = 0
+    forged: int = 0
+    unreadable: int = 0
+    #: Statements not looked at because their relayer brought too many.
+    shed: int = 0
+    #: Different statements of one version; newer statements in our own name that we did not make.
+    equivocations: int = 0
+    impostors: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Every count by name."""
+        return asdict(self)
+
+
+class Intake:
+    """What this node has seen, and the decision on what it sees next."""
+
+    def __init__(self, me: PeerId, settings: GossipSettings, view: PeerView, counts: Counts) -> None:
+        self._me = me
+        self._skew_s = settings.skew_s
+        self._view = view
+        self._counts = counts
+        self.marks = Marks(settings.marks_s)
+        #: Two different statements of one version, by author: each pair proves itself.
+        self.proofs: dict[PeerId, tuple[Envelope, Envelope]] = {}
+        #: Set when a statement settled a dispute about our clock: what we said before has the wrong time on it.
+        self.clock_changed = False
+
+    def start(self, marks: MarkTable, now: float, wall: float) -> None:
+        """Begin with the marks of an earlier life."""
+        self.clock = WallClock(now, wall)
+        self.marks.load(marks, now, wall)
+
+    def take(self, key: Key, mark: Mark | None, envelope: Envelope, allowance: Bucket | None, now: float) -> Verdict:
+        """Judge one statement that is not, byte for byte, the one held; raises ``BadEnvelope``."""
+        if mark is not None:
+            version, newest = (envelope.inc, envelope.seq), (mark.inc, mark.seq)
+            if version < newest:
+                self._counts.stale += 1
+                return Verdict.STALE
+            if version == newest and mark.until is not None:
+                self._counts.known += 1
+                self._compare(mark.envelope, envelope)
+                return Verdict.KNOWN
+        life = self.clock.life(envelope, self._skew_s, now)
+        if not self._is_usable(key, life, allowance, now):
+            return Verdict.IGNORED
+        if not envelope.check():
+            raise BadEnvelope("signature")
+        if key[0] == self._me:
+            self._counts.impostors += 1
+            return Verdict.OWN
+        return self._accept(envelope, now, now + life)
+
+    def _is_usable(self, key: Key, life: float, allowance: Bucket | None, now: float) -> bool:
+        """What can be said without its signature; counts why not."""
+        if key[1] not in (ADVERT, LOAD):
+            self._counts.unreadable += 1
+        elif life <= 0:
+            self._counts.skewed += 1
+        elif allowance is not None and not allowance.spend(1, now):
+            self._counts.shed += 1
+        else:
+            return True
+        return False
+
+    def _accept(self, envelope: Envelope, now: float, until: float) -> Verdict:
+        try:
+            value = read(envelope)
+        except BadEnvelope:  # signed by its author, so its relayer only understood more than we do
+            self._counts.unreadable += 1
+            return Verdict.IGNORED
+        assert isinstance(value, Advert | Load), "kinds were checked"
+        held = self._view.put(envelope, value, now, until)
+        self.marks.advance(envelope, until, held)
+        self._counts.records_new += 1
+        self.clock_changed |= self.clock.vote(envelope, self._skew_s, now)
+        return Verdict.NEW if held else Verdict.UNHELD
+
+    def _compare(self, held: Envelope | None, envelope: Envelope) -> None:
+        """Two statements of one version: if they say different things the author (or a thief of its key) is caught."""
+        if held is None or envelope.author in self.proofs or held.body == envelope.body:
+            return
+        if not envelope.check():
+            raise BadEnvelope("signature")
+        self._counts.equivocations += 1
+        if len(self.proofs) < MAX_PROOFS:
+            self.proofs[envelope.author] = (held, envelope)
+
+    def sweep(self, now: float) -> None:
+        """Let go of what ran out and of what the view dropped to make room for somebody else."""
+        self.marks.sweep(now)
+        for (author, kind), mark in self.marks.items():
+            if mark.envelope is None or author == self._me:
+                continue
+            record = self._view.get(author)
+            held = None if record is None else record.advert_env if kind == ADVERT else record.load_env
+            if held is not mark.envelope:
+                mark.envelope = None

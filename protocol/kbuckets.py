@@ -1,0 +1,174 @@
+"""The routing table of the DHT: which peers proved to be there, sorted by how close their keys are to ours.
+
+Keys are BLAKE2b-256 of a peer id or a model fingerprint, distances their XOR (Kademlia).  Bucket ``i`` holds peers
+whose key shares exactly ``i`` leading bits with ours, at most ``k`` of them, oldest first: a peer that has been there
+for long is likely to stay, and nobody can push it out by arriving.  Whoever finds its bucket full, or full of its own
+network group, waits as a replacement.
+
+A peer is put here only after it proved itself on a link; what others say of it is for look-ups to try (``lookup``).
+Who calls it: ``dht``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from protocol.ids import ModelId, PeerId
+
+KEY_BYTES: Final = 32
+_BITS: Final = 8 * KEY_BYTES
+#: Queries in a row that a contact may leave unanswered until it is dropped (guess: one may be lost to a busy peer).
+_MOST_FAILURES: Final = 2
+#: Groups that are not limited: everybody on a loopback or private network has such an address.
+_PRIVATE: Final = (
+    *("127.", "10.", "192.168.", "169.254.", "::1", "fc", "fd", "fe80", "0:0:0:0"),
+    *(f"172.{number}." for number in range(16, 32)),
+)
+
+
+def peer_key(peer: PeerId) -> bytes:
+    """Where a peer is in the key space."""
+    return hashlib.blake2b(peer, digest_size=KEY_BYTES).digest()
+
+
+def model_key(model: ModelId) -> bytes:
+    """Where the providers of a model are kept."""
+    return hashlib.blake2b(model, digest_size=KEY_BYTES).digest()
+
+
+def as_number(key: bytes) -> int:
+    """A key as the number whose XOR is the distance."""
+    return int.from_bytes(key, "big")
+
+
+def limited(group: str) -> bool:
+    """Whether a network group is scarce, so that many peers in it are suspicious; unknown and private ones are not."""
+    return bool(group) and not group.startswith(_PRIVATE)
+
+
+@dataclass(slots=True)
+class Contact:
+    """A peer that proved itself, where it says it listens, and how it has answered since."""
+
+    peer: PeerId
+    number: int
+    addrs: tuple[str, ...]
+    group: str
+    seen: float
+    failures: int = 0
+
+
+class _Bucket:
+    __slots__ = ("contacts", "looked_up", "spare")
+
+    def __init__(self) -> None:
+        self.contacts: dict[PeerId, Contact] = {}  # oldest first
+        self.spare: dict[PeerId, Contact] = {}
+        self.looked_up = -math.inf
+
+
+class Buckets:
+    """All contacts of one node."""
+
+    def __init__(self, me: PeerId, k: int, per_group: int) -> None:
+        self._number = as_number(peer_key(me))
+        self._me = me
+        self._k = k
+        self._per_group = per_group
+        self._buckets: dict[int, _Bucket] = {}
+
+    def __len__(self) -> int:
+        return sum(len(bucket.contacts) for bucket in self._buckets.values())
+
+    def __contains__(self, peer: PeerId) -> bool:
+        return self.get(peer) is not None
+
+    def get(self, peer: PeerId) -> Contact | None:
+        """The contact, if it has a place."""
+        bucket = self._buckets.get(self.index(as_number(peer_key(peer))))
+        return bucket.contacts.get(peer) if bucket is not None else None
+
+    def index(self, number: int) -> int:
+        """How many leading bits a key shares with ours."""
+        return _BITS - (number ^ self._number).bit_length()
+
+    def seen(self, peer: PeerId, addrs: tuple[str, ...], group: str, now: float) -> None:
+        """A peer proved to be there: remember it, or bring up to date what we know."""
+        number = as_number(peer_key(peer))
+        if peer == self._me:
+            return
+        bucket = self._buckets.setdefault(self.index(number), _Bucket())
+        fresh = Contact(peer, number, addrs, group, now)
+        if peer in bucket.contacts:
+            bucket.contacts[peer] = fresh  # keeps its place: what counts is for how long it has been known
+        elif self._has_room(bucket, group):
+            bucket.spare.pop(peer, None)
+            bucket.contacts[peer] = fresh
+        else:
+            bucket.spare.pop(peer, None)
+            bucket.spare[peer] = fresh
+            if len(bucket.spare) > self._k:
+                del bucket.spare[next(iter(bucket.spare))]
+
+    def _has_room(self, bucket: _Bucket, group: str) -> bool:
+        if len(bucket.contacts) >= self._k:
+            return False
+        same = sum(contact.group == group for contact in bucket.contacts.values()) if limited(group) else 0
+        return same < self._per_group
+
+    def answered(self, peer: PeerId, now: float) -> None:
+        """A contact answered a query."""
+        contact = self.get(peer)
+        if contact is not None:
+            contact.failures = 0
+            contact.seen = now
+
+    def failed(self, peer: PeerId, unreachable: bool) -> None:
+        """A contact left a query unanswered, or could not be reached at all; the latter is dropped at once."""
+        bucket = self._buckets.get(self.index(as_number(peer_key(peer))))
+        if bucket is None:
+            return
+        if unreachable:
+            bucket.spare.pop(peer, None)
+        contact = bucket.contacts.get(peer)
+        if contact is None:
+            return
+        contact.failures += 1
+        if unreachable or contact.failures >= _MOST_FAILURES:
+            del bucket.contacts[peer]
+            self._promote(bucket)
+
+    def _promote(self, bucket: _Bucket) -> None:
+        """Give the free place to the replacement that was seen last and whose group has room."""
+        for spare in reversed(list(bucket.spare.values())):
+            if self._has_room(bucket, spare.group):
+                del bucket.spare[spare.peer]
+                bucket.contacts[spare.peer] = spare
+                return
+
+    def closest(self, target: bytes, count: int) -> list[Contact]:
+        """The contacts whose keys are closest to the target, closest first."""
+        number = as_number(target)
+        contacts = [contact for bucket in self._buckets.values() for contact in bucket.contacts.values()]
+        contacts.sort(key=lambda contact: contact.number ^ number)
+        return contacts[:count]
+
+    def looked_up(self, target: bytes, now: float) -> None:
+        """A look-up of this target refreshes the bucket that it falls into."""
+        bucket = self._buckets.get(self.index(as_number(target)))
+        if bucket is not None:
+            bucket.looked_up = now
+
+    def stalest(self, before: float) -> int | None:
+        """The bucket that has gone longest without a look-up, if its last one was before that time."""
+        due = [(bucket.looked_up, index) for index, bucket in self._buckets.items() if bucket.looked_up <= before]
+        return min(due)[1] if due else None
+
+    def key_in(self, index: int, entropy: int) -> bytes:
+        """A key that falls into the bucket; ``entropy`` is a random number of 256 bits."""
+        below = _BITS - index - 1
+        number = self._number ^ (1 << below) ^ (entropy & ((1 << below) - 1))
+        return number.to_bytes(KEY_BYTES, "big")

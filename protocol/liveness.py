@@ -1,0 +1,232 @@
+"""Failure detection: which peers this node believes to be there, by what it saw itself.
+
+Theory of operation
+===================
+
+Evidence that a peer lives is anything that only it can make: a message or an answered PING on its link, a link that
+comes up, a newer statement with its signature.  Once per period every peer without fresh evidence has missed::
+
+    alive    a period passed without evidence                 -> suspect (miss 1), looked at, doubted aloud
+    alive    its link broke or was doubted, and a dial failed -> suspect (miss 1), doubted aloud
+    suspect  another period, nothing                          -> miss 2, looked at again
+    suspect  ``misses`` misses                                -> dead
+    any      evidence                                         -> alive
+    any      a signed goodbye                                 -> left
+
+To look is to dial, or to wait for the PING of a link that stands.  A peer that states its load less often than once
+per period (large networks stretch the load period) is given one and a half of its own periods before it misses.  Each
+period a few peers without a link are dialled at random, the dead among them, so that a network that fell apart heals.
+
+*Doubt.*  A new suspicion is told to the neighbours: a reason to look, never a fact.  Who has a newer statement sends
+it; who has a link to the doubted passes the doubt on to it; the others look, a few times per period.  The doubted
+answers with a newer statement, which refutes the suspicion wherever it arrives.
+
+*Own health* (Lifeguard).  When more than a third of the peers, and at least three, fall silent within one period, the
+fault is more likely ours: the next periods are stretched, one period more for each such one, nine at most.
+
+Not here: the links (``neighbours``), the statements (``gossip``).  Who calls it: ``node``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable
+from typing import Final
+
+from protocol.effects import Effect, PeerState, Send, SetTimer, TimerKey
+from protocol.ids import PeerId
+from protocol.messages import Doubt
+from protocol.peerview import PeerView
+from protocol.rng import Rng
+from protocol.settings import LivenessSettings
+
+#: Peers looked at because they missed, per period (guess: a third of 30 nodes at once).
+MAX_LOOKS: Final = 10
+#: Peers looked at because somebody doubts them, per period (guess).
+MAX_DOUBT_LOOKS: Final = 8
+#: New suspicions told to the neighbours, per period (guess).
+MAX_DOUBTS: Final = 16
+#: Stretching of the period, at most (memberlist ``awareness.go``: 8).
+MAX_AWARENESS: Final = 8
+#: Periods of its own statements that a peer may be late by before it misses (guess).
+LATE: Final = 1.5
+
+#: ``gossip``'s answer to "which of this peer's loads is the newest we know".
+VersionOf = Callable[[PeerId], tuple[int, int]]
+
+_SWEEP: Final[TimerKey] = ("liveness", "sweep")
+
+
+class _Watch:
+    __slots__ = ("asked", "heard", "looked", "misses", "state")
+
+    def __init__(self, now: float) -> None:
+        #: Last evidence, and since when a dial that fails means something (None: it does not).
+        self.heard = now
+        self.looked: float | None = None
+        self.misses = 0
+        self.state = "alive"
+        #: Whether a doubt was passed on to the peer in this period.
+        self.asked = False
+
+
+class Liveness:
+    """The failure detector of one node.  ``linked`` is a live view of the peers with a link."""
+
+    def __init__(
+        self,
+        settings: LivenessSettings,
+        load_ttl_periods: float,
+        view: PeerView,
+        rng: Rng,
+        linked: Container[PeerId],
+    ) -> None:
+        self._settings = settings
+        self._load_ttl_periods = load_ttl_periods
+        self._view = view
+        self._rng = rng
+        self._linked = linked
+        self._watched: dict[PeerId, _Watch] = {}
+        self._doubt_looks = 0
+        self._doubts = 0
+        self.awareness = 0
+        #: Peers to dial, in this order, since :meth:`take_looks` was last asked.
+        self._looks: list[PeerId] = []
+
+    def start(self, now: float) -> list[Effect]:
+        """Begin; sweeps of different nodes are not in step."""
+        return [SetTimer(_SWEEP, now + self._settings.period_s * self._rng.uniform(0.5, 1.0))]
+
+    def state(self, peer: PeerId) -> str | None:
+        """``alive``, ``suspect``, ``dead``, ``left``, or None for a peer that is not watched."""
+        watch = self._watched.get(peer)
+        return watch.state if watch is not None else None
+
+    def take_looks(self) -> list[PeerId]:
+        """The peers to look at since the last call; looking is dialling."""
+        looks, self._looks = self._looks, []
+        return looks
+
+    # --- evidence ------------------------------------------------------------------------------------------------
+
+    def heard(self, peer: PeerId, now: float) -> list[Effect]:
+        """Something that only ``peer`` can have made."""
+        watch = self._watched.get(peer)
+        if watch is None:
+            if peer not in self._view:
+                return []
+            watch = self._watched[peer] = _Watch(now)
+            return self._change(peer, watch, "alive", now)
+        watch.heard = now
+        watch.looked = None
+        watch.misses = 0
+        return self._change(peer, watch, "alive", now) if watch.state != "alive" else []
+
+    def goodbye(self, peer: PeerId, now: float) -> list[Effect]:
+        """The peer said that it leaves."""
+        watch = self._watched.setdefault(peer, _Watch(now))
+        return self._change(peer, watch, "left", now)
+
+    def link_down(self, peer: PeerId, now: float) -> None:
+        """A link broke: the dial that follows will tell."""
+        watch = self._watched.get(peer)
+        if watch is not None and watch.looked is None:
+            watch.looked = now
+
+    def dial_failed(
+        self, peer: PeerId, now: float, neighbours: Iterable[PeerId], version: tuple[int, int]
+    ) -> list[Effect]:
+        """A dial came to nothing; that counts if there was a reason to look and no evidence since."""
+        watch = self._watched.get(peer)
+        if watch is None or watch.looked is None or watch.state != "alive" or peer in self._linked:
+            return []
+        return self._suspect(peer, watch, now, neighbours, version)
+
+    def forget(self, peer: PeerId) -> None:
+        """The view does not know this peer any more."""
+        self._watched.pop(peer, None)
+
+    # --- doubt ---------------------------------------------------------------------------------------------------
+
+    def doubted(self, doubt: Doubt, now: float) -> list[Effect]:
+        """A neighbour could not reach ``doubt.peer`` and knows nothing newer than we do."""
+        peer = PeerId(doubt.peer)
+        watch = self._watched.get(peer)
+        if watch is None or watch.state in ("dead", "left"):
+            return []
+        if peer in self._linked:
+            if watch.asked:
+                return []
+            watch.asked = True
+            return [Send(peer, doubt)]
+        if watch.looked is None and self._doubt_looks < MAX_DOUBT_LOOKS:
+            self._doubt_looks += 1
+            watch.looked = now
+            self._looks.append(peer)
+        return []
+
+    def _suspect(
+        self, peer: PeerId, watch: _Watch, now: float, neighbours: Iterable[PeerId], version: tuple[int, int]
+    ) -> list[Effect]:
+        watch.misses = max(watch.misses, 1)
+        effects = self._change(peer, watch, "suspect", now)
+        if self._doubts < MAX_DOUBTS:
+            self._doubts += 1
+            effects += [Send(other, Doubt(peer, *version)) for other in neighbours if other != peer]
+        return effects
+
+    def _change(self, peer: PeerId, watch: _Watch, state: str, now: float) -> list[Effect]:
+        if watch.state == state == "alive" and (record := self._view.get(peer)) is not None and record.state == "alive":
+            return []
+        watch.state = state
+        self._view.set_state(peer, state, now)
+        return [PeerState(peer, state)]
+
+    # --- the period ----------------------------------------------------------------------------------------------
+
+    @property
+    def period_s(self) -> float:
+        """Seconds between two sweeps, as healthy as we feel."""
+        return self._settings.period_s * (1 + self.awareness)
+
+    def sweep(self, now: float, neighbours: tuple[PeerId, ...], version_of: VersionOf) -> list[Effect]:
+        """A period is over: count who missed it, look at them, and at a few others."""
+        self._doubt_looks = self._doubts = 0
+        watched = [(peer, watch) for peer, watch in self._watched.items() if watch.state in ("alive", "suspect")]
+        silent = [(peer, watch) for peer, watch in watched if now - watch.heard > self._patience(peer)]
+        newly = sum(watch.misses == 0 for _, watch in silent)
+        if newly >= 3 and 3 * newly > len(watched):
+            self.awareness = min(MAX_AWARENESS, self.awareness + 1)
+        else:
+            self.awareness = max(0, self.awareness - 1)
+        effects: list[Effect] = []
+        looks: list[PeerId] = []
+        for peer, watch in silent:
+            watch.misses += 1
+            if watch.state == "alive":
+                effects += self._suspect(peer, watch, now, neighbours, version_of(peer))
+            if watch.misses >= self._settings.misses:
+                effects += self._change(peer, watch, "dead", now)
+            elif peer not in self._linked:
+                watch.looked = now
+                looks.append(peer)
+        self._rng.shuffle(looks)
+        self._looks += looks[:MAX_LOOKS] + self._random_looks()
+        for watch in self._watched.values():
+            watch.asked = False
+        return [*effects, SetTimer(_SWEEP, now + self.period_s * self._rng.uniform(0.95, 1.05))]
+
+    def _patience(self, peer: PeerId) -> float:
+        """Seconds that a peer may be silent without missing."""
+        record = self._view.get(peer)
+        envelope = record.load_env if record is not None else None
+        if envelope is None:
+            return self._settings.period_s
+        return max(self._settings.period_s, LATE * envelope.ttl / self._load_ttl_periods)
+
+    def _random_looks(self) -> list[PeerId]:
+        others = [
+            peer
+            for peer, watch in self._watched.items()
+            if peer not in self._linked and watch.state in ("alive", "dead")
+        ]
+        return self._rng.sample(others, min(self._settings.probes, len(others)))

@@ -1,0 +1,231 @@
+"""One iterative look-up of the DHT: whom to ask next, and when it is over.
+
+Not here: sending, dialling, checking what was answered (``dht``).  Who calls it: ``dht``, one ``Lookup`` per search.
+
+Theory of operation
+-------------------
+The look-up holds candidates sorted by distance to its target.  ``alpha`` of them are asked at a time, closest first;
+every answer names more.  It is over when the ``width`` closest that did not fail have answered (nothing closer is
+left to find), when values were found and had ``grace`` to gather more, or at the deadline.
+
+Two things keep it quick where peers are dead or lie:
+
+* *Nobody is waited for.*  A candidate that has not answered after a fifth of ``query_s`` is late: its answer still
+  counts until ``query_s`` is over, but its place among the ``alpha`` goes to the next.
+* *A word is worth what came of it.*  Who names contacts of which ``alpha`` stay silent and none answers is believed
+  last: its other contacts are asked when nobody else's are left.  A flood of invented contacts costs one ``late``.
+
+========= ======================================== =========
+state     what happens                             next
+========= ======================================== =========
+NEW       picked                                   ASKED
+ASKED     answer                                   ANSWERED
+ASKED     refusal, broken link, ``query_s`` passed FAILED
+FAILED    named again under another address, once  NEW
+========= ======================================== =========
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections import Counter
+from enum import IntEnum
+from typing import Final
+
+from protocol.ids import PeerId
+from protocol.kbuckets import as_number, peer_key
+from protocol.settings import DhtSettings
+from protocol.signing import Envelope
+
+#: Candidates held by one look-up, as a multiple of k (guess: a flood of contacts is cut to the closest of them).
+_CANDIDATES_PER_K: Final = 8
+#: A candidate is late, and values have been gathered, after this share of ``query_s`` (guess: 0.6 s on a WAN).
+_LATE_SHARE: Final = 0.2
+#: A look-up ends after this many ``query_s``, whatever it found (guess).
+_DEADLINE_QUERIES: Final = 4.0
+#: Addresses of one candidate that are tried (threat model 3.1).
+MOST_ADDRS: Final = 4
+
+
+class State(IntEnum):
+    """How far a candidate has come."""
+
+    NEW = 0
+    ASKED = 1
+    ANSWERED = 2
+    FAILED = 3
+
+
+class Candidate:
+    """A peer that a look-up may ask.  ``sources`` named it; our own contacts have None among them."""
+
+    __slots__ = ("addrs", "distance", "hops", "peer", "retried", "since", "sources", "state")
+
+    def __init__(self, peer: PeerId, distance: int, addrs: tuple[str, ...], hops: int) -> None:
+        self.peer = peer
+        self.distance = distance
+        self.addrs = addrs
+        self.hops = hops
+        self.state = State.NEW
+        self.since = 0.0
+        self.retried = False
+        self.sources: set[PeerId | None] = set()
+
+    def __lt__(self, other: Candidate) -> bool:
+        return self.distance < other.distance
+
+
+class Lookup:
+    """A search for ``target``.  ``queries`` are the numbers of the callers who wait for its end."""
+
+    def __init__(self, target: bytes, width: int, settings: DhtSettings, now: float) -> None:
+        self.target = target
+        self.queries: list[int] = []
+        self.values: dict[PeerId, Envelope] = {}
+        self.hops = 0
+        self._number = as_number(target)
+        self._width = width
+        self._alpha = settings.alpha
+        self._most_in_flight = settings.k
+        self._most = settings.k * _CANDIDATES_PER_K
+        self._query_s = settings.query_s
+        self._late_s = settings.query_s * _LATE_SHARE
+        self._deadline = now + settings.query_s * _DEADLINE_QUERIES
+        self._settled = math.inf
+        self._begun = False
+        self._sorted: list[Candidate] = []
+        self._by_peer: dict[PeerId, Candidate] = {}
+
+    def get(self, peer: PeerId) -> Candidate | None:
+        """The candidate of that name."""
+        return self._by_peer.get(peer)
+
+    def add(self, peer: PeerId, addrs: tuple[str, ...], source: Candidate | None) -> None:
+        """Somebody (None: our own table) named a peer."""
+        known = self._by_peer.get(peer)
+        if known is None:
+            known = Candidate(peer, as_number(peer_key(peer)) ^ self._number, addrs, source.hops + 1 if source else 1)
+            self._by_peer[peer] = known
+            insort(self._sorted, known)
+            self._trim()
+        elif not set(addrs) <= set(known.addrs):
+            known.addrs = tuple(dict.fromkeys(known.addrs + addrs))[:MOST_ADDRS]
+            if known.state is State.FAILED and not known.retried:
+                known.addrs, known.retried, known.state = addrs, True, State.NEW
+        known.sources.add(source.peer if source else None)
+
+    def _trim(self) -> None:
+        """Forget the farthest candidate that nobody was asked about yet, if there are too many."""
+        if len(self._sorted) > self._most:
+            farthest = next(candidate for candidate in reversed(self._sorted) if candidate.state is State.NEW)
+            self._sorted.remove(farthest)
+            del self._by_peer[farthest.peer]
+
+    def found(self, envelope: Envelope, hops: int, now: float) -> None:
+        """A verified value came in; the first one starts the grace."""
+        if not self.values:
+            self.hops = hops
+            self._settled = now + self._late_s
+        known = self.values.get(envelope.author)
+        if known is None or known.version < envelope.version:
+            self.values[envelope.author] = envelope
+
+    def answered(self, peer: PeerId) -> Candidate | None:
+        """The candidate that answered, if it was asked."""
+        candidate = self._by_peer.get(peer)
+        if candidate is None or candidate.state is not State.ASKED:
+            return None
+        candidate.state = State.ANSWERED
+        return candidate
+
+    def connected(self, peer: PeerId, now: float) -> bool:
+        """A link to a peer stands; whether it was waited for and can be asked now, with its time starting afresh."""
+        candidate = self._by_peer.get(peer)
+        if candidate is None or candidate.state is not State.ASKED:
+            return False
+        candidate.since = now
+        return True
+
+    def failed(self, peer: PeerId) -> bool:
+        """A candidate refused or cannot be reached; whether that matters to this look-up."""
+        candidate = self._by_peer.get(peer)
+        if candidate is None or candidate.state is not State.ASKED:
+            return False
+        candidate.state = State.FAILED
+        return True
+
+    def overdue(self, now: float) -> list[PeerId]:
+        """Candidates whose time is over; they count as failed from here on."""
+        over = [c for c in self._sorted if c.state is State.ASKED and now >= c.since + self._query_s]
+        for candidate in over:
+            candidate.state = State.FAILED
+        return [candidate.peer for candidate in over]
+
+    def next(self, now: float) -> list[Candidate]:
+        """The candidates to ask now; they count as asked.
+
+        Once there are values nobody else is asked, but the first round is: what we keep ourselves may be outdated.
+        """
+        if self.values and self._begun:
+            return []
+        self._begun = True
+        flying = [c for c in self._sorted if c.state is State.ASKED]
+        free = self._alpha - sum(now < c.since + self._late_s for c in flying)
+        free = min(free, self._most_in_flight - len(flying))
+        picked = [c for c in self._window(now) if c.state is State.NEW][: max(0, free)]
+        for candidate in picked:
+            candidate.state = State.ASKED
+            candidate.since = now
+        return picked
+
+    def _window(self, now: float) -> list[Candidate]:
+        """The closest ``width`` that did not fail; those whom only distrusted sources named if nobody else is new."""
+        alive = [c for c in self._sorted if c.state is not State.FAILED]
+        doubted = self._doubted(now)
+        if doubted:
+            trusted = [c for c in alive if c.state is not State.NEW or not c.sources <= doubted][: self._width]
+            if any(c.state is State.NEW for c in trusted):
+                return trusted
+        return alive[: self._width]
+
+    def _doubted(self, now: float) -> set[PeerId | None]:
+        """Sources of which ``alpha`` contacts were silent and none answered."""
+        late = now - self._late_s
+        silent = [c for c in self._sorted if c.state is State.FAILED or (c.state is State.ASKED and c.since <= late)]
+        if len(silent) < self._alpha:
+            return set()
+        named = Counter(source for candidate in silent for source in candidate.sources)
+        heard: set[PeerId | None] = {None}
+        for candidate in self._sorted:
+            if candidate.state is State.ANSWERED:
+                heard |= candidate.sources
+        return {source for source, count in named.items() if count >= self._alpha and source not in heard}
+
+    def over(self, now: float) -> bool:
+        """Whether nothing more is to come."""
+        if now >= min(self._deadline, self._settled):
+            return True
+        target = self.exact()
+        if target is not None and target.state is State.ANSWERED:
+            return True
+        if self.values and self._begun:
+            return all(c.state is not State.ASKED for c in self._sorted)
+        return all(c.state is State.ANSWERED for c in self._window(now))
+
+    def exact(self) -> Candidate | None:
+        """The candidate whose key is the target: the peer that is looked for."""
+        return self._sorted[0] if self._sorted and self._sorted[0].distance == 0 else None
+
+    def closest(self) -> list[Candidate]:
+        """Those who answered, closest first: at most ``width``."""
+        return [c for c in self._sorted if c.state is State.ANSWERED][: self._width]
+
+    def wake(self, now: float) -> float:
+        """When to look again if nothing happens."""
+        times = [min(self._deadline, self._settled)]
+        for candidate in self._sorted:
+            if candidate.state is State.ASKED:
+                late = candidate.since + self._late_s
+                times.append(late if late > now else candidate.since + self._query_s)
+        return min(times)

@@ -1,0 +1,298 @@
+"""All machines of one node behind one ``handle``: what the swarm driver and the simulator hold.
+
+It decides nothing itself.  It takes an event to the machines that it concerns, in a fixed order (links, view,
+liveness, gossip, DHT), and passes on what one machine has found out to the others.  Timers carry the name of their
+machine first.  Driven with the same events, times and random numbers, it does the same things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from protocol.adverts import Provider, Status, statement
+from protocol.dht import Dht
+from protocol.effects import Effect, Found, Hangup, PeerState, SetTimer
+from protocol.events import (
+    Advertise,
+    DialFailed,
+    Event,
+    FindPeer,
+    FindProviders,
+    Leave,
+    LinkDown,
+    LinkUp,
+    Received,
+    ReportLoad,
+    RoundTrip,
+    TimerFired,
+)
+from protocol.freshness import MarkTable
+from protocol.gossip import Gossip
+from protocol.ids import PeerId
+from protocol.liveness import Liveness
+from protocol.messages import Digest, Doubt, Records
+from protocol.neighbours import Known, Neighbours, Seeds
+from protocol.peerview import PeerRecord, PeerView, network_group
+from protocol.rng import Rng
+from protocol.settings import NodeSettings
+from protocol.signing import ADVERT, LOAD, Envelope, Signer
+
+#: Seconds between a change of the advert and its publication in the DHT: changes come in bursts (guess).
+PUBLISH_PAUSE_S: Final = 1.0
+
+_PUBLISH: Final = ("node", "publish")
+
+
+class Node:
+    """The machines of one node, composed."""
+
+    def __init__(
+        self,
+        signer: Signer,
+        settings: NodeSettings,
+        rng: Rng,
+        inc: int,
+        seeds: Seeds,
+        known: Known = (),
+        marks: MarkTable = MappingProxyType({}),
+    ) -> None:
+        self.me = signer.peer_id
+        self.settings = settings
+        self.view = PeerView(self.me, settings.gossip.view_size, settings.gossip.view_per_group)
+        self.neighbours = Neighbours(self.me, settings.neighbours, self.view, rng)
+        self.gossip = Gossip(signer, settings.gossip, self.view, rng, inc)
+        self.liveness = Liveness(
+            settings.liveness, settings.gossip.load_ttl_periods, self.view, rng, self.neighbours.linked
+        )
+        self.dht = Dht(self.me, settings.dht, rng)
+        self._signer = signer
+        self._rng = rng
+        self._inc = inc
+        self._published = 0
+        self._publishing = False
+        self._in_dht: Envelope | None = None
+        self._given = (seeds, known, marks)
+        self._links: dict[PeerId, LinkUp] = {}
+        self._now = 0.0
+        self._actions: Mapping[type, Callable[[Any, float, float], list[Effect]]] = {
+            Received: self._received,
+            TimerFired: self._timer,
+            LinkUp: self._link_up,
+            LinkDown: self._link_down,
+            DialFailed: self._dial_failed,
+            RoundTrip: self._round_trip,
+            Advertise: self._advertise,
+            ReportLoad: self._report_load,
+            FindPeer: self._find_peer,
+            FindProviders: self._find_providers,
+            Leave: self._leave,
+        }
+
+    # --- for the driver ------------------------------------------------------------------------------------------
+
+    def start(self, now: float, wall: float) -> list[Effect]:
+        """Begin: called once, before any event."""
+        self._now = now
+        seeds, known, marks = self._given
+        effects = self.gossip.start(marks, now, wall)
+        effects += self.liveness.start(now)
+        effects += self.neighbours.start(seeds, known, now)
+        return effects + self.dht.start(now)
+
+    def handle(self, event: Event, now: float, wall: float) -> list[Effect]:
+        """One thing happened, at ``now`` (monotonic) and ``wall`` (Unix) seconds."""
+        self._now = now
+        return self._actions[type(event)](event, now, wall)
+
+    def export_marks(self) -> MarkTable:
+        """The high-water marks, to be handed to the next life of this node (kept for 7 days)."""
+        return self.gossip.export_marks(self._now)
+
+    def stats(self) -> dict[str, int | float]:
+        """Counters and a few levels, for metrics."""
+        return {
+            **self.gossip.counts.as_dict(),
+            "links": len(self.neighbours.linked),
+            "neighbours": len(self.neighbours.standing()),
+            "view": len(self.view),
+            "awareness": self.liveness.awareness,
+            "clock_disputed": int(self.gossip.clock_disputed),
+            "load_period_s": self.gossip.period(LOAD),
+            "advert_period_s": self.gossip.period(ADVERT),
+        }
+
+    # --- links ---------------------------------------------------------------------------------------------------
+
+    def _link_up(self, event: LinkUp, now: float, _wall: float) -> list[Effect]:
+        peer = event.peer
+        self._links[peer] = event
+        effects = self.neighbours.link_up(peer, event.outbound, event.address, event.addrs, now)
+        self.view.set_link(peer, True, event.outbound, event.address)
+        effects += self.liveness.heard(peer, now)
+        self.gossip.link_up(peer, now)
+        self.gossip.stand(self.neighbours.standing())
+        effects += self.gossip.introduce(peer, event.outbound, now)
+        record = self.view.get(peer)
+        addrs = event.addrs or (record.advert.addrs if record is not None and record.advert is not None else ())
+        return effects + self._filter(self.dht.link_up(peer, addrs, network_group(event.address), now), now)
+
+    def _link_down(self, event: LinkDown, now: float, _wall: float) -> list[Effect]:
+        peer = event.peer
+        if self._links.pop(peer, None) is None:
+            return []
+        effects = self.neighbours.link_down(peer, now)
+        self.view.set_link(peer, False, False, "")
+        if effects:  # it was a neighbour, and it was not us who hung up
+            self.liveness.link_down(peer, now)
+        self.gossip.link_down(peer)
+        self.gossip.stand(self.neighbours.standing())
+        return effects + self._filter(self.dht.link_down(peer, now), now)
+
+    def _dial_failed(self, event: DialFailed, now: float, _wall: float) -> list[Effect]:
+        self.neighbours.dial_failed(event.peer, event.addrs, now)
+        if event.peer is None:
+            return []
+        version = self.gossip.version_of(event.peer)
+        effects = self.liveness.dial_failed(event.peer, now, self.neighbours.standing(), version)
+        return effects + self._filter(self.dht.dial_failed(event.peer, now), now)
+
+    def _round_trip(self, event: RoundTrip, now: float, _wall: float) -> list[Effect]:
+        self.view.observe_rtt(event.peer, event.seconds)
+        return self.liveness.heard(event.peer, now)
+
+    # --- messages ------------------------------------------------------------------------------------------------
+
+    def _received(self, event: Received, now: float, wall: float) -> list[Effect]:
+        peer, message = event.peer, event.message
+        if peer not in self.neighbours.linked:
+            return []
+        if isinstance(message, Records):
+            effects = self.gossip.on_records(peer, message, now, wall) + self._pass_news(now)
+        elif isinstance(message, Digest):
+            effects = self.gossip.on_digest(peer, message, now)
+        elif isinstance(message, Doubt):
+            effects = self._doubted(peer, message, now)
+        else:
+            effects = self._filter(self.dht.on_message(peer, message, now, wall), now)
+        return effects + self.liveness.heard(peer, now)
+
+    def _doubted(self, by: PeerId, doubt: Doubt, now: float) -> list[Effect]:
+        subject = PeerId(doubt.peer)
+        if subject == self.me:
+            return self.gossip.refute(now)
+        if self.gossip.version_of(subject) > (doubt.inc, doubt.seq):
+            self.gossip.lacks(by, (subject, LOAD))
+            return []
+        return self.liveness.doubted(doubt, now) + self._look(now)
+
+    def _pass_news(self, now: float) -> list[Effect]:
+        """Tell the other machines of the statements that were taken."""
+        effects: list[Effect] = []
+        for envelope in self.gossip.take_news():
+            record = self.view.get(envelope.author)
+            if record is None:
+                continue
+            if envelope.author in self._links and not record.linked:
+                effects += self._complete(self._links[envelope.author], record, now)
+            if envelope.kind == LOAD and record.load is not None and record.load.status == Status.LEFT:
+                effects += self.liveness.goodbye(envelope.author, now)
+            else:
+                effects += self.liveness.heard(envelope.author, now)
+        return effects
+
+    def _complete(self, link: LinkUp, record: PeerRecord, now: float) -> list[Effect]:
+        """The first statement of a peer whose link was there before it."""
+        self.view.set_link(link.peer, True, link.outbound, link.address)
+        if link.addrs or record.advert is None:
+            return []
+        return self._filter(self.dht.link_up(link.peer, record.advert.addrs, network_group(link.address), now), now)
+
+    def _filter(self, effects: list[Effect], now: float) -> list[Effect]:
+        """What the DHT asks for, less what would take a neighbour away; what it found is good for gossip, too."""
+        passed: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, Hangup) and self.neighbours.is_standing(effect.peer):
+                continue
+            passed.append(effect)
+            if isinstance(effect, Found):
+                passed += self.gossip.learn((e for e in effect.envelopes if e.kind == ADVERT), now)
+                passed += self._pass_news(now)
+        return passed
+
+    # --- what the program asks for --------------------------------------------------------------------------------
+
+    def _find_peer(self, event: FindPeer, now: float, _wall: float) -> list[Effect]:
+        return self._filter(self.dht.find_peer(event.query, event.target, now), now)
+
+    def _find_providers(self, event: FindProviders, now: float, _wall: float) -> list[Effect]:
+        return self._filter(self.dht.find_providers(event.query, event.model, now), now)
+
+    def _report_load(self, event: ReportLoad, now: float, _wall: float) -> list[Effect]:
+        return self.gossip.report_load(event.load, now)
+
+    def _advertise(self, event: Advertise, now: float, _wall: float) -> list[Effect]:
+        effects = self.gossip.advertise(event.advert, now)
+        if effects and not self._publishing:
+            self._publishing = True
+            effects.append(SetTimer(_PUBLISH, now + PUBLISH_PAUSE_S))
+        return effects
+
+    def _publish(self, now: float) -> list[Effect]:
+        """Put into the DHT what we serve; again before the statements run out."""
+        self._publishing = False
+        advert, settings = self.gossip.advert, self.settings.dht
+        assert advert is not None, "the timer is set by the first advert"
+        envelopes: list[Envelope] = []
+        for fingerprint in dict.fromkeys(offer.fingerprint for offer in advert.models):
+            self._published += 1
+            provider, version = Provider(fingerprint, advert.addrs), (self._inc, self._published)
+            wall = self.gossip.wall(now)
+            envelopes.append(statement(self._signer, provider, version, wall, settings.provider_ttl_s))
+        effects = self._filter(self.dht.publish(tuple(envelopes), now), now) if envelopes else []
+        return [*effects, SetTimer(_PUBLISH, now + settings.republish_s)]
+
+    def _publish_advert(self, now: float) -> list[Effect]:
+        """Our advert was stated afresh: the DHT gets the same one."""
+        envelope = self.gossip.own(ADVERT)
+        if envelope is None or envelope is self._in_dht:
+            return []
+        self._in_dht = envelope
+        return self._filter(self.dht.publish((envelope,), now), now)
+
+    def _leave(self, _event: Leave, now: float, _wall: float) -> list[Effect]:
+        self.neighbours.leave()
+        return self.gossip.leave(now)
+
+    # --- timers --------------------------------------------------------------------------------------------------
+
+    def _timer(self, event: TimerFired, now: float, wall: float) -> list[Effect]:
+        key = event.key
+        machine = key[0]
+        if machine == "gossip":
+            effects = self.gossip.timer(key, now, wall) + self._publish_advert(now)
+            for peer in self.view.expire(now):
+                if peer not in self.view:
+                    self.liveness.forget(peer)
+            return effects
+        if machine == "liveness":
+            return self._sweep(now)
+        if machine == "neighbours":
+            return self.neighbours.timer(key, now)
+        if machine == "dht":
+            return self._filter(self.dht.timer(key, now, wall), now)
+        return self._publish(now)
+
+    def _sweep(self, now: float) -> list[Effect]:
+        effects = self.liveness.sweep(now, self.neighbours.standing(), self.gossip.version_of)
+        for effect in effects:
+            if isinstance(effect, PeerState) and effect.state == "suspect":
+                record = self.view.get(effect.peer)
+                if record is not None and record.advert is not None:
+                    self.neighbours.remember(effect.peer, record.advert.addrs)
+        return effects + self._look(now)
+
+    def _look(self, now: float) -> list[Effect]:
+        """Dial whom the failure detector wants to be looked at."""
+        return [effect for peer in self.liveness.take_looks() for effect in self.neighbours.look(peer, now)]

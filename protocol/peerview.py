@@ -1,0 +1,427 @@
+"""What this node believes of each peer, and how old the belief is.
+
+Theory of operation
+===================
+
+One record per peer, and beside it, in numpy columns, the figures that ranking reads for a thousand peers at once.
+Columns and the index of models are brought up to date when something changes, never when somebody asks.
+
+*Room.*  At most ``size`` records, and at most ``per_group`` from one network group (a /24, a /48), so that identities,
+which cost nothing, do not buy a place.  A group is that of the link if there is one, else what the advert claims; peers
+of loopback, private or unknown addresses share a quarter of the view per group.  Who gives way, in this order::
+
+    expired                no statement of it is in force
+    dead, left             as liveness or the peer itself said
+    unproven, newest first only to a link: a newcomer is itself the newest of the unproven, and is refused
+
+Never: this node, peers with a link, with a job of ours, or with whom a job of ours went well.  Links are limited where
+they are accepted; a link always finds room, if need be above ``size``.
+
+Everything here except times, links, states and counts is the peer's own claim.  Not here: which statement is newer
+(``gossip``), who is dead (``liveness``), who is best (``ranking``).  Who calls it: those, through ``node``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol.adverts import Advert, Load, ModelOffer
+from protocol.columns import Columns, IntArray, Offers
+from protocol.hardware import need_mib, weight_bytes
+from protocol.ids import PeerId
+from protocol.signing import Envelope
+
+STATES: Final = ("alive", "suspect", "dead", "left")
+#: The column ``alive``: peers that are believed to be there, doubted, or gone.
+ALIVE: Final = 2
+SUSPECT: Final = 1
+_STANDING: Final = {"alive": ALIVE, "suspect": SUSPECT, "dead": 0, "left": 0}
+#: Peers of one loopback, private or unknown group may take this share of the view (guess: a whole LAN is one /24).
+_UNLIMITED_SHARE: Final = 4
+#: Smoothing of the round-trip time and its variance (RFC 6298 2.3).
+_SRTT_GAIN: Final = 1 / 8
+_RTTVAR_GAIN: Final = 1 / 4
+
+_NAN: Final = math.nan
+_INF: Final = math.inf
+_PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
+    "used": (np.bool_, 0),
+    "kept": (np.bool_, 0),  # never gives way
+    "me": (np.bool_, 0),
+    "alive": (np.int8, 0),
+    "protocol": (np.int32, 0),
+    "first_seen": (np.float64, 0.0),
+    "advert_until": (np.float64, -_INF),
+    "load_until": (np.float64, _INF),  # nothing was said of the load: assumed to be idle
+    "until": (np.float64, -_INF),
+    "rtt": (np.float64, _NAN),
+    "rttvar": (np.float64, _NAN),
+    "vram": (np.float64, 0.0),
+    "free": (np.float64, 0.0),
+    "tflops": (np.float64, 0.0),
+    "bandwidth": (np.float64, 0.0),
+    "status": (np.int8, 0),
+    "jobs": (np.float64, 0.0),
+    "slots": (np.float64, 0.0),
+    "prefill": (np.float64, 0.0),
+    "inflight": (np.float64, 0.0),
+    "covered": (np.float64, 0.0),  # in flight when the load arrived, so counted in it
+}
+
+
+def network_group(address: str) -> str:
+    """The part of an IP address that one party controls: the /24 of IPv4, the /48 of IPv6; empty if it is none.
+
+    The text starts as the address does (``192.0.2.0/24``), so that private groups can be told by their prefix.
+    """
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return ""
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if ip.is_loopback:
+        return "127.0.0.0/8" if ip.version == 4 else "::1/128"
+    return str(ipaddress.ip_network((ip, 24 if ip.version == 4 else 48), strict=False))
+
+
+def _is_limited(group: str) -> bool:
+    return bool(group) and not ipaddress.ip_network(group).is_private
+
+
+def group_of(addrs: Iterable[str]) -> str:
+    """The group of multiaddresses: that of the first public IP address among them, else of the first one."""
+    groups = [
+        group
+        for parts in (addr.split("/") for addr in addrs)
+        if len(parts) > 2 and parts[1] in ("ip4", "ip6") and (group := network_group(parts[2]))
+    ]
+    return next((group for group in groups if _is_limited(group)), groups[0] if groups else "")
+
+
+@dataclass(slots=True, eq=False)
+class PeerRecord:
+    """One peer.  Times are monotonic seconds of this node; only the view writes here."""
+
+    peer: PeerId
+    row: int
+    first_seen: float
+    is_self: bool = False
+    advert: Advert | None = None
+    load: Load | None = None
+    advert_env: Envelope | None = None
+    load_env: Envelope | None = None
+    #: When they arrived, and until when they are believed.
+    advert_at: float = 0.0
+    load_at: float = 0.0
+    advert_until: float = -_INF
+    load_until: float = -_INF
+    state: str = "alive"
+    #: Smoothed round trip and its mean deviation, seconds; None until measured.
+    rtt_s: float | None = None
+    rttvar_s: float = 0.0
+    #: The remote IP address of the link (or the last one), as text.
+    address: str = ""
+    linked: bool = False
+    outbound: bool = False
+    #: Our jobs that run there now, and those that went well.
+    inflight: int = 0
+    successes: int = 0
+    group: str = ""
+
+
+class PeerView:
+    """The peers of one node.  ``columns`` and ``offers`` are for ranking; change nothing there."""
+
+    def __init__(self, me: PeerId, size: int, per_group: int) -> None:
+        self.me = me
+        self._size = size
+        self._per_group = per_group
+        self.columns = Columns(_PEER_COLUMNS)
+        self._records: dict[PeerId, PeerRecord] = {}
+        self._rows: list[PeerRecord | None] = []
+        self._free_rows: list[int] = []
+        self._groups: dict[str, dict[PeerId, None]] = {}
+        self._models: dict[str, Offers] = {}
+        self._add(PeerRecord(me, 0, 0.0, is_self=True), "")
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Peers, this node not counted."""
+        return len(self._records) - 1
+
+    def __contains__(self, peer: PeerId) -> bool:
+        return peer in self._records
+
+    def get(self, peer: PeerId) -> PeerRecord | None:
+        """What is believed of a peer."""
+        return self._records.get(peer)
+
+    def records(self) -> tuple[PeerRecord, ...]:
+        """Everybody, this node first, then by arrival."""
+        return tuple(self._records.values())
+
+    def at(self, row: int) -> PeerRecord:
+        """The record of a row that is in use."""
+        record = self._rows[row]
+        assert record is not None, "a row of an index is in use"
+        return record
+
+    def models(self) -> tuple[str, ...]:
+        """Names of all models that somebody offers, in order of arrival; who offers them may be gone by now."""
+        return tuple(self._models)
+
+    def offers(self, model: str) -> Offers | None:
+        """The index of a model."""
+        return self._models.get(model)
+
+    def offering(self, model: str) -> IntArray:
+        """Rows of everybody who says to offer a model."""
+        offers = self._models.get(model)
+        return np.empty(0, np.int64) if offers is None else offers.rows
+
+    # --- statements ----------------------------------------------------------------------------------------------
+
+    def put(self, envelope: Envelope, value: Advert | Load, now: float, until: float) -> bool:
+        """Take over what a verified statement says; False if there is no room for its author, or it is our own."""
+        if envelope.author == self.me:
+            return False
+        record = self._records.get(envelope.author)
+        group = group_of(value.addrs) if isinstance(value, Advert) else ""
+        if record is None:
+            if not self._make_room(group, now):
+                return False
+            record = PeerRecord(envelope.author, 0, now)
+            self._add(record, group)
+        elif isinstance(value, Advert) and not record.linked and group != record.group:
+            if not (self._is_kept(record) or self._group_has_room(group, now)):
+                self.remove(record.peer)
+                return False
+            self._regroup(record, group)
+        if isinstance(value, Advert):
+            record.advert_env = envelope
+            self._set_advert(record, value, now, until)
+        else:
+            record.load_env = envelope
+            self._set_load(record, value, now, until)
+        return True
+
+    def put_self(self, advert: Advert | None, load: Load | None, now: float) -> None:
+        """What this node says of itself; it never expires."""
+        record = self._records[self.me]
+        if advert is not None:
+            self._set_advert(record, advert, now, _INF)
+        if load is not None:
+            self._set_load(record, load, now, _INF)
+
+    def _set_advert(self, record: PeerRecord, advert: Advert, now: float, until: float) -> None:
+        offered = () if record.advert is None else record.advert.models
+        record.advert, record.advert_at, record.advert_until = advert, now, until
+        self._index(record.row, offered, advert.models)
+        row, columns = record.row, self.columns
+        columns["protocol"][row] = advert.protocol
+        columns["advert_until"][row] = until
+        columns["until"][row] = max(until, record.load_until)
+        columns["vram"][row] = advert.vram_mib
+        columns["tflops"][row] = sum(gpu.count * max(gpu.bf16_tflops, gpu.fp16_tflops) for gpu in advert.gpus)
+        columns["bandwidth"][row] = sum(gpu.count * gpu.bandwidth_gb_s for gpu in advert.gpus)
+        self._set_free(record)
+
+    def _set_load(self, record: PeerRecord, load: Load, now: float, until: float) -> None:
+        record.load, record.load_at, record.load_until = load, now, until
+        row, columns = record.row, self.columns
+        columns["load_until"][row] = until
+        columns["until"][row] = max(until, record.advert_until)
+        columns["status"][row] = load.status
+        columns["jobs"][row] = load.running + load.waiting
+        columns["slots"][row] = load.slots
+        columns["prefill"][row] = load.queued_prefill_tokens
+        columns["covered"][row] = record.inflight
+        self._set_free(record)
+
+    def _set_free(self, record: PeerRecord) -> None:
+        total = 0 if record.advert is None else record.advert.vram_mib
+        self.columns["free"][record.row] = total if record.load is None else min(total, record.load.free_vram_mib)
+
+    def _index(self, row: int, old: tuple[ModelOffer, ...], new: tuple[ModelOffer, ...]) -> None:
+        """Bring the index of models from one list of offers to the next; of two offers of one name the first counts."""
+        offers = {offer.name: offer for offer in reversed(new)}
+        for name in {offer.name: None for offer in old}:
+            if name not in offers:
+                index = self._models[name]
+                index.drop(row)
+                if not index.size:
+                    del self._models[name]
+        for name, offer in offers.items():
+            self._models.setdefault(name, Offers()).put(row, offer, need_mib(offer), weight_bytes(offer))
+
+    # --- own observations ----------------------------------------------------------------------------------------
+
+    def set_state(self, peer: PeerId, state: str, now: float) -> None:
+        """``alive``, ``suspect``, ``dead`` or ``left``; nothing happens for a peer that is not here."""
+        record = self._records.get(peer)
+        if record is not None:
+            record.state = state
+            self.columns["alive"][record.row] = _STANDING[state]
+
+    def set_link(self, peer: PeerId, linked: bool, outbound: bool = False, address: str = "", now: float = 0.0) -> None:
+        """A link came up, which always finds room, or went down."""
+        record = self._records.get(peer)
+        if record is None:
+            if not linked:
+                return
+            self._make_room_for_link(now)
+            record = PeerRecord(peer, 0, now)
+            self._add(record, "")
+        record.linked, record.outbound = linked, outbound and linked
+        if linked:
+            record.address = address
+            self._regroup(record, network_group(address))
+        elif record.advert is None and record.load is None and not record.is_self:
+            self.remove(peer)
+            return
+        self._keep(record)
+
+    def observe_rtt(self, peer: PeerId, seconds: float) -> None:
+        """One measured round trip (RFC 6298)."""
+        record = self._records.get(peer)
+        if record is None:
+            return
+        if record.rtt_s is None:
+            record.rtt_s, record.rttvar_s = seconds, seconds / 2
+        else:
+            record.rttvar_s += _RTTVAR_GAIN * (abs(record.rtt_s - seconds) - record.rttvar_s)
+            record.rtt_s += _SRTT_GAIN * (seconds - record.rtt_s)
+        self.columns["rtt"][record.row] = record.rtt_s
+        self.columns["rttvar"][record.row] = record.rttvar_s
+
+    def observe_success(self, peer: PeerId) -> None:
+        """A job of ours went well there: from now on the peer is proven."""
+        record = self._records.get(peer)
+        if record is not None:
+            record.successes += 1
+            self._keep(record)
+
+    def add_inflight(self, peer: PeerId, change: int) -> None:
+        """A job of ours begins (+1) or ends (-1) there; counts on top of a load that is older than it."""
+        record = self._records.get(peer)
+        if record is not None:
+            record.inflight = max(0, record.inflight + change)
+            self.columns["inflight"][record.row] = record.inflight
+            self._keep(record)
+
+    # --- room ----------------------------------------------------------------------------------------------------
+
+    def remove(self, peer: PeerId) -> None:
+        """Forget a peer."""
+        record = self._records.get(peer)
+        if record is None or record.is_self:
+            return
+        del self._records[peer]
+        if record.advert is not None:
+            self._index(record.row, record.advert.models, ())
+        self._leave_group(record)
+        self.columns.clear(record.row)
+        self._rows[record.row] = None
+        self._free_rows.append(record.row)
+
+    def expire(self, now: float) -> list[PeerId]:
+        """Forget adverts that ran out, and peers of whom nothing is left; returns those peers."""
+        gone: list[PeerId] = []
+        for row in np.flatnonzero(self.columns["used"] & (self.columns["advert_until"] <= now)).tolist():
+            record = self.at(row)
+            if record.load_until <= now and not record.linked and not record.is_self:
+                self.remove(record.peer)
+                gone.append(record.peer)
+            elif record.advert is not None:
+                self._index(row, record.advert.models, ())
+                record.advert = record.advert_env = None
+        return gone
+
+    def _add(self, record: PeerRecord, group: str) -> None:
+        if self._free_rows:
+            record.row = self._free_rows.pop()
+            self._rows[record.row] = record
+        else:
+            record.row = len(self._rows)
+            self._rows.append(record)
+            self.columns.reserve(len(self._rows))
+        self._records[record.peer] = record
+        columns, row = self.columns, record.row
+        columns["used"][row] = True
+        columns["me"][row] = record.is_self
+        columns["alive"][row] = ALIVE
+        columns["first_seen"][row] = record.first_seen
+        self._keep(record)
+        record.group = group
+        self._groups.setdefault(group, {})[record.peer] = None
+
+    def _regroup(self, record: PeerRecord, group: str) -> None:
+        self._leave_group(record)
+        record.group = group
+        self._groups.setdefault(group, {})[record.peer] = None
+
+    def _leave_group(self, record: PeerRecord) -> None:
+        members = self._groups[record.group]
+        del members[record.peer]
+        if not members:
+            del self._groups[record.group]
+
+    def _is_kept(self, record: PeerRecord) -> bool:
+        return record.is_self or record.linked or record.successes > 0 or record.inflight > 0
+
+    def _keep(self, record: PeerRecord) -> None:
+        self.columns["kept"][record.row] = self._is_kept(record)
+
+    def _group_has_room(self, group: str, now: float) -> bool:
+        members = self._groups.get(group, {})
+        most = self._per_group if _is_limited(group) else max(self._per_group, self._size // _UNLIMITED_SHARE)
+        if len(members) < most:
+            return True
+        victim = self._gone(np.array([self._records[peer].row for peer in members]), now)
+        if victim is not None:
+            self.remove(victim)
+        return victim is not None
+
+    def _make_room(self, group: str, now: float) -> bool:
+        """Room for an unproven newcomer, who is the newest of the unproven: only the gone give way."""
+        if not self._group_has_room(group, now):
+            return False
+        if len(self) < self._size:
+            return True
+        victim = self._gone(np.arange(len(self._rows)), now)
+        if victim is not None:
+            self.remove(victim)
+        return victim is not None
+
+    def _make_room_for_link(self, now: float) -> None:
+        if len(self) < self._size:
+            return
+        rows = np.arange(len(self._rows))
+        victim = self._gone(rows, now)
+        if victim is None:
+            unproven = rows[self._may_go(rows)]
+            if not unproven.size:
+                return
+            newest = unproven[np.argmax(self.columns["first_seen"][unproven])]
+            victim = self.at(int(newest)).peer
+        self.remove(victim)
+
+    def _may_go(self, rows: IntArray) -> npt.NDArray[Any]:
+        return np.logical_and(self.columns["used"][rows], ~self.columns["kept"][rows])
+
+    def _gone(self, rows: IntArray, now: float) -> PeerId | None:
+        """Who of these gives way to anybody: the expired, then the dead."""
+        rows = rows[self._may_go(rows)]
+        for gone in (self.columns["until"][rows] <= now, self.columns["alive"][rows] == 0):
+            if gone.any():
+                return self.at(int(rows[np.argmax(gone)])).peer
+        return None

@@ -1,0 +1,114 @@
+"""What a node keeps for others in the DHT: sealed statements under the keys where people look for them.
+
+An advert belongs under the key of its author, a provider statement under the key of its model; nothing else is kept.
+One statement per author and key, the newest version; each lives at most its ttl on our clock.  When the shelf is full,
+the keys farthest from our own go first: for those others are closer, and asked sooner.
+
+Not here: who may bring a statement, and when (``dht``).  Who calls it: ``dht``.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from protocol.adverts import Provider, read
+from protocol.errors import BadEnvelope
+from protocol.ids import ModelId, PeerId
+from protocol.kbuckets import as_number, limited, model_key, peer_key
+from protocol.settings import DhtSettings
+from protocol.signing import ADVERT, PROVIDER, Envelope, remaining_s
+
+#: Statements kept in all, as a multiple of the keys (guess: most keys are of one author, some of many).
+_STATEMENTS_PER_KEY: Final = 4
+#: Share of one key that may come from one network group (guess).
+_SHARE_PER_GROUP: Final = 4
+
+
+def home_of(envelope: Envelope) -> bytes:
+    """The key a statement belongs under; raises ``BadEnvelope`` if it is forged or of a kind that is not kept."""
+    if envelope.kind not in (ADVERT, PROVIDER):
+        raise BadEnvelope(f"kind {envelope.kind} is not kept")
+    value = read(envelope)
+    return model_key(ModelId(value.model)) if isinstance(value, Provider) else peer_key(envelope.author)
+
+
+def vouch(key: bytes, envelope: Envelope, wall: float, skew_s: float) -> float:
+    """How long a statement found under ``key`` may be believed, seconds.
+
+    Raises ``StaleStatement`` (ignored), or ``BadEnvelope`` (held against whoever sent it).
+    """
+    left = remaining_s(envelope, wall, skew_s)
+    if home_of(envelope) != key:
+        raise BadEnvelope("under a key that is not its own")
+    return left
+
+
+class _Kept(NamedTuple):
+    envelope: Envelope
+    group: str
+    until: float
+
+
+class Shelf:
+    """The statements that one node keeps."""
+
+    def __init__(self, me: PeerId, settings: DhtSettings) -> None:
+        self._number = as_number(peer_key(me))
+        self._settings = settings
+        self._keys: dict[bytes, dict[PeerId, _Kept]] = {}
+        self.statements = 0
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def put(self, key: bytes, envelope: Envelope, group: str, now: float, until: float) -> bool:
+        """Keep a statement that was vouched for; False if a newer one is there, or no room."""
+        self._purge(key, now)
+        kept = self._keys.get(key, {})
+        old = kept.get(envelope.author)
+        if old is not None:
+            if old.envelope.version >= envelope.version:
+                return False
+        elif not self._has_room(key, kept, group):
+            return False
+        self._keys.setdefault(key, {})[envelope.author] = _Kept(envelope, group, until)
+        self.statements += old is None
+        return True
+
+    def _has_room(self, key: bytes, kept: dict[PeerId, _Kept], group: str) -> bool:
+        most = self._settings.store_per_key
+        if len(kept) >= most:
+            return False
+        if limited(group) and sum(item.group == group for item in kept.values()) >= max(1, most // _SHARE_PER_GROUP):
+            return False
+        while (not kept and len(self._keys) >= self._settings.store_keys) or (
+            self.statements >= self._settings.store_keys * _STATEMENTS_PER_KEY
+        ):
+            farthest = max(self._keys, key=self._distance)
+            if self._distance(farthest) <= self._distance(key):
+                return False
+            self.statements -= len(self._keys.pop(farthest))
+        return True
+
+    def _distance(self, key: bytes) -> int:
+        return as_number(key) ^ self._number
+
+    def get(self, key: bytes, now: float) -> list[Envelope]:
+        """What is kept under a key and has not expired."""
+        self._purge(key, now)
+        return [item.envelope for item in self._keys.get(key, {}).values()]
+
+    def _purge(self, key: bytes, now: float) -> None:
+        kept = self._keys.get(key)
+        if kept is None:
+            return
+        for author in [author for author, item in kept.items() if item.until <= now]:
+            del kept[author]
+            self.statements -= 1
+        if not kept:
+            del self._keys[key]
+
+    def expire(self, now: float) -> None:
+        """Drop everything that has outlived its time."""
+        for key in list(self._keys):
+            self._purge(key, now)
