@@ -1,0 +1,6 @@
+"""Links to other nodes: the one place where sockets between peers are opened.
+
+``net`` is the seam (a byte stream to a proven peer), ``libp2p`` its implementation on py-libp2p with everything that
+has to be contained in ``containment``, ``listener`` and ``door``; ``peerlink`` drives the multiplexer of
+``protocol.link`` over one such stream; ``swarm`` drives ``protocol.node`` over all of them.
+"""

@@ -1,0 +1,135 @@
+"""The task that owns the machine of a node: one inbox, one order, timers that come back as events.
+
+The machine never waits and nothing else touches it.  What comes from peers waits outside when the inbox is full, so a
+peer that talks too much slows down its own link and no other; what this node itself has to say is always taken.  Who
+calls it: ``swarm``, which performs the effects.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import trio
+
+from protocol.effects import Effect, SetTimer, TimerKey
+from protocol.events import Event, Received, TimerFired
+from protocol.ids import PeerId
+
+log = logging.getLogger(__name__)
+
+#: Messages of peers that may wait, in all and of one peer (guess: 64 KiB each at the worst, so 32 MiB).
+INBOX: Final = 512
+INBOX_PER_PEER: Final = 32
+#: Events handled before other tasks run (guess: a few milliseconds).
+BATCH: Final = 64
+
+
+class Machine(Protocol):
+    """What is driven: ``protocol.node.Node``."""
+
+    def start(self, now: float, wall: float) -> list[Effect]: ...
+    def handle(self, event: Event, now: float, wall: float) -> list[Effect]: ...
+
+
+class Driver:
+    """Feeds events to the machine in the order they came and hands its effects to ``perform``, one by one."""
+
+    def __init__(self, machine: Machine, perform: Callable[[Effect], None], wall: Callable[[], float]) -> None:
+        self._machine = machine
+        self._perform = perform
+        self._wall = wall
+        self._events: deque[Event] = deque()
+        self._from: Counter[PeerId] = Counter()
+        self._received = 0
+        self._due: dict[TimerKey, float] = {}
+        self._heap: list[tuple[float, int, TimerKey]] = []
+        self._order = itertools.count()
+        self._work = trio.Event()
+        self._room = trio.Event()
+        self._idle = trio.Event()
+        self.faults = 0
+
+    def put(self, event: Event) -> None:
+        """An event of this node itself: taken at once."""
+        self._events.append(event)
+        self._work.set()
+
+    async def put_received(self, event: Received) -> None:
+        """A message of a peer: waits while too many of its own, or of all, are unread."""
+        while self._received >= INBOX or self._from[event.peer] >= INBOX_PER_PEER:
+            await self._room.wait()
+        self._received += 1
+        self._from[event.peer] += 1
+        self.put(event)
+
+    async def settled(self) -> None:
+        """Wait until everything put so far has been handled."""
+        while self._events:
+            await self._idle.wait()
+
+    async def run(self) -> None:
+        """Drive until cancelled.  A fault of the machine is logged, and the machine goes on."""
+        self._guarded(lambda now, wall: self._machine.start(now, wall), "start")
+        while True:
+            next_timer = self._heap[0][0] if self._heap else float("inf")
+            if not self._events:
+                self._idle.set()
+                self._idle = trio.Event()
+                with trio.move_on_at(next_timer):
+                    await self._work.wait()
+            else:
+                await trio.lowlevel.checkpoint()
+            self._work = trio.Event()
+            self._handle_batch()
+            self._fire_timers()
+
+    def _handle_batch(self) -> None:
+        for _ in range(min(BATCH, len(self._events))):
+            event = self._events.popleft()
+            if isinstance(event, Received):
+                self._received -= 1
+                self._from[event.peer] -= 1
+                if not self._from[event.peer]:
+                    del self._from[event.peer]
+            self._feed(event)
+        self._room.set()
+        self._room = trio.Event()
+
+    def _fire_timers(self) -> None:
+        now = trio.current_time()
+        ripe: list[TimerKey] = []
+        while self._heap and self._heap[0][0] <= now:
+            at, _, key = heapq.heappop(self._heap)
+            if self._due.get(key) == at:
+                del self._due[key]
+                ripe.append(key)
+        # Only these: what they set anew, even for now, waits for the next round, so that other tasks run.
+        for key in ripe:
+            self._feed(TimerFired(key))
+
+    def _feed(self, event: Event) -> None:
+        self._guarded(lambda now, wall: self._machine.handle(event, now, wall), type(event).__name__)
+
+    def _guarded(self, step: Callable[[float, float], list[Effect]], what: str) -> None:
+        """No fault of ours ends the node: what a step of the machine cannot do is left undone, loudly."""
+        try:
+            for effect in step(trio.current_time(), self._wall()):
+                if isinstance(effect, SetTimer):
+                    self._set_timer(effect)
+                else:
+                    self._perform(effect)
+        except Exception:
+            self.faults += 1
+            log.exception("a defect of p2pnode: %s could not be handled; please report this", what)
+
+    def _set_timer(self, timer: SetTimer) -> None:
+        self._due[timer.key] = timer.at
+        heapq.heappush(self._heap, (timer.at, next(self._order), timer.key))
+        if len(self._heap) > 2 * len(self._due) + BATCH:  # timers that were moved leave their old entries behind
+            self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
+            heapq.heapify(self._heap)

@@ -1,0 +1,325 @@
+"""``Net`` on py-libp2p: identity, TCP, Noise, yamux and identify of the library; dialling, accepting and life our own.
+
+One stream ``/p2pnode/link/1`` per connection, opened by whoever dialled, is the whole use that is made of a
+connection; when it ends, the connection is cut.  What the library does wrong is handled in ``containment`` and
+``listener``.  Who calls it: ``swarm``, through ``net.Net``.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import trio
+from libp2p.abc import INetStream
+from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.peer.id import ID
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
+from libp2p.stream_muxer.yamux.yamux import YamuxStream
+from libp2p.utils import encode_delim
+from multiaddr import Multiaddr
+
+from p2pnode.swarm.containment import ContainedYamux, build_host, check_library, quiet
+from p2pnode.swarm.door import Door, DoorSettings
+from p2pnode.swarm.listener import Front, FrontStream, connect
+from p2pnode.swarm.net import Address, BadAddress, LinkBroken, NetError, PeerUnreachable, is_loopback, parse_address
+from protocol.errors import InvalidPeerId
+from protocol.ids import PeerId, libp2p_bytes, peer_from_libp2p, short
+from protocol.signing import Ed25519Signer
+
+log = logging.getLogger(__name__)
+
+LINK_PROTOCOL: Final = "/p2pnode/link/1"
+_GREETING: Final = encode_delim(b"/multistream/1.0.0") + encode_delim(LINK_PROTOCOL.encode())
+#: Longest answer to the greeting, bytes: both lines echoed, or a refusal.
+_GREETING_BYTES: Final = 1024
+
+#: Seconds for one address: TCP, Noise, yamux and the stream (guess: three round trips of 1 s and a slow machine).
+DIAL_S: Final = 10.0
+#: Addresses of one peer that are dialled, all at once (an advert has at most 4, HELLO at most 8).
+DIAL_ADDRS: Final = 8
+#: Accepted links that wait for the swarm.
+ACCEPT_QUEUE: Final = 32
+#: Pause before a host that ended is built again, seconds: the first, and the longest after many.
+RESTART_S: Final = (0.05, 5.0)
+
+
+class Libp2pLink:
+    """One stream to one peer.  Ends together with its connection."""
+
+    def __init__(self, peer: PeerId, muxed: ContainedYamux, stream: YamuxStream, via: str = "") -> None:
+        self.peer = peer
+        self.via = via
+        self.outbound = bool(via)
+        self.address = muxed.front.address
+        self._muxed = muxed
+        self._stream = stream
+        self._early = b""
+
+    async def send_all(self, data: bytes) -> None:
+        try:
+            await self._muxed.send_on(self._stream, data)
+        except Exception as error:
+            self.cut()
+            raise LinkBroken(f"the connection to {short(self.peer)} is gone") from error
+
+    async def receive_some(self) -> bytes:
+        if self._early:
+            early, self._early = self._early, b""
+            return early
+        try:
+            return await self._muxed.take(self._stream)
+        except Exception as error:
+            log.debug("reading from %s: %r", short(self.peer), error)
+            self.cut()
+            return b""
+
+    async def aclose(self) -> None:
+        self.cut()
+        await trio.lowlevel.checkpoint()
+
+    def cut(self) -> None:
+        """Close the socket now; reader and writer see the end."""
+        self._muxed.front.cut()
+        self._muxed.event_shutting_down.set()
+        event = self._muxed.stream_events.get(self._stream.stream_id)
+        if event is not None:
+            event.set()
+
+    async def negotiate(self) -> None:
+        """Ask for our protocol, in one round trip: both lines are sent before the first is answered."""
+        await self.send_all(_GREETING)
+        answer = b""
+        while len(answer) < len(_GREETING):
+            data = await self.receive_some()
+            answer += data
+            if not data or not _GREETING.startswith(answer[: len(_GREETING)]) or len(answer) > _GREETING_BYTES:
+                raise PeerUnreachable("it does not speak the protocol of p2pnode")
+        self._early = answer[len(_GREETING) :]
+
+
+class Libp2pNet:
+    """The network of one key.  ``listen`` are multiaddrs; ``announce`` replaces what is told to others."""
+
+    def __init__(
+        self,
+        seed: bytes,
+        listen: Sequence[str],
+        *,
+        door: DoorSettings | None = None,
+        announce: Sequence[str] = (),
+    ) -> None:
+        self._seed = seed
+        self.local_id = Ed25519Signer(seed).peer_id
+        self._listen = tuple(listen)
+        self._announce = tuple(announce)
+        self.door = Door(door or DoorSettings())
+        self._front = Front(self.door)
+        self._host: BasicHost | None = None
+        self._links: set[Libp2pLink] = set()
+        self._send, self._accepted = trio.open_memory_channel[Libp2pLink](ACCEPT_QUEUE)
+        self.restarts = 0
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen until cancelled; see ``Net.run``.  Raises ``WrongLibrary`` as well."""
+        check_library()
+        quiet()
+        await self._front.bind(self._listen)
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._supervise)
+                nursery.start_soon(self._front.serve)
+                task_status.started()
+        finally:
+            self._front.close()
+
+    async def _supervise(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Keep a host running.  Whatever ends one is a defect, but never the end of the node."""
+        pause = RESTART_S[0]
+        while True:
+            started = trio.current_time()
+            try:
+                await self._host_life(task_status)
+            except* Exception as group:
+                self.restarts += 1
+                log.warning("the network stack failed and is started again: %r", group.exceptions[0])
+            # A host that lived for a while starts over with the short pause.
+            pause = RESTART_S[0] if trio.current_time() - started > RESTART_S[1] else min(2 * pause, RESTART_S[1])
+            await trio.sleep(pause)
+
+    async def _host_life(self, task_status: trio.TaskStatus[None]) -> None:
+        host = build_host(self._seed, self._front, self.door.settings)
+        host.set_stream_handler(TProtocol(LINK_PROTOCOL), self._on_stream)
+        try:
+            async with host.run([Multiaddr(str(address)) for address in self._front.bound]):
+                self._host = host
+                if self.restarts == 0:
+                    task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._host = None
+            self._front.upgrade = None
+            for link in list(self._links):
+                link.cut()
+
+    # --- links ---------------------------------------------------------------------------------------------------
+
+    async def accept(self) -> Libp2pLink:
+        return await self._accepted.receive()
+
+    async def _on_stream(self, stream: INetStream) -> None:
+        muxed: Any = stream.muxed_conn
+        peer = peer_from_libp2p(muxed.peer_id.to_bytes())
+        if muxed.front.linked.is_set():
+            await stream.reset()  # one link per connection
+            return
+        muxed.front.linked.set()
+        link = Libp2pLink(peer, muxed, stream.muxed_stream)  # type: ignore[attr-defined]
+        try:
+            self._send.send_nowait(link)
+        except trio.WouldBlock:
+            link.cut()
+            return
+        self._keep(link, muxed.front)
+
+    def _keep(self, link: Libp2pLink, front: FrontStream) -> None:
+        """Know the link while its socket is open, so that the end of a host or a ban can end it."""
+        self._links.add(link)
+        front.on_cut = lambda: self._links.discard(link)
+
+    async def dial(self, peer: PeerId | None, addrs: tuple[str, ...]) -> Libp2pLink:
+        targets = _targets(peer, addrs, self.local_id)
+        if peer is not None and self.door.banned(peer, trio.current_time()):
+            raise PeerUnreachable(f"{short(peer)} is banned for now")
+        if not targets:
+            raise PeerUnreachable("no address to dial")
+        won: list[Libp2pLink] = []
+        problems: list[str] = []
+        try:
+            async with trio.open_nursery() as nursery:
+                for target, text in targets.items():
+                    nursery.start_soon(self._attempt, target, text, won, problems, nursery.cancel_scope)
+        except BaseException:
+            for link in won:
+                link.cut()
+            raise
+        if not won:
+            raise PeerUnreachable("; ".join(problems)[:500])
+        return won[0]
+
+    async def _attempt(
+        self, target: Address, text: str, won: list[Libp2pLink], problems: list[str], race: trio.CancelScope
+    ) -> None:
+        try:
+            with trio.fail_after(DIAL_S):
+                link = await self._dial_one(target, text)
+        except trio.TooSlowError:
+            problems.append(f"{target.host} port {target.port}: no answer in {DIAL_S:.0f} s")
+        except Exception as error:
+            problems.append(f"{target.host} port {target.port}: {_reason(error)}")
+        else:
+            if won:
+                link.cut()
+            else:
+                won.append(link)
+                race.cancel()
+
+    async def _dial_one(self, target: Address, via: str) -> Libp2pLink:
+        host = self._host
+        if host is None:
+            raise NetError("the network stack is starting")
+        peer = target.peer if target.peer is not None else await self._who_is(host, target)
+        front = await connect(target)
+        try:
+            network: Any = host.get_network()
+            conn = await network.upgrade_outbound_raw_conn(RawConnection(front, True), ID(libp2p_bytes(peer)))
+            muxed: ContainedYamux = conn.muxed_conn
+            link = Libp2pLink(peer, muxed, await muxed.open_stream(), via)
+            front.linked.set()
+            await link.negotiate()
+            self._keep(link, front)
+            return link
+        except BaseException:
+            front.cut()
+            raise
+
+    async def _who_is(self, host: BasicHost, target: Address) -> PeerId:
+        """The key that answers at an address, proven by a handshake of its own (seeds given without an id)."""
+        front = await connect(target)
+        try:
+            raw = RawConnection(front, True)
+            selector = host.get_network().upgrader.security_multistream  # type: ignore[attr-defined]
+            protocol, noise = await selector.select_transport_and_protocol(raw, True)
+            if protocol != NOISE_ID:
+                raise NetError("it does not offer Noise")
+            session = await noise.get_pattern().handshake_outbound(raw, None)
+            peer = peer_from_libp2p(session.get_remote_peer().to_bytes())
+        finally:
+            front.cut()
+        if peer == self.local_id:
+            raise NetError("that is this node itself")
+        return peer
+
+    # --- addresses -----------------------------------------------------------------------------------------------
+
+    def addrs(self) -> tuple[str, ...]:
+        found: dict[str, None] = {}
+        for text in self._announce:
+            given = parse_address(text)
+            found[str(Address(given.host, given.port, self.local_id))] = None
+        if not found:
+            for bound in self._front.bound:
+                for host in _reachable(bound.host):
+                    found[str(Address(host, bound.port, self.local_id))] = None
+        return tuple(found)
+
+    def ban(self, peer: PeerId, address: str, seconds: float) -> None:
+        self.door.ban(peer, address, trio.current_time() + seconds)
+        for link in list(self._links):
+            if link.peer == peer:
+                link.cut()
+
+
+def _targets(peer: PeerId | None, addrs: Sequence[str], me: PeerId) -> dict[Address, str]:
+    """What to dial, with the text it was read from: well-formed, of the right peer, each once."""
+    targets: dict[Address, str] = {}
+    for text in addrs:
+        with suppress(BadAddress):
+            address = parse_address(text)
+            expected = address.peer if address.peer is not None else peer
+            if expected != me and (peer is None or expected == peer) and len(targets) < DIAL_ADDRS:
+                targets.setdefault(Address(address.host, address.port, expected), text)
+    return targets
+
+
+def _reachable(host: str) -> list[str]:
+    """The addresses of this machine that a socket bound to ``host`` answers at; loopback only if there is no other."""
+    wildcard = {"0.0.0.0": (socket.AF_INET, "192.0.2.1", "127.0.0.1"), "::": (socket.AF_INET6, "2001:db8::1", "::1")}
+    if host not in wildcard:
+        return [host]
+    family, somewhere, loopback = wildcard[host]
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        # Nothing is sent: the kernel only says which address it would send from (RFC 5737 and 3849 names nobody).
+        probe.connect((somewhere, 9))
+        own = probe.getsockname()[0]
+        if not is_loopback(own):
+            return [own]
+    return [loopback]
+
+
+def _reason(error: BaseException) -> str:
+    """One line for the person who reads why a peer was not reached."""
+    if isinstance(error, InvalidPeerId | NetError):
+        return str(error)
+    if isinstance(error, BaseExceptionGroup):
+        return _reason(error.exceptions[0])
+    if isinstance(error, OSError):
+        return str(error.strerror or error).lower()
+    return (str(error) or type(error).__name__)[:160]

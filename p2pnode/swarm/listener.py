@@ -1,0 +1,255 @@
+"""Our own TCP under py-libp2p: sockets that we open, count and close ourselves.
+
+The library's listener shares its port with any other program (SO_REUSEPORT), survives the host that opened it, counts
+a socket against its 250 places before the handshake, and never gives the place of an inbound connection back until
+the host ends.  Here the port is exclusive, ``door`` decides before the library sees a socket, silent sockets are cut,
+and the end of a socket ends everything that was started for it.  Used by ``libp2p`` only.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+from libp2p.abc import IListener, IRawConnection, ITransport
+from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.io.trio import TrioTCPStream
+from libp2p.network.connection.raw_connection import RawConnection
+from multiaddr import Multiaddr
+
+from p2pnode.swarm.door import Door, Ticket
+from p2pnode.swarm.net import Address, BadAddress, NetError, PortInUse, parse_address
+from protocol.ids import PeerId
+
+log = logging.getLogger(__name__)
+
+#: Connections the kernel completes before we accept them (the usual value).
+BACKLOG = 128
+#: The process is out of file descriptors or buffers: wait and try again.
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+_EXHAUSTED_PAUSE_S = 0.1
+
+Upgrade = Callable[["FrontStream"], Awaitable[None]]
+
+
+class FrontStream(TrioTCPStream):
+    """A TCP socket as the library wants it, that can be cut without waiting."""
+
+    def __init__(self, stream: trio.SocketStream, address: str, port: int) -> None:
+        super().__init__(stream)
+        self.address = address
+        self.closed = trio.Event()
+        self.proven = trio.Event()
+        self.linked = trio.Event()
+        self.ticket: Ticket | None = None
+        self.door: Door | None = None
+        self.on_cut: Callable[[], None] = lambda: None
+        self._cached_remote_address = (address, port)
+
+    async def read(self, n: int | None = None) -> bytes:
+        try:
+            return bytes(await self.stream.receive_some(n))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return b""
+
+    async def write(self, data: bytes) -> None:
+        try:
+            await self.stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise ConnectionClosedError("the TCP connection is gone", transport="tcp") from error
+
+    async def close(self) -> None:
+        self.cut()
+        await trio.lowlevel.checkpoint()
+
+    def cut(self) -> None:
+        """Close the socket now; whoever waits on it wakes up with its end."""
+        self.stream.socket.close()
+        for event in (self.closed, self.proven, self.linked):
+            event.set()
+        self.on_cut()
+
+    def prove(self, peer: PeerId) -> bool:
+        """Noise has proven that ``peer`` is at the other end; False if it may not come in."""
+        if self.closed.is_set():
+            return False
+        admitted = True
+        if self.door is not None and self.ticket is not None:
+            admitted = self.door.proven(self.ticket, peer, trio.current_time())
+        if admitted:
+            self.proven.set()
+        return admitted
+
+
+class Front:
+    """The listening sockets of one node.  They outlive a crash of the library's host; ``upgrade`` is its entrance."""
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self.upgrade: Upgrade | None = None
+        self.bound: list[Address] = []
+        self._listeners: list[trio.SocketListener] = []
+
+    async def bind(self, addrs: Sequence[str]) -> None:
+        """Open every address; raises ``PortInUse``, ``BadAddress`` or ``NetError`` and leaves none open then."""
+        try:
+            for text in addrs:
+                self._listeners.append(await _listen(parse_address(text), text))
+        except BaseException:
+            self.close()
+            raise
+        for listener in self._listeners:
+            host, port = listener.socket.getsockname()[:2]
+            self.bound.append(Address(host, port))
+
+    def close(self) -> None:
+        """Close the listening sockets; what was accepted is left to its own end."""
+        for listener in self._listeners:
+            listener.socket.close()
+        self._listeners.clear()
+
+    async def serve(self) -> None:
+        """Accept until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                for listener in self._listeners:
+                    nursery.start_soon(self._accept, listener, nursery)
+        finally:
+            self.close()
+
+    async def _accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                await trio.sleep(_EXHAUSTED_PAUSE_S)
+                continue
+            try:
+                address, port = stream.socket.getpeername()[:2]
+            except OSError:
+                stream.socket.close()
+                continue
+            front = FrontStream(stream, address, port)
+            front.door = self.door
+            front.ticket = self.door.knock(address, trio.current_time(), front.cut)
+            if front.ticket is None or self.upgrade is None:
+                self._dismiss(front)
+            else:
+                nursery.start_soon(self._attend, front, self.upgrade)
+
+    async def _attend(self, front: FrontStream, upgrade: Upgrade) -> None:
+        """Everything the library does for this socket happens inside, and ends with the socket."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_contained, upgrade, front)
+                await self._watch(front)
+                front.cut()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._dismiss(front)
+
+    async def _watch(self, front: FrontStream) -> None:
+        bounds = self.door.settings
+        with trio.move_on_after(bounds.pending_s) as in_time:
+            await front.proven.wait()
+        if in_time.cancelled_caught:
+            return
+        with trio.move_on_after(bounds.unlinked_s) as in_time:
+            await front.linked.wait()
+        if not in_time.cancelled_caught:
+            await front.closed.wait()
+
+    def _dismiss(self, front: FrontStream) -> None:
+        front.cut()
+        if front.ticket is not None:
+            self.door.leave(front.ticket)
+
+
+class FrontListener(IListener):
+    """What the library believes to be its listener: it hands us its entrance and learns the bound addresses."""
+
+    def __init__(self, front: Front, upgrade: Upgrade) -> None:
+        self._front = front
+        self._upgrade = upgrade
+
+    async def listen(self, maddr: Multiaddr) -> None:
+        self._front.upgrade = self._upgrade
+        await trio.lowlevel.checkpoint()
+
+    async def close(self) -> None:
+        if self._front.upgrade is self._upgrade:
+            self._front.upgrade = None
+        await trio.lowlevel.checkpoint()
+
+    def get_addrs(self) -> tuple[Multiaddr, ...]:
+        return tuple(Multiaddr(str(address)) for address in self._front.bound)
+
+
+class FrontTransport(ITransport):
+    """The only transport of the host: TCP, through :class:`Front` inwards and :func:`connect` outwards."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    async def dial(self, maddr: Multiaddr) -> IRawConnection:
+        return RawConnection(await connect(parse_address(str(maddr))), True)
+
+    def create_listener(self, handler_function: Upgrade) -> IListener:
+        return FrontListener(self._front, handler_function)
+
+    def can_dial(self, maddr: Multiaddr) -> bool:
+        return [protocol.name for protocol in maddr.protocols()][1:2] == ["tcp"]
+
+    def can_listen(self, maddr: Multiaddr) -> bool:
+        return self.can_dial(maddr)
+
+    def protocols(self) -> list[str]:
+        return ["tcp"]
+
+
+async def connect(address: Address) -> FrontStream:
+    """A TCP connection; raises ``OSError``."""
+    stream = await trio.open_tcp_stream(address.host, address.port)
+    host, port = stream.socket.getpeername()[:2]
+    return FrontStream(stream, host, port)
+
+
+async def _contained(upgrade: Upgrade, front: FrontStream) -> None:
+    try:
+        await upgrade(front)
+    except Exception as error:
+        log.debug("inbound connection from %s failed: %r", front.address, error)
+    finally:
+        front.cut()
+
+
+async def _listen(address: Address, text: str) -> trio.SocketListener:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Restarting within a minute must work; sharing the port with a living program must not (no SO_REUSEPORT).
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        await sock.bind((address.host, address.port))
+        sock.listen(BACKLOG)
+        return trio.SocketListener(sock)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"port {address.port} of {address.host} is taken: {_doc(PortInUse)}") from None
+        if isinstance(error, socket.gaierror):
+            raise BadAddress(f"cannot listen on {text}: give an IP address of this machine") from None
+        raise NetError(f"cannot listen on {text}: {error.strerror or error}") from None
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _doc(error: type[Exception]) -> str:
+    return (error.__doc__ or "").strip()

@@ -1,0 +1,354 @@
+"""Drives one ``protocol.link.Mux`` over one ``Link``: a task that reads, a task that writes, a task that keeps time.
+
+Nobody else touches the stream: a job queues frames and goes on, the writer sends all that has queued up in one write,
+and a cancelled job cannot leave half a frame behind because it never writes.  ``swarm`` owns the links; jobs hold
+``Channel``s and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+from typing import Final, Protocol
+
+import trio
+
+from p2pnode.swarm.net import Link, LinkBroken, NetError
+from protocol.errors import BadFrame, LocalProtocolError, RemoteProtocolError
+from protocol.ids import PeerId, short
+from protocol.link import FRAME_OVERHEAD, Credited, Dead, Frame, LinkEvent, Mux, Opened, Reset, Rtt
+from protocol.messages import GOAWAY, HELLO, Hello, NodeMessage, decode, encode, kind_of
+from protocol.settings import LinkSettings
+
+log = logging.getLogger(__name__)
+
+#: Bytes that may wait for the writer before jobs have to wait (guess: four credits; a link slower than its jobs).
+QUEUE_BYTES: Final = 1 << 20
+#: Bytes a job may queue in a row before it lets the others run.
+_RUN_BYTES: Final = 16 * 1024
+
+
+class ChannelReset(NetError):
+    """The other side cancelled this job, or we did."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class LinkOwner(Protocol):
+    """What a link tells whoever owns it."""
+
+    async def on_message(self, link: PeerLink, kind: int, payload: bytes) -> None:
+        """A message between nodes came; the link reads on when this returns."""
+        ...
+
+    def on_channel(self, link: PeerLink, channel: Channel) -> None:
+        """The peer opened a channel; its first frame is in it by the time anybody receives."""
+        ...
+
+    def on_rtt(self, link: PeerLink, seconds: float) -> None: ...
+
+    def on_fault(self, link: PeerLink, error: RemoteProtocolError) -> None:
+        """The peer broke the protocol; the link ends."""
+        ...
+
+
+class Channel:
+    """One job on a link.  Every method may be cancelled at any point; leaving ``async with`` early cancels the job."""
+
+    __slots__ = ("_ended", "_frames", "_link", "_room", "_run", "_size", "_wake", "id", "inbound", "peer")
+
+    def __init__(self, link: PeerLink, number: int, inbound: bool) -> None:
+        self.peer: PeerId = link.peer
+        self.id = number
+        self.inbound = inbound
+        self._link = link
+        self._frames: list[tuple[int, bytes]] = []
+        self._size = 0
+        self._run = 0
+        self._wake: trio.Event | None = None
+        self._room: trio.Event | None = None
+        self._ended: NetError | None = None
+
+    async def send(self, kind: int, payload: bytes) -> None:
+        """Queue one frame, waiting for credit; raises ``ChannelReset`` or ``LinkBroken``."""
+        size = len(payload) + FRAME_OVERHEAD
+        link = self._link
+        if self._run >= _RUN_BYTES:
+            self._run = 0
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        while self._ended is None and (link.mux.credit(self.id) < size or link.crowded):
+            self._room = trio.Event()
+            if link.crowded:
+                link.waiting.add(self)
+            await self._room.wait()
+        if self._ended is not None:
+            raise self._ended
+        link.mux.send(self.id, kind, payload)
+        self._run += size
+        link.kick()
+
+    async def receive(self) -> list[tuple[int, bytes]]:
+        """All frames that wait, at least one; raises ``ChannelReset`` or ``LinkBroken`` when none is left."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._frames:
+            if self._ended is not None:
+                raise self._ended
+            self._wake = trio.Event()
+            await self._wake.wait()
+        frames, self._frames = self._frames, []
+        size, self._size = self._size, 0
+        if self._ended is None:
+            self._link.mux.consumed(self.id, size)
+            self._link.kick()
+        return frames
+
+    def reset(self, code: int = 0) -> None:
+        """Cancel the job at both ends, without waiting; harmless when it is over."""
+        if self._ended is None:
+            self._link.mux.reset(self.id, code)
+            self._link.forget(self, ChannelReset("this node cancelled the job", code))
+
+    def close(self) -> None:
+        """The job is over and both sides know it; what was sent still leaves."""
+        if self._ended is None:
+            self._link.mux.close(self.id)
+            self._link.forget(self, ChannelReset("the job is over"))
+
+    @property
+    def open(self) -> bool:
+        """Whether frames can still be sent."""
+        return self._ended is None
+
+    async def __aenter__(self) -> Channel:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.reset()
+
+    def put(self, kind: int, payload: bytes) -> None:
+        """A frame came (called by the link)."""
+        self._frames.append((kind, payload))
+        self._size += len(payload) + FRAME_OVERHEAD
+        if self._wake is not None:
+            self._wake.set()
+
+    def unblock(self) -> None:
+        """Credit came, or the queue is shorter (called by the link)."""
+        if self._room is not None:
+            self._room.set()
+
+    def end(self, reason: NetError) -> None:
+        """Nothing will come any more (called by the link)."""
+        if self._ended is None:
+            self._ended = reason
+        self.unblock()
+        if self._wake is not None:
+            self._wake.set()
+
+
+class PeerLink:
+    """One link to one peer, from HELLO to its end."""
+
+    def __init__(self, link: Link, settings: LinkSettings) -> None:
+        self.peer = link.peer
+        self.outbound = link.outbound
+        self.address = link.address
+        self.via = link.via
+        self.mux = Mux(settings, dialer=link.outbound)
+        self.hello: Hello | None = None
+        self.since = self.used = trio.current_time()
+        self.rtt_s: float | None = None
+        self.bytes_in = self.bytes_out = 0
+        self.dropped = 0
+        self.reason = ""
+        self.retired = False
+        self.waiting: set[Channel] = set()
+        self._link = link
+        self._channels: dict[int, Channel] = {}
+        self._early: list[LinkEvent] = []
+        self._scope = trio.CancelScope()
+        self._kicked = trio.Event()
+        self._flushed = trio.Event()
+
+    # --- for jobs and for the swarm ------------------------------------------------------------------------------
+
+    def open(self) -> Channel:
+        """A channel for a new job; raises ``LinkBroken`` or, when too many are open, ``LocalProtocolError``."""
+        if self.reason:
+            raise LinkBroken(self.reason)
+        channel = Channel(self, self.mux.open(), inbound=False)
+        self._channels[channel.id] = channel
+        return channel
+
+    def post(self, message: NodeMessage) -> bool:
+        """Queue a message between nodes; False if too much is waiting already."""
+        sent = not self.reason and self.mux.send(0, kind_of(message), encode(message))
+        self.dropped += not sent
+        self.kick()
+        return sent
+
+    @property
+    def channels(self) -> int:
+        return len(self._channels)
+
+    @property
+    def crowded(self) -> bool:
+        return self.mux.waiting_bytes >= QUEUE_BYTES
+
+    def kick(self) -> None:
+        """Wake the writer."""
+        self._kicked.set()
+
+    def forget(self, channel: Channel, reason: NetError) -> None:
+        """A channel is over for us."""
+        self._channels.pop(channel.id, None)
+        self.waiting.discard(channel)
+        self.used = trio.current_time()
+        channel.end(reason)
+        self.kick()
+
+    def retire(self, reason: str) -> None:
+        """End the link as soon as no job is on it and what waits has been sent."""
+        self.retired = True
+        self._retire_reason = reason
+        self.kick()
+
+    def stop(self, reason: str) -> None:
+        """End the link now."""
+        if not self.reason:
+            self.reason = reason
+        self._link.cut()
+        self._scope.cancel()
+
+    async def flush(self) -> None:
+        """Wait until all that was queued has been handed to the network."""
+        while self.mux.has_data and not self.reason:
+            self.kick()
+            await self._flushed.wait()
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    async def greet(self, hello: Hello) -> Hello:
+        """Exchange HELLO.  Raises ``LinkBroken`` or ``RemoteProtocolError``; the caller sets the deadline."""
+        self.mux.send(0, HELLO, encode(hello))
+        await self._link.send_all(self.mux.data_to_send())
+        while self.hello is None:
+            data = await self._link.receive_some()
+            if not data:
+                raise LinkBroken("the peer hung up before it said HELLO")
+            self.bytes_in += len(data)
+            self._early += self.mux.receive(data, trio.current_time())
+            if self._early:
+                first = self._early.pop(0)
+                if not isinstance(first, Frame) or first.kind != HELLO:
+                    raise BadFrame("something else came before HELLO")
+                said = decode(HELLO, first.payload)
+                self.hello = said if isinstance(said, Hello) else None
+        return self.hello
+
+    async def run(self, owner: LinkOwner) -> None:
+        """Carry frames until the link ends, for whatever reason; ``reason`` says which.  Raises nothing of its own."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._keep_time, owner)
+                    await self._read(owner)
+        finally:
+            self.stop("this node closed the link")
+            self._flushed.set()
+            for channel in list(self._channels.values()):
+                self.forget(channel, LinkBroken(f"the link to {short(self.peer)} broke: {self.reason}"))
+
+    async def _read(self, owner: LinkOwner) -> None:
+        mux, receive = self.mux, self._link.receive_some
+        try:
+            early, self._early = self._early, []
+            await self._dispatch(early, owner)
+            while True:
+                data = await receive()
+                if not data:
+                    self.stop("the connection ended")
+                    return
+                self.bytes_in += len(data)
+                events = mux.receive(data, trio.current_time())
+                await self._dispatch(events, owner)
+                if mux.has_data:
+                    self.kick()
+        except RemoteProtocolError as error:
+            owner.on_fault(self, error)
+            self.stop(str(error))
+
+    async def _dispatch(self, events: list[LinkEvent], owner: LinkOwner) -> None:
+        find = self._channels.get
+        for event in events:
+            if type(event) is Frame:
+                if event.channel:
+                    channel = find(event.channel)
+                    if channel is not None:
+                        channel.put(event.kind, event.payload)
+                elif event.kind == GOAWAY:
+                    self.stop("the peer is leaving")
+                elif event.kind == HELLO:
+                    raise BadFrame("a second HELLO")
+                else:
+                    await owner.on_message(self, event.kind, event.payload)
+            elif type(event) is Credited:
+                channel = find(event.channel)
+                if channel is not None:
+                    channel.unblock()
+            elif type(event) is Opened:
+                channel = self._channels[event.channel] = Channel(self, event.channel, inbound=True)
+                owner.on_channel(self, channel)
+            elif type(event) is Reset:
+                channel = find(event.channel)
+                if channel is not None:
+                    self.forget(channel, ChannelReset(f"{short(self.peer)} cancelled the job", event.code))
+            elif type(event) is Rtt:
+                self.rtt_s = event.seconds
+                owner.on_rtt(self, event.seconds)
+
+    async def _write(self) -> None:
+        """The only task that writes.  All that has queued up while a write was under way leaves in the next."""
+        mux, send = self.mux, self._link.send_all
+        try:
+            while True:
+                while mux.has_data:
+                    data = mux.data_to_send()
+                    await send(data)
+                    self.bytes_out += len(data)
+                    if self.waiting and not self.crowded:
+                        self._let_in()
+                self._flushed.set()
+                self._flushed = trio.Event()
+                if self.retired and not self._channels:
+                    self.stop(self._retire_reason)
+                    return
+                await self._kicked.wait()
+                self._kicked = trio.Event()
+        except LinkBroken as error:
+            self.stop(str(error))
+
+    def _let_in(self) -> None:
+        waiting, self.waiting = self.waiting, set()
+        for channel in waiting:
+            channel.unblock()
+
+    async def _keep_time(self, owner: LinkOwner) -> None:
+        mux = self.mux
+        while True:
+            await trio.sleep_until(mux.next_deadline(trio.current_time()))
+            for event in mux.tick(trio.current_time()):
+                if isinstance(event, Dead):
+                    self.stop("no sign of life")
+            if mux.has_data:
+                self.kick()
+
+
+__all__ = ["Channel", "ChannelReset", "LinkOwner", "LocalProtocolError", "PeerLink"]

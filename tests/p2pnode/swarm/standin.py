@@ -1,0 +1,120 @@
+"""What the tests of this folder share: a machine that decides nothing, and swarms around it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from p2pnode.swarm.door import DoorSettings
+from p2pnode.swarm.libp2p import Libp2pNet
+from p2pnode.swarm.net import Net
+from p2pnode.swarm.peerlink import Channel
+from p2pnode.swarm.swarm import OnJob, Swarm
+from protocol.effects import Effect
+from protocol.events import Event, LinkDown, LinkUp
+from protocol.ids import PeerId
+from protocol.messages import DELTA, END, REQ
+from protocol.settings import PROFILES, NodeSettings
+
+SETTINGS = PROFILES["test"]
+ANY_PORT = "/ip4/127.0.0.1/tcp/0"
+#: Tests run on one address; the per-address bounds have tests of their own.
+OPEN_DOOR = DoorSettings(loopback_exempt=True)
+
+
+class Nobody:
+    """A peer view without peers."""
+
+    def get(self, peer: PeerId) -> None:
+        return None
+
+
+class StandIn:
+    """A machine that writes down what happens and says what it is told to say."""
+
+    def __init__(self, script: Callable[[Event], list[Effect]] = lambda event: [], first: tuple[Effect, ...] = ()) -> None:
+        self.view = Nobody()
+        self.events: list[Event] = []
+        self._script = script
+        self._first = first
+        self._changed = trio.Event()
+
+    def start(self, now: float, wall: float) -> list[Effect]:
+        return list(self._first)
+
+    def handle(self, event: Event, now: float, wall: float) -> list[Effect]:
+        self.events.append(event)
+        self._changed.set()
+        self._changed = trio.Event()
+        return self._script(event)
+
+    def of(self, kind: type[Event]) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    async def until(self, done: Callable[[], bool], seconds: float = 10) -> None:
+        with trio.fail_after(seconds):
+            while not done():
+                await self._changed.wait()
+
+    @property
+    def linked(self) -> set[PeerId]:
+        up: set[PeerId] = set()
+        for event in self.events:
+            if isinstance(event, LinkUp):
+                up.add(event.peer)
+            elif isinstance(event, LinkDown):
+                up.discard(event.peer)
+        return up
+
+
+async def echo(channel: Channel, frames: list[tuple[int, bytes]]) -> None:
+    """A worker that sends the REQ back as a DELTA, then END."""
+    assert frames[0][0] == REQ
+    await channel.send(DELTA, frames[0][1])
+    await channel.send(END, b"")
+    channel.close()
+
+
+async def ask(swarm: Swarm, peer: PeerId, payload: bytes = b"hello") -> bytes:
+    """One job to an :func:`echo` worker."""
+    async with await swarm.open_job(peer) as channel:
+        await channel.send(REQ, payload)
+        answer = b""
+        while True:
+            for kind, piece in await channel.receive():
+                if kind == END:
+                    channel.close()
+                    return answer
+                answer += piece
+
+
+def seed_of(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+def real_net(number: int, listen: str = ANY_PORT, door: DoorSettings = OPEN_DOOR) -> Libp2pNet:
+    return Libp2pNet(seed_of(number), [listen], door=door)
+
+
+@asynccontextmanager
+async def running(
+    net: Net,
+    machine: StandIn | None = None,
+    on_job: OnJob = echo,
+    network: str = "test",
+    settings: NodeSettings = SETTINGS,
+) -> AsyncIterator[Swarm]:
+    """A swarm that lives as long as the block."""
+    swarm = Swarm(net, machine or StandIn(), settings, network, on_job)  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(swarm.run)
+        yield swarm
+        nursery.cancel_scope.cancel()
+
+
+def knows(swarm: Swarm, *others: Swarm) -> None:
+    """Tell a swarm where others are (its machine would)."""
+    for other in others:
+        swarm._addrs[other.me] = other.addrs

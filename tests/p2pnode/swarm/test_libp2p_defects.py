@@ -1,0 +1,633 @@
+"""Every known defect of py-libp2p 0.8.1 against our own node, over real sockets: to be run before the pin is changed.
+
+The numbers D1 to D18 and M1 to M13 are those of the table in ``p2pnode/swarm/containment.py`` and of the studies
+behind it.  A victim passes when an honest peer gets its answer afterwards and its stack was not even restarted.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
+from multiaddr import Multiaddr
+
+from p2pnode.swarm import containment
+from p2pnode.swarm.containment import STREAMS, BufferedPackets, WrongLibrary, check_library
+from p2pnode.swarm.door import DoorSettings
+from p2pnode.swarm.libp2p import LINK_PROTOCOL, Libp2pNet
+from p2pnode.swarm.net import LinkBroken, NetError, PeerUnreachable, PortInUse
+from p2pnode.swarm.peerlink import Channel
+from p2pnode.swarm.swarm import Swarm
+from protocol.effects import Dial
+from protocol.events import LinkDown, LinkUp
+from protocol.ids import peer_from_libp2p
+from protocol.messages import BODY, DELTA, HELLO, REQ, Hello, encode
+from tests.p2pnode.swarm.attackers import HELLO_LINE, LINK_LINE, impostor, intrude, socket_from, stranger, stream_of
+from tests.p2pnode.swarm.standin import ANY_PORT, OPEN_DOOR, SETTINGS, StandIn, ask, knows, real_net, running, seed_of
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@asynccontextmanager
+async def victim(door: DoorSettings = OPEN_DOOR) -> AsyncIterator[Libp2pNet]:
+    """A node that has to answer an honest peer at the end, and not to have been restarted."""
+    net = real_net(1, door=door)
+    async with running(net) as swarm:
+        yield net
+        await honest(swarm)
+        assert net.restarts == 0
+        assert swarm.faults == 0
+
+
+async def honest(target: Swarm) -> None:
+    """An honest peer asks."""
+    async with running(real_net(2)) as visitor:
+        knows(visitor, target)
+        with trio.fail_after(10):
+            assert await ask(visitor, target.me) == b"hello"
+
+
+# --- the pin ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_installed_library_is_the_known_one() -> None:
+    check_library()
+
+
+def test_another_text_of_a_known_function_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = next(iter(containment.KNOWN))
+    monkeypatch.setitem(containment.KNOWN, name, "0" * 16)
+    with pytest.raises(WrongLibrary, match=name.rpartition(":")[2]):
+        check_library()
+    monkeypatch.setitem(containment.KNOWN, "libp2p.nothing:Gone.away", "0" * 16)
+    with pytest.raises(WrongLibrary, match=r"Gone\.away"):
+        check_library()
+
+
+async def test_another_version_is_refused_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(containment, "PINNED", "0.8.0")
+    with pytest.raises(WrongLibrary, match=r"install libp2p==0\.8\.1\. Found"):
+        await real_net(1).run()
+
+
+# --- who is who: D3, M1, M2, M3 --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["plaintext", "tls", "secio"])
+async def test_only_noise_gets_in(kind: str) -> None:
+    async with victim() as net:
+        async with stranger(kind) as host:
+            with pytest.raises(Exception, match=r"security|secur"):
+                await intrude(host, net)
+        assert net.door.open == 0
+
+
+async def test_nobody_gets_in_under_another_name() -> None:
+    async with victim() as net:
+        async with stranger("plaintext", keys=impostor(real_net(3))) as host:
+            with pytest.raises(Exception, match=r"security|secur"):
+                await intrude(host, net)
+        assert net.door.open == 0
+
+
+@pytest.mark.parametrize("kind", ["plaintext", "tls", "secio"])
+async def test_only_noise_is_spoken_outwards(kind: str) -> None:
+    alice = real_net(3)
+    keys = impostor(alice) if kind == "plaintext" else None
+    async with running(real_net(1)) as swarm, stranger(kind, keys, listen=True) as fake:
+        where = tuple(str(addr) for addr in fake.get_transport_addrs())
+        with pytest.raises(PeerUnreachable):
+            await swarm._net.dial(alice.local_id, where)
+        with pytest.raises(PeerUnreachable):
+            await swarm._net.dial(None, where)
+
+
+async def test_another_key_at_the_address_is_refused() -> None:
+    async with running(real_net(1)) as swarm, running(real_net(2)) as other:
+        where = tuple(addr.split("/p2p/")[0] for addr in other.addrs)
+        with pytest.raises(PeerUnreachable):
+            await swarm._net.dial(real_net(3).local_id, where)
+        link = await swarm._net.dial(None, where)
+        assert link.peer == other.me
+        assert link.via == where[0]
+        await link.aclose()
+
+
+async def test_keys_of_other_kinds_are_refused() -> None:
+    async with victim() as net:
+        async with stranger("noise", keys=libp2p_rsa()) as host:
+            with suppress(Exception):
+                muxed = await intrude(host, net)
+                await stream_of(muxed, LINK_PROTOCOL)
+        assert net.door.open == 0
+
+
+def libp2p_rsa() -> Any:
+    from libp2p.crypto.rsa import create_new_key_pair
+
+    return create_new_key_pair(1024)
+
+
+# --- what is said to it: D1, D2, M4, M5, M7, M8 ------------------------------------------------------------------------
+
+NEGOTIATIONS = {
+    "not utf-8": HELLO_LINE + b"\x05\xff\xfe\xfd\xfc\n",
+    "not utf-8 at once": b"\x05\xff\xfe\xfd\xfc\n",
+    "huge length": HELLO_LINE + b"\xff\xff\xff\xff\x7f" + b"a" * 100,
+    "endless length": b"\xff" * 20,
+    "unknown protocol": HELLO_LINE + b"\x0d/meshsub/1.1\n",
+    "pubsub garbage": HELLO_LINE + b"\x0f/meshsub/1.1.0\n" + b"\x32" + b"\xff" * 50,
+    "identify push garbage": HELLO_LINE + b"\x13/ipfs/id/push/1.0.0"[:20] + b"\n" + b"\xff" * 40,
+    "empty": b"",
+    "zero lines": b"\x00" * 64,
+}
+
+
+@pytest.mark.parametrize("case", NEGOTIATIONS)
+async def test_a_malformed_negotiation_harms_nobody(case: str) -> None:
+    async with victim() as net, stranger() as host:
+        muxed = await intrude(host, net)
+        for ending in ("close", "reset", "leave open"):
+            stream = await muxed.open_stream()
+            await stream.write(NEGOTIATIONS[case])
+            if ending != "leave open":
+                await getattr(stream, ending)()
+        await trio.sleep(0.1)
+
+
+async def test_a_handler_that_raises_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    calm = Libp2pNet._on_stream
+
+    async def boom(self: Libp2pNet, stream: Any) -> None:
+        raise ValueError("a defect of ours")
+
+    async with victim() as net:
+        monkeypatch.setattr(net._host.multiselect, "handlers", dict(net._host.multiselect.handlers))  # type: ignore[union-attr]
+        net._host.set_stream_handler(LINK_PROTOCOL, lambda stream: boom(net, stream))  # type: ignore[union-attr, arg-type]
+        async with running(real_net(3)) as visitor:
+            with pytest.raises(NetError):
+                link = await visitor._net.dial(net.local_id, net.addrs())
+                if not await link.receive_some():
+                    raise LinkBroken("cut")
+        net._host.set_stream_handler(LINK_PROTOCOL, lambda stream: calm(net, stream))  # type: ignore[union-attr, arg-type]
+
+
+YAMUX_FRAMES = {
+    "unknown type": struct.pack("!BBHII", 0, 9, 0, 7, 5),
+    "data on no stream": struct.pack("!BBHII", 0, 0, 0, 999, 5) + b"hello",
+    "go away": struct.pack("!BBHII", 0, 3, 0, 0, 1),
+    "unknown version": struct.pack("!BBHII", 77, 0, 0, 1, 5) + b"hello",
+    "huge body": struct.pack("!BBHII", 0, 0, 1, 5, 0xFFFFFFFF),
+    "large body": struct.pack("!BBHII", 0, 0, 1, 5, 3 << 20),
+    "window of 4 GiB": struct.pack("!BBHII", 0, 1, 1, 5, 0xFFFFFFFF) * 3,
+    "syn twice": struct.pack("!BBHII", 0, 1, 1, 5, 0) * 2,
+    "syn and reset": struct.pack("!BBHII", 0, 1, 9, 5, 0) * 5,
+    "syn on our side": struct.pack("!BBHII", 0, 1, 1, 2, 0),
+    "ping flood": struct.pack("!BBHII", 0, 2, 1, 0, 1) * 2000,
+    "all flags": struct.pack("!BBHII", 0, 0, 15, 7, 0),
+}
+
+
+@pytest.mark.parametrize("case", YAMUX_FRAMES)
+async def test_malformed_muxer_frames_harm_nobody(case: str) -> None:
+    async with victim() as net, stranger() as host:
+        muxed = await intrude(host, net)
+        await muxed._write_frame(YAMUX_FRAMES[case])
+        await trio.sleep(0.1)
+
+
+@pytest.mark.slow
+async def test_two_thousand_hostile_frames_on_everything_offered() -> None:
+    """Each protocol that is offered gets 500, in connections that the victim may end whenever it likes."""
+    rng = random.Random(7)
+    protocols = ["/ipfs/id/1.0.0", "/ipfs/ping/1.0.0", LINK_PROTOCOL, ""]
+    sent = dict.fromkeys(protocols, 0)
+    async with victim() as net:
+        while min(sent.values()) < 500:
+            protocol = min(sent, key=lambda name: sent[name])
+            async with stranger() as host:
+                muxed = None
+                with suppress(Exception):
+                    muxed = await intrude(host, net)
+                for _ in range(50):
+                    sent[protocol] += 1
+                    with suppress(Exception), trio.move_on_after(1):
+                        stream = await (stream_of(muxed, protocol) if protocol else muxed.open_stream())
+                        await stream.write(hostile(rng))
+                        await stream.reset()
+                if muxed is not None and protocol == "":
+                    with suppress(Exception), trio.move_on_after(1):
+                        await muxed._write_frame(rng.randbytes(rng.randrange(1, 64)))
+
+
+def hostile(rng: random.Random) -> bytes:
+    """Random bytes, or a frame of ours that is almost right."""
+    if rng.random() < 0.5:
+        return rng.randbytes(rng.randrange(1, 400))
+    hello = encode(Hello(1, "test"))
+    frame = bytearray(struct.pack(">II", 0, HELLO << 24 | len(hello)) + hello)
+    for _ in range(rng.randrange(3)):
+        frame += struct.pack(">II", rng.randrange(4), rng.randrange(64) << 24 | rng.randrange(80)) + rng.randbytes(20)
+    frame[rng.randrange(len(frame))] ^= 1 << rng.randrange(8)
+    return bytes(frame)
+
+
+@pytest.mark.slow
+async def test_a_hundred_raw_handshakes_of_garbage() -> None:
+    rng = random.Random(3)
+    async with victim() as net:
+        for number in range(100):
+            stream = await socket_from("127.0.0.1", net)
+            beginning = [b"", HELLO_LINE, HELLO_LINE + b"\x07/noise\n"][number % 3]
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(beginning + rng.randbytes(rng.randrange(500)))
+            if number % 2:
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await stream.aclose()
+
+
+# --- how much of it: D9, D15, M9, M10 --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_three_hundred_idle_sockets_of_one_address_lock_nobody_out() -> None:
+    async with victim(DoorSettings(pending_s=2.0)) as net:
+        idle = [await socket_from("127.0.0.9", net) for _ in range(300)]
+        await trio.sleep(0.2)
+        assert net.door.pending <= net.door.settings.pending_per_address
+        async with running(real_net(3)) as visitor:
+            link = await visitor._net.dial(net.local_id, net.addrs())
+            await link.aclose()
+        with trio.fail_after(5):
+            while net.door.pending:
+                await trio.sleep(0.1)
+        for stream in idle:
+            await stream.aclose()
+
+
+async def test_a_proven_peer_that_opens_no_link_is_sent_away() -> None:
+    async with victim(DoorSettings(unlinked_s=0.2, loopback_exempt=True)) as net, stranger() as host:
+        await intrude(host, net)
+        with trio.fail_after(5):
+            while net.door.open:
+                await trio.sleep(0.05)
+
+
+async def test_places_come_back() -> None:
+    """The library holds the place of an inbound connection until the host ends."""
+    async with victim(DoorSettings(inbound=4, connections=6, loopback_exempt=True)) as net:
+        async with running(real_net(3)) as visitor:
+            for _ in range(20):
+                link = await visitor._net.dial(net.local_id, net.addrs())
+                await link.aclose()
+                with trio.fail_after(5):
+                    while net.door.open:
+                        await trio.sleep(0.005)
+
+
+@pytest.mark.slow
+async def test_many_unfinished_streams_end_the_connection() -> None:
+    async with victim() as net, stranger() as host:
+        muxed = await intrude(host, net)
+        opened = 0
+        with suppress(Exception), trio.move_on_after(10):
+            for _ in range(512):
+                stream = await muxed.open_stream()
+                opened += 1
+                await stream.write(b"\x7f" * 1000)
+        with trio.fail_after(5):
+            while net.door.open:
+                await trio.sleep(0.05)
+        assert opened < 512
+        assert opened >= STREAMS
+
+
+async def test_what_nobody_reads_is_not_kept() -> None:
+    """A peer that pays no heed to the window of a stream loses the connection at a few MiB."""
+    async with victim() as net, stranger() as host:
+        muxed = await intrude(host, net)
+        stream = await stream_of(muxed, LINK_PROTOCOL)  # its reader waits for HELLO and gets it never
+        stream.send_window = 1 << 40
+        sent = 0
+        with suppress(Exception), trio.move_on_after(10):
+            while sent < 64 << 20:
+                await stream.write(struct.pack(">II", 0, HELLO << 24 | 0xFFFFFF) + b"\0" * 60_000)
+                sent += 60_000
+        assert sent < 64 << 20
+        with trio.fail_after(5):
+            while net.door.open:
+                await trio.sleep(0.05)
+
+
+async def test_a_peer_that_ignores_credit_is_cut() -> None:
+    machine = StandIn()
+    async with running(real_net(1), machine, on_job=_sleep) as swarm, running(real_net(2)) as other:
+        knows(other, swarm)
+        channel = await other.open_job(swarm.me)
+        await channel.send(REQ, b"")
+        mux = channel._link.mux
+        with suppress(NetError), trio.move_on_after(10):
+            while True:
+                mux._channels[channel.id].credit = 1 << 30
+                await channel.send(BODY, b"x" * 60_000)
+        await machine.until(lambda: bool(machine.of(LinkDown)))
+        assert "credit" in machine.of(LinkDown)[0].reason
+
+
+async def _sleep(channel: Channel, frames: list[tuple[int, bytes]]) -> None:
+    await trio.sleep_forever()
+
+
+@pytest.mark.slow
+async def test_a_stalled_reader_neither_grows_memory_nor_ends_the_link() -> None:
+    """D9, D10, M12: for longer than the library's own 5 s."""
+    async with running(real_net(1), on_job=_flood) as worker, running(real_net(2)) as entry:
+        knows(entry, worker)
+        stalled = await entry.open_job(worker.me)
+        await stalled.send(REQ, b"")
+        await trio.sleep(6)
+        assert stalled._size <= SETTINGS.link.credit_bytes
+        assert worker._all_links()[0].mux.waiting_bytes <= SETTINGS.link.credit_bytes
+        other = await entry.open_job(worker.me)
+        await other.send(REQ, b"")
+        with trio.fail_after(5):
+            assert await other.receive()
+            assert await stalled.receive()
+        other.reset()
+        stalled.reset()
+
+
+async def _flood(channel: Channel, frames: list[tuple[int, bytes]]) -> None:
+    while True:
+        await channel.send(DELTA, b"x" * 10_000)
+
+
+# --- cancellation: D4 -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_a_thousand_cancellations_lose_no_connection() -> None:
+    """While writing, while opening, while reading, each at a random moment; a job in between has to work."""
+    rng = random.Random(5)
+    machine = StandIn()
+    async with running(real_net(1), on_job=_flood_or_echo) as worker, running(real_net(2), machine) as entry:
+        knows(entry, worker)
+        await ask(entry, worker.me)
+        for number in range(1000):
+            with trio.move_on_after(rng.uniform(0, 0.006)):
+                async with await entry.open_job(worker.me) as channel:
+                    await channel.send(REQ, b"flood" if number % 3 == 0 else b"")
+                    while number % 3 == 0:
+                        await channel.receive()
+                    while number % 3 == 1:
+                        await channel.send(BODY, b"x" * rng.randrange(30_000))
+            if number % 50 == 0:
+                with trio.fail_after(5):
+                    assert await ask(entry, worker.me) == b"hello"
+        await ask(entry, worker.me)
+        assert machine.of(LinkDown) == []
+        assert len(machine.of(LinkUp)) == 1
+        assert entry.links()[0]["channels"] == 0
+        with trio.fail_after(5):
+            while worker.links()[0]["channels"]:
+                await trio.sleep(0.01)
+
+
+async def _flood_or_echo(channel: Channel, frames: list[tuple[int, bytes]]) -> None:
+    from tests.p2pnode.swarm.standin import echo
+
+    if frames[0][1] == b"flood":
+        await _flood(channel, frames)
+    elif frames[0][1]:
+        await echo(channel, frames)
+    else:
+        while True:
+            await channel.receive()
+
+
+@pytest.mark.slow
+async def test_cancelled_dials_leave_nothing_behind() -> None:
+    rng = random.Random(6)
+    async with victim() as net, running(real_net(3)) as visitor:
+        for _ in range(100):
+            with trio.move_on_after(rng.uniform(0, 0.008)):
+                link = await visitor._net.dial(net.local_id, net.addrs())
+                await link.aclose()
+        with trio.fail_after(5):
+            while net.door.open or net.door.pending:
+                await trio.sleep(0.05)
+        assert not visitor._net._links  # type: ignore[attr-defined]
+
+
+# --- dialling: D5, D6, D17 -------------------------------------------------------------------------------------------
+
+
+async def test_a_dead_first_address_does_not_matter() -> None:
+    async with running(real_net(1)) as swarm, running(real_net(2)) as other:
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            dead = f"/ip4/127.0.0.1/tcp/{closed.getsockname()[1]}"
+            silent = "/ip4/203.0.113.1/tcp/4411"
+            for _ in range(3):  # and nothing is remembered against the peer
+                with trio.fail_after(5):
+                    link = await swarm._net.dial(other.me, (dead, silent, "nonsense", *other.addrs))
+                assert link.via == other.addrs[0]
+                await link.aclose()
+            with pytest.raises(PeerUnreachable, match="refused"):
+                await swarm._net.dial(other.me, (dead,))
+            with pytest.raises(PeerUnreachable, match="no address"):
+                await swarm._net.dial(other.me, ("nonsense",))
+
+
+@pytest.mark.parametrize("repetition", range(3))
+async def test_simultaneous_dialling_ends_with_one_link(repetition: int) -> None:
+    nets = [real_net(1), real_net(2)]
+    machines = [StandIn(), StandIn()]
+    async with running(nets[0], machines[0]) as one, running(nets[1], machines[1]) as two:
+        one._perform(Dial(two.me, two.addrs))
+        two._perform(Dial(one.me, one.addrs))
+        for machine in machines:
+            await machine.until(lambda machine=machine: bool(machine.linked))
+        with trio.fail_after(5):
+            await trio.sleep(0.3)
+            while len(one.links()) + len(two.links()) != 2:
+                await trio.sleep(0.05)
+        assert not any(machine.of(LinkDown) for machine in machines)
+        assert await ask(one, two.me) == b"hello"
+        assert await ask(two, one.me) == b"hello"
+
+
+# --- life and death: D7, D8, D18, M11 --------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def peer_process(number: int) -> AsyncIterator[tuple[subprocess.Popen[str], tuple[str, ...]]]:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tests.p2pnode.swarm.peer_process", str(number)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert child.stdout is not None
+        line = await trio.to_thread.run_sync(child.stdout.readline)
+        yield child, tuple(line.split())
+    finally:
+        child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "within_s"), [(signal.SIGKILL, 1.0), (signal.SIGSTOP, 5.0)])
+async def test_a_peer_that_dies_or_freezes_in_mid_stream_is_noticed(how: signal.Signals, within_s: float) -> None:
+    machine = StandIn()
+    async with peer_process(5) as (child, addrs), running(real_net(1), machine) as swarm:
+        peer = real_net(5).local_id
+        swarm._addrs[peer] = addrs
+        channel = await swarm.open_job(peer)
+        await channel.send(REQ, b"")
+        await channel.receive()
+        os.kill(child.pid, how)
+        with pytest.raises(LinkBroken), trio.fail_after(within_s):
+            while True:
+                await channel.receive()
+        await machine.until(lambda: bool(machine.of(LinkDown)))
+        assert swarm.links() == []
+
+
+async def test_no_listener_outlives_its_node_and_the_port_works_again() -> None:
+    net = real_net(1)
+    async with running(net) as swarm:
+        await honest(swarm)
+        port = net._front.bound[0].port
+    with pytest.raises(OSError, match=r"refused|multiple|connect"):
+        await trio.open_tcp_stream("127.0.0.1", port)
+    for _ in range(3):
+        async with running(real_net(1, f"/ip4/127.0.0.1/tcp/{port}")) as again:
+            await honest(again)
+
+
+async def test_a_port_in_use_is_an_error() -> None:
+    net = real_net(1)
+    async with running(net):
+        taken = f"/ip4/127.0.0.1/tcp/{net._front.bound[0].port}"
+        second = Libp2pNet(seed_of(2), [ANY_PORT, taken])
+        with pytest.raises(PortInUse, match="choose another"):
+            await second.run()
+        assert second._front._listeners == []
+
+
+async def test_a_stack_that_fails_is_started_again_on_the_same_port() -> None:
+    async def defect() -> None:
+        raise RuntimeError("a defect of the library")
+
+    net, machine = real_net(1), StandIn()
+    async with running(net, machine) as swarm, running(real_net(2)) as other:
+        knows(other, swarm)
+        assert await ask(other, swarm.me) == b"hello"
+        net._host.get_network().manager.run_task(defect)  # type: ignore[union-attr, attr-defined]
+        await machine.until(lambda: bool(machine.of(LinkDown)))
+        with trio.fail_after(5):
+            while net._host is None:
+                await trio.sleep(0.01)
+        assert net.restarts == 1
+        knows(other, swarm)
+        assert await ask(other, swarm.me) == b"hello"
+
+
+@pytest.mark.slow
+async def test_closing_with_forty_peers_is_quick() -> None:
+    """The library takes 0.2 s for each."""
+    net = real_net(100, door=DoorSettings(loopback_exempt=True))
+    async with trio.open_nursery() as nursery:
+        visitors = [real_net(number) for number in range(200, 240)]
+        for visitor in visitors:
+            await nursery.start(visitor.run)
+        async with running(net) as hub:
+            for visitor in visitors:
+                nursery.start_soon(_stay, visitor, hub)
+            with trio.fail_after(20):
+                while net.door.open < 40:
+                    await trio.sleep(0.05)
+            begun = trio.current_time()
+        assert trio.current_time() - begun < 2
+        nursery.cancel_scope.cancel()
+
+
+async def _stay(visitor: Libp2pNet, hub: Swarm) -> None:
+    link = await visitor.dial(hub.me, hub.addrs)
+    while await link.receive_some():
+        pass
+
+
+# --- small print: M13, the root logger, what is offered ---------------------------------------------------------------
+
+
+async def test_a_packet_may_come_in_any_number_of_pieces() -> None:
+    class Dripping:
+        def __init__(self, data: bytes) -> None:
+            self.data = data
+
+        async def read(self, n: int) -> bytes:
+            piece, self.data = self.data[:100], self.data[100:]
+            return piece
+
+    packets = BufferedPackets(Dripping(struct.pack("!H", 60_000) + b"x" * 60_000 + b"\0\x01y"))
+    assert await packets.read_msg() == b"x" * 60_000
+    assert await packets.read_msg() == b"y"
+
+
+async def test_nothing_is_offered_but_identify_ping_and_our_link() -> None:
+    async with victim() as net, stranger() as host:
+        assert set(net._host.multiselect.handlers) == {"/ipfs/id/1.0.0", "/ipfs/ping/1.0.0", LINK_PROTOCOL}  # type: ignore[union-attr]
+        address = Multiaddr(net.addrs()[0].split("/p2p/")[0])
+        muxed = await intrude(host, net)
+        assert peer_from_libp2p(muxed.peer_id.to_bytes()) == net.local_id
+        ping = await stream_of(muxed, "/ipfs/ping/1.0.0")
+        await ping.write(b"p" * 32)
+        assert await ping.read(32) == b"p" * 32
+        identify = await stream_of(muxed, "/ipfs/id/1.0.0")
+        assert LINK_PROTOCOL.encode() in await identify.read(4096)
+        assert PeerInfo(ID(muxed.peer_id.to_bytes()), [address])
+
+
+@pytest.mark.slow
+def test_the_library_writes_nothing_to_stderr() -> None:
+    script = """
+import logging, trio
+from tests.p2pnode.swarm.standin import ask, knows, real_net, running
+from p2pnode.swarm.net import NetError
+async def main():
+    async with running(real_net(1)) as one:
+        async with running(real_net(2)) as two:
+            knows(one, two)
+            await ask(one, two.me)
+        try:
+            await one._net.dial(two.me, ("/ip4/127.0.0.1/tcp/1",))
+        except NetError:
+            pass
+trio.run(main)
+assert logging.getLogger().handlers == [], "somebody configured the root logger"
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", script],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+assert LINK_LINE  # the attackers' line for our protocol, kept beside HELLO_LINE
