@@ -1,1 +1,34 @@
-""""""
+"""p2pnode: the daemon that turns GPUs nobody coordinates into one OpenAI endpoint.
+
+General layout
+==============
+
+``node`` is the composition root and opens *the* nursery.  ``http`` is the API, ``dispatch`` and ``worker`` are the two
+sides of a job, ``swarm`` the network, ``engine`` what runs models, ``hardware`` what the machine has, ``cli`` the
+verbs.  Everything that decides lives in the package ``protocol`` beside this one; everything that waits lives here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import protocol
+
+__version__ = "0.1.0"
+
+
+def _check_sibling() -> None:
+    """Refuse a ``protocol`` that is not ours: another distribution of that name would silently replace it."""
+    found = getattr(protocol, "__version__", None)
+    where = Path(protocol.__file__ or ".").resolve().parent
+    beside = where.parent == Path(__file__).resolve().parent.parent
+    if found == __version__ and beside and hasattr(protocol, "PROTOCOL_VERSION"):
+        return
+    raise ImportError(
+        f"the package 'protocol' in {where} (version {found or 'unknown'}) is not the one of p2pnode {__version__}: "
+        "another distribution has taken the name. Mend it with: pip uninstall -y protocol && "
+        "pip install --force-reinstall --no-deps p2pnode, or keep p2pnode apart with: uv tool install p2pnode"
+    )
+
+
+_check_sibling()

@@ -1,0 +1,80 @@
+"""The composition root of a bootstrap node: identity, memory and swarm; no engine, no jobs, no HTTP API.
+
+Who calls it: ``python -m bootstrap``.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from typing import Any
+
+import structlog
+import trio
+
+from p2pnode import __version__
+from p2pnode.announce import announce
+from p2pnode.config import Config
+from p2pnode.home import keep_memory, open_home
+from p2pnode.paths import Paths
+from p2pnode.seeds import grouped, listed_seeds
+from p2pnode.statements import Machine, advert_of, load_of
+from p2pnode.stopping import CannotStart, Stopping, watch_signals
+from p2pnode.swarm.libp2p import Libp2pNet
+from p2pnode.swarm.net import NetError
+from p2pnode.swarm.peerlink import Channel
+from p2pnode.swarm.swarm import Swarm
+from protocol.adverts import Advert, Load
+from protocol.ids import peer_text
+from protocol.messages import REFUSE, Refuse, encode
+from protocol.node import Node
+
+log = structlog.get_logger("bootstrap")
+
+#: Seconds between reports of a load that never changes; the gossip machine sends it when it is due.
+REPORT_S = 1.0
+
+
+async def refuse_job(channel: Channel, frames: list[tuple[int, bytes]]) -> None:
+    """Whoever sends a job here misread our advert."""
+    del frames
+    await channel.send(REFUSE, encode(Refuse(404, "model_not_found", "this is a bootstrap node: it runs no models")))
+
+
+async def run_bootstrap(
+    config: Config, paths: Paths, *, task_status: trio.TaskStatus[dict[str, Any]] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Introduce nodes to each other until told to stop; raises ``CannotStart``."""
+    stopping = Stopping()
+    with open_home(paths) as home:
+        try:
+            seeds = grouped(config.network.bootstrap or listed_seeds())
+        except ValueError as error:
+            raise CannotStart(str(error)) from None
+        machine = Node(home.signer, config.settings, random.Random(), home.inc, seeds, home.known, home.marks)
+        net = Libp2pNet(home.seed, config.network.listen)
+        agent = f"p2pnode-bootstrap/{__version__}"
+        swarm = Swarm(net, machine, config.settings, config.network.name, refuse_job, agent=agent)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watch_signals, stopping)
+            try:
+                await nursery.start(swarm.run)
+            except NetError as error:
+                raise CannotStart(str(error)) from None
+            nursery.start_soon(_report, swarm, advert_of(config, None, Machine(), swarm.addrs))
+            nursery.start_soon(keep_memory, home, swarm, machine)
+            facts = {"peer_id": peer_text(home.signer.peer_id), "listen": list(swarm.addrs)}
+            as_json = config.log.format == "json" or (config.log.format == "auto" and not sys.stdout.isatty())
+            announce(facts, as_json=as_json, ready_file=config.http.ready_file, daemon_file=paths.daemon)
+            task_status.started(facts)
+            await stopping.asked.wait()
+            await swarm.leave()
+            nursery.cancel_scope.cancel()
+
+
+async def _report(swarm: Swarm, advert: Advert) -> None:
+    swarm.advertise(advert)
+    load: Load = load_of(None, Machine(), draining=False)
+    while True:
+        swarm.report_load(load)
+        await trio.sleep(REPORT_S)

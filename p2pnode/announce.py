@@ -1,0 +1,60 @@
+"""The ``ready`` line and the files that say the same: what scripts and the next machine wait for.
+
+Who calls it: the composition roots.  The line goes to stdout (it is data), the advice to stderr (it is talk).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def announce(facts: dict[str, Any], *, as_json: bool, ready_file: str, daemon_file: Path) -> None:
+    """Say that the API answers: the files first, so that whoever reads the line finds them."""
+    line = {"event": "ready", **facts}
+    write_atomically(daemon_file, line | {"pid": os.getpid()})
+    if ready_file:
+        write_atomically(Path(ready_file), line)
+    sys.stdout.write((json.dumps(line) if as_json else _pretty(facts)) + "\n")
+    sys.stdout.flush()
+    sys.stderr.write(f"On the next machine: {next_command(facts['listen'])}\n")
+    sys.stderr.flush()
+
+
+def next_command(listen: list[str]) -> str:
+    """The line to paste on the next machine: the address that is most likely to be reachable from there."""
+    if not listen:
+        return "p2pnode run  (this node is not listening, so that nobody can join through it)"
+    outside = [address for address in listen if "/127." not in address and "/::1/" not in address]
+    return f"p2pnode run --bootstrap {(outside or listen)[0]}"
+
+
+def _pretty(facts: dict[str, Any]) -> str:
+    rows = [
+        ("ready", facts["peer_id"]),
+        ("listens", ", ".join(facts["listen"]) or "nowhere"),
+        ("api", facts.get("api")),
+        ("key", facts.get("key_file")),
+        ("engine", facts.get("engine")),
+        ("models", ", ".join(facts.get("models") or ())),
+    ]
+    return "\n".join(f"{name:<8} {value}" for name, value in rows if value)
+
+
+def write_atomically(path: Path, value: dict[str, Any]) -> None:
+    """JSON into a file that is either the old one or the whole new one; 0600, since it names local files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as sink:
+            json.dump(value, sink)
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise

@@ -1,0 +1,30 @@
+"""How a verb ends: the exit codes of the contract, and the one exception that carries a code and a line to stderr.
+
+Who calls it: every verb raises :class:`Exit`; ``app.main`` turns it into the end of the process.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+OK: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+NO_DAEMON: Final = 3
+DEGRADED: Final = 4
+INTERRUPTED: Final = 130
+
+
+class Exit(click.ClickException):
+    """The verb ends here.  ``message`` is the line for stderr and says what to do; empty when all was said."""
+
+    def __init__(self, code: int, message: str = "") -> None:
+        super().__init__(message)
+        self.exit_code = code
+
+
+def failed(message: str) -> Exit:
+    """The usual end of what did not work."""
+    return Exit(FAILED, message)

@@ -1,0 +1,56 @@
+"""``p2pnode models``: what can be asked for now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from p2pnode.cli.exits import OK
+from p2pnode.cli.options import Shared, json_flag, shared
+from p2pnode.cli.render import print_json, safe, table, usd
+
+COLUMNS = ("model", ("peers", "right"), ("warm", "right"), ("context", "right"), "quantization", "in / out per M", "")
+
+EPILOG = """\b
+Examples:
+  p2pnode models
+  p2pnode models --json | jq -r '.data[].id'
+"""
+
+
+@click.command(name="models", epilog=EPILOG)
+@json_flag
+@shared
+def command(options: Shared, as_json: bool) -> int:
+    """What can be asked for now: on how many peers, how many of them warm, context length, price."""
+    answer = options.api().get("/v1/models")
+    if as_json:
+        print_json(answer)
+        return OK
+    models = answer["data"]
+    if not models:
+        options.talk.print(
+            "Nobody offers a model yet. Offer one with `p2pnode run --engine openai --engine-url URL`, or look at "
+            "`p2pnode peers`."
+        )
+        return OK
+    options.out.print(table(COLUMNS, [row(model) for model in models]))
+    if any(model.get("p2pnode", {}).get("simulated") for model in models):
+        options.talk.print("simulated: a mock engine answers with made-up text at the speed of the GPU it imitates.")
+    return OK
+
+
+def row(model: dict[str, Any]) -> list[str]:
+    """The cells of one model."""
+    facts = model.get("p2pnode", {})
+    price_in, price_out = facts.get("price_in"), facts.get("price_out")
+    return [
+        safe(model["id"], 40),
+        str(facts.get("peers", "-")),
+        str(facts.get("warm", "-")),
+        str(facts.get("context_length") or "-"),
+        safe(facts.get("quantization") or "-", 12),
+        "free" if not price_in and not price_out else f"{usd(price_in)} / {usd(price_out)}",
+        "[yellow]simulated[/]" if facts.get("simulated") else "",
+    ]

@@ -1,0 +1,92 @@
+"""``p2pnode peers``: the table of the network as this node believes it to be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from p2pnode.cli.exits import OK
+from p2pnode.cli.options import Shared, json_flag, shared
+from p2pnode.cli.render import gib, print_json, safe, seconds, table
+
+COLUMNS = (
+    "peer",
+    "name",
+    "gpu",
+    ("GiB", "right"),
+    ("load", "right"),
+    "models",
+    ("rtt", "right"),
+    "via",
+    ("age", "right"),
+)
+_COLORS = {"suspect": "yellow", "dead": "red", "left": "bright_black"}
+
+EPILOG = """\b
+Examples:
+  p2pnode peers
+  p2pnode peers --all
+  p2pnode peers --json | jq '.data[].name'
+
+GiB is free/total GPU memory; load is running+waiting jobs; a * marks a warm
+model; via: self, direct (a link stands), - (known, no link yet).
+"""
+
+
+@click.command(name="peers", epilog=EPILOG)
+@click.option("--all", "everybody", is_flag=True, help="Also those that are dead or have left.")
+@json_flag
+@shared
+def command(options: Shared, everybody: bool, as_json: bool) -> int:
+    """Who is there: GPU, free and total memory, load, models (warm first), round trip, age of the advert."""
+    answer = options.api().get("/v1/p2p/peers")
+    if as_json:
+        print_json(answer)
+        return OK
+    peers = [peer for peer in answer["data"] if everybody or peer["state"] not in ("dead", "left")]
+    options.out.print(draw(peers))
+    if len(peers) <= 1:
+        options.talk.print("Nobody else is known yet. Start a second node with the line that `p2pnode run` printed.")
+    return OK
+
+
+def draw(peers: list[dict[str, Any]]) -> Any:
+    """The table of some peers, this node first."""
+    ordered = sorted(peers, key=lambda peer: (not peer["self"], peer["state"] != "alive", peer["name"], peer["id"]))
+    return table(COLUMNS, [row(peer) for peer in ordered])
+
+
+def row(peer: dict[str, Any]) -> list[str]:
+    """The cells of one peer."""
+    color = _COLORS.get(peer["state"])
+    load = peer.get("load") or {}
+    busy = load.get("running", 0) + load.get("waiting", 0)
+    memory = (
+        f"{gib(peer.get('vram_free_mib'))}/{gib(peer.get('vram_total_mib'))}" if peer.get("vram_total_mib") else "-"
+    )
+    cells = [
+        peer["short"],
+        safe(peer["name"], 12) or "-",
+        _gpus(peer["gpus"]),
+        memory,
+        str(busy) if load else "-",
+        _models(peer["models"]),
+        seconds(peer["rtt_ms"] / 1000) if peer.get("rtt_ms") is not None else "-",
+        peer["state"] if color else peer["route"],
+        seconds(peer.get("advert_age_s")),
+    ]
+    return [f"[{color}]{cell}[/]" if color else cell for cell in cells]
+
+
+def _gpus(gpus: list[dict[str, Any]]) -> str:
+    if not gpus:
+        return "-"
+    first = gpus[0]
+    return (f"{first['count']}×" if first["count"] > 1 else "") + safe(first["model"].removeprefix("NVIDIA "), 14)
+
+
+def _models(models: list[dict[str, Any]]) -> str:
+    warm_first = sorted(models, key=lambda model: (model["state"] != "resident", model["name"]))
+    shown = [safe(model["name"], 14) + ("*" if model["state"] == "resident" else "") for model in warm_first[:1]]
+    return ", ".join(shown) + (f" +{len(models) - 1}" if len(models) > 1 else "") or "-"

@@ -1,0 +1,176 @@
+"""Real nodes as child processes, on loopback, in a temporary home: what the demo and the end-to-end tests stand on.
+
+Each child has its own process group, a log and a ready file; leaving the ``with`` block ends and reaps all of them,
+whatever happened inside.  Who calls it: ``demo`` and ``tests/e2e``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from p2pnode.cli.client import Api
+
+T = TypeVar("T")
+
+#: Seconds a node may take to its ready line: 2 s are promised on an idle machine, six start at once here.
+READY_S: Final = 25.0
+#: Seconds a node may take to end after SIGTERM before it is killed.
+STOP_S: Final = 8.0
+#: Seconds between looks at something that is waited for.
+LOOK_S: Final = 0.05
+LOOPBACK: Final = "/ip4/127.0.0.1/tcp/0"
+
+
+class NotYet(Exception):  # noqa: N818 - the name says what happened
+    """What was waited for did not happen in time."""
+
+
+def until(look: Callable[[], T | None], what: str, within_s: float) -> T:
+    """The first true answer of ``look``; raises ``NotYet`` after ``within_s``."""
+    deadline = time.monotonic() + within_s
+    while True:
+        if answer := look():
+            return answer
+        if time.monotonic() > deadline:
+            raise NotYet(f"{what}: not within {within_s:g} s")
+        time.sleep(LOOK_S)
+
+
+@dataclass
+class Child:
+    """One node process."""
+
+    name: str
+    home: Path
+    process: subprocess.Popen[bytes]
+    log: Path
+    ready: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def peer_id(self) -> str:
+        return str(self.ready["peer_id"])
+
+    @property
+    def address(self) -> str:
+        """Where others reach it, as ``--bootstrap`` takes it."""
+        return str(self.ready["listen"][0])
+
+    @property
+    def api(self) -> Api:
+        """A client with this node's own key."""
+        key = Path(self.ready["key_file"]).read_text().strip() if self.ready.get("key_file") else None
+        return Api(str(self.ready["api"]).removesuffix("/v1"), key, self.name)
+
+    def send(self, number: int) -> None:
+        """A signal to the whole process group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def wait_ready(self, within_s: float = READY_S) -> Self:
+        """Wait for the ready file; raises ``NotYet`` with the end of the log when the node died instead."""
+
+        def look() -> bool:
+            if self.process.poll() is not None:
+                raise NotYet(f"{self.name} ended with {self.process.returncode} before it was ready:\n{self.tail()}")
+            return (self.home / "ready.json").exists()
+
+        until(look, f"{self.name} is ready", within_s)
+        self.ready = json.loads((self.home / "ready.json").read_text())
+        return self
+
+    def tail(self, lines: int = 12) -> str:
+        """The end of its log."""
+        try:
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+    def stop(self, within_s: float = STOP_S) -> int:
+        """SIGTERM, wait, and SIGKILL if it does not end; the exit code."""
+        self.send(signal.SIGTERM)
+        try:
+            return self.process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            return self.kill()
+
+    def kill(self) -> int:
+        """SIGKILL to the group, reaped."""
+        self.send(signal.SIGKILL)
+        return self.process.wait()
+
+
+class Fleet:
+    """Some nodes in one temporary directory."""
+
+    def __init__(self, home: Path | None = None) -> None:
+        self._temporary = None if home else tempfile.TemporaryDirectory(prefix="p2pnode-", ignore_cleanup_errors=True)
+        self.home = home or Path(self._temporary.name if self._temporary else ".")
+        self.children: dict[str, Child] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for child in self.children.values():
+            child.send(signal.SIGCONT)
+            child.send(signal.SIGKILL)
+        for child in self.children.values():
+            child.process.wait()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def bootstrap(self, name: str = "bootstrap", *flags: str) -> Child:
+        """Start ``python -m bootstrap``."""
+        return self._start(name, ("-m", "bootstrap"), ("--listen", LOOPBACK, *flags))
+
+    def node(self, name: str, *flags: str) -> Child:
+        """Start ``p2pnode run``; flags given here win over the defaults for loopback."""
+        given = {flag for flag in flags if flag.startswith("--")}
+        defaults = (("--listen", LOOPBACK), ("--api", "127.0.0.1:0"), ("--name", name))
+        extra = [part for pair in defaults if pair[0] not in given for part in pair]
+        return self._start(name, ("-m", "p2pnode", "run"), (*extra, *flags))
+
+    def _start(self, name: str, program: tuple[str, ...], flags: tuple[str, ...]) -> Child:
+        home = self.home / name
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (home / "ready.json").unlink(missing_ok=True)
+        log = home / "output.log"
+        command = [sys.executable, *program, "--home", str(home), "--ready-file", str(home / "ready.json")]
+        command += ["--profile", "test", "--log-format", "json", *flags]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("P2PNODE_")}
+        with log.open("ab") as sink:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        self.children[name] = Child(name, home, process, log)
+        return self.children[name]
+
+    def forget(self, name: str) -> None:
+        """A child that was stopped is not stopped again."""
+        self.children.pop(name, None)
+
+    def stop_all(self, within_s: float = STOP_S) -> dict[str, int]:
+        """SIGTERM to all at once; exit codes by name.  A child that had ended before keeps its code."""
+        running = [child for child in self.children.values() if child.process.poll() is None]
+        for child in running:
+            child.send(signal.SIGTERM)
+        return {child.name: child.stop(within_s) for child in running}

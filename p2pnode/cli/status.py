@@ -1,0 +1,79 @@
+"""``p2pnode status``: this node in ten lines.  The last ones are what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from p2pnode.cli.exits import DEGRADED, OK
+from p2pnode.cli.options import Shared, json_flag, shared
+from p2pnode.cli.render import count, print_json, safe, seconds
+
+EPILOG = """\b
+Examples:
+  p2pnode status
+  p2pnode status --json | jq .peers
+
+Exit code 0 when ready, 4 when something is wrong, 3 when no daemon runs.
+"""
+
+
+@click.command(name="status", epilog=EPILOG)
+@json_flag
+@shared
+def command(options: Shared, as_json: bool) -> int:
+    """This node: id, addresses, API, engine, models, peers, jobs, what is wrong and how to mend it."""
+    status = options.api().get("/v1/p2p/status")
+    if as_json:
+        print_json(status)
+    else:
+        console = options.out
+        for name, text in lines(status):
+            console.print(f"[bold]{name:<9}[/] {text}", overflow="ellipsis", no_wrap=name != "")
+        for problem in status.get("problems", ()):
+            console.print(f"[yellow]wrong[/]     {safe(problem['what'], 300)}")
+            console.print(f"[green]  mend[/]    {safe(problem['fix'], 300)}")
+    return OK if status.get("ready") else DEGRADED
+
+
+def lines(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The lines, as name and text, made from the answer of ``/v1/p2p/status``."""
+    name = f" ({safe(status['name'])})" if status.get("name") else ""
+    state = "[green]ready[/]" if status.get("ready") else "[yellow]not ready[/]"
+    yield "node", f"{safe(status['peer_id'])}{name}"
+    yield "state", f"{state}, up {seconds(status['uptime_s'])}, version {safe(status['version'])}"
+    listen = status.get("listen") or ["not listening"]
+    yield "address", safe(listen[0], 120) + (f" (+{len(listen) - 1})" if len(listen) > 1 else "")
+    yield "api", f"{safe(status['api'])}  ({safe(status['auth'])})"
+    yield "engine", _engine(status["engine"])
+    yield "gpu", ", ".join(_gpu(gpu) for gpu in status.get("gpus", ())) or "none"
+    models = [safe(model["name"]) for model in status.get("models", ())]
+    yield "models", ", ".join(models) or "none of its own: requests go to peers"
+    peers = status["peers"]
+    yield "peers", f"{peers['alive']} alive, {peers['linked']} linked, {peers['known']} known" + _offers(peers)
+    jobs = status["jobs"]
+    running = count(jobs.get("running", 0), "job")
+    yield "jobs", f"{running} running, {jobs.get('completed', 0)} completed, {jobs.get('failed', 0)} failed"
+    gossip = status["gossip"]
+    used, most = gossip["out_bytes_s"] / 1024, gossip["budget_bytes_s"] / 1024
+    yield "gossip", f"{used:.1f} of {most:.0f} KiB/s up, policy {safe(status['policy'])}"
+
+
+def _offers(peers: dict[str, Any]) -> str:
+    return f", {count(peers['models'], 'model')} offered" if "models" in peers else ""
+
+
+def _engine(engine: dict[str, Any]) -> str:
+    text = f"{safe(engine['name'])}, {safe(engine['state'])}"
+    if engine.get("simulated"):
+        text += " [yellow](simulated: answers are made up)[/]"
+    if engine.get("problem"):
+        text += f": {safe(engine['problem'], 200)}"
+    return text
+
+
+def _gpu(gpu: dict[str, Any]) -> str:
+    number = f"{gpu['count']} × " if gpu.get("count", 1) > 1 else ""
+    return f"{number}{safe(gpu['model'])} ({gpu.get('vram_mib', 0) / 1024:.0f} GiB)"

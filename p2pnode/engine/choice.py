@@ -1,0 +1,106 @@
+"""Which engine this node gets: the configuration, turned into one engine or none.
+
+Nothing is started and no driver is asked here, so it takes no time; what is wrong with a choice that can only be seen
+later is the engine's own ``problem``.  Who calls it: ``node``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from p2pnode.engine.base import Engine, ModelSpec
+
+if TYPE_CHECKING:
+    from p2pnode.config import Config, ModelConfig
+    from p2pnode.engine.mock import Faults
+
+#: What the mock engine offers when no model is named: a size that every card of the table can hold.
+MOCK_MODEL: Final = ModelSpec("mock-8b", context=8192, params_b=8.0, vram_mib=16 * 1024, quantization="bf16")
+#: Device files that say that a driver is loaded: NVIDIA, AMD, and NVIDIA under WSL.
+_GPU_DEVICES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+#: Environment of tests and benches for the mock engine: its speed, and its faults as JSON.
+SPEED_VARIABLE: Final = "P2PNODE_MOCK_SPEED"
+FAULTS_VARIABLE: Final = "P2PNODE_MOCK_FAULTS"
+#: The API key of the server behind ``--engine openai``; a secret, so never a flag.
+KEY_VARIABLE: Final = "P2PNODE_ENGINE_KEY"
+
+
+class NoSuchEngine(ValueError):  # noqa: N818 - the name says what happened
+    """The engine that was asked for cannot be had; the message says what to do."""
+
+
+def chosen_kind(config: Config, devices: tuple[str, ...] = _GPU_DEVICES) -> str:
+    """``auto`` resolved: vLLM where it is installed and a GPU is there, else a server that is named, else none."""
+    if config.engine.kind != "auto":
+        return config.engine.kind
+    if any(Path(device).exists() for device in devices) and importlib.util.find_spec("vllm") and config.engine.models:
+        return "vllm"
+    return "openai" if config.engine.url else "none"
+
+
+def choose_engine(config: Config, logs: Path, environ: Mapping[str, str] = os.environ) -> Engine | None:
+    """The engine, not yet running; raises ``NoSuchEngine``."""
+    models = [_spec(config, model) for model in config.engine.models]
+    kind = chosen_kind(config)
+    if kind == "mock":
+        return _mock(config, models or [MOCK_MODEL], environ)
+    if kind == "openai":
+        from p2pnode.engine.openai import OpenAIEngine  # noqa: PLC0415 - brings the HTTP client
+
+        return OpenAIEngine(config.engine.url, models, key=environ.get(KEY_VARIABLE, ""))
+    if kind == "vllm":
+        if not models:
+            raise NoSuchEngine("vLLM needs a model: --model NAME=FOLDER or NAME=HUB/ID@REVISION")
+        if len(models) > 1:
+            raise NoSuchEngine("one vLLM serves one model: give one --model, and run a node for each further one")
+        from p2pnode.engine.vllm import VllmEngine  # noqa: PLC0415
+
+        return VllmEngine(models[0], environ.get("P2PNODE_VLLM_PYTHON") or sys.executable, logs)
+    return None
+
+
+def _mock(config: Config, models: list[ModelSpec], environ: Mapping[str, str]) -> Engine:
+    from protocol.hardware import find_gpu  # noqa: PLC0415
+
+    from p2pnode.engine.mock import MockEngine  # noqa: PLC0415
+
+    gpu = find_gpu(config.engine.mock_gpu)
+    speed = float(environ.get(SPEED_VARIABLE, "1"))
+    return MockEngine(models, gpu, speed=speed, faults=_faults(environ.get(FAULTS_VARIABLE, "")))
+
+
+def _faults(text: str) -> Faults | None:
+    from p2pnode.engine.mock import Faults  # noqa: PLC0415
+
+    if not text:
+        return None
+    known = {field.name for field in fields(Faults)}
+    given = {name.removesuffix("_chunks"): value for name, value in msgspec.json.decode(text, type=dict).items()}
+    if unknown := set(given) - known:
+        raise NoSuchEngine(f"{FAULTS_VARIABLE}: no fault {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    return Faults(**given)
+
+
+def _spec(config: Config, model: ModelConfig) -> ModelSpec:
+    engine = config.engine
+    return ModelSpec(
+        name=model.name,
+        source=model.source,
+        revision=model.revision,
+        quantization=model.quantization,
+        context=model.context,
+        price_in=engine.price_in if model.price_in is None else model.price_in,
+        price_out=engine.price_out if model.price_out is None else model.price_out,
+        params_b=model.params_b,
+        vram_mib=model.vram_mib,
+        capabilities=model.capabilities,
+        options=model.options,
+    )

@@ -1,0 +1,261 @@
+"""An engine without a model: timed like a GPU of the tables, saying deterministic text, failing on demand.
+
+It is open about being a mock: ``simulated``, runtime ``simulated``, ``system_fingerprint`` ``p2pnode-mock``.
+Not here: what is said (``speech``), its JSON (``answers``), its speed (``pace``), the running batch (``batch``).
+Who calls it: ``node`` with ``--engine mock``, the demo, benches and nearly every test.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from p2pnode.engine import speech
+from p2pnode.engine.answers import ResponseWriter, Writer, embeddings
+from p2pnode.engine.base import (
+    CHAT,
+    EMBEDDINGS,
+    PATHS,
+    RESPONSES,
+    Changes,
+    EngineFailed,
+    EngineJob,
+    EngineReply,
+    EngineState,
+    ModelSpec,
+)
+from p2pnode.engine.batch import Batch
+from p2pnode.engine.pace import Pace
+from protocol.adverts import Gpu, Load, ModelOffer, Status
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+#: Tokens of context of a mock model that does not say.
+DEFAULT_CONTEXT: Final = 8192
+#: Jobs decoded at once (guess: what vLLM keeps busy on one consumer GPU).
+DEFAULT_SLOTS: Final = 16
+#: Numbers of an embedding whose request does not say.
+DEFAULT_DIMENSIONS: Final = 64
+#: Most pieces of one ``receive``: an instant engine must not answer with a megabyte at once.
+MOST_PIECES: Final = 64
+
+#: A piece of an answer and the step of the batch at which it is due.
+Pieces = Iterator[tuple[int, bytes]]
+
+
+@dataclass(slots=True)
+class Faults:
+    """What goes wrong, set by a test or the configuration, never by a request."""
+
+    #: Share of the jobs that fail before their first piece.
+    error_rate: float = 0.0
+    #: Every job is refused with this HTTP status.
+    refuse: int | None = None
+    #: Every job breaks off after so many pieces.
+    crash_after: int | None = None
+    #: Every job goes silent for ever after so many pieces; 0 is before the first.
+    hang_after: int | None = None
+    #: Seconds added before each receive, which then gives one piece.
+    drip_s: float = 0.0
+
+
+class MockEngine:
+    """See the module's docstring.  ``speed`` makes time pass faster; ``inf`` answers at once."""
+
+    name = "mock"
+    runtime = "simulated"
+    simulated = True
+
+    def __init__(
+        self,
+        models: Sequence[ModelSpec],
+        gpu: Gpu,
+        *,
+        slots: int = DEFAULT_SLOTS,
+        speed: float = 1.0,
+        seed: int = 0,
+        faults: Faults | None = None,
+        clock: Callable[[], float] = trio.current_time,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._specs = {spec.name: spec for spec in models}
+        self._gpu = gpu
+        self._seed = seed
+        self._wall = wall
+        self._dice = random.Random(seed)
+        largest = max(models, key=lambda spec: spec.params_b, default=ModelSpec(""))
+        self._batch = Batch(Pace(gpu, largest, 0.0 if math.isinf(speed) else 1.0 / speed), slots, clock)
+        self._changes = Changes()
+        self._jobs = 0
+        self.faults = faults or Faults()
+        self.state: EngineState = "starting"
+        self.problem = ""
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        self.state = "ready"
+        self._changes.announce()
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.state = "stopped"
+            self._changes.announce()
+
+    def offers(self) -> tuple[ModelOffer, ...]:
+        return tuple(spec.offer(context=spec.context or DEFAULT_CONTEXT) for spec in self._specs.values())
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        return (self._gpu,)
+
+    def load(self) -> Load:
+        batch = self._batch
+        used = sum(spec.vram_mib for spec in self._specs.values())
+        return Load(
+            status=int(Status.BUSY if batch.waiting else Status.ONLINE),
+            free_vram_mib=max(0, self._gpu.vram_mib * self._gpu.count - used),
+            running=batch.running,
+            waiting=batch.waiting,
+            slots=batch.slots,
+            kv_permille=min(1000, 1000 * batch.running // batch.slots),
+            queued_prefill_tokens=batch.queued_prefill,
+            tokens_s=round(batch.sequences / batch.step_s) if batch.step_s else 0,
+            gpu_percent=100 if batch.running else 0,
+        )
+
+    async def wait_changed(self, seen: int | None = None) -> int:
+        return await self._changes.wait(seen)
+
+    def open(self, job: EngineJob) -> AbstractAsyncContextManager[EngineReply]:
+        return self._open(job)
+
+    @asynccontextmanager
+    async def _open(self, job: EngineJob) -> AsyncIterator[EngineReply]:
+        await trio.lowlevel.checkpoint()
+        ask = self._admit(job)
+        self._jobs += 1
+        if job.path == EMBEDDINGS:
+            vectors = speech.embed(ask, self._seed, ask.dimensions or DEFAULT_DIMENSIONS)
+            pieces: Pieces = iter([(0, embeddings(ask.model, vectors, ask.encoding_format))])
+            yield MockReply(pieces, job.stream, self._batch, 0.0, self.faults)
+            return
+        prompt = speech.prompt_tokens(ask, job.path)
+        sayings = self._sayings(job, ask, prompt)
+        async with self._batch.joined(len(sayings), prompt) as begun:
+            pieces = self._pieces(job, ask, sayings, prompt)
+            yield MockReply(pieces, job.stream, self._batch, begun, self.faults)
+
+    def _admit(self, job: EngineJob) -> speech.Ask:
+        """The request, or the refusal that it or the faults ask for."""
+        if self.faults.refuse is not None:
+            raise EngineFailed(self.faults.refuse, "engine_refused", "the mock engine was told to refuse every job")
+        if self.faults.error_rate and self._dice.random() < self.faults.error_rate:
+            raise EngineFailed(500, "engine_failed", "the mock engine was told to fail some jobs")
+        if job.path not in PATHS:
+            raise EngineFailed(404, "unknown_url", f"the mock engine does not serve {job.path}")
+        ask = speech.read(job)
+        if ask.model not in self._specs:
+            raise EngineFailed(404, "model_not_found", f"this engine does not have the model {ask.model!r}", "model")
+        return ask
+
+    def _sayings(self, job: EngineJob, ask: speech.Ask, prompt: int) -> list[speech.Saying]:
+        context = self._specs[ask.model].context or DEFAULT_CONTEXT
+        wanted = ask.limit or 1
+        if prompt + wanted > context:
+            message = (
+                f"{prompt} prompt tokens and {wanted} more do not fit in {context}; shorten the prompt or ask less"
+            )
+            raise EngineFailed(400, "context_length_exceeded", message, "messages" if job.path == CHAT else "prompt")
+        return [speech.say(ask, job.path, self._seed, index, context - prompt) for index in range(ask.choices)]
+
+    def _pieces(self, job: EngineJob, ask: speech.Ask, sayings: list[speech.Saying], prompt: int) -> Pieces:
+        answer_id = f"{speech.digest(ask, job.path, self._seed, self._jobs):016x}"
+        created = int(self._wall())
+        if job.path == RESPONSES:
+            return _response_pieces(ResponseWriter(answer_id, created, ask.model), sayings[0], prompt, job.stream)
+        usage = job.stream and ask.usage_wanted
+        logprobs = ask.logprobs is not None and ask.logprobs is not False
+        writer = Writer(job.path, answer_id, created, ask.model, null_usage=usage, logprobs=logprobs)
+        if not job.stream:
+            return iter([(max(len(saying.tokens) for saying in sayings), writer.whole(sayings, prompt))])
+        return _stream_pieces(writer, sayings, prompt, usage)
+
+
+def _stream_pieces(writer: Writer, sayings: list[speech.Saying], prompt: int, usage: bool) -> Pieces:
+    for index, saying in enumerate(sayings):
+        if (first := writer.first(index, saying)) is not None:
+            yield 1, first
+    longest = max(len(saying.tokens) for saying in sayings)
+    for step in range(longest + 1):
+        for index, saying in enumerate(sayings):
+            if step < len(saying.tokens):
+                yield step + 1, writer.token(index, saying, saying.tokens[step])
+            elif step == len(saying.tokens):
+                yield step, writer.last(index, saying)
+    if usage:
+        yield longest, writer.totals(prompt, sum(len(saying.tokens) for saying in sayings))
+
+
+def _response_pieces(writer: ResponseWriter, saying: speech.Saying, prompt: int, stream: bool) -> Pieces:
+    if not stream:
+        yield len(saying.tokens), writer.whole(saying, prompt)
+        return
+    for event in writer.first():
+        yield 1, event
+    for step, token in enumerate(saying.tokens):
+        yield step + 1, writer.token(token)
+    for event in writer.last(saying, prompt):
+        yield len(saying.tokens), event
+
+
+class MockReply:
+    """An answer that comes with the steps of the batch."""
+
+    status = 200
+
+    def __init__(self, pieces: Pieces, stream: bool, batch: Batch, begun: float, faults: Faults) -> None:
+        self.content_type = "text/event-stream" if stream else "application/json"
+        self._pieces = pieces
+        self._next = next(pieces, None)
+        self._batch = batch
+        self._begun = begun
+        self._faults = faults
+        self._given = 0
+
+    async def receive(self) -> list[bytes]:
+        faults = self._faults
+        if faults.drip_s:
+            await trio.sleep(faults.drip_s)
+        if faults.hang_after is not None and self._given >= faults.hang_after:
+            await trio.sleep_forever()
+        if faults.crash_after is not None and self._given >= faults.crash_after:
+            raise EngineFailed(500, "engine_failed", "the mock engine was told to break off")
+        if self._next is None:
+            await trio.lowlevel.checkpoint()
+            return []
+        done = await self._batch.reached(self._begun + self._next[0])
+        due = self._due(done - self._begun, self._most())
+        self._given += len(due)
+        return due
+
+    def _due(self, done: float, most: int) -> list[bytes]:
+        due: list[bytes] = []
+        while self._next is not None and self._next[0] <= done and len(due) < most:
+            due.append(self._next[1])
+            self._next = next(self._pieces, None)
+        return due
+
+    def _most(self) -> int:
+        """Pieces that may be given now, so that a fault strikes where it should."""
+        faults = self._faults
+        if faults.drip_s:
+            return 1
+        bounds = [bound - self._given for bound in (faults.crash_after, faults.hang_after) if bound is not None]
+        return min([MOST_PIECES, *bounds])

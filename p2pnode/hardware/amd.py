@@ -1,0 +1,61 @@
+"""The AMD probe: ``rocm-smi --json`` if the tool is there, read into the same shape as the NVIDIA probe's.
+
+Only what is documented for the JSON output is used, and a field that a release of the tool renamed is left out.
+Not tried on a real card: the parser is tested with recorded output.  Who calls it: ``probe``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from p2pnode.hardware.cpu import MIB
+
+COMMAND = (
+    "rocm-smi",
+    "--showproductname",
+    "--showmeminfo",
+    "vram",
+    "--showuse",
+    "--showtemp",
+    "--showdriverversion",
+    "--json",
+)
+
+
+def reading(text: str) -> dict[str, Any]:
+    """What ``rocm-smi`` printed; raises ``ValueError`` when it is not its JSON."""
+    # Some releases print warnings before the document.
+    start = text.find("{")
+    if start < 0:
+        raise ValueError("rocm-smi printed no JSON")
+    document = json.loads(text[start:])
+    cards = [value for name, value in sorted(document.items()) if name.startswith("card") and isinstance(value, dict)]
+    driver = str(document.get("system", {}).get("Driver version", ""))
+    return {"driver": driver, "gpus": [_gpu(card) for card in cards]}
+
+
+def _gpu(card: dict[str, Any]) -> dict[str, Any]:
+    total = _number(card, r"VRAM Total Memory \(B\)")
+    used = _number(card, r"VRAM Total Used Memory \(B\)")
+    name = next((str(card[key]) for key in ("Card Series", "Card series", "Card SKU") if card.get(key)), "AMD GPU")
+    return {
+        "model": name,
+        "vram_mib": int(total) // MIB,
+        "free_mib": int(max(0.0, total - used)) // MIB,
+        "gpu_percent": min(100, int(_number(card, r"GPU use \(%\)"))),
+        "temperature_c": int(_number(card, r"Temperature \(Sensor (junction|edge)\) \(C\)")),
+        "throttled": False,
+        "clock_percent": 100,
+    }
+
+
+def _number(card: dict[str, Any], pattern: str) -> float:
+    for name, value in card.items():
+        if re.fullmatch(pattern, name):
+            try:
+                return float(value)
+            except (TypeError, ValueError):
+                return 0.0
+    return 0.0

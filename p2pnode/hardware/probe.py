@@ -1,0 +1,152 @@
+"""Runs the probes: ``survey`` once, ``watch`` for as long as the node lives.
+
+A probe that does not answer within its limit is killed and counts as "no GPU", with the reason in ``problems``: a
+broken driver must cost a node its GPU, never its API.  Who calls it: ``p2pnode.node`` and ``p2pnode doctor``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import trio
+
+from p2pnode.hardware import amd, cpu
+
+#: Seconds a probe may take: NVML initialises a machine of eight cards in about 2 s without the persistence daemon
+#: (NVIDIA's driver persistence notes); the rest is reserve (guess).
+PROBE_LIMIT_S: Final = 10.0
+#: Seconds between readings while watching, and until a watcher that says nothing is replaced (guess).
+WATCH_EVERY_S: Final = 2.0
+WATCH_LIMIT_S: Final = 15.0
+#: First and longest pause before a watcher that failed is started again, seconds (guess).
+RESTART_FIRST_S: Final = 5.0
+RESTART_MOST_S: Final = 300.0
+#: Longest line of a probe that is read, bytes: 16 GPUs take about 5 kB.
+LINE_BYTES: Final = 64 * 1024
+
+_NVIDIA = (sys.executable, "-m", "p2pnode.hardware.nvidia")
+
+
+@dataclass(frozen=True, slots=True)
+class GpuReading:
+    """One card, as its driver describes it now.  Figures are 0 where the driver gave none."""
+
+    model: str
+    vram_mib: int = 0
+    free_mib: int = 0
+    compute_capability: float = 0.0
+    pcie_gb_s: float = 0.0
+    bandwidth_gb_s: float = 0.0
+    gpu_percent: int = 0
+    temperature_c: int = 0
+    throttled: bool = False
+    clock_percent: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was found.  ``runtime`` is ``cuda``, ``rocm`` or ``cpu``."""
+
+    runtime: str = "cpu"
+    driver: str = ""
+    gpus: tuple[GpuReading, ...] = ()
+    cpu: dict[str, Any] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+
+async def survey(limit_s: float = PROBE_LIMIT_S) -> Survey:
+    """Ask every probe once, at the same time; never raises for what a driver does."""
+    results: dict[str, Survey] = {}
+
+    async def ask(runtime: str, command: tuple[str, ...], read: Callable[[str], dict[str, Any]]) -> None:
+        results[runtime] = await _once(runtime, command, read, limit_s)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask, "cuda", _NVIDIA, json.loads)
+        if shutil.which(amd.COMMAND[0]):
+            nursery.start_soon(ask, "rocm", amd.COMMAND, amd.reading)
+    found = next((results[name] for name in ("cuda", "rocm") if name in results and results[name].gpus), Survey())
+    problems = tuple(problem for result in results.values() for problem in result.problems)
+    return Survey(found.runtime, found.driver, found.gpus, cpu.reading(), problems)
+
+
+async def _once(
+    runtime: str, command: tuple[str, ...], read: Callable[[str], dict[str, Any]], limit_s: float
+) -> Survey:
+    try:
+        with trio.fail_after(limit_s):
+            # Leaving this block by its deadline kills the child.
+            done = await trio.run_process(
+                list(command), capture_stdout=True, check=False, stdin=b"", stderr=subprocess.DEVNULL
+            )
+        return _understood(runtime, read(done.stdout[-LINE_BYTES:].decode(errors="replace")))
+    except trio.TooSlowError:
+        return Survey(problems=(f"the {runtime} driver did not answer within {limit_s:g} s",))
+    except (OSError, ValueError) as error:
+        return Survey(problems=(f"the {runtime} probe failed: {error}",))
+
+
+def _understood(runtime: str, answer: dict[str, Any]) -> Survey:
+    """What a probe printed, checked; raises ``ValueError`` for anything that is not an answer of a probe."""
+    try:
+        if "problem" in answer:
+            return Survey(problems=(str(answer["problem"]),))
+        gpus = tuple(GpuReading(**gpu) for gpu in answer["gpus"])
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"not the answer of a probe: {error!r}") from None
+    return Survey(runtime, str(answer.get("driver", "")), gpus)
+
+
+async def watch(report: Callable[[tuple[GpuReading, ...]], None], every_s: float = WATCH_EVERY_S) -> None:
+    """Report what the NVIDIA cards do, for ever; one child, replaced when it hangs or ends.
+
+    ``report(())`` says that nothing is known any more.
+    """
+    pause = RESTART_FIRST_S
+    while True:
+        began = trio.current_time()
+        await _watch_once(report, every_s, _NVIDIA)
+        report(())
+        # A watcher that lived for a while was fine: what ended it is new.
+        pause = RESTART_FIRST_S if trio.current_time() - began > RESTART_MOST_S else min(2 * pause, RESTART_MOST_S)
+        await trio.sleep(pause)
+
+
+async def _watch_once(
+    report: Callable[[tuple[GpuReading, ...]], None],
+    every_s: float,
+    command: tuple[str, ...],
+    limit_s: float = WATCH_LIMIT_S,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(_child, [*command, "--every", str(every_s)])
+        rest = b""
+        while True:
+            with trio.move_on_after(limit_s) as limit:
+                data = await process.stdout.receive_some(LINE_BYTES)
+            if limit.cancelled_caught or not data or len(rest) > LINE_BYTES:
+                break
+            *lines, rest = (rest + data).split(b"\n")
+            try:
+                for line in lines:
+                    report(_understood("cuda", json.loads(line)).gpus)
+            except ValueError:
+                break
+        nursery.cancel_scope.cancel()
+
+
+async def _child(command: list[str], *, task_status: trio.TaskStatus[trio.Process]) -> None:
+    await trio.run_process(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=False,
+        task_status=task_status,
+    )

@@ -1,0 +1,102 @@
+"""The home of a running node, opened: its lock, its identity, its memory.  And the task that keeps the memory fresh.
+
+What is wrong with the files raises ``CannotStart`` with the command that mends it.  Who calls it: the composition
+roots.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from p2pnode.keys import KeyProblem, load_node_key, lock_home, prepare_home
+from p2pnode.ledger import Ledger
+from p2pnode.logs import SECRETS
+from p2pnode.paths import Paths
+from p2pnode.stopping import CannotStart
+from protocol.ids import PeerId
+from protocol.signing import Ed25519Signer
+
+if TYPE_CHECKING:
+    from p2pnode.swarm.swarm import Swarm
+    from protocol.node import Node
+
+#: Seconds between writes of the peer cache and the marks (guess: what is lost in a crash is learned again in seconds).
+KEEP_EVERY_S: Final = 30.0
+#: High-water marks are kept for 7 days (threat model 2.1), seconds.
+MARKS_S: Final = 7 * 86400.0
+#: Seconds the last write may take at the end.
+LAST_WRITE_S: Final = 3.0
+#: Addresses of peers handed to a starting node, the freshest first (guess: eight links are wanted).
+KNOWN_PEERS: Final = 64
+
+
+@dataclass(frozen=True)
+class Home:
+    """Everything that outlives the process."""
+
+    paths: Paths
+    seed: bytes
+    signer: Ed25519Signer
+    ledger: Ledger
+    #: Higher than at every start before: orders this node's statements over restarts.
+    inc: int
+    known: tuple[tuple[PeerId, tuple[str, ...]], ...]
+    marks: Mapping[tuple[bytes, int], tuple[int, int, float]]
+
+
+@contextmanager
+def open_home(paths: Paths) -> Iterator[Home]:
+    """Open it for one daemon; raises ``CannotStart``."""
+    try:
+        prepare_home(paths.home)
+        lock = lock_home(paths.lock)
+        seed = load_node_key(paths.node_key)
+    except KeyProblem as error:
+        raise CannotStart(str(error)) from None
+    SECRETS.add(seed)
+    ledger = Ledger(paths.database)
+    try:
+        yield Home(
+            paths,
+            seed,
+            Ed25519Signer(seed),
+            ledger,
+            ledger.next_incarnation(),
+            tuple((PeerId(peer), addrs) for peer, addrs, _ in ledger.peers()[:KNOWN_PEERS]),
+            ledger.marks(),
+        )
+    finally:
+        with suppress(OSError):
+            paths.daemon.unlink()
+        ledger.close()
+        os.close(lock)
+
+
+async def keep_memory(home: Home, swarm: Swarm, machine: Node) -> None:
+    """Write the addresses of those who are alive, and the marks, every now and then and once more at the end."""
+    try:
+        while True:
+            await trio.sleep(KEEP_EVERY_S)
+            await _remember(home, swarm, machine)
+    finally:
+        with trio.move_on_after(LAST_WRITE_S, shield=True), suppress(sqlite3.Error):
+            await _remember(home, swarm, machine)
+
+
+async def _remember(home: Home, swarm: Swarm, machine: Node) -> None:
+    wall = time.time()
+    peers = [
+        (bytes(record.peer), tuple(record.advert.addrs), wall)
+        for record in swarm.view.records()
+        if not record.is_self and record.state == "alive" and record.advert is not None and record.advert.addrs
+    ]
+    await home.ledger.ask(Ledger.remember_peers, peers)
+    await home.ledger.ask(Ledger.save_marks, machine.export_marks(), wall - MARKS_S)

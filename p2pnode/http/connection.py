@@ -1,0 +1,321 @@
+"""One connection of the API: hypercorn's HTTP/1.1 protocol between a socket and the ASGI app.
+
+Stands in for hypercorn's own ``TCPServer``, which shields writes without a limit (a client that stops reading blocks
+the shutdown for ever), starts two tasks per request for its timers, and has none for slow heads.  Here nothing is
+shielded: a write that makes no progress, a cancelled server and a client that leaves all end the connection, and its
+app with it.  The connection closes from its own task, never from the app's.  Who calls it: ``server``.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from math import inf
+from typing import Any, Final
+
+import h11
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Request as RequestEvent
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+
+from p2pnode.http.errors import JSON, ApiError
+from p2pnode.http.request_id import new_request_id
+
+#: Seconds for the whole head of a request, from the connection or the first byte (threat model 2.7).
+HEAD_S: Final = 5.0
+#: Seconds a connection may rest between two requests (ux.md §9: clients pool; theirs is usually 60 s or less).
+REST_S: Final = 75.0
+#: Seconds without any progress of a write after which the client counts as gone (threat model 2.7).
+WRITE_IDLE_S: Final = 30.0
+#: Seconds and bytes to read on after the answer to a request that was not read to its end, so that the client gets
+#: to see the answer and not a reset (guess).
+LINGER_S: Final = 1.0
+LINGER_BYTES: Final = 1024 * 1024
+#: Bytes read at once.
+READ_BYTES: Final = 64 * 1024
+#: Pieces of a body that wait for the app; the client waits beyond that.
+BODY_PIECES: Final = 4
+
+App = Callable[..., Awaitable[None]]
+
+_HEAD_ERRORS: Final = {
+    400: ("invalid_request", "This is not HTTP/1.1 as it should be: {detail}."),
+    408: ("request_timeout", "The request's headers took longer than 5 s to arrive."),
+    431: ("headers_too_large", "The request's headers are longer than 16 KiB."),
+    501: ("invalid_request", "This transfer encoding is not supported: send a Content-Length."),
+}
+
+
+def head_error(status: int, detail: str = "") -> ApiError:
+    """What is wrong with a head that never became a request."""
+    code, message = _HEAD_ERRORS.get(status, _HEAD_ERRORS[400])
+    retry_after = 1.0 if status == 408 else None
+    return ApiError(status, code, message.format(detail=detail or "bad request"), retry_after=retry_after, close=True)
+
+
+class Http1(H11Protocol):
+    """hypercorn's HTTP/1.1, without upgrades to WebSocket and HTTP/2, and with our error bodies."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """No ``Upgrade``: HTTP allows a server to ignore it."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        self.stream = HTTPStream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            False,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        await self.stream.handle(
+            RequestEvent(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii"),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+
+    async def _send_error_response(self, status_code: int) -> None:
+        await self.refuse(head_error(status_code))
+
+    async def refuse(self, error: ApiError) -> None:
+        """Answer what is not a request yet, or not one at all."""
+        body = error.encoded()
+        headers = [
+            (b"content-type", JSON),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", new_request_id().encode()),
+            *error.headers(),
+            *self.config.response_headers("h11"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=error.status, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+
+class Inbox:
+    """What the app receives: bounded, and never in the way of the connection once the app has ended."""
+
+    def __init__(self) -> None:
+        self._messages: deque[Any] = deque()
+        self._news = trio.Event()
+        self._room = trio.Event()
+        self._closed = False
+
+    async def put(self, message: Any) -> None:
+        """Wait for room, unless nobody reads any more."""
+        while len(self._messages) >= BODY_PIECES and not self._closed and message["type"] == "http.request":
+            self._room = trio.Event()
+            await self._room.wait()
+        if not self._closed:
+            self._messages.append(message)
+            self._news.set()
+
+    async def get(self) -> Any:
+        """The next message; without a checkpoint if one waits."""
+        while not self._messages:
+            self._news = trio.Event()
+            await self._news.wait()
+        message = self._messages.popleft()
+        self._room.set()
+        return message
+
+    def close(self) -> None:
+        """The app has ended."""
+        self._closed = True
+        self._messages.clear()
+        self._room.set()
+
+
+class Connection:
+    """An accepted socket until it is closed.  ``deadline`` (trio clock) is looked at by the server."""
+
+    def __init__(
+        self, app: App, config: Config, context: WorkerContext, sock: trio.socket.SocketType, write_idle_s: float
+    ) -> None:
+        self._app = app
+        self._config = config
+        self._write_idle_s = write_idle_s
+        # The same descriptor twice would be closed twice: everything goes through the one object inside trio's.
+        self._socket = sock
+        self._raw: socket.socket = sock._sock  # type: ignore[attr-defined]
+        self._lock = trio.Lock()
+        self._corked: list[bytes] | None = None
+        self._reading = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        self._gone = False
+        self._heard = False
+        #: Waits for a request: may be dropped when the server is full.
+        self.idle = True
+        self.opened = trio.current_time()
+        self.deadline = self.opened + HEAD_S
+        self.address = ""
+        self._protocol = self._http(context)
+
+    def _http(self, context: WorkerContext) -> Http1:
+        server, client = self._socket.getsockname(), self._socket.getpeername()
+        self.address = client[0]
+        state = ConnectionState({"connection": self})  # type: ignore[typeddict-unknown-key]
+        return Http1(
+            self._app, self._config, context, self, state, False, client[:2], server[:2], self._event  # type: ignore[arg-type]
+        )
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve requests until either side has had enough."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                with self._reading:
+                    await self._read()
+                if self._gone:
+                    self._nursery.cancel_scope.cancel()
+            if not self._gone and not self._protocol_is_done():
+                await self._linger()
+        finally:
+            self._socket.close()
+
+    def _protocol_is_done(self) -> bool:
+        """Whether the client has sent all it wanted to."""
+        return self._protocol.connection.their_state in (h11.DONE, h11.CLOSED, h11.MUST_CLOSE)
+
+    async def _read(self) -> None:
+        receive = self._socket.recv
+        while True:
+            try:
+                data = await receive(READ_BYTES)
+            except OSError:
+                data = b""
+            if not data:
+                self._gone = True
+                await self._protocol.handle(Closed())
+                return
+            if self.idle and not self._heard:
+                # The first byte of a further request: from now on the head has its time.
+                self.deadline = trio.current_time() + HEAD_S
+            self._heard = True
+            await self._protocol.handle(RawData(data))
+
+    async def _linger(self) -> None:
+        """Read on for a moment after an early answer: closing at once would reset it away."""
+        with suppress(OSError), trio.move_on_after(LINGER_S):
+            self._socket.shutdown(socket.SHUT_WR)
+            read = 0
+            while read < LINGER_BYTES and (data := await self._socket.recv(READ_BYTES)):
+                read += len(data)
+
+    def drop(self) -> None:
+        """End it now: the client is gone, or has to go."""
+        self._gone = True
+        self._reading.cancel()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    async def expire(self) -> None:
+        """The deadline has passed: a slow head is told so, a resting connection just ends."""
+        self.deadline = inf
+        if self.idle and self._heard:
+            with trio.move_on_after(LINGER_S):
+                await self._protocol.refuse(head_error(408))
+                self._close()
+                return
+        self.drop()
+
+    def _close(self) -> None:
+        """All was said: stop reading, and let ``run`` close."""
+        self._reading.cancel()
+
+    # --- what hypercorn's protocol asks for ------------------------------------------------------------------------
+
+    async def _event(self, event: Event) -> None:
+        if type(event) is RawData:
+            await self._write(event.data)
+        elif type(event) is Updated:
+            self._turn(event.idle)
+        elif type(event) is Closed:
+            await self.flush()
+            self._close()
+
+    def _turn(self, idle: bool) -> None:
+        self.idle = idle
+        self._heard = False
+        self.deadline = trio.current_time() + REST_S if idle else inf
+
+    async def spawn_app(
+        self, app: App, config: Config, scope: Any, send: Callable[[Any], Awaitable[None]]
+    ) -> Callable[[Any], Awaitable[None]]:
+        """Run the app for one request; returns where its messages go."""
+        del config
+        inbox = Inbox()
+        assert self._nursery is not None
+        self._nursery.start_soon(self._run_app, app, scope, inbox, send)
+        return inbox.put
+
+    async def _run_app(self, app: App, scope: Any, inbox: Inbox, send: Callable[[Any], Awaitable[None]]) -> None:
+        try:
+            await app(scope, inbox.get, send)
+        finally:
+            inbox.close()
+        await send(None)  # hypercorn: answer 500 if the app forgot to answer
+        await self.flush()
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def cork(self) -> None:
+        """Hold back what is written until :meth:`flush`, so that it leaves in one piece."""
+        if self._corked is None:
+            self._corked = []
+
+    async def flush(self) -> None:
+        """Write what was held back."""
+        if self._corked is not None:
+            waiting, self._corked = self._corked, None
+            await self._write(b"".join(waiting))
+
+    async def _write(self, data: bytes) -> None:
+        """Send all of it, without a checkpoint if the kernel takes it at once; a client that is gone is not an error."""
+        if not data or self._gone:
+            return
+        if self._corked is not None:
+            self._corked.append(data)
+            return
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+        try:
+            await self._send(data)
+        except OSError:
+            self.drop()
+        finally:
+            self._lock.release()
+
+    async def _send(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while True:
+            try:
+                sent = self._raw.send(rest)
+            except BlockingIOError:
+                sent = 0
+            if sent == len(rest):
+                return
+            rest = rest[sent:]
+            with trio.move_on_after(self._write_idle_s) as idle:
+                await trio.lowlevel.wait_writable(self._raw)
+            if idle.cancelled_caught:
+                self.drop()
+                return

@@ -1,0 +1,107 @@
+"""Errors as the API says them: always OpenAI's body, a message that says what to do, and whether a retry can help.
+
+OpenAI's clients try twice again by themselves unless told otherwise, so every error is either ``final``
+(``x-should-retry: false``) or carries ``retry-after``.  Who calls it: everything in ``p2pnode.http``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import msgspec
+
+from p2pnode.jobs import JobFailed
+
+_TYPES: Final = {429: "requests"}
+JSON: Final = b"application/json"
+Headers = list[tuple[bytes, bytes]]
+
+
+class ApiError(Exception):
+    """The request ends with this status and body.
+
+    ``code`` is one of INTERFACE §3, ``param`` names the field at fault, ``retry_after`` is seconds (None: a retry
+    cannot help), ``close`` ends the connection after the answer, ``headers`` are added.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str | None,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: float | None = None,
+        kind: str = "",
+        close: bool = False,
+        headers: Headers | None = None,
+    ) -> None:
+        super().__init__(f"{status} {code}: {message}")
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+        self.kind = kind or _TYPES.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
+        self.close = close
+        self.extra = headers or []
+
+    def body(self) -> dict[str, Any]:
+        """``{"error": {…}}`` as the OpenAI clients expect it."""
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+    def encoded(self) -> bytes:
+        return msgspec.json.encode(self.body())
+
+    def headers(self) -> Headers:
+        """The headers that say whether to try again."""
+        if self.retry_after is None:
+            headers = [(b"x-should-retry", b"false")]
+        else:
+            # Whole seconds: the header has no fractions.  Clients do not retry at all above 120 s.
+            headers = [(b"retry-after", b"%d" % max(1, min(120, math.ceil(self.retry_after))))]
+        if self.close:
+            headers.append((b"connection", b"close"))
+        return headers + self.extra
+
+
+def of_job(failed: JobFailed) -> ApiError:
+    """What became of a job, as an answer."""
+    retry_after = failed.retry_after
+    if retry_after is None and failed.should_retry:
+        retry_after = 1.0
+    if failed.should_retry is False:
+        retry_after = None
+    return ApiError(
+        failed.status,
+        failed.code or None,
+        failed.message,
+        param=failed.param or None,
+        retry_after=retry_after,
+        kind=failed.type or "",
+    )
+
+
+def unknown_url(method: str, path: str) -> ApiError:
+    """404 for everything that is not in the interface."""
+    shown = path[:200].encode("ascii", "backslashreplace").decode()
+    return ApiError(
+        404, "unknown_url", f"Unknown request URL: {method} {shown}. The API is below /v1, e.g. GET /v1/models."
+    )
+
+
+def wrong_method(method: str, path: str, allowed: tuple[str, ...]) -> ApiError:
+    """405: the path is there, the method is not."""
+    names = ", ".join(allowed)
+    return ApiError(
+        405,
+        "method_not_allowed",
+        f"{path} does not take {method[:16]}; it takes {names}.",
+        headers=[(b"allow", names.encode())],
+    )
+
+
+def bad_parameter(param: str | None, message: str) -> ApiError:
+    """400 for a field of the request."""
+    return ApiError(400, "invalid_parameter", message, param=param)

@@ -1,0 +1,67 @@
+"""What the API needs of the node: the seam between ``http`` and the rest.
+
+Implemented by the node, and by a scripted fake in the tests.  Who calls it: the routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from p2pnode.jobs import JobRecord, JobSpec
+from p2pnode.keys import Keyring
+from p2pnode.metrics import Metrics
+from protocol.ids import PeerId
+from protocol.ranking import JobQuery, Ranking
+
+
+class Answer(Protocol):
+    """A job that has begun to answer."""
+
+    peer: PeerId
+    attempts: int
+    route: str
+
+    async def receive(self) -> list[bytes]:
+        """All pieces that wait; an empty list when the answer is complete.  Raises ``JobFailed``."""
+        ...
+
+
+class Dispatching(Protocol):
+    """The part of ``dispatch.Dispatch`` that the API uses."""
+
+    def submit(self, spec: JobSpec) -> AbstractAsyncContextManager[Answer]:
+        """Entering raises ``JobFailed``, or returns with the first piece at hand; leaving cancels the job."""
+        ...
+
+    def explain(self, query: JobQuery) -> Ranking: ...
+
+
+class Jobs(Protocol):
+    """The book of recent jobs."""
+
+    def recent(self) -> Iterable[JobRecord]: ...
+
+    def get(self, text: str) -> JobRecord | None: ...
+
+    def cancel(self, text: str) -> bool: ...
+
+
+class Gateway(Protocol):
+    """The node behind the API."""
+
+    dispatch: Dispatching
+    jobs: Jobs
+    keys: Keyring
+    metrics: Metrics
+
+    def status(self) -> dict[str, Any]: ...
+
+    def peers(self) -> list[dict[str, Any]]: ...
+
+    def models(self) -> list[dict[str, Any]]: ...
+
+    def ready(self) -> tuple[bool, list[str]]:
+        """Whether requests can be served, and why not."""
+        ...

@@ -1,0 +1,156 @@
+"""What this node knows, for the operator's own eyes: status, peers, jobs, the cluster, and why a route is as it is.
+
+The same objects as the verbs print with ``--json``; additive for ever.  Nothing here changes how the node is set up:
+the only thing that can be done is to cancel a job.  Who calls it: ``app``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from quart import Blueprint, Response
+
+from p2pnode.http.errors import ApiError
+from p2pnode.http.gateway import Gateway
+from p2pnode.http.health import answer
+from p2pnode.http.openai import ENDPOINTS, read_query
+from p2pnode.http.request import Request
+from p2pnode.jobs import JobRecord
+from protocol.ids import PeerId, peer_text, short
+from protocol.ranking import Candidate, Excluded, Ranking
+
+#: Jobs in one answer of ``/v1/jobs``, the newest first (guess: what fits on a few screens).
+MOST_JOBS = 200
+
+
+def local_routes(gateway: Gateway) -> Blueprint:
+    """Everything that is answered from memory."""
+    routes = Blueprint("local", __name__)
+
+    @routes.get("/v1/p2p/status")
+    async def status() -> Response:
+        return answer(gateway.status())
+
+    @routes.get("/v1/p2p/peers")
+    async def peers() -> Response:
+        return answer(listed(gateway.peers()))
+
+    @routes.get("/v1/p2p/peers/<name>")
+    async def peer(name: str) -> Response:
+        found = [one for one in gateway.peers() if name in (one["id"], one["short"], one["name"])]
+        if len(found) != 1:
+            said = "There is no such peer" if not found else f"{len(found)} peers go by that name"
+            raise ApiError(404, "peer_not_found", f"{said}: {name[:80]!r}. GET /v1/p2p/peers lists them by id.")
+        return answer(found[0])
+
+    @routes.get("/v1/jobs")
+    async def jobs() -> Response:
+        records = list(gateway.jobs.recent())[:MOST_JOBS]
+        return answer(listed([shown_job(record) for record in records]))
+
+    @routes.get("/v1/jobs/<name>")
+    async def job(name: str) -> Response:
+        return answer(shown_job(_job(gateway, name)))
+
+    @routes.delete("/v1/jobs/<name>")
+    async def cancel(name: str) -> Response:
+        _job(gateway, name)
+        gateway.jobs.cancel(name)
+        return answer(shown_job(_job(gateway, name)))
+
+    @routes.get("/cluster/status")
+    async def cluster() -> Response:
+        return answer(cluster_of(gateway.peers(), gateway.models()))
+
+    return routes
+
+
+def _job(gateway: Gateway, name: str) -> JobRecord:
+    record = gateway.jobs.get(name)
+    if record is None:
+        raise ApiError(
+            404, "job_not_found", f"There is no job {name[:80]!r}: records are kept for an hour. GET /v1/jobs lists them."
+        )
+    return record
+
+
+def listed(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """OpenAI's form of a list."""
+    return {"object": "list", "data": items}
+
+
+def shown_job(record: JobRecord) -> dict[str, Any]:
+    """A job as the API shows it."""
+    shown: dict[str, Any] = msgspec.to_builtins(record, enc_hook=_text)
+    return {"object": "job", **shown}
+
+
+def _text(value: object) -> object:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def cluster_of(peers: Iterable[dict[str, Any]], models: list[dict[str, Any]]) -> dict[str, Any]:
+    """The network as this node sees it: who is there, what can be asked for, how much and how busy."""
+    present = [peer for peer in peers if peer["state"] not in ("dead", "left")]
+    cards = [gpu for peer in present for gpu in peer["gpus"]]
+    loads = [peer["load"] for peer in present if peer.get("load")]
+    return {
+        "object": "cluster",
+        "nodes": present,
+        "models": models,
+        "capacity": {
+            "nodes": len(present),
+            "gpus": sum(gpu["count"] for gpu in cards),
+            "vram_total_mib": sum(peer.get("vram_total_mib") or 0 for peer in present),
+            "vram_free_mib": sum(peer.get("vram_free_mib") or 0 for peer in present),
+            "slots": sum(load["slots"] for load in loads),
+        },
+        "load": {name: sum(load[name] for load in loads) for name in ("running", "waiting", "tokens_s")},
+    }
+
+
+class Route:
+    """``POST /v1/p2p/route``: the decision on a request, explained and not carried out."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, request: Request) -> None:
+        _, _, query = await read_query(request, ENDPOINTS[0])
+        ranking = self._gateway.dispatch.explain(query)
+        await request.answer(msgspec.json.encode(shown_ranking(ranking, self._gateway.peers()), enc_hook=_text))
+
+
+def shown_ranking(ranking: Ranking, peers: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """A ranking as the API shows it."""
+    names = {peer["id"]: peer["name"] for peer in peers}
+    return {
+        "object": "route",
+        "model": ranking.query.model,
+        "policy": ranking.policy,
+        "query": msgspec.to_builtins(ranking.query, enc_hook=_text),
+        "candidates": [_candidate(candidate, names) for candidate in ranking.candidates],
+        "excluded": [_excluded(excluded, names) for excluded in ranking.excluded],
+        "order": [peer_text(candidate.peer) for candidate in ranking.candidates],
+    }
+
+
+def _who(peer: PeerId, names: dict[str, str]) -> dict[str, Any]:
+    text = peer_text(peer)
+    return {"peer": text, "short": short(peer), "name": names.get(text, "")}
+
+
+def _candidate(candidate: Candidate, names: dict[str, str]) -> dict[str, Any]:
+    return {
+        **_who(candidate.peer, names),
+        "score": candidate.score,
+        "warm": candidate.warm,
+        "rtt_ms": None if candidate.rtt_s is None else round(candidate.rtt_s * 1000, 3),
+        "terms": [msgspec.to_builtins(term) for term in candidate.terms],
+    }
+
+
+def _excluded(excluded: Excluded, names: dict[str, str]) -> dict[str, Any]:
+    return {**_who(excluded.peer, names), "reason": excluded.reason, "detail": excluded.detail}

@@ -1,0 +1,132 @@
+"""One HTTP request on its way through the API: what was sent, who sent it, and how it is answered.
+
+Thinner than Quart's, for the paths where every microsecond is paid per token.  Who calls it: ``app``, ``gate`` and the
+routes that answer without Quart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import trio
+
+from p2pnode.http.body import MOST_BYTES
+from p2pnode.http.connection import Connection
+from p2pnode.http.errors import JSON, ApiError, Headers
+from p2pnode.http.request_id import new_request_id
+from p2pnode.keys import ApiKey
+
+#: Seconds for a whole body (threat model 2.7).
+BODY_S: Final = 10.0
+
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class Request:
+    """``headers`` has lower-case names; of a name sent twice the last value."""
+
+    __slots__ = (
+        "_receive",
+        "_send",
+        "begun",
+        "client",
+        "connection",
+        "extra",
+        "headers",
+        "id",
+        "key",
+        "method",
+        "path",
+        "scope",
+        "server",
+    )
+
+    def __init__(self, scope: Any, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.server: tuple[str, int] | None = scope["server"]
+        self.client: str = (scope["client"] or ("",))[0]
+        self.connection: Connection | None = scope.get("state", {}).get("connection")
+        self.id = new_request_id()
+        #: Whose key opened the gate; None where none is asked for.
+        self.key: ApiKey | None = None
+        #: Headers that every answer to this request carries.
+        self.extra: Headers = []
+        #: Whether the head of the answer is out.
+        self.begun = False
+        self._receive = receive
+        self._send = send
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the client announced one."""
+        return b"transfer-encoding" in self.headers or self.headers.get(b"content-length", b"0") != b"0"
+
+    async def body(self) -> bytes:
+        """The whole body; raises ``ApiError`` if it is too long or too slow."""
+        message = await self._receive()
+        first = message.get("body", b"")
+        if not message.get("more_body", False):
+            return bytes(first)
+        pieces, length = [first], len(first)
+        with trio.move_on_after(BODY_S) as slow:
+            while message.get("more_body", False):
+                message = await self._receive()
+                pieces.append(message.get("body", b""))
+                length += len(pieces[-1])
+                if length > MOST_BYTES:
+                    raise ApiError(
+                        413, "request_too_large", f"The body is longer than {MOST_BYTES >> 20} MiB.", close=True
+                    )
+        if slow.cancelled_caught:
+            raise ApiError(
+                408,
+                "request_timeout",
+                f"The body took longer than {BODY_S:.0f} s to arrive: send it again.",
+                retry_after=1.0,
+                close=True,
+            )
+        return b"".join(pieces)
+
+    # --- answering -------------------------------------------------------------------------------------------------
+
+    async def answer(self, body: bytes, *, status: int = 200, kind: bytes = JSON, headers: Headers | None = None) -> None:
+        """A whole answer, in one write."""
+        length = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+        await self.begin(status, length + (headers or []))
+        await self.end(body)
+
+    async def refuse(self, error: ApiError) -> None:
+        """The answer that says what is wrong."""
+        await self.answer(error.encoded(), status=error.status, headers=error.headers())
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        """The head; it waits for the first piece, so that both leave together."""
+        self.begun = True
+        if self.connection is not None:
+            self.connection.cork()
+        headers.append((b"x-request-id", self.id.encode()))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers + self.extra})
+
+    async def piece(self, data: bytes) -> None:
+        """A part of the body, sent at once."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        if self.connection is not None:
+            await self.connection.flush()
+
+    async def end(self, data: bytes = b"") -> None:
+        """The last part of the body, together with the mark of its end."""
+        if self.connection is not None:
+            self.connection.cork()
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        if self.connection is not None:
+            await self.connection.flush()
+
+    def drop(self) -> None:
+        """Cut the answer off: an error after its head that cannot be said in its form."""
+        if self.connection is not None:
+            self.connection.drop()

@@ -1,0 +1,224 @@
+"""Secrets: the node's identity, the first API key, and the table of API keys.
+
+Files are 0600 in a directory that is 0700, owned by us, and are never followed through a symbolic link; what is wrong
+is refused with the command that mends it.  API keys are kept as SHA-256 only: they are random, so a fast hash is right.
+Not here: where the table is stored (``ledger``).  Who calls it: the composition roots, ``http`` and ``p2pnode keys``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+import msgspec
+
+SEED_BYTES: Final = 32
+#: Bytes of randomness in an API key.
+KEY_BYTES: Final = 32
+KEY_PREFIX: Final = "sk-p2pnode-"
+#: The name of the key in ``<home>/api-key``.
+FIRST_KEY: Final = "default"
+
+Zone = Literal["local", "mine", "trusted", "anyone"]
+#: From the narrowest to the widest.
+ZONES: Final[tuple[Zone, ...]] = get_args(Zone)
+
+
+class KeyProblem(Exception):
+    """A secret or its directory is not as it must be; the message says what to run."""
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def prepare_home(home: Path) -> None:
+    """Make the home (0700) or check the one that is there; raises ``KeyProblem``."""
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = home.lstat()
+    except OSError as error:
+        raise KeyProblem(f"cannot make {home}: {error.strerror}; choose another with --home") from None
+    if not stat.S_ISDIR(about.st_mode):
+        raise KeyProblem(f"{home} is not a directory; choose another with --home")
+    _check_owner(home, about)
+    if stat.S_IMODE(about.st_mode) & 0o077:
+        raise KeyProblem(f"{home} is open to other users: run chmod 700 {home}")
+
+
+def lock_home(path: Path) -> int:
+    """Hold the lock of a home until the process ends; raises ``KeyProblem`` if another daemon holds it."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise KeyProblem(f"another p2pnode runs with {path.parent}: stop it, or use another --home") from None
+    return handle
+
+
+def read_secret(path: Path) -> bytes:
+    """The content of a secret file; raises ``KeyProblem`` for a wrong mode, owner or kind, ``FileNotFoundError``."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise KeyProblem(f"{path} is a symbolic link: put the file itself there") from None
+        raise KeyProblem(f"cannot read {path}: {error.strerror}; run as the user who owns it") from None
+    with os.fdopen(handle, "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise KeyProblem(f"{path} is not a regular file: move it away")
+        _check_owner(path, about)
+        if stat.S_IMODE(about.st_mode) & 0o077:
+            raise KeyProblem(f"{path} can be read by other users: run chmod 600 {path}")
+        return file.read(4096)
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """Write a secret file so that it is the old one or the whole new one, whatever happens in between."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _check_owner(path: Path, about: os.stat_result) -> None:
+    if about.st_uid != os.geteuid():
+        raise KeyProblem(f"{path} belongs to another user: run sudo chown -R $(id -un) {path}")
+
+
+def _written(path: Path, content: bytes) -> None:
+    try:
+        write_secret(path, content)
+    except OSError as error:
+        raise KeyProblem(f"cannot write {path}: {error.strerror}") from None
+
+
+def load_node_key(path: Path) -> bytes:
+    """The Ed25519 seed of this node; made at the first start."""
+    try:
+        seed = read_secret(path)
+    except FileNotFoundError:
+        seed = secrets.token_bytes(SEED_BYTES)
+        _written(path, seed)
+    if len(seed) != SEED_BYTES:
+        raise KeyProblem(
+            f"{path} is damaged ({len(seed)} bytes instead of {SEED_BYTES}): put back a copy, "
+            "or move it away and this node starts with a new identity"
+        )
+    return seed
+
+
+def load_api_key(path: Path) -> str:
+    """The first API key; made at the first start."""
+    try:
+        text = read_secret(path).decode("ascii", "replace").strip()
+    except FileNotFoundError:
+        text = new_secret()
+        _written(path, text.encode() + b"\n")
+    if len(text) < 16 or not text.isascii() or not text.isprintable():
+        raise KeyProblem(f"{path} holds no usable key: move it away and a new one is made at the next start")
+    return text
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+class KeyPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a key may do: the widest zone its requests may go to, and requests per minute (0: no limit)."""
+
+    zone: Zone = "anyone"
+    rpm: int = 0
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """One key as it is stored.  ``created`` is Unix seconds."""
+
+    name: str
+    sha256: bytes
+    policy: KeyPolicy = KeyPolicy()
+    created: float = 0.0
+
+
+def new_secret() -> str:
+    """A fresh API key; shown once."""
+    return KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
+
+
+def fingerprint(secret: str | bytes) -> bytes:
+    """What is stored of a key."""
+    return hashlib.sha256(secret.encode() if isinstance(secret, str) else secret).digest()
+
+
+def parse_policy(text: str) -> KeyPolicy:
+    """``zone=trusted,rpm=60`` or just a zone; raises ``ValueError`` with what is allowed."""
+    pairs = [part.strip() for part in text.split(",") if part.strip()]
+    fields = dict(pair.split("=", 1) if "=" in pair else ("zone", pair) for pair in pairs)
+    try:
+        policy = msgspec.convert(fields, KeyPolicy, strict=False)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"a policy is zone={'|'.join(ZONES)} and rpm=NUMBER, joined by commas: {error}") from None
+    if policy.rpm < 0:
+        raise ValueError("rpm is requests per minute, 0 for no limit")
+    return policy
+
+
+def narrower(wanted: str | None, ceiling: str) -> str:
+    """The zone a request gets: what it asked for, but never wider than the key's."""
+    return wanted if wanted in ZONES and ZONES.index(wanted) < ZONES.index(ceiling) else ceiling  # type: ignore[arg-type]
+
+
+class Keyring:
+    """The keys that open the API.  ``required`` is False under ``--no-auth``."""
+
+    def __init__(self, keys: Iterable[ApiKey] = (), *, required: bool = True) -> None:
+        self.required = required
+        self._first: tuple[ApiKey, ...] = ()
+        self._stored: tuple[ApiKey, ...] = tuple(keys)
+
+    def admit_first(self, secret: str) -> None:
+        """The key in ``<home>/api-key``: it opens the API whatever the table says."""
+        self._first = (ApiKey(FIRST_KEY, fingerprint(secret)),)
+
+    def replace(self, keys: Iterable[ApiKey]) -> None:
+        """The table as it is now."""
+        self._stored = tuple(keys)
+
+    def find(self, secret: bytes) -> ApiKey | None:
+        """Whose key this is.  Every stored hash is compared in full, so that time tells nothing."""
+        digest = fingerprint(secret)
+        found = None
+        for key in (*self._first, *self._stored):
+            if hmac.compare_digest(key.sha256, digest):
+                found = key
+        return found
+
+    def __iter__(self) -> Iterator[ApiKey]:
+        return iter((*self._first, *self._stored))
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._stored)

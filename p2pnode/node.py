@@ -1,0 +1,276 @@
+"""The composition root of the daemon: builds everything, opens *the* nursery, and ends it.
+
+It decides nothing and knows no protocol; it says who exists and who talks to whom.  Read it beside DESIGN, "One
+request, walked".  Who calls it: ``p2pnode run``.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import structlog
+import trio
+
+from p2pnode import __version__
+from p2pnode.announce import announce
+from p2pnode.config import Config, is_loopback
+from p2pnode.dispatch import Dispatch
+from p2pnode.engine.base import Engine
+from p2pnode.engine.choice import NoSuchEngine, choose_engine
+from p2pnode.hardware.probe import GpuReading, survey, watch
+from p2pnode.home import Home, keep_memory, open_home
+from p2pnode.http.app import create_app
+from p2pnode.http.server import ApiAddressProblem, Limits, serve
+from p2pnode.jobs import JobBook
+from p2pnode.keys import KeyProblem, Keyring, load_api_key
+from p2pnode.ledger import Ledger
+from p2pnode.logs import SECRETS
+from p2pnode.metrics import Metrics
+from p2pnode.paths import Paths
+from p2pnode.seeds import grouped, listed_seeds
+from p2pnode.statements import Machine, advert_of, load_of
+from p2pnode.stopping import CannotStart, Stopping, watch_signals
+from p2pnode.surface import Surface
+from p2pnode.swarm.net import NetError
+from p2pnode.swarm.swarm import Swarm
+from p2pnode.worker import Worker
+from protocol.ids import peer_text
+from protocol.node import Node
+
+log = structlog.get_logger("p2pnode.node")
+
+#: Seconds between looks at the key table, which ``p2pnode keys`` changes from another process.
+KEYS_EVERY_S: Final = 1.0
+#: Seconds between looks at how busy the engine is; the gossip machine decides what of it is news.
+LOAD_EVERY_S: Final = 0.5
+#: Seconds between looks at this node's own addresses, which change with the network it is in.
+ADDRS_EVERY_S: Final = 10.0
+#: Seconds between looks at whether the last job has ended, when stopping.
+IDLE_EVERY_S: Final = 0.05
+
+
+@dataclass
+class Daemon:
+    """Everything that was built, and the little of it that changes."""
+
+    config: Config
+    home: Home
+    engine: Engine | None
+    machine: Node
+    swarm: Swarm
+    worker: Worker
+    dispatch: Dispatch
+    book: JobBook
+    keys: Keyring
+    surface: Surface
+    stopping: Stopping = field(default_factory=Stopping)
+    api_ended: trio.Event = field(default_factory=trio.Event)
+    hardware: Machine = field(default_factory=Machine)
+
+    def advertise(self) -> None:
+        """State anew what this node is."""
+        self.swarm.advertise(advert_of(self.config, self.engine, self.hardware, self.swarm.addrs))
+
+    def report_load(self) -> None:
+        """State anew what this node does."""
+        self.swarm.report_load(load_of(self.engine, self.hardware, draining=self.stopping.asked.is_set()))
+
+
+async def run_node(
+    config: Config, paths: Paths, *, task_status: trio.TaskStatus[dict[str, Any]] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run a node until it is told to stop; ``started`` has the facts of the ready line.
+
+    Raises:
+      CannotStart: one line that says what to do.
+    """
+    with open_home(paths) as home:
+        daemon = await build(config, home)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watch_signals, daemon.stopping)
+            await nursery.start(_listen, daemon)
+            port = await nursery.start(_serve_api, daemon)
+            if daemon.engine is not None:
+                await nursery.start(daemon.engine.run)
+                nursery.start_soon(_follow_engine, daemon)
+            daemon.advertise()
+            nursery.start_soon(_look_at_hardware, daemon)
+            nursery.start_soon(_report, daemon)
+            nursery.start_soon(_follow_addrs, daemon)
+            nursery.start_soon(_follow_keys, daemon)
+            nursery.start_soon(keep_memory, home, daemon.swarm, daemon.machine)
+            facts = _say_ready(daemon, port)
+            task_status.started(facts)
+            await _wind_down(daemon)
+            nursery.cancel_scope.cancel()
+
+
+async def build(config: Config, home: Home) -> Daemon:
+    """Make every part and tell each whom it talks to; nothing runs yet."""
+    try:
+        seeds = grouped(config.network.bootstrap or listed_seeds())
+        engine = choose_engine(config, home.paths.logs)
+        keys = Keyring(home.ledger.keys(), required=not config.http.no_auth)
+        secret = load_api_key(home.paths.api_key)
+    except (ValueError, NoSuchEngine, KeyProblem) as error:
+        raise CannotStart(str(error)) from None
+    SECRETS.add(secret)
+    keys.admit_first(secret)
+    settings = config.settings
+    machine = Node(home.signer, settings, random.Random(), home.inc, seeds, home.known, home.marks)
+    worker = Worker(engine, home.signer, settings)
+    swarm = Swarm(
+        await _net(config, home),
+        machine,
+        settings,
+        config.network.name,
+        worker.on_job,
+        agent=f"p2pnode/{__version__}",
+    )
+    book = JobBook()
+    dispatch = Dispatch(swarm, engine, config.node.policy, settings, random.Random(), book)
+    surface = Surface(config, home, engine, machine, swarm, dispatch, book, keys, Metrics(__version__))
+    return Daemon(config, home, engine, machine, swarm, worker, dispatch, book, keys, surface)
+
+
+async def _net(config: Config, home: Home) -> Any:
+    """libp2p takes half a second to import: in a thread, so that signals are heard meanwhile."""
+
+    def load() -> Any:
+        from p2pnode.swarm.libp2p import Libp2pNet  # noqa: PLC0415
+
+        return Libp2pNet
+
+    net = await trio.to_thread.run_sync(load)
+    return net(home.seed, config.network.listen)
+
+
+async def _listen(daemon: Daemon, *, task_status: trio.TaskStatus[None]) -> None:
+    try:
+        await daemon.swarm.run(task_status=task_status)
+    except* NetError as group:
+        raise CannotStart(str(_first(group))) from None
+
+
+async def _serve_api(daemon: Daemon, *, task_status: trio.TaskStatus[int]) -> None:
+    host, port = daemon.config.api_address
+    http = daemon.config.http
+    limits = Limits(http.connections, http.connections_per_address, http.drain_s)
+    try:
+        app = create_app(daemon.surface)
+        await serve(app, host, port, stop=daemon.stopping.asked, limits=limits, task_status=task_status)
+    except ApiAddressProblem as error:
+        raise CannotStart(str(error)) from None
+    finally:
+        daemon.api_ended.set()
+
+
+def _say_ready(daemon: Daemon, port: int) -> dict[str, Any]:
+    """The ready line; from now on scripts may come."""
+    config, home, engine = daemon.config, daemon.home, daemon.engine
+    host = config.api_address[0]
+    shown = f"[{host}]" if ":" in host else host
+    daemon.surface.api = f"http://{shown}:{port}/v1"
+    facts = {
+        "peer_id": peer_text(home.signer.peer_id),
+        "listen": list(daemon.swarm.addrs),
+        "api": daemon.surface.api,
+        "dashboard": f"http://{shown}:{port}/",
+        "key_file": None if config.http.no_auth else str(home.paths.api_key),
+        "engine": engine.name if engine is not None else "none",
+        "models": [offer.name for offer in engine.offers()] if engine is not None else [],
+    }
+    if not is_loopback(host):
+        log.warning("api_exposed", host=host, note="everybody who reaches this port and has a key can use this node")
+    announce(
+        facts,
+        as_json=config.log.format == "json" or (config.log.format == "auto" and not sys.stdout.isatty()),
+        ready_file=config.http.ready_file,
+        daemon_file=home.paths.daemon,
+    )
+    return facts
+
+
+async def _wind_down(daemon: Daemon) -> None:
+    """Wait for the request to stop; then admit nothing, say goodbye, and let what runs finish."""
+    await daemon.stopping.asked.wait()
+    log.info("stopping", guests_jobs=daemon.worker.running, note="once more (ctrl-C) to stop now")
+    daemon.surface.draining = True
+    daemon.worker.drain()
+    daemon.report_load()
+    await daemon.swarm.leave()
+    async with trio.open_nursery() as nursery:
+        nursery.cancel_scope.deadline = trio.current_time() + daemon.config.http.drain_s
+        nursery.start_soon(_cancel_when, daemon.stopping.now, nursery.cancel_scope)
+        await daemon.api_ended.wait()
+        while daemon.worker.running:  # noqa: ASYNC110 - for a moment, once in a life
+            await trio.sleep(IDLE_EVERY_S)
+        nursery.cancel_scope.cancel()
+    log.info("stopped")
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+# --- what changes while it runs ----------------------------------------------------------------------------------
+
+
+async def _follow_engine(daemon: Daemon) -> None:
+    """Models come and go, an engine fails and recovers: all of it is stated anew."""
+    assert daemon.engine is not None
+    seen = None
+    while True:
+        seen = await daemon.engine.wait_changed(seen)
+        daemon.advertise()
+        log.info("engine", state=daemon.engine.state, problem=daemon.engine.problem or None)
+
+
+async def _look_at_hardware(daemon: Daemon) -> None:
+    """Ask the drivers, bounded and after the API is up; then keep an eye on the cards."""
+    found = await survey()
+    daemon.hardware = replace(daemon.hardware, survey=found)
+    daemon.surface.hardware = daemon.hardware
+    daemon.advertise()
+    if found.runtime == "cuda":
+
+        def note(readings: tuple[GpuReading, ...]) -> None:
+            daemon.hardware = replace(daemon.hardware, readings=readings)
+
+        await watch(note)
+
+
+async def _report(daemon: Daemon) -> None:
+    while True:
+        daemon.report_load()
+        daemon.surface.sample()
+        await trio.sleep(LOAD_EVERY_S)
+
+
+async def _follow_addrs(daemon: Daemon) -> None:
+    known = daemon.swarm.addrs
+    while True:
+        await trio.sleep(ADDRS_EVERY_S)
+        if daemon.swarm.addrs != known:
+            known = daemon.swarm.addrs
+            daemon.advertise()
+
+
+async def _follow_keys(daemon: Daemon) -> None:
+    """A key made or taken back by ``p2pnode keys`` counts without a restart."""
+    ledger, seen = daemon.home.ledger, None
+    while True:
+        version = await ledger.ask(Ledger.version)
+        if version != seen:
+            seen = version
+            daemon.keys.replace(await ledger.ask(Ledger.keys))
+        await trio.sleep(KEYS_EVERY_S)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

@@ -1,0 +1,40 @@
+"""The seed list, read as data from the package ``bootstrap``; no code of it is called.
+
+Who calls it: the composition roots, when the configuration names no bootstrap peer.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import tomllib
+
+from p2pnode.swarm.net import BadAddress, parse_address
+from protocol.ids import PeerId
+
+
+def listed_seeds() -> tuple[str, ...]:
+    """Every address in ``bootstrap/seeds.toml``; empty if the file is not there."""
+    try:
+        text = importlib.resources.files("bootstrap").joinpath("seeds.toml").read_text(encoding="utf-8")
+    except (ModuleNotFoundError, FileNotFoundError):
+        return ()
+    return tuple(address for seed in tomllib.loads(text).get("seed", ()) for address in seed.get("addrs", ()))
+
+
+def grouped(addresses: tuple[str, ...]) -> tuple[tuple[PeerId | None, tuple[str, ...]], ...]:
+    """Addresses by the peer they name, as the neighbour machine takes them; None for those that name nobody.
+
+    Raises ``ValueError`` for what is no address, with the address in the message.
+    """
+    by_peer: dict[PeerId, list[str]] = {}
+    unnamed: list[tuple[PeerId | None, tuple[str, ...]]] = []
+    for address in addresses:
+        try:
+            peer = parse_address(address).peer
+        except BadAddress as error:
+            raise ValueError(f"--bootstrap {address}: {error}") from None
+        if peer is None:
+            unnamed.append((None, (address,)))
+        else:
+            by_peer.setdefault(peer, []).append(address)
+    return (*((peer, tuple(addrs)) for peer, addrs in by_peer.items()), *unnamed)

@@ -1,0 +1,88 @@
+"""What this node says of itself: its advert and its load, made from configuration, engine and hardware.
+
+Who calls it: the composition roots, whenever one of the three changes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from p2pnode import __version__
+from p2pnode.config import Config
+from p2pnode.hardware.probe import GpuReading, Survey
+from protocol import PROTOCOL_VERSION
+from protocol.adverts import MAX_ADDRS, MAX_GPUS, MAX_MODELS, Advert, Gpu, Load, Status
+
+if TYPE_CHECKING:
+    from p2pnode.engine.base import Engine
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The hardware as far as it is known by now."""
+
+    survey: Survey = field(default_factory=lambda: Survey(runtime="none"))
+    readings: tuple[GpuReading, ...] = ()
+
+
+def advert_of(config: Config, engine: Engine | None, machine: Machine, addrs: Iterable[str]) -> Advert:
+    """The slow statement.  An engine that is simulated speaks of its simulated GPU and of nothing else."""
+    simulated = engine is not None and engine.simulated
+    gpus = engine.gpus() if engine is not None else ()
+    if not gpus and not simulated:
+        gpus = described(machine.survey.gpus)
+    return Advert(
+        protocol=PROTOCOL_VERSION,
+        name=config.node.name,
+        region=config.node.region,
+        owner=config.node.owner,
+        runtime="simulated" if simulated else machine.survey.runtime,
+        driver="" if simulated else machine.survey.driver[:64],
+        gpus=gpus[:MAX_GPUS],
+        models=engine.offers()[:MAX_MODELS] if engine is not None else (),
+        addrs=tuple(addrs)[:MAX_ADDRS],
+        engine=engine.name if engine is not None else "none",
+        version=__version__,
+    )
+
+
+def load_of(engine: Engine | None, machine: Machine, *, draining: bool) -> Load:
+    """The fast statement: the engine's own figures, with those of the driver where it has none."""
+    load = engine.load() if engine is not None else Load()
+    readings = machine.readings
+    if readings and not (engine is not None and engine.simulated):
+        load = msgspec.structs.replace(
+            load,
+            free_vram_mib=load.free_vram_mib or sum(reading.free_mib for reading in readings),
+            gpu_percent=max(reading.gpu_percent for reading in readings),
+            temperature_c=max(reading.temperature_c for reading in readings),
+            throttled=any(reading.throttled for reading in readings),
+            clock_percent=min(reading.clock_percent for reading in readings),
+        )
+    return msgspec.structs.replace(load, status=int(Status.DRAINING)) if draining else load
+
+
+def described(readings: Iterable[GpuReading]) -> tuple[Gpu, ...]:
+    """Cards of one kind together, completed from the table of known GPUs where the driver gives no figure."""
+    kinds = Counter(replace(reading, **_MOVING) for reading in readings)
+    return tuple(_gpu(reading, count) for reading, count in kinds.items())
+
+
+#: What differs between two cards of one kind.
+_MOVING = {"free_mib": 0, "gpu_percent": 0, "temperature_c": 0, "throttled": False, "clock_percent": 100}
+
+
+def _gpu(reading: GpuReading, count: int) -> Gpu:
+    return Gpu(
+        model=reading.model[:128],
+        count=count,
+        vram_mib=reading.vram_mib,
+        bandwidth_gb_s=reading.bandwidth_gb_s,
+        compute_capability=reading.compute_capability,
+        pcie_gb_s=reading.pcie_gb_s,
+    )

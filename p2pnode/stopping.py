@@ -1,0 +1,35 @@
+"""How a node does not start, and how it is asked to end: SIGINT or SIGTERM once means "finish what runs",
+twice means "now".
+
+Who calls it: the composition roots (``node`` and ``bootstrap.node``).
+"""
+
+from __future__ import annotations
+
+import signal
+
+import trio
+
+
+class CannotStart(Exception):  # noqa: N818 - the name says what happened
+    """The node cannot start; the message is one line that says what to do."""
+
+
+class Stopping:
+    """What was asked of this process so far."""
+
+    def __init__(self) -> None:
+        self.asked = trio.Event()
+        self.now = trio.Event()
+
+    def ask(self) -> None:
+        """One more request to end."""
+        (self.now if self.asked.is_set() else self.asked).set()
+
+
+async def watch_signals(stopping: Stopping, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """Turn signals into requests to end, for ever."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for _ in signals:
+            stopping.ask()

@@ -1,0 +1,256 @@
+"""What this node shows of itself: the objects behind ``/v1/p2p/status`` and ``/v1/p2p/peers``, and the verbs.
+
+Plain dictionaries, additive for ever (a name is never given another meaning).  Nothing here decides or waits; it reads
+the peer view, the engine and the books.  Who calls it: ``http`` through its ``Gateway`` protocol.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from p2pnode import __version__
+from p2pnode.statements import Machine as Hardware
+from protocol.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status
+from protocol.ids import peer_text, short
+
+if TYPE_CHECKING:
+    from protocol.peerview import PeerRecord
+
+    from p2pnode.config import Config
+    from p2pnode.dispatch import Dispatch
+    from p2pnode.engine.base import Engine
+    from p2pnode.home import Home
+    from p2pnode.jobs import JobBook
+    from p2pnode.keys import Keyring
+    from p2pnode.metrics import Metrics
+    from p2pnode.swarm.swarm import Swarm
+    from protocol.node import Node
+
+#: Seconds over which the upload of gossip is averaged.
+SAMPLE_S: Final = 5.0
+STATES: Final = ("alive", "suspect", "dead", "left")
+
+_STATES = {
+    ModelState.RESIDENT: "resident",
+    ModelState.SLEEPING: "sleeping",
+    ModelState.ON_DISK: "on disk",
+}
+_STATUS = {Status.ONLINE: "online", Status.BUSY: "busy", Status.DRAINING: "draining", Status.LEFT: "left"}
+
+
+class Surface:
+    """The node as the API sees it (``http.gateway.Gateway``)."""
+
+    def __init__(  # noqa: PLR0917 - wiring
+        self,
+        config: Config,
+        home: Home,
+        engine: Engine | None,
+        machine: Node,
+        swarm: Swarm,
+        dispatch: Dispatch,
+        jobs: JobBook,
+        keys: Keyring,
+        metrics: Metrics,
+    ) -> None:
+        self.config = config
+        self.dispatch = dispatch
+        self.jobs = jobs
+        self.keys = keys
+        self.metrics = metrics
+        self.api = ""
+        self.draining = False
+        self.hardware = Hardware()
+        self._home = home
+        self._engine = engine
+        self._machine = machine
+        self._swarm = swarm
+        self._started = trio.current_time()
+        self._sampled = (self._started, 0)
+        self._out_bytes_s = 0.0
+
+    def sample(self) -> None:
+        """Measure the upload of gossip; called every now and then."""
+        now, sent = trio.current_time(), int(self._machine.stats().get("bytes_out", 0))
+        then, before = self._sampled
+        if now - then >= SAMPLE_S:
+            self._out_bytes_s = (sent - before) / (now - then)
+            self._sampled = (now, sent)
+
+    def ready(self) -> tuple[bool, list[str]]:
+        """Whether a request can be served by anybody, and why not."""
+        reasons = []
+        if self.draining:
+            reasons.append("this node is stopping")
+        if not self.dispatch.models():
+            reasons.append("no model is offered, neither here nor by a peer")
+        return not reasons, reasons
+
+    def models(self) -> list[dict[str, Any]]:
+        """What can be asked for now (``/v1/models``)."""
+        return self.dispatch.models()
+
+    def peers(self) -> list[dict[str, Any]]:
+        """Everybody in the view, this node included (``/v1/p2p/peers``)."""
+        now = trio.current_time()
+        return [peer_of(record, now) for record in self._swarm.view.records()]
+
+    def status(self) -> dict[str, Any]:
+        """This node (``/v1/p2p/status``)."""
+        ready, reasons = self.ready()
+        engine = self._engine
+        own = self._swarm.view.get(self._swarm.me)
+        advert = own.advert if own is not None else None
+        return {
+            "peer_id": peer_text(self._swarm.me),
+            "short": short(self._swarm.me),
+            "name": self.config.node.name,
+            "version": __version__,
+            "network": self.config.network.name,
+            "profile": self.config.node.profile,
+            "policy": self.config.node.policy,
+            "uptime_s": round(trio.current_time() - self._started, 1),
+            "ready": ready,
+            "reasons": reasons,
+            "draining": self.draining,
+            "listen": list(self._swarm.addrs),
+            "observed": sorted(set(self._swarm.observed())),
+            "api": self.api,
+            "auth": "API key" if self.keys.required else "no key, loopback only",
+            "engine": {
+                "name": engine.name if engine is not None else "none",
+                "state": engine.state if engine is not None else "gateway",
+                "problem": engine.problem if engine is not None else "",
+                "runtime": advert.runtime if advert is not None else "none",
+                "simulated": engine is not None and engine.simulated,
+            },
+            "gpus": [gpu_of(gpu) for gpu in advert.gpus] if advert is not None else [],
+            "cpu": self.hardware.survey.cpu,
+            "models": [model_of(offer) for offer in engine.offers()] if engine is not None else [],
+            "load": load_of(engine.load()) if engine is not None else None,
+            "peers": self._count_peers(),
+            "links": self._swarm.links(),
+            "jobs": dict(Counter(record.state for record in self.jobs.recent())),
+            "gossip": {
+                "out_bytes_s": round(self._out_bytes_s, 1),
+                "budget_bytes_s": self.config.settings.gossip.budget_bytes_s,
+                **self._machine.stats(),
+            },
+            "problems": [{"what": what, "fix": fix} for what, fix in self._problems()],
+        }
+
+    def _count_peers(self) -> dict[str, int]:
+        others = [record for record in self._swarm.view.records() if not record.is_self]
+        states = Counter(record.state for record in others)
+        linked = sum(record.linked for record in others)
+        return {"known": len(others), "linked": linked, **{state: states[state] for state in STATES}}
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """What is wrong, and how to mend it."""
+        engine, ledger = self._engine, self._home.ledger
+        if engine is not None and engine.problem:
+            yield f"engine {engine.name}: {engine.problem}", f"its log is in {self._home.paths.logs}, if it has one"
+        seeds = len(self.config.network.bootstrap)
+        if not self._swarm.links() and seeds:
+            known = "the bootstrap peer does not answer" if seeds == 1 else f"none of {seeds} bootstrap peers answers"
+            yield f"{known}: alone so far, and trying on", "is the address right, and its port open? p2pnode doctor"
+        elif not self.draining and not self.dispatch.models():
+            fix = "offer one (--engine), or join a network that does (--bootstrap)"
+            yield "nobody offers a model, so no request can be served", fix
+        for problem in self.hardware.survey.problems:
+            if "did not answer" in problem:
+                yield problem, "look at nvidia-smi and dmesg; a reboot usually brings the driver back"
+        if any(reading.throttled for reading in self.hardware.readings):
+            yield (
+                "a GPU is slowed down by heat or power",
+                "look at its cooling and power limit (nvidia-smi -q -d CLOCK)",
+            )
+        if ledger.problem:
+            yield ledger.problem, "this node goes on, but forgets what it learns at its end"
+        if ledger.set_aside is not None:
+            yield f"the database was damaged and put aside: {ledger.set_aside}", "make lost API keys anew: p2pnode keys"
+        if self._swarm.faults:
+            yield f"{self._swarm.faults} events could not be handled: a defect", "please report the log of this node"
+
+
+def model_of(offer: ModelOffer) -> dict[str, Any]:
+    """One model of one node."""
+    return {
+        "name": offer.name,
+        "state": _STATES[ModelState(offer.state)],
+        "context_length": offer.context,
+        "quantization": offer.quantization,
+        "capabilities": list(offer.capabilities),
+        "price_in": offer.price_in,
+        "price_out": offer.price_out,
+        "fingerprint": offer.fingerprint.hex(),
+    }
+
+
+def gpu_of(gpu: Gpu) -> dict[str, Any]:
+    """One kind of card."""
+    return {
+        "model": gpu.model,
+        "count": gpu.count,
+        "vram_mib": gpu.vram_mib,
+        "bandwidth_gb_s": gpu.bandwidth_gb_s,
+        "bf16_tflops": gpu.bf16_tflops or gpu.fp16_tflops,
+    }
+
+
+def load_of(load: Load) -> dict[str, Any]:
+    """How busy a node says it is."""
+    return {
+        "status": _STATUS[Status(load.status)],
+        "running": load.running,
+        "waiting": load.waiting,
+        "slots": load.slots,
+        "kv_permille": load.kv_permille,
+        "queued_prefill_tokens": load.queued_prefill_tokens,
+        "tokens_s": load.tokens_s,
+        "gpu_percent": load.gpu_percent,
+        "temperature_c": load.temperature_c,
+        "throttled": load.throttled,
+    }
+
+
+def peer_of(record: PeerRecord, now: float) -> dict[str, Any]:
+    """One peer as this node believes it to be; ``state`` and the times are ours, the rest is its own claim."""
+    advert, load = record.advert or Advert(protocol=1), record.load
+    total = advert.vram_mib
+    return {
+        "id": peer_text(record.peer),
+        "short": short(record.peer),
+        "name": advert.name,
+        "region": advert.region,
+        "owner": advert.owner,
+        "self": record.is_self,
+        "state": record.state,
+        "route": "self" if record.is_self else "direct" if record.linked else "-",
+        "linked": record.linked,
+        "address": record.address,
+        "addresses": list(advert.addrs),
+        "rtt_ms": None if record.rtt_s is None else round(record.rtt_s * 1000, 3),
+        "engine": advert.engine,
+        "runtime": advert.runtime,
+        "simulated": advert.runtime == "simulated",
+        "version": advert.version,
+        "gpus": [gpu_of(gpu) for gpu in advert.gpus],
+        "vram_total_mib": total,
+        "vram_free_mib": min(load.free_vram_mib, total) if load else None,
+        "models": [model_of(offer) for offer in advert.models],
+        "load": load_of(load) if load else None,
+        "inflight": record.inflight,
+        "advert_age_s": _age(record.advert_at if record.advert else None, now, record.is_self),
+        "load_age_s": _age(record.load_at if load else None, now, record.is_self),
+    }
+
+
+def _age(at: float | None, now: float, mine: bool) -> float | None:
+    if at is None:
+        return None
+    return 0.0 if mine else round(max(0.0, now - at), 2)
