@@ -17,9 +17,9 @@ from p2pnode.announce import announce
 from p2pnode.config import Config
 from p2pnode.home import keep_memory, open_home
 from p2pnode.paths import Paths
-from p2pnode.seeds import grouped, listed_seeds
+from p2pnode.seeds import check_listen, grouped, listed_seeds
 from p2pnode.statements import Machine, advert_of, load_of
-from p2pnode.stopping import CannotStart, Stopping, watch_signals
+from p2pnode.stopping import Stopping, starting, watch_signals
 from p2pnode.swarm.libp2p import Libp2pNet
 from p2pnode.swarm.net import NetError
 from p2pnode.swarm.peerlink import Channel
@@ -47,20 +47,19 @@ async def run_bootstrap(
     """Introduce nodes to each other until told to stop; raises ``CannotStart``."""
     stopping = Stopping()
     with open_home(paths) as home:
-        try:
+        with starting(ValueError, NetError):
+            check_listen(config.network.listen)
             seeds = grouped(config.network.bootstrap or listed_seeds())
-        except ValueError as error:
-            raise CannotStart(str(error)) from None
-        machine = Node(home.signer, config.settings, random.Random(), home.inc, seeds, home.known, home.marks)
-        net = Libp2pNet(home.seed, config.network.listen)
+            net = Libp2pNet(home.seed, config.network.listen)
+        machine = Node(
+            home.signer, config.settings, random.Random(), home.inc, seeds, known=home.known, marks=home.marks
+        )
         agent = f"p2pnode-bootstrap/{__version__}"
         swarm = Swarm(net, machine, config.settings, config.network.name, refuse_job, agent=agent)
         async with trio.open_nursery() as nursery:
             await nursery.start(watch_signals, stopping)
-            try:
+            with starting(NetError):
                 await nursery.start(swarm.run)
-            except NetError as error:
-                raise CannotStart(str(error)) from None
             nursery.start_soon(_report, swarm, advert_of(config, None, Machine(), swarm.addrs))
             nursery.start_soon(keep_memory, home, swarm, machine)
             facts = {"peer_id": peer_text(home.signer.peer_id), "listen": list(swarm.addrs)}

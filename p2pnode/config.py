@@ -154,7 +154,7 @@ _SECTIONS: Final = {
 KEYS: Final[dict[str, Any]] = {
     f"{section}.{field.name}": field.type
     for section, struct in _SECTIONS.items()
-    for field in msgspec.structs.fields(struct)
+    for field in msgspec.structs.fields(struct)  # type: ignore[arg-type]
 }
 #: Flags of ``p2pnode run`` (without dashes, ``_`` for ``-``) and the key that each one sets.
 FLAGS: Final = {

@@ -49,7 +49,7 @@ class Home:
     #: Higher than at every start before: orders this node's statements over restarts.
     inc: int
     known: tuple[tuple[PeerId, tuple[str, ...]], ...]
-    marks: Mapping[tuple[bytes, int], tuple[int, int, float]]
+    marks: Mapping[tuple[PeerId, int], tuple[int, int, float]]
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def open_home(paths: Paths) -> Iterator[Home]:
             ledger,
             ledger.next_incarnation(),
             tuple((PeerId(peer), addrs) for peer, addrs, _ in ledger.peers()[:KNOWN_PEERS]),
-            ledger.marks(),
+            {(PeerId(author), kind): mark for (author, kind), mark in ledger.marks().items()},
         )
     finally:
         with suppress(OSError):
@@ -99,4 +99,5 @@ async def _remember(home: Home, swarm: Swarm, machine: Node) -> None:
         if not record.is_self and record.state == "alive" and record.advert is not None and record.advert.addrs
     ]
     await home.ledger.ask(Ledger.remember_peers, peers)
-    await home.ledger.ask(Ledger.save_marks, machine.export_marks(), wall - MARKS_S)
+    marks = {(bytes(author), kind): mark for (author, kind), mark in machine.export_marks().items()}
+    await home.ledger.ask(Ledger.save_marks, marks, wall - MARKS_S)

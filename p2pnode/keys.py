@@ -34,7 +34,7 @@ Zone = Literal["local", "mine", "trusted", "anyone"]
 ZONES: Final[tuple[Zone, ...]] = get_args(Zone)
 
 
-class KeyProblem(Exception):
+class KeyProblem(Exception):  # noqa: N818 - it is what the operator has to mend
     """A secret or its directory is not as it must be; the message says what to run."""
 
 
@@ -177,7 +177,10 @@ def fingerprint(secret: str | bytes) -> bytes:
 def parse_policy(text: str) -> KeyPolicy:
     """``zone=trusted,rpm=60`` or just a zone; raises ``ValueError`` with what is allowed."""
     pairs = [part.strip() for part in text.split(",") if part.strip()]
-    fields = dict(pair.split("=", 1) if "=" in pair else ("zone", pair) for pair in pairs)
+    fields: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        fields[name if equals else "zone"] = value if equals else pair
     try:
         policy = msgspec.convert(fields, KeyPolicy, strict=False)
     except msgspec.ValidationError as error:
@@ -189,7 +192,7 @@ def parse_policy(text: str) -> KeyPolicy:
 
 def narrower(wanted: str | None, ceiling: str) -> str:
     """The zone a request gets: what it asked for, but never wider than the key's."""
-    return wanted if wanted in ZONES and ZONES.index(wanted) < ZONES.index(ceiling) else ceiling  # type: ignore[arg-type]
+    return wanted if wanted in ZONES and ZONES.index(wanted) < ZONES.index(ceiling) else ceiling
 
 
 class Keyring:

@@ -84,7 +84,7 @@ def _pretty(colors: bool) -> structlog.dev.ConsoleRenderer:
     )
 
 
-def set_up(format: Format = "auto", level: str = "info", stream: TextIO | None = None) -> None:  # noqa: A002
+def set_up(format: Format = "auto", level: str = "info", stream: TextIO | None = None) -> None:
     """Send structlog and the standard library's loggers to ``stream`` (stderr) in one form."""
     sink = stream or sys.stderr
     terminal = sink.isatty()
@@ -134,7 +134,7 @@ def _route_standard_library(sink: TextIO, shared: list[Any], renderer: Any, leve
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
-    root_output = logging.StreamHandler(_Scrubbing(sink))  # type: ignore[type-var]
+    root_output: logging.Handler = logging.StreamHandler(_Scrubbing(sink))
     root_output.setFormatter(formatter)
     root = logging.getLogger()
     for old in root.handlers[:]:

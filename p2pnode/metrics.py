@@ -16,30 +16,19 @@ from prometheus_client.process_collector import ProcessCollector
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
+
+def _seconds(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split()))
+
+
 #: vllm/v1/metrics/loggers.py: end-to-end latency, time to first token, inter-token latency; seconds.
-REQUEST_BUCKETS: Final = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0) + (
-    120.0,
-    240.0,
-    480.0,
-    960.0,
-    1920.0,
-    7680.0,
+REQUEST_BUCKETS: Final = _seconds("0.3 0.5 0.8 1 1.5 2 2.5 5 10 15 20 30 40 50 60 120 240 480 960 1920 7680")
+FIRST_TOKEN_BUCKETS: Final = _seconds(
+    "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1 2.5 5 7.5 10 20 40 80 160 640 2560"
 )
-FIRST_TOKEN_BUCKETS: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5) + (
-    10.0,
-    20.0,
-    40.0,
-    80.0,
-    160.0,
-    640.0,
-    2560.0,
-)
-TOKEN_BUCKETS: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5) + (
-    10.0,
-    20.0,
-    40.0,
-    80.0,
-)
+TOKEN_BUCKETS: Final = _seconds("0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1 2.5 5 7.5 10 20 40 80")
+#: Deciding takes a fraction of a millisecond, so vLLM's lists would put it all into one bucket (guess).
+DECIDE_BUCKETS: Final = _seconds("0.0001 0.0002 0.0005 0.001 0.002 0.005 0.01 0.05 0.1 0.5")
 #: Models with a label of their own; requests for further ones count as ``other``.
 MOST_MODELS: Final = 64
 
@@ -124,10 +113,6 @@ class Metrics:
     def expose(self) -> bytes:
         """The whole registry in Prometheus's text format."""
         return generate_latest(self.registry)
-
-
-#: Deciding takes a fraction of a millisecond, so vLLM's lists would put it all into one bucket (guess); seconds.
-DECIDE_BUCKETS: Final = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5)
 
 
 class ModelMetrics:

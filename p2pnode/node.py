@@ -19,10 +19,11 @@ from p2pnode.announce import announce
 from p2pnode.config import Config, is_loopback
 from p2pnode.dispatch import Dispatch
 from p2pnode.engine.base import Engine
-from p2pnode.engine.choice import NoSuchEngine, choose_engine
+from p2pnode.engine.choice import choose_engine
 from p2pnode.hardware.probe import GpuReading, survey, watch
 from p2pnode.home import Home, keep_memory, open_home
 from p2pnode.http.app import create_app
+from p2pnode.http.gate import Doors
 from p2pnode.http.server import ApiAddressProblem, Limits, serve
 from p2pnode.jobs import JobBook
 from p2pnode.keys import KeyProblem, Keyring, load_api_key
@@ -30,9 +31,9 @@ from p2pnode.ledger import Ledger
 from p2pnode.logs import SECRETS
 from p2pnode.metrics import Metrics
 from p2pnode.paths import Paths
-from p2pnode.seeds import grouped, listed_seeds
+from p2pnode.seeds import check_listen, grouped, listed_seeds
 from p2pnode.statements import Machine, advert_of, load_of
-from p2pnode.stopping import CannotStart, Stopping, watch_signals
+from p2pnode.stopping import Stopping, starting, watch_signals
 from p2pnode.surface import Surface
 from p2pnode.swarm.net import NetError
 from p2pnode.swarm.swarm import Swarm
@@ -91,8 +92,9 @@ async def run_node(
         daemon = await build(config, home)
         async with trio.open_nursery() as nursery:
             await nursery.start(watch_signals, daemon.stopping)
-            await nursery.start(_listen, daemon)
-            port = await nursery.start(_serve_api, daemon)
+            with starting(NetError, ApiAddressProblem):
+                await nursery.start(daemon.swarm.run)
+                port = await nursery.start(_serve_api, daemon)
             if daemon.engine is not None:
                 await nursery.start(daemon.engine.run)
                 nursery.start_soon(_follow_engine, daemon)
@@ -110,20 +112,20 @@ async def run_node(
 
 async def build(config: Config, home: Home) -> Daemon:
     """Make every part and tell each whom it talks to; nothing runs yet."""
-    try:
+    with starting(ValueError, KeyProblem, NetError):
+        check_listen(config.network.listen)
         seeds = grouped(config.network.bootstrap or listed_seeds())
         engine = choose_engine(config, home.paths.logs)
         keys = Keyring(home.ledger.keys(), required=not config.http.no_auth)
         secret = load_api_key(home.paths.api_key)
-    except (ValueError, NoSuchEngine, KeyProblem) as error:
-        raise CannotStart(str(error)) from None
+        net = await _net(config, home)
     SECRETS.add(secret)
     keys.admit_first(secret)
     settings = config.settings
-    machine = Node(home.signer, settings, random.Random(), home.inc, seeds, home.known, home.marks)
+    machine = Node(home.signer, settings, random.Random(), home.inc, seeds, known=home.known, marks=home.marks)
     worker = Worker(engine, home.signer, settings)
     swarm = Swarm(
-        await _net(config, home),
+        net,
         machine,
         settings,
         config.network.name,
@@ -148,22 +150,13 @@ async def _net(config: Config, home: Home) -> Any:
     return net(home.seed, config.network.listen)
 
 
-async def _listen(daemon: Daemon, *, task_status: trio.TaskStatus[None]) -> None:
-    try:
-        await daemon.swarm.run(task_status=task_status)
-    except* NetError as group:
-        raise CannotStart(str(_first(group))) from None
-
-
 async def _serve_api(daemon: Daemon, *, task_status: trio.TaskStatus[int]) -> None:
     host, port = daemon.config.api_address
     http = daemon.config.http
     limits = Limits(http.connections, http.connections_per_address, http.drain_s)
     try:
-        app = create_app(daemon.surface)
+        app = create_app(daemon.surface, Doors(http.hosts, http.origins))
         await serve(app, host, port, stop=daemon.stopping.asked, limits=limits, task_status=task_status)
-    except ApiAddressProblem as error:
-        raise CannotStart(str(error)) from None
     finally:
         daemon.api_ended.set()
 
@@ -269,8 +262,3 @@ async def _follow_keys(daemon: Daemon) -> None:
             seen = version
             daemon.keys.replace(await ledger.ask(Ledger.keys))
         await trio.sleep(KEYS_EVERY_S)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    inner = group.exceptions[0]
-    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

@@ -21,6 +21,16 @@ def listed_seeds() -> tuple[str, ...]:
     return tuple(address for seed in tomllib.loads(text).get("seed", ()) for address in seed.get("addrs", ()))
 
 
+def check_listen(addresses: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` for what cannot be listened at, naming the flag."""
+    for address in addresses:
+        try:
+            parse_address(address)
+        except BadAddress:
+            example = "write /ip4/0.0.0.0/tcp/4411, with port 0 to have one picked"
+            raise ValueError(f"--listen {address!r} is not an address: {example}") from None
+
+
 def grouped(addresses: tuple[str, ...]) -> tuple[tuple[PeerId | None, tuple[str, ...]], ...]:
     """Addresses by the peer they name, as the neighbour machine takes them; None for those that name nobody.
 

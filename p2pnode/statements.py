@@ -17,6 +17,7 @@ from p2pnode.config import Config
 from p2pnode.hardware.probe import GpuReading, Survey
 from protocol import PROTOCOL_VERSION
 from protocol.adverts import MAX_ADDRS, MAX_GPUS, MAX_MODELS, Advert, Gpu, Load, Status
+from protocol.hardware import find_gpu
 
 if TYPE_CHECKING:
     from p2pnode.engine.base import Engine
@@ -68,21 +69,24 @@ def load_of(engine: Engine | None, machine: Machine, *, draining: bool) -> Load:
 
 
 def described(readings: Iterable[GpuReading]) -> tuple[Gpu, ...]:
-    """Cards of one kind together, completed from the table of known GPUs where the driver gives no figure."""
-    kinds = Counter(replace(reading, **_MOVING) for reading in readings)
+    """Cards of one kind together, completed from the table of known GPUs (no driver tells the FLOPS)."""
+    kinds = Counter(_at_rest(reading) for reading in readings)
     return tuple(_gpu(reading, count) for reading, count in kinds.items())
 
 
-#: What differs between two cards of one kind.
-_MOVING = {"free_mib": 0, "gpu_percent": 0, "temperature_c": 0, "throttled": False, "clock_percent": 100}
+def _at_rest(reading: GpuReading) -> GpuReading:
+    """The reading without what differs between two cards of one kind."""
+    return replace(reading, free_mib=0, gpu_percent=0, temperature_c=0, throttled=False, clock_percent=100)
 
 
 def _gpu(reading: GpuReading, count: int) -> Gpu:
-    return Gpu(
+    known = find_gpu(reading.model, reading.vram_mib) or Gpu(reading.model)
+    return msgspec.structs.replace(
+        known,
         model=reading.model[:128],
         count=count,
-        vram_mib=reading.vram_mib,
-        bandwidth_gb_s=reading.bandwidth_gb_s,
-        compute_capability=reading.compute_capability,
+        vram_mib=reading.vram_mib or known.vram_mib,
+        bandwidth_gb_s=known.bandwidth_gb_s or reading.bandwidth_gb_s,
+        compute_capability=reading.compute_capability or known.compute_capability,
         pcie_gb_s=reading.pcie_gb_s,
     )

@@ -7,12 +7,34 @@ Who calls it: the composition roots (``node`` and ``bootstrap.node``).
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 
 
 class CannotStart(Exception):  # noqa: N818 - the name says what happened
     """The node cannot start; the message is one line that says what to do."""
+
+
+@contextmanager
+def starting(*problems: type[Exception]) -> Iterator[None]:
+    """Whatever goes wrong in here in one of these ways means that the node cannot start, and their text says why."""
+    try:
+        yield
+    except problems as error:
+        raise CannotStart(str(error)) from None
+    except BaseExceptionGroup as group:
+        found, rest = group.split(problems)
+        if found is None or rest is not None:
+            raise
+        raise CannotStart(str(first_of(found))) from None
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first exception in a group of groups."""
+    inner = group.exceptions[0]
+    return first_of(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
 class Stopping:

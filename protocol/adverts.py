@@ -13,7 +13,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from protocol.errors import BadEnvelope
+from protocol.errors import BadEnvelope, BadFrame
 from protocol.ids import ModelId, PeerId
 from protocol.signing import ADVERT, LOAD, PROVIDER, Envelope, Signer, seal
 from protocol.wire import pack, unpack
@@ -131,7 +131,7 @@ class Provider(msgspec.Struct, frozen=True, array_like=True):
     addrs: Annotated[tuple[Name, ...], Meta(max_length=MAX_ADDRS)] = ()
 
 
-_TYPES: Final = {ADVERT: Advert, LOAD: Load, PROVIDER: Provider}
+_TYPES: Final[dict[int, type[Advert | Load | Provider]]] = {ADVERT: Advert, LOAD: Load, PROVIDER: Provider}
 _KINDS: Final = {Advert: ADVERT, Load: LOAD, Provider: PROVIDER}
 
 
@@ -148,8 +148,8 @@ def read(envelope: Envelope) -> Advert | Load | Provider:
         raise BadEnvelope("signature")
     try:
         return unpack(envelope.payload, _TYPES[envelope.kind])
-    except Exception as error:
-        raise BadEnvelope(str(error)) from error
+    except BadFrame as error:
+        raise BadEnvelope(error.detail) from None
 
 
 def offers(advert: Advert) -> dict[ModelId, ModelOffer]:

@@ -23,7 +23,6 @@ import math
 from typing import Final
 
 from protocol.adverts import Advert, Load, Status, statement
-from protocol.freshness import Key
 from protocol.rng import Rng
 from protocol.settings import GossipSettings
 from protocol.signing import ADVERT, LOAD, MAX_TTL_S, Envelope, Signer
@@ -55,11 +54,6 @@ class Announcer:
         self._stated_at = -math.inf
         self._due = {ADVERT: math.inf, LOAD: math.inf}
         self._bytes = {ADVERT: 0, LOAD: 0}
-
-    @property
-    def key(self) -> Key:
-        """Under which our load is known."""
-        return (self._signer.peer_id, LOAD)
 
     def period(self, kind: int, nodes: int) -> float:
         """Seconds between two statements of ``kind`` in a network of ``nodes``; the formula is at the top."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol.adverts import ModelOffer, ModelState
+from protocol.hardware import need_mib, weight_bytes
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -73,70 +74,87 @@ _OFFER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
 
 
 class Offers:
-    """Who offers one model: parallel columns, one place per peer, no order that anybody may rely on."""
+    """Who offers one model, as parallel columns, one place per peer, in no order that anybody may rely on.
 
-    __slots__ = ("_columns", "_places", "kinds", "size")
+    The columns are made when somebody first asks for the model, and kept current from then on: a peer may name 64
+    models that nobody will ever ask for.
+    """
+
+    __slots__ = ("_columns", "_kinds", "_places", "offers")
 
     def __init__(self) -> None:
-        self._columns = Columns(_OFFER_COLUMNS)
+        #: The offer of each row of the view.
+        self.offers: dict[int, ModelOffer] = {}
+        self._columns: Columns | None = None
         self._places: dict[int, int] = {}
-        self.kinds: dict[Kind, int] = {}
-        self.size = 0
+        self._kinds: dict[Kind, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.offers)
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """One column, as long as the index; a view, valid until the next change."""
-        array: npt.NDArray[Any] = self._columns[name][: self.size]
-        return array
+        columns = self._columns
+        if columns is None:
+            columns = self._columns = Columns(_OFFER_COLUMNS)
+            for place, (row, offer) in enumerate(self.offers.items()):
+                self._places[row] = place
+                self._write(columns, place, row, offer)
+        column: npt.NDArray[Any] = columns[name][: len(self.offers)]
+        return column
 
     @property
     def rows(self) -> IntArray:
         """Rows of the peer view."""
         return self.column("rows")
 
-    def place(self, row: int) -> int | None:
-        """Where a row of the view is in this index."""
-        return self._places.get(row)
+    @property
+    def warm(self) -> BoolArray:
+        """Which of them have the model resident."""
+        warm: BoolArray = self.column("state") == int(ModelState.RESIDENT)
+        return warm
 
-    def put(self, row: int, offer: ModelOffer, need_mib: float, weight_bytes: float) -> None:
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Capabilities and quantization by the number in the column ``kind``."""
+        return tuple(self._kinds)
+
+    def put(self, row: int, offer: ModelOffer) -> None:
         """Add a peer's offer, or bring it up to date."""
-        place = self._places.get(row)
-        if place is None:
-            place = self._places[row] = self.size
-            self.size += 1
-            self._columns.reserve(self.size)
-        columns = self._columns
+        self.offers[row] = offer
+        if self._columns is not None:
+            place = self._places.setdefault(row, len(self._places))
+            self._write(self._columns, place, row, offer)
+
+    def drop(self, row: int) -> None:
+        """The peer does not offer the model any more; the last one takes its place."""
+        del self.offers[row]
+        if self._columns is None:
+            return
+        place, last = self._places.pop(row), len(self.offers)
+        if place != last:
+            self._columns.move(last, place)
+            self._places[int(self._columns["rows"][place])] = place
+
+    def _write(self, columns: Columns, place: int, row: int, offer: ModelOffer) -> None:
+        columns.reserve(place + 1)
         columns["rows"][place] = row
         columns["state"][place] = offer.state
         columns["context"][place] = offer.context
         columns["price_in"][place] = offer.price_in
         columns["price_out"][place] = offer.price_out
-        columns["need_mib"][place] = need_mib
-        columns["weight_bytes"][place] = weight_bytes
-        columns["kind"][place] = self._kind(offer)
-
-    def drop(self, row: int) -> None:
-        """The peer does not offer the model any more; the last one takes its place."""
-        place = self._places.pop(row)
-        self.size -= 1
-        if place != self.size:
-            self._columns.move(self.size, place)
-            self._places[int(self._columns["rows"][place])] = place
-
-    def warm(self) -> BoolArray:
-        """Which of them have the model resident."""
-        return np.equal(self.column("state"), int(ModelState.RESIDENT))
-
-    def _kind(self, offer: ModelOffer) -> int:
+        columns["need_mib"][place] = need_mib(offer)
+        columns["weight_bytes"][place] = weight_bytes(offer)
         kind = (offer.capabilities, offer.quantization)
-        number = self.kinds.get(kind)
+        number = self._kinds.get(kind)
         if number is None:
-            if len(self.kinds) >= 2 * self.size + _SPARE_KINDS:
-                self._forget_unused_kinds()
-            number = self.kinds[kind] = len(self.kinds)
-        return number
+            if len(self._kinds) >= 2 * len(self.offers) + _SPARE_KINDS:
+                self._forget_unused_kinds(columns["kind"][: len(self._places)])
+            number = self._kinds[kind] = len(self._kinds)
+        columns["kind"][place] = number
 
-    def _forget_unused_kinds(self) -> None:
-        used, renumbered = np.unique(self.column("kind"), return_inverse=True)
-        names = list(self.kinds)
-        self.kinds = {names[old]: new for new, old in enumerate(used.tolist())}
-        self.column("kind")[:] = renumbered
+    def _forget_unused_kinds(self, column: IntArray) -> None:
+        used, renumbered = np.unique(column, return_inverse=True)
+        names = list(self._kinds)
+        self._kinds = {names[old]: new for new, old in enumerate(used.tolist())}
+        column[:] = renumbered

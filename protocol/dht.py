@@ -18,7 +18,8 @@ stale one is not.  Replies nobody asked for are dropped.
 
 A node joins with a look-up of its own key at its first link, repeated at doubling intervals while the network grows
 around it, then refreshes one bucket at a time.  What it publishes goes to the ``k`` closest peers of a look-up, anew
-every ``republish_s``, and to any closer peer that turns up; a new version in between goes to the same peers.
+every ``republish_s``, and to any closer peer that turns up; a new version in between goes to the closest of them and
+to those that have a link anyway.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ _MOST_SHUNNED: Final = 4096
 _REJOIN_QUERIES: Final = 4.0
 #: Own statements whose place is looked up at one time (guess: 64 models do not make 200 dials at once).
 _MOST_PUBLISHING: Final = 4
+#: Homes without a link that are dialled for a new version of what they hold (guess: one of them will be there).
+_HOMES_DIALLED: Final = 5
 #: The upkeep timer goes off this many times per ``refresh_s`` and refreshes one bucket if one is due.
 _UPKEEPS: Final = 16
 
@@ -123,8 +126,8 @@ class Dht:
             self.table.seen(peer, addrs, group, now)
         effects = self._offer(peer, now)
         for number, lookup in self._lookups.items():
-            candidate = lookup.get(peer)
-            if candidate is not None and lookup.connected(peer, now):
+            candidate = lookup.connected(peer, now)
+            if candidate is not None:
                 effects.append(self._ask(number, lookup, candidate, now))
         if first:
             self._rejoin_s = self._settings.query_s * _REJOIN_QUERIES / 2
@@ -206,7 +209,7 @@ class Dht:
                 and now < own.placed + self._settings.republish_s
                 and len(own.homes) >= own.enough
             ):
-                effects += self._place(own)
+                effects += self._place(own, now)
             else:
                 self._to_publish[key] = None
         return effects + self._publish(now)
@@ -366,7 +369,7 @@ class Dht:
             own.homes = {candidate.peer: candidate.distance for candidate in lookup.closest()}
             own.enough = max(1, len(own.homes) // 2)
             own.placed = now
-            effects += self._place(own)
+            effects += self._place(own, now)
         if number == self._joining:
             self._to_publish.update(dict.fromkeys(self._own))
         return effects + self._publish(now)
@@ -399,14 +402,19 @@ class Dht:
                 effects += self._search(key, self._settings.k, now)
         return effects
 
-    def _place(self, own: _Own) -> list[Effect]:
-        """Give a statement to its homes; those without a link are dialled and get it when the link stands."""
+    def _place(self, own: _Own, now: float) -> list[Effect]:
+        """Give a statement to its homes.
+
+        Those with a link get it now.  Of the others the closest are dialled and get it when the link stands; the rest
+        keep what they have until the next look-up, or a new version each minute would cost twenty dials each minute.
+        """
         effects: list[Effect] = []
-        for peer in own.homes:
-            contact = self.table.get(peer)
-            if peer in self._links:
+        for rank, peer in enumerate(sorted(own.homes, key=lambda home: own.homes[home])):
+            link, contact = self._links.get(peer), self.table.get(peer)
+            if link is not None:
+                link.used = now
                 effects.append(Send(peer, DhtStore(own.key, own.envelope.wire)))
-            elif contact is not None and peer not in self._dialling:
+            elif rank < _HOMES_DIALLED and contact is not None and peer not in self._dialling:
                 self._dialling[peer] = contact.addrs
                 effects.append(Dial(peer, contact.addrs))
         return effects

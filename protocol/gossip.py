@@ -96,7 +96,7 @@ class Gossip:
         self._next_sync = 0.0
 
     def start(self, marks: MarkTable, now: float, wall: float) -> list[Effect]:
-        """Begin, with the marks of an earlier life; the first tick comes at a random time so that nodes do not tick in step."""
+        """Begin, with the marks of an earlier life; nodes do not tick in step."""
         settings = self._settings
         sync = SYNC_SHARE * settings.budget_bytes_s
         flow = settings.budget_bytes_s - sync
@@ -181,17 +181,17 @@ class Gossip:
         for link in self._standing:
             link.standing = True
 
-    def introduce(self, peer: PeerId, dialled: bool, now: float) -> list[Effect]:
-        """A fresh link, right after :meth:`link_up` and :meth:`stand`: who dialled tells a neighbour all it has seen.
+    def greet(self, peer: PeerId, now: float) -> list[Effect]:
+        """Tell the other end of a fresh link who we are."""
+        return self._push(self._links[peer], self._sync, now, debt=0.0)
 
-        Only one such exchange is open at a time, so that a newcomer does not get the network from all sides at once.
+    def introduce(self, peer: PeerId, now: float) -> list[Effect]:
+        """Tell a peer that we have chosen as neighbour what we have seen; the exchange makes us its neighbour, too.
+
+        Only one is opened per tick, so that a newcomer does not get the network from all sides at once.
         """
-        link = self._links[peer]
-        effects = self._push(link, self._sync, now, debt=0.0)
-        if dialled and link.standing:
-            self._to_digest[peer] = None
-            effects += self._next_digest(now)
-        return effects
+        self._to_digest[peer] = None
+        return self._next_digest(now)
 
     def lacks(self, peer: PeerId, key: Key) -> None:
         """A neighbour has shown that it does not have the newest statement."""

@@ -87,3 +87,11 @@ def model_id(family: str, revision: str, quantization: str, template_hash: str, 
         raw = field.encode()
         digest.update(len(raw).to_bytes(4, "big") + raw)
     return ModelId(digest.digest())
+
+
+def name_key(name: str) -> ModelId:
+    """Where the DHT keeps who serves a model of this *name*, whatever exactly they run under it.
+
+    A caller knows names, not fingerprints, so that providers are published under both.
+    """
+    return model_id(name, "", "", "", 0)

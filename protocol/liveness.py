@@ -108,8 +108,11 @@ class Liveness:
 
     # --- evidence ------------------------------------------------------------------------------------------------
 
-    def heard(self, peer: PeerId, now: float) -> list[Effect]:
-        """Something that only ``peer`` can have made."""
+    def heard(self, peer: PeerId, now: float, stated: bool = False) -> list[Effect]:
+        """Something that only ``peer`` can have made.
+
+        ``stated``: it was a statement that is no goodbye; only that brings back a peer that has said goodbye.
+        """
         watch = self._watched.get(peer)
         if watch is None:
             if peer not in self._view:
@@ -119,12 +122,16 @@ class Liveness:
         watch.heard = now
         watch.looked = None
         watch.misses = 0
-        return self._change(peer, watch, "alive", now) if watch.state != "alive" else []
+        if watch.state == "alive" or (watch.state == "left" and not stated):
+            return []
+        return self._change(peer, watch, "alive", now)
 
     def goodbye(self, peer: PeerId, now: float) -> list[Effect]:
         """The peer said that it leaves."""
-        watch = self._watched.setdefault(peer, _Watch(now))
-        return self._change(peer, watch, "left", now)
+        watch = self._watched.get(peer)
+        if watch is None:
+            watch = self._watched[peer] = _Watch(now)
+        return self._change(peer, watch, "left", now) if watch.state != "left" else []
 
     def link_down(self, peer: PeerId, now: float) -> None:
         """A link broke: the dial that follows will tell."""
@@ -141,9 +148,10 @@ class Liveness:
             return []
         return self._suspect(peer, watch, now, neighbours, version)
 
-    def forget(self, peer: PeerId) -> None:
-        """The view does not know this peer any more."""
-        self._watched.pop(peer, None)
+    def forget(self, peer: PeerId) -> list[Effect]:
+        """The view does not know this peer any more: its statements ran out before it had missed often enough."""
+        watch = self._watched.pop(peer, None)
+        return [PeerState(peer, "dead")] if watch is not None and watch.state in ("alive", "suspect") else []
 
     # --- doubt ---------------------------------------------------------------------------------------------------
 
@@ -175,8 +183,6 @@ class Liveness:
         return effects
 
     def _change(self, peer: PeerId, watch: _Watch, state: str, now: float) -> list[Effect]:
-        if watch.state == state == "alive" and (record := self._view.get(peer)) is not None and record.state == "alive":
-            return []
         watch.state = state
         self._view.set_state(peer, state, now)
         return [PeerState(peer, state)]
@@ -191,6 +197,8 @@ class Liveness:
     def sweep(self, now: float, neighbours: tuple[PeerId, ...], version_of: VersionOf) -> list[Effect]:
         """A period is over: count who missed it, look at them, and at a few others."""
         self._doubt_looks = self._doubts = 0
+        for peer in [peer for peer in self._watched if peer not in self._view]:
+            del self._watched[peer]
         watched = [(peer, watch) for peer, watch in self._watched.items() if watch.state in ("alive", "suspect")]
         silent = [(peer, watch) for peer, watch in watched if now - watch.heard > self._patience(peer)]
         newly = sum(watch.misses == 0 for _, watch in silent)

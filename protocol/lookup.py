@@ -43,7 +43,7 @@ _CANDIDATES_PER_K: Final = 8
 #: A candidate is late, and values have been gathered, after this share of ``query_s`` (guess: 0.6 s on a WAN).
 _LATE_SHARE: Final = 0.2
 #: A look-up ends after this many ``query_s``, whatever it found (guess).
-_DEADLINE_QUERIES: Final = 4.0
+_DEADLINE_QUERIES: Final = 3.0
 #: Addresses of one candidate that are tried (threat model 3.1).
 MOST_ADDRS: Final = 4
 
@@ -123,13 +123,11 @@ class Lookup:
             del self._by_peer[farthest.peer]
 
     def found(self, envelope: Envelope, hops: int, now: float) -> None:
-        """A verified value came in; the first one starts the grace."""
+        """A verified value came in, newer than what its author had here; the first one starts the grace."""
         if not self.values:
             self.hops = hops
             self._settled = now + self._late_s
-        known = self.values.get(envelope.author)
-        if known is None or known.version < envelope.version:
-            self.values[envelope.author] = envelope
+        self.values[envelope.author] = envelope
 
     def answered(self, peer: PeerId) -> Candidate | None:
         """The candidate that answered, if it was asked."""
@@ -139,13 +137,13 @@ class Lookup:
         candidate.state = State.ANSWERED
         return candidate
 
-    def connected(self, peer: PeerId, now: float) -> bool:
-        """A link to a peer stands; whether it was waited for and can be asked now, with its time starting afresh."""
+    def connected(self, peer: PeerId, now: float) -> Candidate | None:
+        """A link to a peer stands: the candidate, if it was waited for; its time starts afresh."""
         candidate = self._by_peer.get(peer)
         if candidate is None or candidate.state is not State.ASKED:
-            return False
+            return None
         candidate.since = now
-        return True
+        return candidate
 
     def failed(self, peer: PeerId) -> bool:
         """A candidate refused or cannot be reached; whether that matters to this look-up."""

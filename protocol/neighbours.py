@@ -3,34 +3,36 @@
 Theory of operation
 ===================
 
-A node wants ``target`` neighbours and dials half of them itself, so that nobody can surround it by dialling in; it
-dials more only while it has fewer than ``target - SLACK`` in all.  Where the network is no larger than that it
-dials everybody.  Whom: first those whose link broke, then living peers of the view from network groups it has not
-dialled yet, then living peers, then anybody it has ever had an address of.  One dialled neighbour is replaced by
-another every ``rotate_s``, and as often a peer that vanished from the view is tried: after a long partition nobody
-else would.
+A neighbour is a link that somebody *chose*: we, because we need one, or the other end, which says so by opening a
+digest exchange on it.  A node wants ``target`` neighbours and chooses half of them itself, so that nobody can surround
+it by dialling in; it chooses more only while it has fewer than ``target - SLACK`` in all, and everybody where the
+network is no larger than ``target``.  Whom: first those whose link broke, then living peers from network groups not
+chosen yet, then living peers, then anybody it has ever had an address of.  A link that stands already, made for a job
+or a look-up, is taken as it is.  Others may choose us up to ``most`` neighbours.  Of those we chose, one is let go
+while we have more than enough, and one is replaced by another every ``rotate_s``; as often a peer that is out of sight
+is tried: after a long partition nobody else would.
 
 Seeds, and the peers known from an earlier life, are dialled at the start, all at once.  A seed is retried for ever, a
 broken link until ``LOST_TRIES`` dials failed; the pause before the n-th try is drawn from ``[0, first * 2^n]``, at most
 ``redial_most_s`` (full jitter).  Nothing depends on a seed once other links stand.
 
-Links that others made are neighbours too, up to ``most``, and so are links that we made for jobs or look-ups, up to
-``target``; the rest carry only what they were made for.  A link that was only dialled to look whether a peer lives is
-hung up again unless it is needed.  Two nodes that dial each other at once end up with
-one link; which one is for the driver to decide.
+When a link breaks that the other end had chosen, and when ``liveness`` asks, a peer is dialled only to look whether it
+lives; such a link is hung up again unless one is needed.  Two nodes that dial each other at once end up with one
+link; which one is for the driver to decide.
 
-Not here: what goes over the links (``gossip``, ``dht``), what a broken one means (``liveness``).  Who calls it: ``node``.
+Not here: what goes over the links (``gossip``, ``dht``), what a broken one means (``liveness``).
+Who calls it: ``node``.
 """
 
 from __future__ import annotations
 
 from collections.abc import KeysView
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from protocol.effects import Dial, Effect, Hangup, SetTimer, TimerKey
 from protocol.ids import PeerId
-from protocol.peerview import PeerRecord, PeerView, network_group
+from protocol.peerview import PeerRecord, PeerView, group_of, network_group
 from protocol.rng import Rng
 from protocol.settings import NeighbourSettings
 
@@ -57,9 +59,11 @@ Known = tuple[tuple[PeerId, Addrs], ...]
 
 @dataclass(slots=True)
 class _Link:
-    outbound: bool
     group: str
-    since: float
+    #: Whether we want the peer as a neighbour, and whether the other end does.
+    chosen: bool = False
+    asked: bool = False
+    #: Whether it is one.
     standing: bool = False
     #: Hung up by us: not to be dialled again because it breaks.
     released: bool = False
@@ -81,15 +85,8 @@ class _Pause:
 
 @dataclass(slots=True)
 class _Dialling:
-    addrs: Addrs
     until: float
-    look: bool = field(default=False)
-
-
-def host_of(addr: str) -> str:
-    """The host of a multiaddr: ``/ip4/1.2.3.4/tcp/4411`` gives ``1.2.3.4``."""
-    parts = addr.split("/")
-    return parts[2] if len(parts) > 2 else ""
+    look: bool
 
 
 class Neighbours:
@@ -103,7 +100,9 @@ class Neighbours:
         self._links: dict[PeerId, _Link] = {}
         self._seeds: list[_Seed] = []
         self._former: dict[PeerId, Addrs] = {}
-        self._lost: dict[PeerId, Addrs] = {}
+        #: Broken links, and whether they are only to be looked at.
+        self._lost: dict[PeerId, bool] = {}
+        self._chosen: list[PeerId] = []
         self._pauses: dict[PeerId, _Pause] = {}
         self._dialling: dict[PeerId, _Dialling] = {}
         self._rotating = False
@@ -115,7 +114,7 @@ class Neighbours:
         return self._links.keys()
 
     def standing(self) -> tuple[PeerId, ...]:
-        """The neighbours, oldest link first."""
+        """The neighbours, in the order of their links."""
         return tuple(peer for peer, link in self._links.items() if link.standing)
 
     def is_standing(self, peer: PeerId) -> bool:
@@ -139,62 +138,86 @@ class Neighbours:
 
     # --- what happens to links -----------------------------------------------------------------------------------
 
-    def link_up(self, peer: PeerId, outbound: bool, address: str, addrs: Addrs, now: float) -> list[Effect]:
+    def link_up(self, peer: PeerId, outbound: bool, address: str, addrs: Addrs) -> list[Effect]:
         """A link stands."""
-        dialling = self._dialling.pop(peer, None)
-        self._recognise(peer, outbound, addrs)
+        dialling = self._dialling.pop(peer, None) if outbound else None
+        seed = self._recognise(peer, addrs if outbound else ())
         self._pauses.pop(peer, None)
         self._lost.pop(peer, None)
         self._former.pop(peer, None)
-        looked = dialling is not None and dialling.look and outbound
-        needed = not looked or self._need() > 0
-        link = self._links[peer] = _Link(outbound, network_group(address), now)
-        if not needed:
+        link = self._links[peer] = _Link(network_group(address))
+        if dialling is None and not (seed and outbound):
+            return []
+        if dialling is not None and dialling.look and self._need() == 0:
             link.released = True
             return [Hangup(peer, "only looked")]
-        wanted = dialling is not None or not outbound
-        link.standing = len(self.standing()) < (self._settings.most if wanted else self._settings.target)
-        return self._replace(peer) if dialling is not None and not looked else []
+        link.chosen = link.standing = len(self.standing()) < self._settings.most
+        return self._replace(peer)
 
-    def _recognise(self, peer: PeerId, outbound: bool, addrs: Addrs) -> None:
-        """Note that a seed was reached; one of unknown identity is told by the address that was dialled."""
+    def asked(self, peer: PeerId) -> bool:
+        """The other end wants to be neighbours; True if that is new and we have room."""
+        link = self._links.get(peer)
+        if link is None or link.standing or link.released:
+            return False
+        link.asked = True
+        link.standing = len(self.standing()) < self._settings.most
+        return link.standing
+
+    def take_chosen(self) -> list[PeerId]:
+        """Links that stood already and have been chosen since the last call."""
+        chosen, self._chosen = self._chosen, []
+        return chosen
+
+    def _recognise(self, peer: PeerId, addrs: Addrs) -> bool:
+        """Whether it is a seed that was reached; one of unknown identity is told by the address that was dialled."""
+        found = False
         for seed in self._seeds:
-            if seed.peer is None and outbound and addrs and addrs[0] in seed.addrs:
+            if seed.peer is None and addrs and addrs[0] in seed.addrs:
                 seed.peer = peer
             if seed.peer == peer:
-                seed.failures = 0
-                seed.next_at = 0.0
+                seed.failures, seed.next_at, found = 0, 0.0, True
+        return found
 
     def _replace(self, newcomer: PeerId) -> list[Effect]:
-        """The end of a rotation: a new neighbour is there, the oldest one that we dialled goes."""
-        if not self._rotating:
+        """The end of a rotation: a new neighbour is there, the one that we chose longest ago goes."""
+        chosen = [peer for peer, link in self._links.items() if link.chosen and peer != newcomer]
+        if not self._rotating or len(chosen) < self._settings.target // 2:
             return []
         self._rotating = False
-        dialled = [peer for peer, link in self._links.items() if link.standing and link.outbound and peer != newcomer]
-        if len(dialled) < self._settings.target // 2:
+        return self._release(chosen[0], "rotation")
+
+    def _release(self, peer: PeerId, reason: str) -> list[Effect]:
+        link = self._links[peer]
+        link.released, link.standing, link.chosen = True, False, False
+        return [Hangup(peer, reason)]
+
+    def _trim(self) -> list[Effect]:
+        """Let one neighbour go if we chose too many: the network was smaller then, or many have chosen us since."""
+        chosen = [peer for peer, link in self._links.items() if link.chosen]
+        spare = len(self.standing()) > self._settings.target and len(chosen) > self._settings.target // 2
+        if not spare or len(self._view) <= self._settings.target:
             return []
-        self._links[dialled[0]].released = True
-        return [Hangup(dialled[0], "rotation")]
+        return self._release(self._rng.choice(chosen), "enough neighbours")
 
     def link_down(self, peer: PeerId, now: float) -> list[Effect]:
-        """A link is gone.  Ours are dialled again soon; those of others a little later, if they do not."""
+        """A link is gone.  One that we chose is dialled again; at one that chose us we only look."""
         link = self._links.pop(peer, None)
         if link is None:
             return []
         for other in self._links.values():
-            if not other.standing and not other.released and len(self.standing()) < self._settings.target:
+            if other.asked and not other.standing and len(self.standing()) < self._settings.most:
                 other.standing = True
         for seed in self._seeds:
             if seed.peer == peer and link.released:
                 seed.next_at = now + self._settings.rotate_s
             elif seed.peer == peer:
                 self._back_off(seed, now)
-        if link.released or self._left or not link.standing:
+        if self._left or not link.standing:
             return []
         addrs = self._addrs(peer)
         if addrs and not self._has_left(peer):
-            self._lost[peer] = addrs
-            self._pause(peer, 0 if link.outbound else 1, now)
+            self._lost[peer] = not link.chosen
+            self._pause(peer, 0 if link.chosen else 1, now)
         return [SetTimer(_TICK, now + self._settings.redial_first_s * self._rng.random())]
 
     def dial_failed(self, peer: PeerId | None, addrs: Addrs, now: float) -> None:
@@ -240,46 +263,58 @@ class Neighbours:
         for peer in [peer for peer, dialling in self._dialling.items() if dialling.until <= now]:
             del self._dialling[peer]
         effects = self._dial_seeds(now)
+        for peer in [peer for peer in self._lost if self._is_free(peer, now)]:
+            effects += self._dial(peer, self._addrs(peer), now, look=self._lost[peer])
         need = self._need() - sum(not dialling.look for dialling in self._dialling.values())
-        for peer, addrs in self._candidates(now, need):
-            effects += self._dial(peer, addrs, now)
-        pause = self._settings.redial_first_s * (1 if need > 0 or self._seeds_missing() else 5)
+        effects += self._choose(now, need) if need > 0 else self._trim()
+        pause = self._settings.redial_first_s * (1 if need > 0 or self._lost or self._seeds_missing() else 5)
         return [*effects, SetTimer(_TICK, now + pause)]
 
     def _need(self) -> int:
-        """Links still to be dialled."""
+        """Links still to be chosen."""
         standing = [link for link in self._links.values() if link.standing]
         target, others = self._settings.target, len(self._view)
         if len(standing) >= self._settings.most:
             return 0
         if others <= target:
             return max(0, target - len(standing))  # as many as there are candidates: a full mesh
-        dialled = sum(link.outbound for link in standing)
-        return max(target // 2 - dialled, target - SLACK - len(standing), 0)
+        chosen = sum(link.chosen for link in standing)
+        return max(target // 2 - chosen, target - SLACK - len(standing), 0)
+
+    def _choose(self, now: float, need: int) -> list[Effect]:
+        """Make the best ``need`` candidates neighbours: dial them, or take the link that stands."""
+        effects: list[Effect] = []
+        for peer, addrs in self._candidates(now, need):
+            link = self._links.get(peer)
+            if link is None:
+                effects += self._dial(peer, addrs, now)
+            else:
+                link.chosen = link.standing = True
+                self._chosen.append(peer)
+                effects += self._replace(peer)
+        return effects
 
     def _candidates(self, now: float, need: int) -> list[tuple[PeerId, Addrs]]:
-        """The best ``need`` peers to dial now; the order is told at the top of this file."""
-        if need <= 0:
-            return []
-        chosen = [(peer, addrs) for peer, addrs in self._lost.items() if self._is_free(peer, now)][:need]
-        if len(chosen) == need:
-            return chosen
-        taken = {link.group for link in self._links.values() if link.outbound}
+        """The best ``need`` peers to choose now; the order is told at the top of this file."""
+        taken = {link.group for link in self._links.values() if link.chosen}
         fresh: list[tuple[PeerId, Addrs]] = []
         living: list[tuple[PeerId, Addrs]] = []
         records = [record for record in self._view.records() if self._is_candidate(record, now)]
         for record in self._rng.sample(records, min(len(records), 16 * need)):
-            assert record.advert is not None, "a candidate has an advert"
-            group = network_group(host_of(record.advert.addrs[0]))
-            (living if group in taken else fresh).append((record.peer, record.advert.addrs))
+            addrs = record.advert.addrs if record.advert is not None else ()
+            group = network_group(record.address) if record.linked else group_of(addrs)
+            (living if group in taken else fresh).append((record.peer, addrs))
             taken.add(group)
-        chosen += [entry for entry in fresh + living if entry[0] not in self._lost]
+        chosen = fresh + living
         if len(chosen) < need:
             former = [entry for entry in self._former.items() if self._is_free(entry[0], now)]
             chosen += self._rng.sample(former, min(len(former), need - len(chosen)))
         return chosen[:need]
 
     def _is_candidate(self, record: PeerRecord, now: float) -> bool:
+        link = self._links.get(record.peer)
+        if link is not None:
+            return not link.standing and not link.released and record.state in ("alive", "suspect")
         if record.advert is None or not record.advert.addrs or record.state not in ("alive", "suspect"):
             return False
         # In a small network everybody dials everybody: the larger key waits a little so that few do so at once.
@@ -297,10 +332,9 @@ class Neighbours:
         effects: list[Effect] = [SetTimer(_ROTATE, now + self._rotate_s())]
         if self._left:
             return effects
-        if len(self._view) > self._settings.target and len(self.standing()) >= self._settings.target - SLACK:
-            for peer, addrs in self._candidates(now, 1):
-                self._rotating = True
-                effects += self._dial(peer, addrs, now)
+        if len(self._view) > self._settings.target and self._need() == 0:
+            self._rotating = True
+            effects += self._choose(now, 1)
         former = [entry for entry in self._former.items() if self._is_free(entry[0], now)]
         if former:
             peer, addrs = self._rng.choice(former)
@@ -317,7 +351,7 @@ class Neighbours:
         if running is not None:
             running.look &= look
             return []
-        self._dialling[peer] = _Dialling(addrs, now + DIAL_S, look)
+        self._dialling[peer] = _Dialling(now + DIAL_S, look)
         return [Dial(peer, addrs)]
 
     def _dial_seeds(self, now: float) -> list[Effect]:

@@ -34,7 +34,7 @@ from protocol.ids import PeerId
 from protocol.liveness import Liveness
 from protocol.messages import Digest, Doubt, Records
 from protocol.neighbours import Known, Neighbours, Seeds
-from protocol.peerview import PeerRecord, PeerView, network_group
+from protocol.peerview import PeerView, network_group
 from protocol.rng import Rng
 from protocol.settings import NodeSettings
 from protocol.signing import ADVERT, LOAD, Envelope, Signer
@@ -55,6 +55,7 @@ class Node:
         rng: Rng,
         inc: int,
         seeds: Seeds,
+        *,
         known: Known = (),
         marks: MarkTable = MappingProxyType({}),
     ) -> None:
@@ -74,7 +75,6 @@ class Node:
         self._publishing = False
         self._in_dht: Envelope | None = None
         self._given = (seeds, known, marks)
-        self._links: dict[PeerId, LinkUp] = {}
         self._now = 0.0
         self._actions: Mapping[type, Callable[[Any, float, float], list[Effect]]] = {
             Received: self._received,
@@ -127,23 +127,24 @@ class Node:
 
     def _link_up(self, event: LinkUp, now: float, _wall: float) -> list[Effect]:
         peer = event.peer
-        self._links[peer] = event
-        effects = self.neighbours.link_up(peer, event.outbound, event.address, event.addrs, now)
-        self.view.set_link(peer, True, event.outbound, event.address)
+        effects = self.neighbours.link_up(peer, event.outbound, event.address, event.addrs)
+        self.view.set_link(peer, True, event.outbound, event.address, now)
         effects += self.liveness.heard(peer, now)
         self.gossip.link_up(peer, now)
         self.gossip.stand(self.neighbours.standing())
-        effects += self.gossip.introduce(peer, event.outbound, now)
+        effects += self.gossip.greet(peer, now)
+        if self.neighbours.is_standing(peer):
+            effects += self.gossip.introduce(peer, now)
         record = self.view.get(peer)
         addrs = event.addrs or (record.advert.addrs if record is not None and record.advert is not None else ())
         return effects + self._filter(self.dht.link_up(peer, addrs, network_group(event.address), now), now)
 
     def _link_down(self, event: LinkDown, now: float, _wall: float) -> list[Effect]:
         peer = event.peer
-        if self._links.pop(peer, None) is None:
+        if peer not in self.neighbours.linked:
             return []
         effects = self.neighbours.link_down(peer, now)
-        self.view.set_link(peer, False, False, "")
+        self.view.set_link(peer, False)
         if effects:  # it was a neighbour, and it was not us who hung up
             self.liveness.link_down(peer, now)
         self.gossip.link_down(peer)
@@ -171,6 +172,8 @@ class Node:
         if isinstance(message, Records):
             effects = self.gossip.on_records(peer, message, now, wall) + self._pass_news(now)
         elif isinstance(message, Digest):
+            if message.reply and self.neighbours.asked(peer):
+                self.gossip.stand(self.neighbours.standing())
             effects = self.gossip.on_digest(peer, message, now)
         elif isinstance(message, Doubt):
             effects = self._doubted(peer, message, now)
@@ -194,20 +197,11 @@ class Node:
             record = self.view.get(envelope.author)
             if record is None:
                 continue
-            if envelope.author in self._links and not record.linked:
-                effects += self._complete(self._links[envelope.author], record, now)
             if envelope.kind == LOAD and record.load is not None and record.load.status == Status.LEFT:
                 effects += self.liveness.goodbye(envelope.author, now)
             else:
-                effects += self.liveness.heard(envelope.author, now)
+                effects += self.liveness.heard(envelope.author, now, stated=True)
         return effects
-
-    def _complete(self, link: LinkUp, record: PeerRecord, now: float) -> list[Effect]:
-        """The first statement of a peer whose link was there before it."""
-        self.view.set_link(link.peer, True, link.outbound, link.address)
-        if link.addrs or record.advert is None:
-            return []
-        return self._filter(self.dht.link_up(link.peer, record.advert.addrs, network_group(link.address), now), now)
 
     def _filter(self, effects: list[Effect], now: float) -> list[Effect]:
         """What the DHT asks for, less what would take a neighbour away; what it found is good for gossip, too."""
@@ -233,8 +227,9 @@ class Node:
         return self.gossip.report_load(event.load, now)
 
     def _advertise(self, event: Advertise, now: float, _wall: float) -> list[Effect]:
+        news = event.advert != self.gossip.advert
         effects = self.gossip.advertise(event.advert, now)
-        if effects and not self._publishing:
+        if news and not self._publishing:
             self._publishing = True
             effects.append(SetTimer(_PUBLISH, now + PUBLISH_PAUSE_S))
         return effects
@@ -273,16 +268,22 @@ class Node:
         if machine == "gossip":
             effects = self.gossip.timer(key, now, wall) + self._publish_advert(now)
             for peer in self.view.expire(now):
-                if peer not in self.view:
-                    self.liveness.forget(peer)
+                effects += self.liveness.forget(peer)
             return effects
         if machine == "liveness":
             return self._sweep(now)
         if machine == "neighbours":
-            return self.neighbours.timer(key, now)
+            return self._neighbours_timer(event, now)
         if machine == "dht":
             return self._filter(self.dht.timer(key, now, wall), now)
         return self._publish(now)
+
+    def _neighbours_timer(self, event: TimerFired, now: float) -> list[Effect]:
+        effects = self.neighbours.timer(event.key, now)
+        chosen = self.neighbours.take_chosen()
+        if chosen:
+            self.gossip.stand(self.neighbours.standing())
+        return effects + [effect for peer in chosen for effect in self.gossip.introduce(peer, now)]
 
     def _sweep(self, now: float) -> list[Effect]:
         effects = self.liveness.sweep(now, self.neighbours.standing(), self.gossip.version_of)

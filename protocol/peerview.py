@@ -27,15 +27,14 @@ import ipaddress
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from protocol.adverts import Advert, Load, ModelOffer
-from protocol.columns import Columns, IntArray, Offers
-from protocol.hardware import need_mib, weight_bytes
+from protocol.columns import BoolArray, Columns, IntArray, Offers
 from protocol.ids import PeerId
+from protocol.kbuckets import limited
 from protocol.signing import Envelope
 
 STATES: Final = ("alive", "suspect", "dead", "left")
@@ -92,10 +91,6 @@ def network_group(address: str) -> str:
     return str(ipaddress.ip_network((ip, 24 if ip.version == 4 else 48), strict=False))
 
 
-def _is_limited(group: str) -> bool:
-    return bool(group) and not ipaddress.ip_network(group).is_private
-
-
 def group_of(addrs: Iterable[str]) -> str:
     """The group of multiaddresses: that of the first public IP address among them, else of the first one."""
     groups = [
@@ -103,7 +98,7 @@ def group_of(addrs: Iterable[str]) -> str:
         for parts in (addr.split("/") for addr in addrs)
         if len(parts) > 2 and parts[1] in ("ip4", "ip6") and (group := network_group(parts[2]))
     ]
-    return next((group for group in groups if _is_limited(group)), groups[0] if groups else "")
+    return next((group for group in groups if limited(group)), groups[0] if groups else "")
 
 
 @dataclass(slots=True, eq=False)
@@ -124,6 +119,7 @@ class PeerRecord:
     advert_until: float = -_INF
     load_until: float = -_INF
     state: str = "alive"
+    state_since: float = 0.0
     #: Smoothed round trip and its mean deviation, seconds; None until measured.
     rtt_s: float | None = None
     rttvar_s: float = 0.0
@@ -175,9 +171,10 @@ class PeerView:
         assert record is not None, "a row of an index is in use"
         return record
 
-    def models(self) -> tuple[str, ...]:
-        """Names of all models that somebody offers, in order of arrival; who offers them may be gone by now."""
-        return tuple(self._models)
+    def models(self, most: int | None = None) -> list[str]:
+        """Names of the models that most peers offer, most offered first; some of those peers may be gone by now."""
+        names = sorted(self._models, key=lambda name: -len(self._models[name]))
+        return names[:most]
 
     def offers(self, model: str) -> Offers | None:
         """The index of a model."""
@@ -258,10 +255,10 @@ class PeerView:
             if name not in offers:
                 index = self._models[name]
                 index.drop(row)
-                if not index.size:
+                if not len(index):
                     del self._models[name]
         for name, offer in offers.items():
-            self._models.setdefault(name, Offers()).put(row, offer, need_mib(offer), weight_bytes(offer))
+            self._models.setdefault(name, Offers()).put(row, offer)
 
     # --- own observations ----------------------------------------------------------------------------------------
 
@@ -269,7 +266,7 @@ class PeerView:
         """``alive``, ``suspect``, ``dead`` or ``left``; nothing happens for a peer that is not here."""
         record = self._records.get(peer)
         if record is not None:
-            record.state = state
+            record.state, record.state_since = state, now
             self.columns["alive"][record.row] = _STANDING[state]
 
     def set_link(self, peer: PeerId, linked: bool, outbound: bool = False, address: str = "", now: float = 0.0) -> None:
@@ -383,7 +380,7 @@ class PeerView:
 
     def _group_has_room(self, group: str, now: float) -> bool:
         members = self._groups.get(group, {})
-        most = self._per_group if _is_limited(group) else max(self._per_group, self._size // _UNLIMITED_SHARE)
+        most = self._per_group if limited(group) else max(self._per_group, self._size // _UNLIMITED_SHARE)
         if len(members) < most:
             return True
         victim = self._gone(np.array([self._records[peer].row for peer in members]), now)
@@ -415,8 +412,9 @@ class PeerView:
             victim = self.at(int(newest)).peer
         self.remove(victim)
 
-    def _may_go(self, rows: IntArray) -> npt.NDArray[Any]:
-        return np.logical_and(self.columns["used"][rows], ~self.columns["kept"][rows])
+    def _may_go(self, rows: IntArray) -> BoolArray:
+        may_go: BoolArray = self.columns["used"][rows] & ~self.columns["kept"][rows]
+        return may_go
 
     def _gone(self, rows: IntArray, now: float) -> PeerId | None:
         """Who of these gives way to anybody: the expired, then the dead."""

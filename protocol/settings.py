@@ -85,8 +85,9 @@ class DhtSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store_per_key: int = 64
     #: Clock error of an author that is tolerated, seconds (threat model 2.1).
     skew_s: float = 120.0
-    #: Links made for look-ups are closed after this long without use, seconds (guess: outlives a burst of look-ups).
-    idle_s: float = 60.0
+    #: Links made for look-ups are closed after this long without use, seconds (guess: outlives the pause between two
+    #: adverts, so that the closest peers that keep ours are not dialled each time).
+    idle_s: float = 90.0
 
 
 class LinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,6 +123,15 @@ class CascadeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     progress_window_s: float = 20.0
     #: A whole job without a deadline of the caller's, seconds.
     total_s: float = 600.0
+    #: Peers asked for one job, the busy and the unreachable ones included (guess: what a view offers in one ranking).
+    asked: int = 8
+    #: Slowest upload of a request's body that is waited for, bytes per second (guess: a bad mobile link).
+    upload_bytes_s: int = 128 * KIB
+    #: Longest answer that is not streamed, bytes: it is held back until its end proved good.
+    answer_bytes: int = 16 * KIB * KIB
+    #: So many different peers failing within so many seconds look like trouble of our own (threat model 3.3).
+    own_fault_peers: int = 3
+    own_fault_s: float = 10.0
 
 
 class AdmissionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,9 +170,7 @@ _TEST: Final = NodeSettings(
     liveness=LivenessSettings(period_s=0.5),
     dht=DhtSettings(query_s=0.5, refresh_s=30.0),
     link=LinkSettings(ping_s=0.5, dead_s=2.0),
-    cascade=CascadeSettings(
-        accept_s=1.0, first_token_s=2.0, frame_s=2.0, progress_window_s=4.0, total_s=60.0
-    ),
+    cascade=CascadeSettings(accept_s=1.0, first_token_s=2.0, frame_s=2.0, progress_window_s=4.0, total_s=60.0),
     admission=AdmissionSettings(beat_s=0.5, stalled_reader_s=5.0),
 )
 

@@ -41,7 +41,8 @@ class Verbs(click.Group):
         del ctx
         if cmd_name not in VERBS:
             return None
-        return importlib.import_module(f"p2pnode.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"p2pnode.cli.{cmd_name}").command
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
@@ -94,6 +95,6 @@ def run(args: list[str] | None = None, command: click.Command = app, name: str =
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our stdout has gone (``p2pnode peers | head``): not our failure; and nothing may be flushed.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return OK
     return result if isinstance(result, int) else OK

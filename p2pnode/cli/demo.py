@@ -26,7 +26,7 @@ from p2pnode.cli.options import Shared, json_flag, shared
 from p2pnode.cli.processes import Fleet, NotYet, until
 
 #: Four cards that are really different: server and desktop, new and old, with room for the model.
-GPUS: Final = {"ada": "RTX 4090", "grace": "RTX 3090", "alan": "A100 PCIe 80 GB", "edsger": "L4"}
+GPUS: Final = {"ada": "RTX 4090", "grace": "RTX 3090", "alan": "A100 PCIe 80GB", "edsger": "L4"}
 GATEWAY: Final = "gateway"
 #: Seconds for the network to find itself: about 1 s when idle, six processes on two busy cores take longer.
 JOIN_S: Final = 15.0

@@ -12,7 +12,7 @@ from p2pnode.cli.exits import FAILED, OK, USAGE, Exit
 from p2pnode.cli.options import Shared, shared
 from p2pnode.config import Config, ConfigError, load_config
 from p2pnode.paths import Paths
-from p2pnode.stopping import CannotStart
+from p2pnode.stopping import CannotStart, starting
 
 PROFILES = ["lan", "wan", "local", "test"]
 ENGINES = ["auto", "vllm", "openai", "mock", "none"]
@@ -72,20 +72,15 @@ def launch(options: Shared, flags: dict[str, Any], root: Root | None = None) -> 
     except ConfigError as error:
         raise Exit(USAGE, str(error)) from None
     logs.set_up(config.log.format, config.log.level)
-    if root is None:
-        from p2pnode.node import run_node as root
     try:
-        trio.run(root, config, paths)
-    except BaseExceptionGroup as group:
-        problems, rest = group.split(CannotStart)
-        if rest is not None or problems is None:
-            raise
-        raise Exit(FAILED, str(_first(problems))) from None
+        with starting(CannotStart):
+            trio.run(root or _run_node(), config, paths)
     except CannotStart as error:
         raise Exit(FAILED, str(error)) from None
     return OK
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    inner = group.exceptions[0]
-    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+def _run_node() -> Root:
+    from p2pnode.node import run_node
+
+    return run_node

@@ -36,6 +36,9 @@ class BoundedLog:
         # Readable by its owner only: an engine's log may tell what is asked of it.
         return os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0)
 
+    def close(self) -> None:
+        self._file.close()
+
     def write(self, data: bytes) -> None:
         if self._file.tell() + len(data) > self._most:
             self._file.close()
@@ -61,7 +64,8 @@ def keep(log: BoundedLog, grace_s: float, command: list[str]) -> int:
     output = child.stdout.fileno()
     watched = [sys.stdin.fileno(), stop_read, output]
     while child.poll() is None:
-        ready, _, _ = select.select(watched, [], [], LOOK_S)
+        # A closed output is the first sign of the end.
+        ready, _, _ = select.select(watched, [], [], LOOK_S if output in watched else 0.01)
         if output in ready and not _copy(output, log):
             watched.remove(output)
         if stop_read in ready or (sys.stdin.fileno() in ready and not os.read(sys.stdin.fileno(), 64)):

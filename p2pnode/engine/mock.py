@@ -34,6 +34,7 @@ from p2pnode.engine.base import (
 from p2pnode.engine.batch import Batch
 from p2pnode.engine.pace import Pace
 from protocol.adverts import Gpu, Load, ModelOffer, Status
+from protocol.hardware import need_mib, shape_of
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -91,8 +92,11 @@ class MockEngine:
         self._seed = seed
         self._wall = wall
         self._dice = random.Random(seed)
-        largest = max(models, key=lambda spec: spec.params_b, default=ModelSpec(""))
-        self._batch = Batch(Pace(gpu, largest, 0.0 if math.isinf(speed) else 1.0 / speed), slots, clock)
+        # One batch for all models, as slow as the largest: nobody mocks several to measure them.
+        largest = max(models, key=lambda spec: shape_of(spec.name, spec.params_b).params, default=ModelSpec(""))
+        shape = shape_of(largest.name, largest.params_b)
+        pace = Pace(gpu, shape, largest.quantization, 0.0 if math.isinf(speed) else 1.0 / speed)
+        self._batch = Batch(pace, slots, clock)
         self._changes = Changes()
         self._jobs = 0
         self.faults = faults or Faults()
@@ -117,14 +121,14 @@ class MockEngine:
 
     def load(self) -> Load:
         batch = self._batch
-        used = sum(spec.vram_mib for spec in self._specs.values())
+        used = round(sum(map(need_mib, self.offers())))
         return Load(
             status=int(Status.BUSY if batch.waiting else Status.ONLINE),
             free_vram_mib=max(0, self._gpu.vram_mib * self._gpu.count - used),
             running=batch.running,
             waiting=batch.waiting,
             slots=batch.slots,
-            kv_permille=min(1000, 1000 * batch.running // batch.slots),
+            kv_permille=min(1000, int(1000 * batch.context_tokens / max(1.0, batch.pace.kv_tokens))),
             queued_prefill_tokens=batch.queued_prefill,
             tokens_s=round(batch.sequences / batch.step_s) if batch.step_s else 0,
             gpu_percent=100 if batch.running else 0,

@@ -1,7 +1,7 @@
 """What a folder with a model says of itself: enough to advertise it and to tell whether two nodes serve the same one.
 
 Reads config, tokenizer settings and the headers of the weights; never the weights, never pickles, runs no code.
-Who calls it: ``choose``.
+Who calls it: ``choice``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,20 @@ SAMPLE_BYTES: Final = 64 * 1024
 
 class NotAModel(ValueError):  # noqa: N818 - says what is wrong
     """This folder does not hold a model that can be served."""
+
+
+def resolved(spec: ModelSpec) -> ModelSpec:
+    """The spec of a model that can be loaded without asking anybody: a described folder, or a pinned hub id."""
+    if spec.source and Path(spec.source).expanduser().is_dir():
+        return described(spec)
+    if spec.source.startswith(("/", ".", "~")):
+        raise NotAModel(f"there is no folder {spec.source}; correct --model {spec.name}=FOLDER")
+    if not spec.revision:
+        raise NotAModel(
+            f"{spec.source or spec.name} comes from a hub and needs a pinned revision: set revision = in the model's "
+            "table in config.toml, or give a local folder with --model NAME=FOLDER"
+        )
+    return spec
 
 
 def described(spec: ModelSpec) -> ModelSpec:

@@ -44,6 +44,8 @@ LOOK_S: Final = 5.0
 #: Seconds between looks while it serves, and how many in a row may fail before it counts as hung (guess).
 WATCH_S: Final = 5.0
 WATCH_MISSES: Final = 6
+#: GiB of KV cache on a processor, if the environment does not say (guess: leaves a laptop usable).
+CPU_KV_GIB: Final = "2"
 #: Sequences decoded at once: vLLM's own default on most GPUs.
 DEFAULT_SLOTS: Final = 256
 
@@ -76,6 +78,8 @@ def child_environment(base: Mapping[str, str], key: str, offline: bool) -> dict[
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         "PYTHONUNBUFFERED": "1",
     }
+    # Without it the CPU build reserves most of the machine's memory; other builds do not read it.
+    kept.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_KV_GIB)
     if offline:
         kept |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     return kept

@@ -57,13 +57,16 @@ class Api(QuartTrio):
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await super().__call__(scope, receive, send)  # type: ignore[arg-type]
+            await super().__call__(scope, receive, send)
             return
         asked = Request(scope, receive, send)
         try:
             self._gate.admit(asked)
             if asked.method == "OPTIONS" and asked.extra:
                 await asked.answer(b"", status=204, headers=self._gate.preflight(asked))
+            elif not asked.path.startswith("/"):
+                # ``GET http://other/…``: Quart would take the path out of it and so look at another than the gate.
+                raise unknown_url(asked.method, asked.path)
             elif (direct := self._direct.get(asked.path)) is not None:
                 if asked.method != "POST":
                     raise wrong_method(asked.method, asked.path, ("POST",))
@@ -91,18 +94,15 @@ class Api(QuartTrio):
             await send(message)
 
         async def without_body() -> Any:
-            # No route of Quart takes a body: none is read, so none can fill the memory.
+            # No route of Quart takes a body: what comes is thrown away, so that none can fill the memory.
             nonlocal begun
             if not begun:
                 begun = True
                 return {"type": "http.request", "body": b"", "more_body": False}
             while (message := await receive())["type"] != "http.disconnect":
-                if asked.has_body:
-                    raise ApiError(413, "request_too_large", f"{asked.path} takes no body.", close=True)
+                pass
             return message
 
-        if asked.has_body and asked.method in ("GET", "HEAD"):
-            raise ApiError(413, "request_too_large", f"{asked.method} takes no body.", close=True)
         await self._quart(asked.scope, without_body, with_id)
 
 

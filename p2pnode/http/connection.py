@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import h11
 import trio
@@ -60,8 +60,40 @@ def head_error(status: int, detail: str = "") -> ApiError:
     return ApiError(status, code, message.format(detail=detail or "bad request"), retry_after=retry_after, close=True)
 
 
+class Paused(Exception):  # noqa: N818 - not an error: the client sent more than it is its turn to
+    """The protocol holds bytes that have to wait for the end of the answer under way."""
+
+
+class _Turn:
+    """In place of the event on which hypercorn waits for that end, deaf to a client that leaves meanwhile."""
+
+    async def clear(self) -> None:
+        pass
+
+    async def set(self) -> None:
+        pass
+
+    async def wait(self) -> None:
+        raise Paused
+
+
 class Http1(H11Protocol):
     """hypercorn's HTTP/1.1, without upgrades to WebSocket and HTTP/2, and with our error bodies."""
+
+    def __init__(self, *wiring: Any) -> None:
+        super().__init__(*wiring)
+        self.can_read = cast(Any, _Turn())
+
+    def answers(self) -> bool:
+        """Whether a whole request is here and its answer is not out yet."""
+        return self.stream is not None and self.connection.their_state is not h11.SEND_BODY
+
+    async def feed(self, data: bytes) -> None:
+        """Take bytes, or go on with those held back; raises ``Paused``."""
+        if data:
+            await self.handle(RawData(data))
+        else:  # to h11 no bytes would be the end
+            await self._handle_events()
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """No ``Upgrade``: HTTP allows a server to ignore it."""
@@ -141,6 +173,11 @@ class Inbox:
         self._room.set()
 
 
+def _plain(address: Any) -> tuple[str, int]:
+    """Host and port; an IPv4 client of a socket for both families as what it is."""
+    return address[0].removeprefix("::ffff:"), address[1]
+
+
 class Connection:
     """An accepted socket until it is closed.  ``deadline`` (trio clock) is looked at by the server."""
 
@@ -159,25 +196,33 @@ class Connection:
         self._nursery: trio.Nursery | None = None
         self._gone = False
         self._heard = False
-        #: Waits for a request: may be dropped when the server is full.
+        self._served = False
+        #: Bytes sent ahead of the answer under way; None while the protocol takes what comes.
+        self._ahead: bytes | None = None
+        self._peeking: trio.CancelScope | None = None
+        self._task: trio.lowlevel.Task | None = None
+        #: Waits for the head of a request.
         self.idle = True
+        #: Waits for the rest of a body.
+        self.uploading = False
         self.opened = trio.current_time()
         self.deadline = self.opened + HEAD_S
         self.address = ""
         self._protocol = self._http(context)
 
     def _http(self, context: WorkerContext) -> Http1:
-        server, client = self._socket.getsockname(), self._socket.getpeername()
+        server, client = _plain(self._socket.getsockname()), _plain(self._socket.getpeername())
         self.address = client[0]
-        state = ConnectionState({"connection": self})  # type: ignore[typeddict-unknown-key]
+        state: Any = ConnectionState(cast(Any, {"connection": self}))
         return Http1(
-            self._app, self._config, context, self, state, False, client[:2], server[:2], self._event  # type: ignore[arg-type]
+            cast(Any, self._app), self._config, context, cast(Any, self), state, False, client, server, self._event
         )
 
     # --- life ------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Serve requests until either side has had enough."""
+        self._task = trio.lowlevel.current_task()
         try:
             async with trio.open_nursery() as self._nursery:
                 with self._reading:
@@ -194,21 +239,44 @@ class Connection:
         return self._protocol.connection.their_state in (h11.DONE, h11.CLOSED, h11.MUST_CLOSE)
 
     async def _read(self) -> None:
-        receive = self._socket.recv
         while True:
-            try:
-                data = await receive(READ_BYTES)
-            except OSError:
-                data = b""
-            if not data:
+            if self._ahead is not None and self.idle:
+                data, self._ahead = self._ahead, None
+            elif (received := await self._receive()) is None:
+                continue
+            elif not received:
                 self._gone = True
                 await self._protocol.handle(Closed())
                 return
-            if self.idle and not self._heard:
-                # The first byte of a further request: from now on the head has its time.
+            elif self._ahead is not None or self._protocol.answers():
+                self._ahead = (self._ahead or b"") + received
+                continue
+            else:
+                data = received
+            if self._served and self.idle and not self._heard:
+                # The first byte of a further request: from now on its head has its time.
                 self.deadline = trio.current_time() + HEAD_S
             self._heard = True
-            await self._protocol.handle(RawData(data))
+            try:
+                await self._protocol.feed(data)
+            except Paused:
+                self._ahead = b""
+
+    async def _receive(self) -> bytes | None:
+        """What comes next, empty at the end; None if what came ahead has its turn now.
+
+        During an answer this goes on, so that a client that leaves is noticed; what it sends ahead is kept for later.
+        """
+        try:
+            if self._ahead is None:
+                return await self._socket.recv(READ_BYTES)
+            with trio.CancelScope() as self._peeking:
+                if len(self._ahead) >= READ_BYTES:
+                    await trio.sleep_forever()
+                return await self._socket.recv(READ_BYTES)
+            return None
+        except OSError:
+            return b""
 
     async def _linger(self) -> None:
         """Read on for a moment after an early answer: closing at once would reset it away."""
@@ -217,6 +285,11 @@ class Connection:
             read = 0
             while read < LINGER_BYTES and (data := await self._socket.recv(READ_BYTES)):
                 read += len(data)
+
+    @property
+    def yields(self) -> bool:
+        """Whether it has to make room for a newcomer when the server is full: nothing of it runs yet."""
+        return self.idle or self.uploading
 
     def drop(self) -> None:
         """End it now: the client is gone, or has to go."""
@@ -249,9 +322,15 @@ class Connection:
         elif type(event) is Closed:
             await self.flush()
             self._close()
+            if trio.lowlevel.current_task() is self._task and self._nursery is not None:
+                # The client broke the protocol: whatever it asked for before is not worth going on with.
+                self._nursery.cancel_scope.cancel()
 
     def _turn(self, idle: bool) -> None:
         self.idle = idle
+        if idle and self._peeking is not None:
+            self._peeking.cancel()
+        self._served = True
         self._heard = False
         self.deadline = trio.current_time() + REST_S if idle else inf
 
@@ -287,7 +366,7 @@ class Connection:
             await self._write(b"".join(waiting))
 
     async def _write(self, data: bytes) -> None:
-        """Send all of it, without a checkpoint if the kernel takes it at once; a client that is gone is not an error."""
+        """Send all of it, without a checkpoint if the kernel takes it at once; a client that is gone is no error."""
         if not data or self._gone:
             return
         if self._corked is not None:
@@ -315,7 +394,7 @@ class Connection:
                 return
             rest = rest[sent:]
             with trio.move_on_after(self._write_idle_s) as idle:
-                await trio.lowlevel.wait_writable(self._raw)
+                await trio.lowlevel.wait_writable(self._raw.fileno())
             if idle.cancelled_caught:
                 self.drop()
                 return

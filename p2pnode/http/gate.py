@@ -53,7 +53,7 @@ class Gate:
             self._check_framing(request)
             self._check_host(request)
             self._check_origin(request)
-            if request.method != "OPTIONS":
+            if not (request.method == "OPTIONS" and request.extra):  # browsers ask without a key
                 self._check_key(request)
         except ApiError as error:
             self._metrics.refused.labels(error.code or str(error.status)).inc()
@@ -204,4 +204,3 @@ class Rate:
             self._left -= 1
             return 0.0
         return (1 - self._left) * 60 / self.per_minute
-

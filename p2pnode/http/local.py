@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+from protocol.ranking import Candidate, Excluded, Ranking
 from quart import Blueprint, Response
 
 from p2pnode.http.errors import ApiError
@@ -19,7 +20,6 @@ from p2pnode.http.openai import ENDPOINTS, read_query
 from p2pnode.http.request import Request
 from p2pnode.jobs import JobRecord
 from protocol.ids import PeerId, peer_text, short
-from protocol.ranking import Candidate, Excluded, Ranking
 
 #: Jobs in one answer of ``/v1/jobs``, the newest first (guess: what fits on a few screens).
 MOST_JOBS = 200
@@ -71,7 +71,9 @@ def _job(gateway: Gateway, name: str) -> JobRecord:
     record = gateway.jobs.get(name)
     if record is None:
         raise ApiError(
-            404, "job_not_found", f"There is no job {name[:80]!r}: records are kept for an hour. GET /v1/jobs lists them."
+            404,
+            "job_not_found",
+            f"There is no job {name[:80]!r}: records are kept for an hour. GET /v1/jobs lists them.",
         )
     return record
 

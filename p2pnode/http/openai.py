@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 import trio
+from protocol.ranking import JobQuery
 
 from p2pnode.http import sse
 from p2pnode.http.body import Fields, prompt_tokens, read, without_provider
@@ -25,7 +26,6 @@ from p2pnode.http.request import Request
 from p2pnode.jobs import JobFailed, JobSpec
 from p2pnode.metrics import ModelMetrics
 from protocol.ids import short
-from protocol.ranking import JobQuery
 
 #: Bytes of an answer that is not streamed (guess: 2,000 embeddings of 4,096 numbers as base64 are 44 MB).
 MOST_ANSWER_BYTES: Final = 64 * 1024 * 1024
@@ -85,7 +85,7 @@ class Completions:
         progress = _Progress(self._gateway, started)
         try:
             async with self._gateway.dispatch.submit(spec) as answer:
-                progress.committed(spec, answer)
+                progress.committed(spec)
                 headers = _headers(answer, progress.waited)
                 if spec.stream:
                     await self._stream(request, answer, headers, progress)
@@ -177,7 +177,7 @@ class _Progress:
         self.waited = 0.0
         self.pieces = 0
 
-    def committed(self, spec: JobSpec, answer: Answer) -> None:
+    def committed(self, spec: JobSpec) -> None:
         """A peer has begun to answer."""
         self.waited = trio.current_time() - self._started
         self._numbers = self._gateway.metrics.of_model(spec.model)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from protocol.ranking import JobQuery
+
 from p2pnode.http.body import Fields, MaxPrice, Provider, capabilities
 from p2pnode.http.errors import ApiError, bad_parameter
 from p2pnode.keys import ZONES, ApiKey, narrower
-from protocol.ranking import JobQuery
 
 SORTS: Final = ("price", "throughput", "latency")
 #: Length of an answer assumed where the caller sets no limit, tokens (guess: a paragraph or two).
@@ -41,7 +42,7 @@ def job_query(fields: Fields, headers: dict[bytes, bytes], key: ApiKey | None, p
         order=wishes.order,
         only=only,
         ignore=wishes.ignore,
-        sort=sort,  # type: ignore[arg-type]
+        sort=sort,
         zone=zone(headers, key),
     )
 

@@ -6,7 +6,8 @@ routes that answer without Quart.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import trio
@@ -61,11 +62,6 @@ class Request:
         self._receive = receive
         self._send = send
 
-    @property
-    def has_body(self) -> bool:
-        """Whether the client announced one."""
-        return b"transfer-encoding" in self.headers or self.headers.get(b"content-length", b"0") != b"0"
-
     async def body(self) -> bytes:
         """The whole body; raises ``ApiError`` if it is too long or too slow."""
         message = await self._receive()
@@ -73,7 +69,7 @@ class Request:
         if not message.get("more_body", False):
             return bytes(first)
         pieces, length = [first], len(first)
-        with trio.move_on_after(BODY_S) as slow:
+        with self._waiting(), trio.move_on_after(BODY_S) as slow:
             while message.get("more_body", False):
                 message = await self._receive()
                 pieces.append(message.get("body", b""))
@@ -92,9 +88,23 @@ class Request:
             )
         return b"".join(pieces)
 
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """While the rest of the body is waited for, the connection may have to make room for another."""
+        if self.connection is None:
+            yield
+            return
+        self.connection.uploading = True
+        try:
+            yield
+        finally:
+            self.connection.uploading = False
+
     # --- answering -------------------------------------------------------------------------------------------------
 
-    async def answer(self, body: bytes, *, status: int = 200, kind: bytes = JSON, headers: Headers | None = None) -> None:
+    async def answer(
+        self, body: bytes, *, status: int = 200, kind: bytes = JSON, headers: Headers | None = None
+    ) -> None:
         """A whole answer, in one write."""
         length = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
         await self.begin(status, length + (headers or []))

@@ -38,7 +38,7 @@ HYPERCORN: Final = "0.18."
 _log = structlog.get_logger("p2pnode.http")
 
 
-class ApiAddressProblem(Exception):
+class ApiAddressProblem(Exception):  # noqa: N818 - it is what the operator has to mend
     """The API cannot listen where it was told to; the message says what to do."""
 
 
@@ -100,7 +100,7 @@ def listen(host: str, port: int) -> trio.socket.SocketType:
 class Server:
     """Accepts, bounds and ends the connections of one app."""
 
-    def __init__(self, app: App, limits: Limits = Limits(), watch: Callable[[int], None] = lambda _: None) -> None:  # noqa: B008
+    def __init__(self, app: App, limits: Limits = Limits(), watch: Callable[[int], None] = lambda _: None) -> None:
         found = importlib.metadata.version("hypercorn")
         if not found.startswith(HYPERCORN):
             raise RuntimeError(f"p2pnode works with hypercorn {HYPERCORN}*, not {found}: pip install 'hypercorn~=0.18'")
@@ -113,9 +113,7 @@ class Server:
         self._by_address: Counter[str] = Counter()
         self._empty = trio.Event()
 
-    async def run(
-        self, sock: trio.socket.SocketType, stop: trio.Event, *, task_status: trio.TaskStatus[int]
-    ) -> None:
+    async def run(self, sock: trio.socket.SocketType, stop: trio.Event, *, task_status: trio.TaskStatus[int]) -> None:
         """Serve until ``stop``, then finish what runs, at most ``drain_s``.  Reports the port."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep)
@@ -154,9 +152,7 @@ class Server:
     def _admit(self, accepted: trio.socket.SocketType, nursery: trio.Nursery) -> None:
         try:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = Connection(
-                self._app, self._config, self._context, accepted, self._limits.write_idle_s
-            )
+            connection = Connection(self._app, self._config, self._context, accepted, self._limits.write_idle_s)
         except OSError:  # gone before it was looked at
             accepted.close()
             return
@@ -196,7 +192,7 @@ class Server:
         return True
 
     def _make_room(self, address: str | None) -> bool:
-        waiting = [c for c in self._connections if c.idle and address in (None, c.address)]
+        waiting = [c for c in self._connections if c.yields and address in (None, c.address)]
         if not waiting:
             return False
         oldest = min(waiting, key=lambda connection: connection.opened)
@@ -218,7 +214,7 @@ async def serve(
     port: int,
     *,
     stop: trio.Event | None = None,
-    limits: Limits = Limits(),  # noqa: B008
+    limits: Limits = Limits(),
     watch: Callable[[int], None] = lambda _: None,
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -228,4 +224,4 @@ async def serve(
       ApiAddressProblem: nothing can listen there.
     """
     server = Server(app, limits, watch)
-    await server.run(listen(host, port), stop or trio.Event(), task_status=task_status)
+    await server.run(listen(host, port), trio.Event() if stop is None else stop, task_status=task_status)

@@ -35,10 +35,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import trio
-
 from libp2p.abc import IMuxedConn, IRawConnection, ISecureConn
 from libp2p.crypto.ed25519 import create_new_key_pair as create_new_ed25519_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
+from libp2p.custom_types import TMuxerOptions, TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.ping import ID as PING_ID
 from libp2p.identity.identify.identify import ID as IDENTIFY_ID
@@ -63,6 +63,7 @@ from libp2p.transport.upgrader import TransportUpgrader
 
 from p2pnode.swarm.door import DoorSettings
 from p2pnode.swarm.listener import Front, FrontStream, FrontTransport
+from p2pnode.swarm.net import NetError
 from protocol.errors import InvalidPeerId
 from protocol.ids import peer_from_libp2p
 
@@ -115,12 +116,14 @@ _LARGE_WINDOW: Final = 1 << 20
 _FRAME_BYTES: Final = 65_507
 #: Pause between two looks at a window that is shut, seconds (the library's own).
 _WINDOW_POLL_S: Final = 0.01
+#: The library's own bounds are this many times those of the door, so that they never speak first.
+_SECOND_WALL: Final = 4
 _READ_BYTES: Final = 64 * 1024
 _HEADER: Final = struct.Struct("!BBHII")
 _DATA, _WINDOW_UPDATE = 0, 1
 
 
-class WrongLibrary(Exception):
+class WrongLibrary(NetError):
     """The installed py-libp2p is not the one that p2pnode knows how to contain; install libp2p==0.8.1."""
 
 
@@ -156,7 +159,7 @@ def quiet() -> None:
         logger.setLevel(logging.CRITICAL)
     # These two modules call logging.debug() and logging.warning(), which configures the root logger.
     for module in (swarm_connection, lib_tools):
-        module.logging = logging.getLogger("libp2p.root")  # type: ignore[assignment]
+        vars(module)["logging"] = logging.getLogger("libp2p.root")
 
 
 class BufferedPackets(NoisePacketReadWriter):
@@ -297,7 +300,7 @@ class ContainedYamux(Yamux):
 class NoInitiative(AutoConnector):
     """The library's wish to have more connections, switched off: the machines of ``protocol`` decide who is dialled."""
 
-    async def run_background_task(self, nursery: trio.Nursery) -> None:
+    async def run_background_task(self, nursery: trio.Nursery) -> None:  # noqa: ARG002
         await trio.lowlevel.checkpoint()
 
     async def maybe_connect(self) -> None:
@@ -320,8 +323,10 @@ def build_host(seed: bytes, front: Front, bounds: DoorSettings) -> BasicHost:
     """A host with Noise, yamux, identify and ping, explicit limits, and none of the library's own initiative."""
     keys = create_new_ed25519_key_pair(seed)
     noise = ContainedNoise(keys, noise_privkey=create_new_x25519_key_pair().private_key)
-    upgrader = TransportUpgrader({NOISE_ID: noise}, {YAMUX_ID: ContainedYamux}, negotiate_timeout=int(bounds.pending_s))
-    upgrader.muxer_multistream = ContainedMuxers({YAMUX_ID: ContainedYamux}, negotiate_timeout=int(bounds.pending_s))
+    patience_s = max(1, round(bounds.pending_s))
+    muxers: TMuxerOptions = {TProtocol(YAMUX_ID): ContainedYamux}
+    upgrader = TransportUpgrader({NOISE_ID: noise}, muxers, negotiate_timeout=patience_s)
+    upgrader.muxer_multistream = ContainedMuxers(muxers, negotiate_timeout=patience_s)
     peer_id = ID.from_pubkey(keys.public_key)
     peerstore = PeerStore()
     peerstore.add_key_pair(peer_id, keys)
@@ -335,7 +340,7 @@ def build_host(seed: bytes, front: Front, bounds: DoorSettings) -> BasicHost:
     )
     swarm.auto_connector = NoInitiative(swarm, auto_connect_interval=3600)
     swarm.set_resource_manager(_resource_manager(bounds), enable_stream_semaphore=False)
-    host = BasicHost(swarm, negotiate_timeout=int(bounds.pending_s), disable_identify_address_discovery=True)
+    host = BasicHost(swarm, negotiate_timeout=patience_s, disable_identify_address_discovery=True)
     # No identify of our own, no tags per peer: HELLO says what we want to know, and what is not run cannot fail.
     swarm.notifees.clear()
     for protocol in [known for known in host.multiselect.handlers if known not in (IDENTIFY_ID, PING_ID)]:
@@ -358,20 +363,20 @@ def guard(inner: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[
             await inner(stream)
         except Exception as error:
             log.debug("a stream of %s failed: %r", muxed.front.address, error)
-            with trio.move_on_after(2, shield=True):
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 2):
                 await stream.reset()
 
     return guarded
 
 
 def _connection_config(bounds: DoorSettings) -> ConnectionConfig:
-    """The door is in front, so these bounds are only a second wall."""
+    """The door is in front, so these bounds are only a second wall: a dead connection counts here for 0.2 s more."""
     return ConnectionConfig(
-        max_connections=bounds.connections,
+        max_connections=_SECOND_WALL * bounds.connections,
         min_connections=0,
         low_watermark=0,
-        high_watermark=bounds.connections,
-        max_connections_per_peer=bounds.per_peer * 4,
+        high_watermark=_SECOND_WALL * bounds.connections,
+        max_connections_per_peer=_SECOND_WALL * bounds.per_peer,
         auto_connect_interval=3600,
         inbound_upgrade_timeout=bounds.pending_s,
         outbound_upgrade_timeout=bounds.pending_s,
@@ -383,14 +388,15 @@ def _connection_config(bounds: DoorSettings) -> ConnectionConfig:
 def _resource_manager(bounds: DoorSettings) -> ResourceManager:
     """Explicit limits, and none of the parts that refuse everybody after a few failures."""
     limits = ConnectionLimits(
-        max_established_inbound=bounds.connections,
-        max_established_outbound=bounds.connections,
-        max_established_per_peer=bounds.per_peer * 4,
-        max_established_total=bounds.connections,
+        max_established_inbound=_SECOND_WALL * bounds.connections,
+        max_established_outbound=_SECOND_WALL * bounds.connections,
+        max_established_per_peer=_SECOND_WALL * bounds.per_peer,
+        max_established_total=_SECOND_WALL * bounds.connections,
     )
     return ResourceManager(
-        # A connection counts twice while it is upgraded.
-        limits=ResourceLimits(max_connections=2 * bounds.connections, max_streams=STREAMS * bounds.connections),
+        limits=ResourceLimits(
+            max_connections=_SECOND_WALL * bounds.connections, max_streams=STREAMS * bounds.connections
+        ),
         connection_limits=limits,
         enable_connection_tracking=False,
         enable_metrics=False,

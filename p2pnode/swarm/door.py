@@ -127,14 +127,9 @@ class Door:
             return "banned"
         if len(self._open) + len(self._pending) >= bounds.inbound:
             return "inbound"
-        if not (bounds.loopback_exempt and is_loopback(address)):
-            if not self._spend(address, now):
-                return "rate"
-            waiting = sum(1 for ticket in self._pending if ticket.address == address)
-            if waiting >= bounds.pending_per_address:
-                return "pending per address"
-            if waiting + sum(1 for ticket in self._open if ticket.address == address) >= bounds.per_address:
-                return "per address"
+        objection = self._objection_to_address(address, now)
+        if objection:
+            return objection
         if len(self._pending) >= bounds.pending:
             oldest = self._pending[0]
             if now - oldest.since < GRACE_S:
@@ -142,6 +137,18 @@ class Door:
             self.leave(oldest)
             oldest.turn_out()
         return ""
+
+    def _objection_to_address(self, address: str, now: float) -> str:
+        bounds = self.settings
+        if bounds.loopback_exempt and is_loopback(address):
+            return ""
+        if not self._spend(address, now):
+            return "rate"
+        waiting = sum(1 for ticket in self._pending if ticket.address == address)
+        if waiting >= bounds.pending_per_address:
+            return "pending per address"
+        standing = sum(1 for ticket in self._open if ticket.address == address)
+        return "per address" if waiting + standing >= bounds.per_address else ""
 
     def _spend(self, address: str, now: float) -> bool:
         bucket = self._buckets.pop(address, None) or _Bucket(float(self.settings.burst), now)

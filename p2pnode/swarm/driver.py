@@ -74,7 +74,7 @@ class Driver:
 
     async def run(self) -> None:
         """Drive until cancelled.  A fault of the machine is logged, and the machine goes on."""
-        self._guarded(lambda now, wall: self._machine.start(now, wall), "start")
+        self._guarded(self._machine.start, "start")
         while True:
             next_timer = self._heap[0][0] if self._heap else float("inf")
             if not self._events:

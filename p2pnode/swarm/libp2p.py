@@ -118,7 +118,9 @@ class Libp2pNet:
         self.local_id = Ed25519Signer(seed).peer_id
         self._listen = tuple(listen)
         self._announce = tuple(announce)
-        self.door = Door(door or DoorSettings())
+        # Who listens on this machine only is dialled from one address only.
+        here = all(is_loopback(parse_address(text).host) for text in self._listen)
+        self.door = Door(door or DoorSettings(loopback_exempt=here))
         self._front = Front(self.door)
         self._host: BasicHost | None = None
         self._links: set[Libp2pLink] = set()
@@ -301,7 +303,7 @@ def _targets(peer: PeerId | None, addrs: Sequence[str], me: PeerId) -> dict[Addr
 
 def _reachable(host: str) -> list[str]:
     """The addresses of this machine that a socket bound to ``host`` answers at; loopback only if there is no other."""
-    wildcard = {"0.0.0.0": (socket.AF_INET, "192.0.2.1", "127.0.0.1"), "::": (socket.AF_INET6, "2001:db8::1", "::1")}
+    wildcard = {"0.0.0.0": (socket.AF_INET, "192.0.2.1", "127.0.0.1"), "::": (socket.AF_INET6, "2001:db8::1", "::1")}  # noqa: S104
     if host not in wildcard:
         return [host]
     family, somewhere, loopback = wildcard[host]
@@ -321,5 +323,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         return _reason(error.exceptions[0])
     if isinstance(error, OSError):
-        return str(error.strerror or error).lower()
+        if error.__cause__ is not None:  # trio tried several addresses of a name
+            return _reason(error.__cause__)
+        return (error.strerror or str(error)).lower()
     return (str(error) or type(error).__name__)[:160]

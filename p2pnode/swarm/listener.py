@@ -177,7 +177,7 @@ class FrontListener(IListener):
         self._front = front
         self._upgrade = upgrade
 
-    async def listen(self, maddr: Multiaddr) -> None:
+    async def listen(self, maddr: Multiaddr) -> None:  # noqa: ARG002
         self._front.upgrade = self._upgrade
         await trio.lowlevel.checkpoint()
 

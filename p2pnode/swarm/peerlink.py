@@ -168,6 +168,7 @@ class PeerLink:
         self.dropped = 0
         self.reason = ""
         self.retired = False
+        self._farewell = ""
         self.waiting: set[Channel] = set()
         self._link = link
         self._channels: dict[int, Channel] = {}
@@ -188,6 +189,7 @@ class PeerLink:
 
     def post(self, message: NodeMessage) -> bool:
         """Queue a message between nodes; False if too much is waiting already."""
+        self.used = trio.current_time()
         sent = not self.reason and self.mux.send(0, kind_of(message), encode(message))
         self.dropped += not sent
         self.kick()
@@ -216,7 +218,7 @@ class PeerLink:
     def retire(self, reason: str) -> None:
         """End the link as soon as no job is on it and what waits has been sent."""
         self.retired = True
-        self._retire_reason = reason
+        self._farewell = reason
         self.kick()
 
     def stop(self, reason: str) -> None:
@@ -258,7 +260,7 @@ class PeerLink:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
-                    nursery.start_soon(self._keep_time, owner)
+                    nursery.start_soon(self._keep_time)
                     await self._read(owner)
         finally:
             self.stop("this node closed the link")
@@ -289,30 +291,31 @@ class PeerLink:
         find = self._channels.get
         for event in events:
             if type(event) is Frame:
-                if event.channel:
-                    channel = find(event.channel)
-                    if channel is not None:
-                        channel.put(event.kind, event.payload)
-                elif event.kind == GOAWAY:
-                    self.stop("the peer is leaving")
-                elif event.kind == HELLO:
-                    raise BadFrame("a second HELLO")
-                else:
-                    await owner.on_message(self, event.kind, event.payload)
+                if not event.channel:
+                    await self._between_nodes(event, owner)
+                elif (channel := find(event.channel)) is not None:
+                    channel.put(event.kind, event.payload)
             elif type(event) is Credited:
-                channel = find(event.channel)
-                if channel is not None:
+                if (channel := find(event.channel)) is not None:
                     channel.unblock()
             elif type(event) is Opened:
                 channel = self._channels[event.channel] = Channel(self, event.channel, inbound=True)
                 owner.on_channel(self, channel)
             elif type(event) is Reset:
-                channel = find(event.channel)
-                if channel is not None:
+                if (channel := find(event.channel)) is not None:
                     self.forget(channel, ChannelReset(f"{short(self.peer)} cancelled the job", event.code))
             elif type(event) is Rtt:
                 self.rtt_s = event.seconds
                 owner.on_rtt(self, event.seconds)
+
+    async def _between_nodes(self, frame: Frame, owner: LinkOwner) -> None:
+        if frame.kind == GOAWAY:
+            self.stop("the peer is leaving")
+        elif frame.kind == HELLO:
+            raise BadFrame("a second HELLO")
+        else:
+            self.used = trio.current_time()
+            await owner.on_message(self, frame.kind, frame.payload)
 
     async def _write(self) -> None:
         """The only task that writes.  All that has queued up while a write was under way leaves in the next."""
@@ -327,8 +330,8 @@ class PeerLink:
                         self._let_in()
                 self._flushed.set()
                 self._flushed = trio.Event()
-                if self.retired and not self._channels:
-                    self.stop(self._retire_reason)
+                if self._farewell and not self._channels:
+                    self.stop(self._farewell)
                     return
                 await self._kicked.wait()
                 self._kicked = trio.Event()
@@ -340,7 +343,7 @@ class PeerLink:
         for channel in waiting:
             channel.unblock()
 
-    async def _keep_time(self, owner: LinkOwner) -> None:
+    async def _keep_time(self) -> None:
         mux = self.mux
         while True:
             await trio.sleep_until(mux.next_deadline(trio.current_time()))

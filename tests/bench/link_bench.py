@@ -161,7 +161,7 @@ async def measure_idle(link: PeerLink, pid: int, count: int) -> dict[str, float]
 
 
 async def entry(seconds: float) -> None:
-    child = subprocess.Popen([sys.executable, __file__, "--worker"], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, __file__, "--worker"], stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
     assert child.stdout is not None
     address = child.stdout.readline().strip()
     net = Libp2pNet(b"e" * 32, ["/ip4/127.0.0.1/tcp/0"])

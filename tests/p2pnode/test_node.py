@@ -21,7 +21,7 @@ from p2pnode.hardware.probe import GpuReading, Survey
 from p2pnode.home import open_home
 from p2pnode.ledger import Ledger
 from p2pnode.paths import find_paths
-from p2pnode.seeds import grouped, listed_seeds
+from p2pnode.seeds import check_listen, grouped, listed_seeds
 from p2pnode.statements import Machine, advert_of, described, load_of
 from p2pnode.stopping import CannotStart, Stopping, watch_signals
 from protocol.adverts import Gpu, Load, ModelOffer, Status
@@ -143,7 +143,7 @@ def test_an_advert_says_what_is_there() -> None:
         "580.1",
     )
     assert len(advert.gpus) == 1
-    assert (advert.gpus[0].count, advert.gpus[0].vram_mib, advert.gpus[0].bandwidth_gb_s) == (2, 81559, 2039.0)
+    assert (advert.gpus[0].count, advert.gpus[0].vram_mib, advert.gpus[0].bandwidth_gb_s) == (2, 81559, 2000.0)
     assert len(advert.addrs) == 4
     assert [offer.name for offer in advert.models] == ["m"]
 
@@ -256,6 +256,12 @@ def test_a_wrong_bootstrap_address_is_named(wrong: str) -> None:
     with pytest.raises(ValueError, match="bootstrap") as caught:
         grouped((wrong,))
     assert wrong in str(caught.value)
+
+
+def test_a_wrong_place_to_listen_is_named_with_its_flag() -> None:
+    check_listen(("/ip4/0.0.0.0/tcp/4411", "/ip6/::/tcp/0"))
+    with pytest.raises(ValueError, match="--listen 'port 4411'"):
+        check_listen(("port 4411",))
 
 
 async def test_one_signal_asks_and_two_insist() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from protocol.adverts import Advert, Gpu, Load, ModelOffer
-from protocol.effects import Dial, Effect, Found, Hangup, Penalise, PeerState, Send, SetTimer, TimerKey
+from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, Send, SetTimer, TimerKey
 from protocol.events import (
     Advertise,
     DialFailed,
@@ -108,7 +108,7 @@ class MemoryNetwork:
     def add(
         self,
         seeds: Iterable[int] = (),
-        advert: Advert | None | bool = True,
+        advert: Advert | bool = True,
         inc: int = 1,
         index: int | None = None,
         **given: object,
@@ -126,7 +126,7 @@ class MemoryNetwork:
         self.by_peer[member.peer] = self.by_addr[member.addr] = member
         self.perform(member, node.start(self.now, self.wall(member)))
         if advert is not False:
-            self.feed(member, Advertise(advert_of(index) if advert in (True, None) else advert))  # type: ignore[arg-type]
+            self.feed(member, Advertise(advert_of(index) if advert is True else advert))  # type: ignore[arg-type]
             self.feed(member, ReportLoad(Load(slots=8, free_vram_mib=8000, tokens_s=40)))
         return member
 
@@ -226,7 +226,9 @@ class MemoryNetwork:
                 or (effect.peer is not None and target.peer != effect.peer)
             ):
                 wait = 0.0 if target is not None and not target.up else DIAL_TIMEOUT_S
-                self.at(self.now + wait, lambda: self.feed(member, DialFailed(effect.peer, effect.addrs, "nobody")) and None)
+                self.at(
+                    self.now + wait, lambda: self.feed(member, DialFailed(effect.peer, effect.addrs, "nobody")) and None
+                )
             else:
                 self.link(member, target, effect.addrs)
 

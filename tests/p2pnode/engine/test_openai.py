@@ -212,6 +212,7 @@ async def test_the_servers_gauges_are_the_load(nursery: trio.Nursery) -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_it_waits_for_a_server_that_comes_later_and_says_so(nursery: trio.Nursery) -> None:
     async with serving(ModelServer()) as gone:
         url = gone.url

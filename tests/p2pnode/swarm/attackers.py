@@ -32,7 +32,6 @@ from p2pnode.swarm.listener import connect
 from protocol.ids import libp2p_bytes
 
 HELLO_LINE = b"\x13/multistream/1.0.0\n"
-LINK_LINE = b"\x10/p2pnode/link/1\n"
 
 
 def security(kind: str, keys: KeyPair) -> dict[Any, Any]:

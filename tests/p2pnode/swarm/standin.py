@@ -31,11 +31,21 @@ class Nobody:
         return None
 
 
+class NoNeighbours:
+    """No link is kept for its own sake."""
+
+    def is_standing(self, peer: PeerId) -> bool:
+        return False
+
+
 class StandIn:
     """A machine that writes down what happens and says what it is told to say."""
 
-    def __init__(self, script: Callable[[Event], list[Effect]] = lambda event: [], first: tuple[Effect, ...] = ()) -> None:
+    def __init__(
+        self, script: Callable[[Event], list[Effect]] = lambda event: [], first: tuple[Effect, ...] = ()
+    ) -> None:
         self.view = Nobody()
+        self.neighbours = NoNeighbours()
         self.events: list[Event] = []
         self._script = script
         self._first = first
@@ -117,4 +127,11 @@ async def running(
 def knows(swarm: Swarm, *others: Swarm) -> None:
     """Tell a swarm where others are (its machine would)."""
     for other in others:
-        swarm._addrs[other.me] = other.addrs
+        swarm._links.addrs[other.me] = other.addrs
+
+
+async def eventually(condition: Callable[[], object], seconds: float = 5) -> None:
+    """Wait for something that nobody announces."""
+    with trio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.01)

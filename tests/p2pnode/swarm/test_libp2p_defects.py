@@ -35,8 +35,19 @@ from protocol.effects import Dial
 from protocol.events import LinkDown, LinkUp
 from protocol.ids import peer_from_libp2p
 from protocol.messages import BODY, DELTA, HELLO, REQ, Hello, encode
-from tests.p2pnode.swarm.attackers import HELLO_LINE, LINK_LINE, impostor, intrude, socket_from, stranger, stream_of
-from tests.p2pnode.swarm.standin import ANY_PORT, OPEN_DOOR, SETTINGS, StandIn, ask, knows, real_net, running, seed_of
+from tests.p2pnode.swarm.attackers import HELLO_LINE, impostor, intrude, socket_from, stranger, stream_of
+from tests.p2pnode.swarm.standin import (
+    ANY_PORT,
+    OPEN_DOOR,
+    SETTINGS,
+    StandIn,
+    ask,
+    eventually,
+    knows,
+    real_net,
+    running,
+    seed_of,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -141,7 +152,7 @@ def libp2p_rsa() -> Any:
     return create_new_key_pair(1024)
 
 
-# --- what is said to it: D1, D2, M4, M5, M7, M8 ------------------------------------------------------------------------
+# --- what is said to it: D1, D2, M4, M5, M7, M8 ----------------------------------------------------------------------
 
 NEGOTIATIONS = {
     "not utf-8": HELLO_LINE + b"\x05\xff\xfe\xfd\xfc\n",
@@ -178,10 +189,9 @@ async def test_a_handler_that_raises_harms_nobody(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(net._host.multiselect, "handlers", dict(net._host.multiselect.handlers))  # type: ignore[union-attr]
         net._host.set_stream_handler(LINK_PROTOCOL, lambda stream: boom(net, stream))  # type: ignore[union-attr, arg-type]
         async with running(real_net(3)) as visitor:
-            with pytest.raises(NetError):
-                link = await visitor._net.dial(net.local_id, net.addrs())
-                if not await link.receive_some():
-                    raise LinkBroken("cut")
+            link = await visitor._net.dial(net.local_id, net.addrs())
+            assert await link.receive_some() == b""
+            await link.aclose()
         net._host.set_stream_handler(LINK_PROTOCOL, lambda stream: calm(net, stream))  # type: ignore[union-attr, arg-type]
 
 
@@ -271,9 +281,7 @@ async def test_three_hundred_idle_sockets_of_one_address_lock_nobody_out() -> No
         async with running(real_net(3)) as visitor:
             link = await visitor._net.dial(net.local_id, net.addrs())
             await link.aclose()
-        with trio.fail_after(5):
-            while net.door.pending:
-                await trio.sleep(0.1)
+        await eventually(lambda: not net.door.pending)
         for stream in idle:
             await stream.aclose()
 
@@ -281,21 +289,17 @@ async def test_three_hundred_idle_sockets_of_one_address_lock_nobody_out() -> No
 async def test_a_proven_peer_that_opens_no_link_is_sent_away() -> None:
     async with victim(DoorSettings(unlinked_s=0.2, loopback_exempt=True)) as net, stranger() as host:
         await intrude(host, net)
-        with trio.fail_after(5):
-            while net.door.open:
-                await trio.sleep(0.05)
+        await eventually(lambda: not net.door.open)
 
 
 async def test_places_come_back() -> None:
     """The library holds the place of an inbound connection until the host ends."""
-    async with victim(DoorSettings(inbound=4, connections=6, loopback_exempt=True)) as net:
-        async with running(real_net(3)) as visitor:
-            for _ in range(20):
-                link = await visitor._net.dial(net.local_id, net.addrs())
-                await link.aclose()
-                with trio.fail_after(5):
-                    while net.door.open:
-                        await trio.sleep(0.005)
+    few = DoorSettings(inbound=4, connections=6, loopback_exempt=True)
+    async with victim(few) as net, running(real_net(3)) as visitor:
+        for _ in range(20):
+            link = await visitor._net.dial(net.local_id, net.addrs())
+            await link.aclose()
+            await eventually(lambda: not net.door.open)
 
 
 @pytest.mark.slow
@@ -308,9 +312,7 @@ async def test_many_unfinished_streams_end_the_connection() -> None:
                 stream = await muxed.open_stream()
                 opened += 1
                 await stream.write(b"\x7f" * 1000)
-        with trio.fail_after(5):
-            while net.door.open:
-                await trio.sleep(0.05)
+        await eventually(lambda: not net.door.open)
         assert opened < 512
         assert opened >= STREAMS
 
@@ -327,9 +329,7 @@ async def test_what_nobody_reads_is_not_kept() -> None:
                 await stream.write(struct.pack(">II", 0, HELLO << 24 | 0xFFFFFF) + b"\0" * 60_000)
                 sent += 60_000
         assert sent < 64 << 20
-        with trio.fail_after(5):
-            while net.door.open:
-                await trio.sleep(0.05)
+        await eventually(lambda: not net.door.open)
 
 
 async def test_a_peer_that_ignores_credit_is_cut() -> None:
@@ -360,7 +360,7 @@ async def test_a_stalled_reader_neither_grows_memory_nor_ends_the_link() -> None
         await stalled.send(REQ, b"")
         await trio.sleep(6)
         assert stalled._size <= SETTINGS.link.credit_bytes
-        assert worker._all_links()[0].mux.waiting_bytes <= SETTINGS.link.credit_bytes
+        assert next(iter(worker._links)).mux.waiting_bytes <= SETTINGS.link.credit_bytes
         other = await entry.open_job(worker.me)
         await other.send(REQ, b"")
         with trio.fail_after(5):
@@ -401,9 +401,7 @@ async def test_a_thousand_cancellations_lose_no_connection() -> None:
         assert machine.of(LinkDown) == []
         assert len(machine.of(LinkUp)) == 1
         assert entry.links()[0]["channels"] == 0
-        with trio.fail_after(5):
-            while worker.links()[0]["channels"]:
-                await trio.sleep(0.01)
+        await eventually(lambda: not worker.links()[0]["channels"])
 
 
 async def _flood_or_echo(channel: Channel, frames: list[tuple[int, bytes]]) -> None:
@@ -426,9 +424,7 @@ async def test_cancelled_dials_leave_nothing_behind() -> None:
             with trio.move_on_after(rng.uniform(0, 0.008)):
                 link = await visitor._net.dial(net.local_id, net.addrs())
                 await link.aclose()
-        with trio.fail_after(5):
-            while net.door.open or net.door.pending:
-                await trio.sleep(0.05)
+        await eventually(lambda: not (net.door.open or net.door.pending))
         assert not visitor._net._links  # type: ignore[attr-defined]
 
 
@@ -461,10 +457,8 @@ async def test_simultaneous_dialling_ends_with_one_link(repetition: int) -> None
         two._perform(Dial(one.me, one.addrs))
         for machine in machines:
             await machine.until(lambda machine=machine: bool(machine.linked))
-        with trio.fail_after(5):
-            await trio.sleep(0.3)
-            while len(one.links()) + len(two.links()) != 2:
-                await trio.sleep(0.05)
+        await trio.sleep(0.3)
+        await eventually(lambda: len(one.links()) == len(two.links()) == 1)
         assert not any(machine.of(LinkDown) for machine in machines)
         assert await ask(one, two.me) == b"hello"
         assert await ask(two, one.me) == b"hello"
@@ -475,7 +469,7 @@ async def test_simultaneous_dialling_ends_with_one_link(repetition: int) -> None
 
 @asynccontextmanager
 async def peer_process(number: int) -> AsyncIterator[tuple[subprocess.Popen[str], tuple[str, ...]]]:
-    child = subprocess.Popen(
+    child = subprocess.Popen(  # noqa: ASYNC220
         [sys.executable, "-m", "tests.p2pnode.swarm.peer_process", str(number)],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -497,16 +491,20 @@ async def test_a_peer_that_dies_or_freezes_in_mid_stream_is_noticed(how: signal.
     machine = StandIn()
     async with peer_process(5) as (child, addrs), running(real_net(1), machine) as swarm:
         peer = real_net(5).local_id
-        swarm._addrs[peer] = addrs
+        swarm._links.addrs[peer] = addrs
         channel = await swarm.open_job(peer)
         await channel.send(REQ, b"")
         await channel.receive()
         os.kill(child.pid, how)
         with pytest.raises(LinkBroken), trio.fail_after(within_s):
-            while True:
-                await channel.receive()
+            await _read_on(channel)
         await machine.until(lambda: bool(machine.of(LinkDown)))
         assert swarm.links() == []
+
+
+async def _read_on(channel: Channel) -> None:
+    while True:
+        await channel.receive()
 
 
 async def test_no_listener_outlives_its_node_and_the_port_works_again() -> None:
@@ -541,9 +539,7 @@ async def test_a_stack_that_fails_is_started_again_on_the_same_port() -> None:
         assert await ask(other, swarm.me) == b"hello"
         net._host.get_network().manager.run_task(defect)  # type: ignore[union-attr, attr-defined]
         await machine.until(lambda: bool(machine.of(LinkDown)))
-        with trio.fail_after(5):
-            while net._host is None:
-                await trio.sleep(0.01)
+        await eventually(lambda: net._host is not None)
         assert net.restarts == 1
         knows(other, swarm)
         assert await ask(other, swarm.me) == b"hello"
@@ -560,18 +556,17 @@ async def test_closing_with_forty_peers_is_quick() -> None:
         async with running(net) as hub:
             for visitor in visitors:
                 nursery.start_soon(_stay, visitor, hub)
-            with trio.fail_after(20):
-                while net.door.open < 40:
-                    await trio.sleep(0.05)
+            await eventually(lambda: net.door.open >= 40, 20)
             begun = trio.current_time()
         assert trio.current_time() - begun < 2
         nursery.cancel_scope.cancel()
 
 
 async def _stay(visitor: Libp2pNet, hub: Swarm) -> None:
-    link = await visitor.dial(hub.me, hub.addrs)
-    while await link.receive_some():
-        pass
+    with suppress(NetError):
+        link = await visitor.dial(hub.me, hub.addrs)
+        while await link.receive_some():
+            pass
 
 
 # --- small print: M13, the root logger, what is offered ---------------------------------------------------------------
@@ -628,6 +623,3 @@ assert logging.getLogger().handlers == [], "somebody configured the root logger"
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-assert LINK_LINE  # the attackers' line for our protocol, kept beside HELLO_LINE

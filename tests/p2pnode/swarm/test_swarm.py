@@ -7,9 +7,10 @@ import random
 import pytest
 import trio
 
-from p2pnode.swarm import swarm as swarm_module
+from p2pnode.swarm.linktable import IDLE_S
 from p2pnode.swarm.net import LinkBroken, PeerUnreachable
 from p2pnode.swarm.peerlink import Channel, ChannelReset
+from p2pnode.swarm.swarm import BAN_S
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer
 from protocol.events import DialFailed, Event, FindPeer, LinkDown, LinkUp, Received, RoundTrip, TimerFired
 from protocol.ids import PeerId
@@ -227,7 +228,7 @@ async def test_penalties_add_up_to_a_ban_that_ends(autojump_clock: trio.testing.
         await judge.until(lambda: bool(judge.of(LinkDown)))
         with pytest.raises(PeerUnreachable):
             await ask(one, two.me)
-        await trio.sleep(swarm_module.BAN_S)
+        await trio.sleep(BAN_S)
         assert await ask(one, two.me) == b"hello"
 
 
@@ -235,7 +236,7 @@ async def test_penalties_are_forgotten(autojump_clock: trio.testing.MockClock) -
     async with running(MemorySwitch().net(key(1))) as swarm:
         for _ in range(10):
             swarm._perform(Penalise(key(2), 4, "bad"))
-            await trio.sleep(swarm_module.BAN_S + 1)
+            await trio.sleep(BAN_S + 1)
         assert not swarm._net.bans  # type: ignore[attr-defined]
 
 
@@ -249,7 +250,7 @@ async def test_hanging_up_spares_jobs(autojump_clock: trio.testing.MockClock) ->
         await trio.sleep(5)
         assert one.links()
         channel.reset()
-        await trio.sleep(2 * swarm_module.IDLE_S)
+        await trio.sleep(2 * IDLE_S)
         assert not one.links(), "then it is closed for idleness"
 
 
@@ -259,9 +260,9 @@ async def test_links_made_for_jobs_close_when_idle(autojump_clock: trio.testing.
         knows(one, two)
         for _ in range(3):
             await ask(one, two.me)
-            await trio.sleep(swarm_module.IDLE_S * 0.8)
+            await trio.sleep(IDLE_S * 0.8)
             assert one.links(), "a pause between two requests is not the end"
-        await trio.sleep(swarm_module.IDLE_S)
+        await trio.sleep(IDLE_S)
         assert not one.links()
 
 

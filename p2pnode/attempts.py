@@ -1,0 +1,316 @@
+"""One attempt at one peer, or at this node's own engine: what happens on the wire, as events of the cascade.
+
+Both kinds have the same shape: ``run`` is a task, ``hear`` waits for the next that happens and may be cancelled at any
+point without loss, ``abort`` ends it at once without waiting.  Here, and only here, is checked what a peer says: the
+order of frames, the form of each DELTA, the signature and hash of END.  Not here: what follows from it (``cascade``).
+Who calls it: ``dispatch``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from p2pnode.engine.base import EngineJob
+from p2pnode.jobs import JobSpec
+from p2pnode.places import TurnedAway
+from p2pnode.running import run_on_engine
+from p2pnode.swarm.net import NetError, PeerUnreachable
+from p2pnode.swarm.peerlink import ChannelReset
+from p2pnode.usage import Tally
+from protocol.attempts import Accepted, Beat, CascadeEvent, Completed, Lost, Outcome, Progress, Refused, WasBusy
+from protocol.endings import end_holds
+from protocol.errors import BadFrame, RemoteProtocolError
+from protocol.ids import JobId, PeerId
+from protocol.link import ResetCode
+from protocol.messages import (
+    ACCEPT,
+    BEAT,
+    BODY,
+    BUSY,
+    DELTA,
+    END,
+    REFUSE,
+    REQ,
+    Accept,
+    Busy,
+    End,
+    Refuse,
+    Request,
+    decode,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from p2pnode.engine.base import Engine
+    from p2pnode.places import Places
+    from p2pnode.swarm.peerlink import Channel
+    from p2pnode.swarm.swarm import Swarm
+
+log = logging.getLogger(__name__)
+
+#: Bytes of a request's body in one frame.
+BODY_FRAME_BYTES: Final = 32 * 1024
+#: Batches of the own engine that may wait for the caller.
+LOCAL_BATCHES: Final = 4
+#: Seconds without news from the own engine after which it is noted to be alive (as workers do).
+LOCAL_BEAT_S: Final = 1.0
+#: Characters of a peer's words that are passed on.
+_WORDS: Final = 300
+
+
+@dataclass(slots=True)
+class Heard:
+    """What happened since the last time: events for the cascade, and pieces for the caller."""
+
+    events: list[CascadeEvent] = field(default_factory=list)
+    pieces: list[bytes] = field(default_factory=list)
+    #: How many of the pieces were checked (while it is being made).
+    counted: int = 0
+
+
+class Attempting(Protocol):
+    """One attempt, wherever it runs."""
+
+    tokens: tuple[int, int] | None
+
+    async def run(self) -> None: ...
+
+    async def hear(self) -> Heard: ...
+
+    def abort(self, code: int) -> None: ...
+
+
+def plain(text: str) -> str:
+    """A peer's words as they may be shown: no control characters, not too many."""
+    return "".join(character if character.isprintable() else " " for character in text)[:_WORDS]
+
+
+class RemoteAttempt:
+    """At a peer, over one channel of its link."""
+
+    def __init__(self, swarm: Swarm, peer: PeerId, spec: JobSpec, most_bytes: int) -> None:
+        self.tokens: tuple[int, int] | None = None
+        self._swarm = swarm
+        self._peer = peer
+        self._spec = spec
+        self._most_bytes = most_bytes
+        self._scope = trio.CancelScope()
+        self._reached = trio.Event()
+        self._channel: Channel | None = None
+        self._problem = Lost(peer, Outcome.UNREACHABLE)
+        self._accepted = False
+        self._received = 0
+        self._digest = hashlib.sha256()
+
+    async def run(self) -> None:
+        """Reach the peer and send the job; what comes back is for :meth:`hear`."""
+        with self._scope:
+            try:
+                channel = await self._swarm.open_job(self._peer)
+                if self._scope.cancel_called:
+                    channel.reset(ResetCode.CANCELLED)
+                    return
+                self._channel = channel
+                self._reached.set()
+                await self._send(channel)
+            except PeerUnreachable as error:
+                self._problem = Lost(self._peer, Outcome.UNREACHABLE, str(error))
+            except NetError as error:
+                self._problem = Lost(self._peer, Outcome.BROKEN, str(error))
+            except Exception as error:
+                log.exception("a defect of p2pnode ended an attempt; please report this")
+                self._problem = Lost(self._peer, Outcome.DEFECT, repr(error))
+            finally:
+                self._reached.set()
+
+    async def _send(self, channel: Channel) -> None:
+        spec = self._spec
+        left_ms = 0 if spec.deadline is None else max(1, round(1000 * (spec.deadline - trio.current_time())))
+        request = Request(
+            job=spec.job_id,
+            path=spec.path,
+            model=spec.model,
+            body_bytes=len(spec.body),
+            stream=spec.stream,
+            usage=spec.usage,
+            prompt_tokens=spec.prompt_tokens,
+            max_tokens=spec.max_tokens,
+            deadline_ms=left_ms,
+        )
+        await channel.send(REQ, encode(request))
+        for start in range(0, len(spec.body), BODY_FRAME_BYTES):
+            await channel.send(BODY, spec.body[start : start + BODY_FRAME_BYTES])
+
+    async def hear(self) -> Heard:
+        await self._reached.wait()
+        channel = self._channel
+        if channel is None:
+            return Heard([self._problem])
+        try:
+            return self._read(await channel.receive())
+        except ChannelReset as reset:
+            outcomes = {ResetCode.SLOW_READER: Outcome.STALLED, ResetCode.DEADLINE: Outcome.DEADLINE}
+            outcome = outcomes.get(ResetCode(reset.code) if reset.code in _CODES else ResetCode.CANCELLED)
+            return Heard([Lost(self._peer, outcome or Outcome.BROKEN, str(reset))])
+        except NetError as error:
+            return Heard([Lost(self._peer, Outcome.BROKEN, str(error))])
+
+    def abort(self, code: int) -> None:
+        self._scope.cancel()
+        if self._channel is not None:
+            self._channel.reset(code)
+
+    # --- what the peer says --------------------------------------------------------------------------------------
+
+    def _read(self, frames: list[tuple[int, bytes]]) -> Heard:
+        heard = Heard()
+        try:
+            for kind, payload in frames:
+                if kind == DELTA:
+                    heard.pieces.append(payload)
+                else:
+                    self._note(heard, kind, payload)
+            self._take(heard, len(heard.pieces))
+        except RemoteProtocolError as error:
+            heard.events.append(Lost(self._peer, Outcome.MISBEHAVED, str(error)))
+        return heard
+
+    def _note(self, heard: Heard, kind: int, payload: bytes) -> None:
+        """A frame that is not a DELTA; the DELTAs before it are in ``heard``."""
+        peer = self._peer
+        if kind == END:
+            self._take(heard, len(heard.pieces))
+            heard.events.append(self._ended(payload))
+        elif kind == BEAT:
+            if not self._accepted:
+                raise BadFrame("BEAT before ACCEPT")
+            heard.events.append(Beat(peer))
+        elif kind == ACCEPT:
+            message = decode(kind, payload)
+            if self._accepted or not isinstance(message, Accept) or message.job != self._spec.job_id:
+                raise BadFrame("ACCEPT twice or of another job")
+            self._accepted = True
+            heard.events.append(Accepted(peer, message.ttft_ms / 1000))
+        elif kind == BUSY:
+            message = decode(kind, payload)
+            if self._accepted or not isinstance(message, Busy):
+                raise BadFrame("BUSY after ACCEPT")
+            heard.events.append(WasBusy(peer, message.retry_ms / 1000))
+        elif kind == REFUSE:
+            message = decode(kind, payload)
+            if self._received or heard.pieces or not isinstance(message, Refuse):
+                raise BadFrame("REFUSE after a part of the answer")
+            refuse = Refuse(message.status, plain(message.code), plain(message.message), plain(message.param), message.final)
+            heard.events.append(Refused(peer, refuse))
+        elif kind in _ENTRY_KINDS:
+            raise BadFrame(f"a frame of kind {kind} from a worker")
+
+    def _take(self, heard: Heard, count: int) -> None:
+        """Check and count the DELTAs that were not counted yet."""
+        fresh = count - heard.counted
+        if not fresh:
+            return
+        pieces = heard.pieces[heard.counted :]
+        heard.counted = count
+        if not self._accepted:
+            raise BadFrame("DELTA before ACCEPT")
+        joined = b"".join(pieces)
+        self._received += len(joined)
+        if self._spec.stream:
+            if b"\n" in joined or b"\r" in joined:
+                raise BadFrame("a line break inside an event")
+            for piece in pieces:
+                if piece[:1] != b"{" or piece[-1:] != b"}":
+                    raise BadFrame("an event that is not a JSON object")
+        elif self._received > self._most_bytes:
+            raise BadFrame(f"an answer of more than {self._most_bytes} bytes")
+        self._digest.update(joined)
+        heard.events.append(Progress(self._peer, fresh))
+
+    def _ended(self, payload: bytes) -> CascadeEvent:
+        end = decode(END, payload)
+        if not isinstance(end, End) or not self._accepted:
+            raise BadFrame("END before ACCEPT")
+        if not end_holds(self._peer, JobId(self._spec.job_id), end):
+            raise BadFrame("the signature of END is wrong")
+        if end.sha256 != self._digest.digest():
+            raise BadFrame("END is about another answer")
+        if self._channel is not None:
+            self._channel.close()
+        self.tokens = (end.tokens_in, end.tokens_out)
+        if end.finish == "stop":
+            return Completed(self._peer)
+        return Lost(self._peer, Outcome.FAILED, plain(end.message) or "its engine broke off")
+
+
+_CODES: Final = frozenset(int(code) for code in ResetCode)
+_ENTRY_KINDS: Final = frozenset({REQ, BODY})
+
+
+class LocalAttempt:
+    """At this node's own engine: the same milestones without a wire, and without the limits for guests."""
+
+    def __init__(self, engine: Engine, places: Places, me: PeerId, spec: JobSpec) -> None:
+        self.tokens: tuple[int, int] | None = None
+        self._engine = engine
+        self._places = places
+        self._me = me
+        self._spec = spec
+        self._scope = trio.CancelScope()
+        self._tally = Tally(spec.path, spec.stream, spec.usage)
+        self._send, self._receive = trio.open_memory_channel[Heard](LOCAL_BATCHES)
+
+    async def run(self) -> None:
+        """Wait for a place, then run the job."""
+        with self._scope:
+            try:
+                place = self._places.arrive(None, self._spec.prompt_tokens)
+            except TurnedAway as away:
+                await self._send.send(Heard([self._turned_away(away.message)]))
+                return
+            with place:
+                await self._send.send(Heard([Accepted(self._me, place.promise_s)]))
+                await place.wait()
+                said = False
+
+                async def sink(pieces: list[bytes]) -> None:
+                    nonlocal said
+                    if self._spec.stream and not said:
+                        place.first_output()
+                    said = True
+                    await self._send.send(Heard([Progress(self._me, len(pieces))], pieces))
+
+                refuse = await run_on_engine(self._engine, self._job(), self._tally, sink)
+            self.tokens = self._tally.tokens()
+            await self._send.send(Heard([self._ended(refuse, said)]))
+
+    def _job(self) -> EngineJob:
+        spec = self._spec
+        return EngineJob(
+            spec.path, spec.model, spec.body, spec.stream, spec.client, spec.prompt_tokens, spec.max_tokens
+        )
+
+    def _turned_away(self, message: Busy | Refuse) -> CascadeEvent:
+        if isinstance(message, Busy):
+            return WasBusy(self._me, message.retry_ms / 1000)
+        return Refused(self._me, message)
+
+    def _ended(self, refuse: Refuse | None, said: bool) -> CascadeEvent:
+        if refuse is None:
+            return Completed(self._me)
+        if not said:
+            return Refused(self._me, refuse)
+        return Lost(self._me, Outcome.FAILED, refuse.message)
+
+    async def hear(self) -> Heard:
+        with trio.move_on_after(LOCAL_BEAT_S):
+            return await self._receive.receive()
+        return Heard([Beat(self._me)])
+
+    def abort(self, code: int) -> None:
+        self._scope.cancel()

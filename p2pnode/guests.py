@@ -1,0 +1,98 @@
+"""What a guest's request may say: everything that OpenAI's API has, and nothing that reaches around it.
+
+Engines trust whoever sends them requests; some of their own fields make them fetch, load, evaluate or reorder things.
+Those are refused by name (threat model 2.2); unknown fields pass.  Who calls it: ``worker``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+from protocol.messages import Refuse, Request
+
+#: Fields that a guest must not set, and beginnings of such.
+DENIED: Final = frozenset(
+    {
+        "prompt_embeds",
+        "mm_processor_kwargs",
+        "kv_transfer_params",
+        "vllm_xargs",
+        "logits_processors",
+        "priority",
+        "request_id",
+        "prompt_logprobs",
+    }
+)
+DENIED_PREFIXES: Final = ("chat_template", "lora")
+#: Most choices and log-probabilities a guest may ask for.
+MOST: Final = {"n": 4, "best_of": 4, "logprobs": 5, "top_logprobs": 5}
+#: Longest picture or sound inside a request, bytes of base64.
+MOST_MEDIA_BYTES: Final = 4 * 1024 * 1024
+
+_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+#: Something in the body may hold a URL that the engine would fetch; then it is decoded whole.
+_MAY_HOLD_URL: Final = re.compile(rb"_url|\\u", re.IGNORECASE)
+
+
+def check_guest(request: Request, body: bytes) -> Refuse | None:
+    """Why this request is not run for a guest; None if it is."""
+    try:
+        fields = _OBJECT.decode(body)
+        return _check(request, fields) or _check_media(fields, body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return Refuse(400, "invalid_json", f"The body is not a JSON object: {str(error)[:200]}.", "", True)
+
+
+def _check(request: Request, fields: dict[str, msgspec.Raw]) -> Refuse | None:
+    for name, raw in fields.items():
+        if (name in DENIED or name.startswith(DENIED_PREFIXES)) and bytes(raw) != b"null":
+            return _refuse(name, f"{name} may only be used on one's own node: leave it out.")
+    for name, most in MOST.items():
+        if name in fields:
+            value: Any = msgspec.json.decode(fields[name])
+            if isinstance(value, int | float) and value > most:
+                return _refuse(name, f"{name} is {value}; a node that is not one's own allows {most}.")
+    # The engine reads the body, everybody else what was said beside it: the two must not differ.
+    if msgspec.json.decode(fields.get("model", b'""')) != request.model:
+        return _refuse("model", "model in the body is not the one that was asked for.")
+    if (msgspec.json.decode(fields.get("stream", b"false")) is True) != request.stream:
+        return _refuse("stream", "stream in the body is not what was asked for.")
+    return None
+
+
+def _check_media(fields: dict[str, msgspec.Raw], body: bytes) -> Refuse | None:
+    """Pictures and sound come inside the request, or not at all: a node fetches nothing for a guest."""
+    if not _MAY_HOLD_URL.search(body):
+        return None
+    for name in ("messages", "input"):
+        if name in fields:
+            where = _foreign_url(msgspec.json.decode(fields[name]), name)
+            if where:
+                return _refuse(
+                    where, f"{where} must be a data: URL of at most 4 MiB: no node fetches things for others."
+                )
+    return None
+
+
+def _foreign_url(value: Any, where: str) -> str:
+    """Where in ``value`` something other than a short ``data:`` URL stands as a URL; empty if nowhere."""
+    if isinstance(value, list):
+        return next((found for i, item in enumerate(value) if (found := _foreign_url(item, f"{where}[{i}]"))), "")
+    if not isinstance(value, dict):
+        return ""
+    for key, item in value.items():
+        inside = f"{where}.{key}"
+        if key.endswith("_url"):
+            url = item.get("url") if isinstance(item, dict) else item
+            if isinstance(url, str) and not (url.startswith("data:") and len(url) <= MOST_MEDIA_BYTES):
+                return inside
+        elif found := _foreign_url(item, inside):
+            return found
+    return ""
+
+
+def _refuse(param: str, message: str) -> Refuse:
+    return Refuse(400, "unsupported_parameter", message[:1000], param[:64], True)

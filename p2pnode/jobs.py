@@ -1,0 +1,208 @@
+"""A job as the entry knows it: what is asked for, what became of it, and the book of recent ones.
+
+The book is what ``/v1/jobs`` and ``why --request`` show: who was tried, when, with what outcome.  It never holds a
+prompt or an answer.  Who calls it: ``http`` makes specs and reads the book, ``dispatch`` writes it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+
+if TYPE_CHECKING:
+    from protocol.ranking import JobQuery
+
+#: Records kept, and for how long after the job has ended, seconds (the interface promises an hour).
+MOST_RECORDS: Final = 10_000
+KEPT_S: Final = 3600.0
+
+PENDING: Final = "pending"
+RUNNING: Final = "running"
+COMPLETED: Final = "completed"
+FAILED: Final = "failed"
+CANCELLED: Final = "cancelled"
+ENDED: Final = frozenset({COMPLETED, FAILED, CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What the caller wants.  ``deadline`` is on trio's clock; ``usage``: the stream is to end with the usage event.
+
+    ``prompt_tokens`` is an estimate, ``max_tokens`` 0 if the caller set none; ``client`` names the key that was used.
+    """
+
+    job_id: bytes
+    request_id: str
+    path: str
+    model: str
+    body: bytes
+    stream: bool
+    usage: bool
+    prompt_tokens: int
+    max_tokens: int
+    deadline: float | None
+    query: JobQuery
+    client: str = ""
+
+
+class JobFailed(Exception):  # noqa: N818 - the name says what happened, like trio's Cancelled
+    """The job came to nothing; the fields are what the caller is told.
+
+    ``retry_after`` is seconds, ``should_retry`` False where a retry cannot help; ``type`` is OpenAI's, empty for the
+    usual one of the status.
+    """
+
+    def __init__(  # noqa: PLR0917 - the fields of an error
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str = "",
+        retry_after: float | None = None,
+        should_retry: bool | None = None,
+        type: str = "",
+    ) -> None:
+        super().__init__(f"{status} {code}: {message}")
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+        self.should_retry = should_retry if should_retry is not None else retry_after is not None
+        self.type = type
+
+
+class AttemptRecord(msgspec.Struct):
+    """One try at one peer.  Times in ``ms`` count from when the peer was asked; ``started`` is Unix time."""
+
+    peer: str
+    started: float
+    outcome: str = RUNNING
+    code: str = ""
+    ms: float | None = None
+    accepted_ms: float | None = None
+    first_ms: float | None = None
+    pieces: int = 0
+    blamed: bool = False
+
+
+class Timings(msgspec.Struct):
+    """Milliseconds since the job came: when a peer was committed to, and when all was over."""
+
+    committed_ms: float | None = None
+    total_ms: float | None = None
+
+
+class JobRecord(msgspec.Struct):
+    """What is remembered of a job.  ``id`` is the request's, ``job`` the one that peers see."""
+
+    id: str
+    job: str
+    model: str
+    path: str
+    stream: bool
+    created: float
+    client: str = ""
+    state: str = PENDING
+    peer: str = ""
+    route: str = ""
+    attempts: list[AttemptRecord] = []
+    timings: Timings = msgspec.field(default_factory=Timings)
+    prompt_tokens: int = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    status: int | None = None
+    code: str = ""
+    message: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+class JobBook:
+    """Recent jobs by request id and by job id, the newest last; bounded, and emptied after an hour."""
+
+    def __init__(
+        self,
+        most: int = MOST_RECORDS,
+        kept_s: float = KEPT_S,
+        clock: Callable[[], float] = trio.current_time,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._most = most
+        self._kept_s = kept_s
+        self._clock = clock
+        self._wall = wall
+        self._records: OrderedDict[str, tuple[JobRecord, float]] = OrderedDict()
+        self._names: dict[str, str] = {}
+        self._running: dict[str, Callable[[], None]] = {}
+
+    @property
+    def running(self) -> int:
+        """Jobs that have not ended."""
+        return len(self._running)
+
+    def begin(self, spec: JobSpec, cancel: Callable[[], None]) -> JobRecord:
+        """Open a record.  ``cancel`` ends the job without waiting."""
+        record = JobRecord(
+            id=spec.request_id,
+            job=spec.job_id.hex(),
+            model=spec.model,
+            path=spec.path,
+            stream=spec.stream,
+            created=self._wall(),
+            client=spec.client,
+            prompt_tokens=spec.prompt_tokens,
+        )
+        self._forget(record.job)
+        self._records[record.job] = (record, self._clock())
+        self._names[record.id] = record.job
+        self._running[record.job] = cancel
+        self._tidy()
+        return record
+
+    def end(self, record: JobRecord) -> None:
+        """The job is over; the record has its last state."""
+        self._running.pop(record.job, None)
+        if record.job in self._records:
+            self._records[record.job] = (record, self._clock())
+
+    def recent(self) -> Iterator[JobRecord]:
+        """All records, the newest first."""
+        self._tidy()
+        return iter([record for record, _ in reversed(self._records.values())])
+
+    def get(self, text: str) -> JobRecord | None:
+        """The record of a request id or job id."""
+        self._tidy()
+        found = self._records.get(self._names.get(text, text))
+        return found[0] if found is not None else None
+
+    def cancel(self, text: str) -> bool:
+        """End a job that runs; False if it is over or unknown."""
+        cancel = self._running.get(self._names.get(text, text))
+        if cancel is None:
+            return False
+        cancel()
+        return True
+
+    def _tidy(self) -> None:
+        """Drop the oldest: those beyond the bound, and those that ended an hour ago."""
+        while self._records:
+            job, (record, at) = next(iter(self._records.items()))
+            expired = record.ended and at <= self._clock() - self._kept_s
+            if len(self._records) <= self._most and not expired:
+                return
+            self._forget(job)
+
+    def _forget(self, job: str) -> None:
+        record, _ = self._records.pop(job, (None, 0.0))
+        if record is not None and self._names.get(record.id) == job:
+            del self._names[record.id]

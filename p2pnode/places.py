@@ -1,0 +1,132 @@
+"""Places at the engine: drives ``protocol.admission`` for all who want to use it, this node's own jobs and guests'.
+
+One per engine, so that both are counted together.  It does not know what a job is; whoever holds a ``Place`` may use the
+engine once ``wait`` returns, and gives the place back by leaving its block.
+Who calls it: ``worker`` for guests, ``dispatch`` for this node's own jobs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import trio
+
+from protocol.admission import (
+    Admission,
+    AdmissionEvent,
+    Admit,
+    Arrived,
+    Drain,
+    FirstOutput,
+    Left,
+    Queue,
+    SlotsAre,
+    TurnAway,
+)
+from protocol.ids import PeerId
+from protocol.messages import Busy, Refuse
+from protocol.settings import AdmissionSettings
+
+if TYPE_CHECKING:
+    from p2pnode.engine.base import Engine
+
+
+class TurnedAway(Exception):  # noqa: N818 - the name says what happened, like trio's Cancelled
+    """There is no place for the job; ``message`` is what to tell whoever brought it."""
+
+    def __init__(self, message: Busy | Refuse) -> None:
+        super().__init__(str(message))
+        self.message = message
+
+
+class Place:
+    """A job's place, in the queue or at the engine.  Leaving the block gives it back."""
+
+    def __init__(self, places: Places, number: int) -> None:
+        self._owner = places
+        self._number = number
+        self._admitted = trio.Event()
+        #: How many were before it when it came, and the seconds to its first token that may be promised.
+        self.position = 0
+        self.promise_s = 0.0
+
+    async def wait(self) -> None:
+        """Until it is this job's turn."""
+        await self._admitted.wait()
+
+    def first_output(self) -> None:
+        """The first piece of a stream has come."""
+        self._owner.feed(FirstOutput(self._number))
+
+    def leave(self) -> None:
+        """Give the place back; harmless when that was done."""
+        self._owner.feed(Left(self._number))
+
+    def admit(self) -> None:
+        """It is this job's turn (called by ``Places``)."""
+        self._admitted.set()
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+
+
+class Places:
+    """See the module's docstring."""
+
+    def __init__(self, engine: Engine, settings: AdmissionSettings) -> None:
+        self._engine = engine
+        self._slots = max(1, engine.load().slots)
+        self._machine = Admission(settings, self._slots)
+        self._places: dict[int, Place] = {}
+        self._numbers = itertools.count()
+
+    @property
+    def running(self) -> int:
+        return self._machine.running
+
+    @property
+    def waiting(self) -> int:
+        return self._machine.waiting
+
+    def arrive(self, peer: PeerId | None, prompt_tokens: int) -> Place:
+        """A place for a job of ``peer`` (None: this node's own); raises ``TurnedAway``."""
+        slots = max(1, self._engine.load().slots)
+        if slots != self._slots:
+            self._slots = slots
+            self.feed(SlotsAre(slots))
+        number = next(self._numbers)
+        place = self._places[number] = Place(self, number)
+        turned_away = self.feed(Arrived(number, peer, prompt_tokens))
+        if turned_away is not None:
+            del self._places[number]
+            raise TurnedAway(turned_away)
+        return place
+
+    def drain(self) -> None:
+        """Take no more guests."""
+        self.feed(Drain())
+
+    def feed(self, event: AdmissionEvent) -> Busy | Refuse | None:
+        """Tell the machine and do what it says; gives what a job is turned away with."""
+        turned_away = None
+        for effect in self._machine.handle(event, trio.current_time()):
+            match effect:
+                case Admit(number, promise_s):
+                    place = self._places[number]
+                    place.promise_s = place.promise_s or promise_s
+                    place.admit()
+                case Queue(number, position, promise_s):
+                    self._places[number].position = position + 1
+                    self._places[number].promise_s = promise_s
+                case TurnAway(_, message):
+                    turned_away = message
+        if isinstance(event, Left):
+            self._places.pop(event.job, None)
+        return turned_away

@@ -1,0 +1,242 @@
+"""The links that stand and the dials under way: made, greeted, chosen between, and ended here.
+
+One link per peer is in use.  Two nodes that dial each other at once get two; both ends then keep the one that was
+dialled by the smaller peer id and let the other go when it is idle, so that no job is lost.  Who calls it: ``swarm``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import trio
+
+from p2pnode.swarm.net import Link, Net, NetError, PeerUnreachable
+from p2pnode.swarm.peerlink import LinkOwner, PeerLink
+from protocol import PROTOCOL_VERSION
+from protocol.errors import RemoteProtocolError
+from protocol.events import DialFailed, Event, LinkDown, LinkUp
+from protocol.ids import PeerId, short
+from protocol.messages import Hello
+from protocol.settings import LinkSettings
+
+log = logging.getLogger(__name__)
+
+#: Seconds for both HELLOs, and for a whole dial with them.
+HELLO_S: Final = 5.0
+DIAL_S: Final = 15.0
+#: Dials under way at once, and wanted at once.
+DIALS: Final = 16
+DIALS_WANTED: Final = 128
+#: A link that we made, that is no neighbour's and that was idle for this long is closed, seconds (guess: longer than
+#: a pause in a conversation).
+IDLE_S: Final = 60.0
+#: A second link to a peer stays open for this long, seconds, so that the other end has chosen as well.
+SECOND_LINK_S: Final = 1.0
+#: Addresses kept per peer, and peers whose addresses are kept.
+ADDRS: Final = 8
+REMEMBERED: Final = 4096
+
+
+class Dialling:
+    """A dial under way, shared by whoever wants that peer.  ``asked``: the machine waits for its outcome."""
+
+    def __init__(self, peer: PeerId | None, addrs: tuple[str, ...]) -> None:
+        self.peer = peer
+        self.addrs = addrs
+        self.asked = False
+        self.problem = ""
+        self.done = trio.Event()
+
+
+class LinkTable:
+    """All links of one node.  ``tell`` takes events for the machine; ``kept`` says who is a neighbour."""
+
+    def __init__(
+        self,
+        net: Net,
+        *,
+        settings: LinkSettings,
+        network: str,
+        agent: str,
+        owner: LinkOwner,
+        tell: Callable[[Event], None],
+        kept: Callable[[PeerId], bool],
+    ) -> None:
+        self._net = net
+        self._settings = settings
+        self._network = network
+        self._agent = agent
+        self._owner = owner
+        self._tell = tell
+        self._kept = kept
+        self._links: dict[PeerId, list[PeerLink]] = {}  # the first of each list is the one in use
+        self._dials: dict[PeerId | tuple[str, ...], Dialling] = {}
+        self._slots = trio.CapacityLimiter(DIALS)
+        self._nursery: trio.Nursery | None = None
+        self.addrs: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
+        self.closed = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Take in whoever dials us, and close what is idle, until cancelled; ``started`` when it can dial."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            nursery.start_soon(self._close_idle)
+            while True:
+                nursery.start_soon(self._welcome, await self._net.accept())
+
+    # --- what stands ---------------------------------------------------------------------------------------------
+
+    def get(self, peer: PeerId) -> PeerLink | None:
+        """The link in use to ``peer``."""
+        return next((link for link in self._links.get(peer, ()) if not link.reason), None)
+
+    def __iter__(self) -> Iterator[PeerLink]:
+        return iter([link for links in self._links.values() for link in links])
+
+    def hang_up(self, peer: PeerId, reason: str) -> None:
+        """Close the links to ``peer`` unless jobs run on one of them."""
+        links = self._links.get(peer, [])
+        if not any(link.channels for link in links):
+            for link in links:
+                link.retire(reason)
+
+    def ban(self, peer: PeerId, reason: str, seconds: float) -> None:
+        """Close the links to ``peer`` and take no new ones from it or from its address."""
+        links = list(self._links.get(peer, ()))
+        self._net.ban(peer, links[0].address if links else "", seconds)
+        for link in links:
+            link.stop(f"banned: {reason}")
+
+    # --- dialling ------------------------------------------------------------------------------------------------
+
+    def dial(self, peer: PeerId | None, addrs: tuple[str, ...], *, asked: bool) -> Dialling | None:
+        """Start a dial, or join the one under way.  None: there is a link already, or no room for another dial."""
+        if peer is not None and self.get(peer) is not None:
+            return None  # the machine has been told of that link, or will be before it hears of anything else
+        key: PeerId | tuple[str, ...] = peer if peer is not None else addrs
+        dialling = self._dials.get(key)
+        if dialling is None:
+            if self.closed or self._nursery is None or len(self._dials) >= DIALS_WANTED:
+                if asked:
+                    self._tell(DialFailed(peer, addrs, "too many dials at once"))
+                return None
+            dialling = self._dials[key] = Dialling(peer, addrs)
+            self._nursery.start_soon(self._run_dial, key, dialling)
+        dialling.asked = dialling.asked or asked
+        return dialling
+
+    async def _run_dial(self, key: PeerId | tuple[str, ...], dialling: Dialling) -> None:
+        link = None
+        try:
+            async with self._slots:
+                with trio.fail_after(DIAL_S):
+                    link = await self._greet(await self._net.dial(dialling.peer, dialling.addrs))
+        except trio.TooSlowError:
+            dialling.problem = f"no answer in {DIAL_S:.0f} s"
+        except (NetError, RemoteProtocolError) as error:
+            dialling.problem = str(error)
+        except Exception as error:
+            log.exception("dialling failed in a way that it should not")
+            dialling.problem = repr(error)
+        finally:
+            del self._dials[key]
+        if link is None and dialling.asked:
+            self._tell(DialFailed(dialling.peer, dialling.addrs, dialling.problem))
+        elif link is not None:
+            self._register(link, again=dialling.peer is None)
+        dialling.done.set()
+        if link is not None:
+            await self._serve(link)
+
+    # --- a link's life -------------------------------------------------------------------------------------------
+
+    async def _welcome(self, stream: Link) -> None:
+        link = None
+        try:
+            with trio.fail_after(HELLO_S):
+                link = await self._greet(stream)
+        except trio.TooSlowError:
+            log.debug("%s said no HELLO", stream.address)
+        except (NetError, RemoteProtocolError) as error:
+            log.debug("%s was not let in: %s", stream.address, error)
+        except Exception:
+            log.exception("a peer could not be welcomed, in a way that should not happen")
+        if link is not None:
+            self._register(link)
+            await self._serve(link)
+
+    async def _greet(self, stream: Link) -> PeerLink:
+        """Both HELLOs, or the stream is cut."""
+        try:
+            link = PeerLink(stream, self._settings)
+            own = Hello(PROTOCOL_VERSION, self._network, self._agent, self._net.addrs()[:ADDRS], stream.address)
+            hello = await link.greet(own)
+            if hello.protocol != PROTOCOL_VERSION:
+                raise PeerUnreachable(f"it speaks version {hello.protocol} of the protocol, not {PROTOCOL_VERSION}")
+            if hello.network != self._network:
+                raise PeerUnreachable("it belongs to another network")
+        except BaseException:
+            stream.cut()
+            raise
+        return link
+
+    def _register(self, link: PeerLink, *, again: bool = False) -> None:
+        """A link stands: tell the machine, or, if it is the second to that peer, keep one.
+
+        ``again``: the machine is told in any case, because it dialled an address and not a peer.
+        """
+        peer = link.peer
+        links = self._links.setdefault(peer, [])
+        links.append(link)
+        said = link.hello.addrs if link.hello else ()
+        addrs = tuple(dict.fromkeys((link.via, *said) if link.via else said))[:ADDRS]
+        self.addrs[peer] = addrs
+        self.addrs.move_to_end(peer)
+        if len(self.addrs) > REMEMBERED:
+            self.addrs.popitem(last=False)
+        if len(links) == 1 or again:
+            self._tell(LinkUp(peer, link.outbound, link.address, addrs))
+        if len(links) > 1:
+            self._choose(links)
+
+    def _choose(self, links: list[PeerLink]) -> None:
+        me = self._net.local_id
+
+        def rank(link: PeerLink) -> tuple[bool, float]:
+            return (me if link.outbound else link.peer) == min(me, link.peer), link.since
+
+        links.sort(key=rank, reverse=True)
+        for link in links[1:]:
+            if not link.retired and self._nursery is not None:
+                link.retired = True
+                self._nursery.start_soon(_let_go, link)
+
+    async def _serve(self, link: PeerLink) -> None:
+        try:
+            await link.run(self._owner)
+        except Exception:
+            log.exception("a defect of p2pnode ended the link to %s; please report this", short(link.peer))
+        finally:
+            links = self._links[link.peer]
+            links.remove(link)
+            if not links:
+                del self._links[link.peer]
+                self._tell(LinkDown(link.peer, link.reason))
+
+    async def _close_idle(self) -> None:
+        while True:
+            await trio.sleep(IDLE_S / 6)
+            now = trio.current_time()
+            for link in self:
+                idle = not link.channels and now - link.used >= IDLE_S
+                if idle and link.outbound and not self._kept(link.peer):
+                    link.retire("idle")
+
+
+async def _let_go(link: PeerLink) -> None:
+    await trio.sleep(SECOND_LINK_S)
+    link.retire("another link to the same peer is kept")

@@ -1,0 +1,108 @@
+"""Who used how many tokens: asks the engine for it in every stream, and takes out what the caller did not ask for.
+
+Bodies and events stay bytes: a cheap look decides whether something has to be decoded at all.
+Who calls it: ``running``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from p2pnode.engine.base import CHAT, COMPLETIONS
+
+#: A whole answer up to this many bytes is kept to read its usage at the end (embeddings are longer).
+MOST_READ_BYTES: Final = 1024 * 1024
+_WISH: Final = b'"stream_options":{"include_usage":true}'
+_MARKS: Final = (b'"usage":{', b'"usage": {')
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class _Response(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _Piece(msgspec.Struct):
+    usage: _Usage | None = None
+    choices: list[msgspec.Raw] | None = None
+    response: _Response | None = None
+
+
+_PIECE: Final = msgspec.json.Decoder(_Piece)
+
+
+def asking_for_usage(path: str, body: bytes) -> bytes:
+    """The body of a stream with ``stream_options.include_usage`` set; other paths tell it unasked."""
+    if path not in (CHAT, COMPLETIONS):
+        return body
+    end = body.rfind(b"}")
+    if end < 0:
+        return body  # the engine says what is wrong with it
+    if b'"stream_options"' in body:
+        return _merged(body)
+    comma = b"," if body[:end].rstrip()[-1:] != b"{" else b""
+    return b"".join((body[:end], comma, _WISH, body[end:]))
+
+
+def _merged(body: bytes) -> bytes:
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        options: Any = msgspec.json.decode(fields.get("stream_options", b"null"))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return body
+    if options is not None and not isinstance(options, dict):
+        return body
+    wish = msgspec.json.encode((options or {}) | {"include_usage": True})
+    return msgspec.json.encode(fields | {"stream_options": msgspec.Raw(wish)})
+
+
+class Tally:
+    """Counts the tokens of one answer on its way through.  ``wanted``: the caller asked for the usage event."""
+
+    def __init__(self, path: str, stream: bool, wanted: bool) -> None:
+        self._stream = stream
+        self._drops = stream and not wanted and path in (CHAT, COMPLETIONS)
+        self._whole: list[bytes] = []
+        self._length = 0
+        self._pieces = 0
+        self._usage: _Usage | None = None
+
+    def pass_on(self, pieces: list[bytes]) -> list[bytes]:
+        """The pieces that the caller gets."""
+        if not self._stream:
+            self._length += sum(map(len, pieces))
+            if self._length <= MOST_READ_BYTES:
+                self._whole += pieces
+            return pieces
+        self._pieces += len(pieces)
+        if not any(mark in piece for piece in pieces for mark in _MARKS):
+            return pieces
+        return [piece for piece in pieces if not self._is_usage(piece)]
+
+    def _is_usage(self, piece: bytes) -> bool:
+        """Read the usage in a piece, and whether it is all there is in it and was not asked for."""
+        if not any(mark in piece for mark in _MARKS):
+            return False
+        try:
+            read = _PIECE.decode(piece)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return False
+        usage = read.usage or (read.response.usage if read.response else None)
+        self._usage = usage or self._usage
+        return self._drops and read.usage is not None and read.choices == []
+
+    def tokens(self) -> tuple[int, int]:
+        """Tokens in and out: as the engine counted, else the pieces of the stream."""
+        if self._usage is None and self._whole and self._length <= MOST_READ_BYTES:
+            self._is_usage(b"".join(self._whole))
+        usage = self._usage
+        if usage is None:
+            return 0, self._pieces
+        return max(0, usage.prompt_tokens or usage.input_tokens), max(0, usage.completion_tokens or usage.output_tokens)

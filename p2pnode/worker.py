@@ -1,0 +1,346 @@
+"""One job at the worker: checks what a peer asks for, waits for a place at the engine, and sends back what it says.
+
+Four tasks hang on a job, in a nursery of its own that ends when any of them has ended it: one *listens* to the channel
+(the body, then the entry's cancelling), one *produces* (admission, engine), one *sends*, which is the only one that
+writes to the channel and so also says BEAT when there is nothing else to say; the fourth is the clock of the caller's
+deadline.  Between producing and sending lies a buffer with a bound, so that a slow reader slows the engine down, and a
+reader that has stopped ends it.
+
+A guest's job can end only itself.  Not here: order and bounds (``places``), the request's fields (``guests``), tokens and
+engine errors (``running``).  Who calls it: ``swarm``, for every job that a peer brings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from p2pnode.engine.base import PATHS, EngineJob
+from p2pnode.places import Place, Places, TurnedAway
+from p2pnode.guests import check_guest
+from p2pnode.running import run_on_engine
+from p2pnode.swarm.net import NetError
+from p2pnode.usage import Tally
+from protocol.endings import sign_end
+from protocol.errors import BadFrame, RemoteProtocolError
+from protocol.ids import JobId, peer_text, short
+from protocol.link import ResetCode
+from protocol.messages import (
+    ACCEPT,
+    BEAT,
+    BODY,
+    DELTA,
+    END,
+    REQ,
+    Accept,
+    Busy,
+    End,
+    JobMessage,
+    Refuse,
+    Request,
+    decode,
+    encode,
+    kind_of,
+)
+from protocol.settings import AdmissionSettings, NodeSettings
+from protocol.signing import Signer
+
+if TYPE_CHECKING:
+    from p2pnode.engine.base import Engine
+    from p2pnode.swarm.peerlink import Channel
+
+log = logging.getLogger(__name__)
+
+Frames = list[tuple[int, bytes]]
+
+#: Slowest upload of a body that is waited for, bytes per second (threat model 2.7), and what any body gets, seconds.
+LEAST_UPLOAD_BYTES_S: Final = 8 * 1024
+BODY_S: Final = 10.0
+#: Bytes of all requests that may wait here together (guess: eight of the longest).
+BODIES_BYTES: Final = 64 * 1024 * 1024
+
+
+class Worker:
+    """Does the jobs of peers.  ``places`` are shared with whoever else uses the engine; without any it makes its own."""
+
+    def __init__(self, engine: Engine | None, signer: Signer, settings: NodeSettings, places: Places | None = None) -> None:
+        self._engine = engine
+        self._signer = signer
+        self._settings = settings.admission
+        self.places = places or (Places(engine, settings.admission) if engine is not None else None)
+        self._running = 0
+        self._bodies = 0
+
+    @property
+    def running(self) -> int:
+        """Jobs of peers that are here, those that wait included."""
+        return self._running
+
+    def drain(self) -> None:
+        """Take no more jobs; those that are here may finish."""
+        if self.places is not None:
+            self.places.drain()
+
+    async def on_job(self, channel: Channel, frames: Frames) -> None:
+        """One job from its first frames to its end; raises nothing but ``Cancelled``."""
+        self._running += 1
+        try:
+            request = _read_request(frames)
+            await self._take(channel, request, frames[1:])
+        except RemoteProtocolError as error:
+            log.info("%s sent a job that cannot be read: %s", short(channel.peer), error)
+            channel.reset(ResetCode.BAD_JOB)
+        except NetError as error:
+            log.debug("a job of %s ended: %s", short(channel.peer), error)
+        except Exception:
+            log.exception("a defect of p2pnode ended a job of %s; please report this", short(channel.peer))
+            channel.reset(ResetCode.INTERNAL)
+        finally:
+            self._running -= 1
+
+    async def _take(self, channel: Channel, request: Request, frames: Frames) -> None:
+        refuse = self._check(request)
+        if refuse is not None or self._engine is None or self.places is None:
+            await _say_last(channel, refuse or _NO_ENGINE)
+            return
+        if self._bodies + request.body_bytes > BODIES_BYTES:
+            await _say_last(channel, Busy(1000, self.places.running, self.places.waiting))
+            return
+        try:
+            place = self.places.arrive(channel.peer, request.prompt_tokens)
+        except TurnedAway as away:
+            await _say_last(channel, away.message)
+            return
+        self._bodies += request.body_bytes
+        try:
+            await self._do(self._engine, channel, request, place, frames)
+        finally:
+            self._bodies -= request.body_bytes
+
+    async def _do(  # noqa: PLR0917 - the parts of one job
+        self, engine: Engine, channel: Channel, request: Request, place: Place, frames: Frames
+    ) -> None:
+        with place:
+            promise_ms = round(1000 * place.promise_s)
+            await channel.send(ACCEPT, encode(Accept(request.job, place.position, promise_ms)))
+            await _Task(engine, self._signer, self._settings, channel, request, place).run(frames)
+
+    def _check(self, request: Request) -> Refuse | None:
+        """Why this node will not do it, as far as the REQ tells."""
+        engine = self._engine
+        if engine is None:
+            return _NO_ENGINE
+        if request.path not in PATHS:
+            return Refuse(404, "unknown_url", f"{request.path} is not served; the API has {', '.join(sorted(PATHS))}.")
+        if request.body_bytes > self._settings.body_bytes:
+            most = self._settings.body_bytes
+            return Refuse(
+                413, "request_too_large", f"The body has {request.body_bytes} bytes; send {most} at most.", "", True
+            )
+        if engine.state != "ready":
+            return Refuse(503, "engine_not_ready", (engine.problem or "the engine is not ready")[:1000])
+        if not any(offer.name == request.model for offer in engine.offers()):
+            return Refuse(404, "model_not_found", f"this node does not have the model {request.model!r} now", "model")
+        return None
+
+
+_NO_ENGINE: Final = Refuse(503, "no_capacity", "this node has no engine")
+
+
+def _read_request(frames: Frames) -> Request:
+    kind, payload = frames[0]
+    request = decode(kind, payload) if kind == REQ else None
+    if not isinstance(request, Request):
+        raise BadFrame(f"a job began with a frame of kind {kind}")
+    return request
+
+
+async def _say_last(channel: Channel, message: JobMessage) -> None:
+    await channel.send(kind_of(message), encode(message))
+    channel.close()
+
+
+class _Output:
+    """Pieces between the engine and the wire: at most ``most`` bytes, and then how it ended."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._changed = trio.Event()
+        self.over = False
+        self.refuse: Refuse | None = None
+
+    async def put(self, pieces: list[bytes]) -> None:
+        """Add pieces; waits while there is no room."""
+        while self._size >= self._most:
+            await self._changed.wait()
+        self._pieces += pieces
+        self._size += sum(map(len, pieces))
+        self._notify()
+
+    def finish(self, refuse: Refuse | None) -> None:
+        """Nothing more will come; ``refuse`` is what went wrong."""
+        self.over = True
+        self.refuse = refuse
+        self._notify()
+
+    async def take(self) -> list[bytes]:
+        """All that waits; empty once it is over."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._pieces and not self.over:
+            await self._changed.wait()
+        pieces, self._pieces, self._size = self._pieces, [], 0
+        self._notify()
+        return pieces
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+class _Task:
+    """One accepted job."""
+
+    def __init__(  # noqa: PLR0917 - what one job needs
+        self,
+        engine: Engine,
+        signer: Signer,
+        settings: AdmissionSettings,
+        channel: Channel,
+        request: Request,
+        place: Place,
+    ) -> None:
+        self._engine = engine
+        self._signer = signer
+        self._settings = settings
+        self._channel = channel
+        self._request = request
+        self._place = place
+        self._body: list[bytes] = []
+        self._missing = request.body_bytes
+        self._asked = trio.Event()
+        self._output = _Output(settings.output_bytes)
+        self._tally = Tally(request.path, request.stream, request.usage)
+        self._nursery: trio.Nursery
+
+    async def run(self, frames: Frames) -> None:
+        """Until the END is said, or nobody wants it any more."""
+        request = self._request
+        async with trio.open_nursery() as self._nursery:
+            if request.deadline_ms:
+                self._nursery.start_soon(self._keep_deadline, request.deadline_ms / 1000)
+            self._nursery.start_soon(self._listen, frames)
+            self._nursery.start_soon(self._produce)
+            await self._send()
+
+    def _stop(self, code: ResetCode | None = None) -> None:
+        """End the job; with a code: tell the entry that it was not the answer's end."""
+        if code is not None:
+            self._channel.reset(code)
+        self._nursery.cancel_scope.cancel()
+
+    async def _keep_deadline(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+        self._stop(ResetCode.DEADLINE)
+
+    # --- from the entry ------------------------------------------------------------------------------------------
+
+    async def _listen(self, frames: Frames) -> None:
+        """Collect the body; after it nothing comes but the entry's cancelling."""
+        try:
+            with trio.move_on_after(BODY_S + self._missing / LEAST_UPLOAD_BYTES_S) as slow:
+                while not self._take_in(frames):
+                    frames = await self._channel.receive()
+            if slow.cancelled_caught:
+                self._output.finish(Refuse(408, "slow_body", "the body took too long to arrive"))
+                return
+            while True:
+                self._take_in(await self._channel.receive())
+        except BadFrame as error:
+            log.info("%s broke the order of a job: %s", short(self._channel.peer), error)
+            self._stop(ResetCode.BAD_JOB)
+        except NetError:
+            self._stop()
+
+    def _take_in(self, frames: Frames) -> bool:
+        """Whether the body is whole."""
+        for kind, payload in frames:
+            if kind == BODY:
+                self._missing -= len(payload)
+                self._body.append(payload)
+            elif kind <= END:
+                raise BadFrame(f"a frame of kind {kind} from the entry")
+        if self._missing < 0:
+            raise BadFrame("a longer body than announced")
+        if self._missing == 0:
+            self._asked.set()
+        return self._missing == 0
+
+    # --- from the engine -----------------------------------------------------------------------------------------
+
+    async def _produce(self) -> None:
+        request = self._request
+        await self._asked.wait()
+        body = b"".join(self._body)
+        self._body.clear()
+        refuse = check_guest(request, body)
+        if refuse is None:
+            await self._place.wait()
+            client = peer_text(self._channel.peer)
+            job = EngineJob(
+                request.path, request.model, body, request.stream, client, request.prompt_tokens, request.max_tokens
+            )
+            refuse = await run_on_engine(self._engine, job, self._tally, self._put)
+        self._place.leave()
+        self._output.finish(refuse)
+
+    async def _put(self, pieces: list[bytes]) -> None:
+        if self._request.stream:
+            self._place.first_output()
+        await self._output.put(pieces)
+
+    # --- to the entry --------------------------------------------------------------------------------------------
+
+    async def _send(self) -> None:
+        """The answer, BEATs while there is none, and its end; then the job is over."""
+        digest, said = hashlib.sha256(), False
+        settings, channel, output = self._settings, self._channel, self._output
+        try:
+            while True:
+                batch: list[bytes] | None = None
+                with trio.move_on_after(settings.beat_s):
+                    batch = await output.take()
+                with trio.move_on_after(settings.stalled_reader_s) as stalled:
+                    if batch is None:
+                        await channel.send(BEAT, b"")
+                    elif batch:
+                        said = True
+                        for piece in batch:
+                            await channel.send(DELTA, piece)
+                        digest.update(b"".join(batch))
+                    else:
+                        await self._say_end(digest.digest(), said)
+                if stalled.cancelled_caught:
+                    log.info("%s has stopped reading its answer", short(channel.peer))
+                    self._stop(ResetCode.SLOW_READER)
+                    return
+                if batch is not None and not batch:
+                    self._stop()
+                    return
+        except NetError:
+            self._stop()
+
+    async def _say_end(self, digest: bytes, said: bool) -> None:
+        refuse = self._output.refuse
+        if refuse is not None and not said:
+            await _say_last(self._channel, refuse)
+            return
+        tokens_in, tokens_out = self._tally.tokens()
+        finish, message = ("stop", "") if refuse is None else ("error", refuse.message)
+        end = End(finish, tokens_in, tokens_out, digest, message)
+        await self._channel.send(END, encode(sign_end(self._signer, JobId(self._request.job), end)))
+        self._channel.close()

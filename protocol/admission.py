@@ -1,0 +1,229 @@
+"""One job at the worker: whether it may run now, waits its turn, or is told to go elsewhere.
+
+Not here: running it, and whether its request is allowed at all (``worker``).  Who calls it: ``places`` in the daemon, and
+the simulator's workers.
+
+Theory of operation
+-------------------
+The engine has ``slots``; a job holds one from ``Admit`` until ``Left``.  What does not fit waits in one of two queues,
+each first come, first served and each at most ``queue`` long: this node's own jobs, and those of guests, which wait
+until no own job does.  A guest may have ``per_peer`` jobs here, running and waiting together, so that one peer cannot
+fill the queue of all.  Beyond these bounds a job is turned away with the figures that tell the entry when to come back.
+
+What jobs took is remembered as running means, from which come the promise in ACCEPT (seconds to the first token) and
+the ``retry_ms`` in BUSY.  A promise is kept modest: an entry gives up at three times of it.
+
+======== ================ ============================================== ========
+job is   event            effects                                        then is
+======== ================ ============================================== ========
+unknown  Arrived          Admit, Queue or TurnAway                       running, waiting, unknown
+waiting  a slot is free   Admit                                          running
+running  FirstOutput      none                                           running
+either   Left             Admit for whoever is next                      unknown
+either   Drain            none: what is here may finish                  as it was
+======== ================ ============================================== ========
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+from protocol.ids import PeerId
+from protocol.messages import Busy, Refuse
+from protocol.settings import AdmissionSettings
+
+#: What is assumed until the first jobs have been measured: seconds to a first token, seconds per token of the prompt
+#: (guess: a slow GPU), seconds of a whole job (guess: 250 tokens at 50/s).
+FIRST_S: Final = 0.5
+PROMPT_TOKEN_S: Final = 1 / 1000
+JOB_S: Final = 5.0
+#: Weight of the newest measurement in a running mean (guess).
+NEWEST: Final = 0.2
+#: Prompts from this length on tell how long a token of the prompt takes; shorter ones how long everything else does.
+LONG_PROMPT: Final = 512
+#: Bounds of what a busy worker asks the entry to wait, milliseconds (guess; clients obey up to 120 s).
+RETRY_LEAST_MS: Final = 250
+RETRY_MOST_MS: Final = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A job came.  ``peer`` is None for this node's own; ``job`` is any name that is not in use."""
+
+    job: int
+    peer: PeerId | None
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FirstOutput:
+    """The engine has said the first piece of a stream."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The job is over, or whoever wanted it went away; harmless when it is not known."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsAre:
+    """How many jobs the engine works on at once."""
+
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Take no more jobs of guests."""
+
+
+AdmissionEvent = Arrived | FirstOutput | Left | SlotsAre | Drain
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Run the job now.  ``promise_s``: seconds to its first token."""
+
+    job: int
+    promise_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The job waits; ``position`` is how many are before it."""
+
+    job: int
+    position: int
+    promise_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TurnAway:
+    """The job is not taken; say this to whoever brought it."""
+
+    job: int
+    message: Busy | Refuse
+
+
+AdmissionEffect = Admit | Queue | TurnAway
+
+
+@dataclass(slots=True)
+class _Job:
+    number: int
+    peer: PeerId | None
+    prompt_tokens: int
+    admitted_at: float | None = None
+
+
+class Admission:
+    """See the module's docstring."""
+
+    def __init__(self, settings: AdmissionSettings, slots: int = 1) -> None:
+        self._settings = settings
+        self._slots = slots
+        self._draining = False
+        self._running: dict[int, _Job] = {}
+        # Dictionaries, because they keep their order and a job may leave from the middle.
+        self._own: dict[int, _Job] = {}
+        self._guests: dict[int, _Job] = {}
+        self._of_peer: Counter[PeerId] = Counter()
+        self._first_s, self._prompt_token_s, self._job_s = FIRST_S, PROMPT_TOKEN_S, JOB_S
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._own) + len(self._guests)
+
+    def handle(self, event: AdmissionEvent, now: float) -> list[AdmissionEffect]:
+        """What to do about it, in this order."""
+        match event:
+            case Arrived():
+                return self._arrived(event, now)
+            case FirstOutput(job):
+                self._measure_first(job, now)
+            case Left(job):
+                return self._left(job, now)
+            case SlotsAre(slots):
+                self._slots = slots
+                return self._fill(now)
+            case Drain():
+                self._draining = True
+        return []
+
+    def _arrived(self, event: Arrived, now: float) -> list[AdmissionEffect]:
+        message = self._bar(event)
+        if message is not None:
+            return [TurnAway(event.job, message)]
+        job = _Job(event.job, event.peer, event.prompt_tokens)
+        if event.peer is not None:
+            self._of_peer[event.peer] += 1
+        queue = self._guests if event.peer is not None else self._own
+        queue[job.number] = job
+        position = len(self._own) - 1 if event.peer is None else self.waiting - 1
+        admitted = self._fill(now)
+        return admitted or [Queue(job.number, position, self._promise_s(job, position + 1))]
+
+    def _bar(self, event: Arrived) -> Busy | Refuse | None:
+        """Why the job cannot come in."""
+        settings = self._settings
+        if event.peer is not None and self._draining:
+            return Refuse(503, "no_capacity", "this node is stopping; ask another one")
+        queue = self._guests if event.peer is not None else self._own
+        full = len(self._running) >= self._slots and len(queue) >= settings.queue
+        if full or (event.peer is not None and self._of_peer[event.peer] >= settings.per_peer):
+            wait_ms = round(1000 * self._wait_s(1 if not full else self.waiting + 1))
+            return Busy(min(max(wait_ms, RETRY_LEAST_MS), RETRY_MOST_MS), self.running, self.waiting)
+        return None
+
+    def _left(self, number: int, now: float) -> list[AdmissionEffect]:
+        job = self._running.pop(number, None)
+        if job is not None and job.admitted_at is not None:
+            self._job_s += NEWEST * (now - job.admitted_at - self._job_s)
+        job = job or self._own.pop(number, None) or self._guests.pop(number, None)
+        if job is None:
+            return []
+        if job.peer is not None:
+            self._of_peer[job.peer] -= 1
+            if not self._of_peer[job.peer]:
+                del self._of_peer[job.peer]
+        return self._fill(now)
+
+    def _fill(self, now: float) -> list[AdmissionEffect]:
+        """Admit as many as there are slots for, own jobs first."""
+        effects: list[AdmissionEffect] = []
+        while len(self._running) < self._slots and (queue := self._own or self._guests):
+            number = next(iter(queue))
+            job = self._running[number] = queue.pop(number)
+            job.admitted_at = now
+            effects.append(Admit(number, self._promise_s(job, 0)))
+        return effects
+
+    # --- what jobs take --------------------------------------------------------------------------------------------
+
+    def _measure_first(self, number: int, now: float) -> None:
+        job = self._running.get(number)
+        if job is None or job.admitted_at is None:
+            return
+        took = now - job.admitted_at
+        if job.prompt_tokens >= LONG_PROMPT:
+            per_token = max(0.0, took - self._first_s) / job.prompt_tokens
+            self._prompt_token_s += NEWEST * (per_token - self._prompt_token_s)
+        else:
+            self._first_s += NEWEST * (took - self._first_s)
+
+    def _wait_s(self, places: int) -> float:
+        """Until so many jobs have left."""
+        return places * self._job_s / max(1, self._slots)
+
+    def _promise_s(self, job: _Job, places: int) -> float:
+        return self._wait_s(places) + self._first_s + job.prompt_tokens * self._prompt_token_s

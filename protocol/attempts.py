@@ -1,0 +1,215 @@
+"""What a cascade hears and what it asks for: its events, effects and the outcomes of attempts.
+
+Frozen values; do not subclass.  Not here: what follows from what (``cascade``).  Who makes them: a cascade's driver.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from protocol.effects import SetTimer
+from protocol.events import TimerFired
+from protocol.ids import PeerId
+from protocol.messages import Refuse
+
+
+class Outcome(StrEnum):
+    """What came of one attempt."""
+
+    COMPLETED = "completed"
+    BUSY = "busy"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    BROKEN = "broken"
+    MISBEHAVED = "misbehaved"
+    FAILED = "failed"
+    NO_ACCEPT = "no_accept"
+    NO_ANSWER = "no_answer"
+    SILENT = "silent"
+    SLOW = "slow"
+    STALLED = "stalled"
+    DEADLINE = "deadline"
+    CANCELLED = "cancelled"
+    DEFECT = "defect"
+
+
+#: Held against the peer; of these, what trouble with our own network would look like as well.
+BLAMED: Final = frozenset(
+    {
+        Outcome.UNREACHABLE,
+        Outcome.BROKEN,
+        Outcome.MISBEHAVED,
+        Outcome.FAILED,
+        Outcome.NO_ACCEPT,
+        Outcome.NO_ANSWER,
+        Outcome.SILENT,
+        Outcome.SLOW,
+    }
+)
+OF_THE_NETWORK: Final = frozenset({Outcome.UNREACHABLE, Outcome.BROKEN, Outcome.NO_ACCEPT, Outcome.SILENT})
+#: Nothing was risked: does not count as one of the attempts.
+CHEAP: Final = frozenset({Outcome.BUSY, Outcome.REFUSED, Outcome.UNREACHABLE})
+
+# --- events ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Run the job on one of ``candidates``, best first.
+
+    ``tokens_before`` is how many tokens are made before the first piece comes: 0 for a stream, else the whole answer
+    (``inf`` if nobody knows).
+    """
+
+    candidates: tuple[PeerId, ...]
+    stream: bool = True
+    body_bytes: int = 0
+    tokens_before: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The peer took the job and promises the first token after ``promise_s``."""
+
+    peer: PeerId
+    promise_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WasBusy:
+    """The peer cannot take it now; ``retry_s`` is when to ask again, 0 if it did not say."""
+
+    peer: PeerId
+    retry_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The peer will not do it, before or after it accepted, and before any piece of the answer."""
+
+    peer: PeerId
+    refuse: Refuse
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``pieces`` of the answer came."""
+
+    peer: PeerId
+    pieces: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The peer is alive and has nothing to say yet."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The answer is whole, its end signed and its hash right."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The attempt failed: ``outcome`` says how, ``detail`` is for people."""
+
+    peer: PeerId
+    outcome: Outcome
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """What came was handed to the caller, and nobody waits for more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The caller wants more."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallerGone:
+    """Nobody wants the answer any more."""
+
+
+CascadeEvent = (
+    Begin
+    | Accepted
+    | WasBusy
+    | Refused
+    | Progress
+    | Beat
+    | Completed
+    | Lost
+    | Paused
+    | Resumed
+    | CallerGone
+    | TimerFired
+)
+
+# --- effects -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Send the job to ``peer``; it is the ``number``-th that is asked."""
+
+    peer: PeerId
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Cancel the job at ``peer`` at once, with this reset code."""
+
+    peer: PeerId
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """From now on the answer of ``peer`` may go to the caller."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The answer is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The job has failed; what to tell the caller.  ``retry_after`` is seconds, None where a retry cannot help."""
+
+    status: int
+    code: str
+    message: str
+    param: str = ""
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """One measured attempt.  Times are monotonic seconds; ``blame``: whether it is to be held against the peer."""
+
+    peer: PeerId
+    outcome: Outcome
+    blame: bool
+    asked_at: float
+    accepted_at: float | None
+    first_at: float | None
+    ended_at: float
+    pieces: int
+    promise_s: float = 0.0
+    detail: str = ""
+
+
+CascadeEffect = Attempt | Abort | Commit | Finish | GiveUp | Observe | SetTimer

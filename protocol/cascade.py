@@ -1,0 +1,401 @@
+"""One job at the entry: whom to ask, how long to wait, when to go on to the next peer, when to give up.
+
+Not here: channels, tokens and engines.  The driver (``dispatch``, or the simulator) tells what happened on the wire and
+does what is asked; of the answer itself the machine hears only milestones.  The candidates come ranked (``ranking``).
+
+Theory of operation
+-------------------
+Peers are tried one after the other, best first, none twice.  *Until the first byte has gone to the caller* a failure is
+invisible: the next peer gets the job.  The driver sees that moment as ``Commit``: with the first piece of a stream, or,
+where the answer is not streamed, with its proven end.  *After it* a failure is final and said so.
+
+What a try costs depends on what was risked.  A peer that is busy, that cannot be reached or that has not got the model
+any more did no work: it counts only against ``asked``.  A peer that took the job and failed counts against
+``attempts`` as well, so that a request that kills engines kills three of them at most.  A refusal because of the
+request itself ends the job at once: every other peer would say the same.
+
+Deadlines (threat model 3.3) all hang on one timer, which is moved lazily: what is heard only notes the time, and the
+timer looks again when it fires.  While the caller does not read (``Paused``), nothing is expected of the peer.
+
+======= ====================== =========================================================== =======
+state   event                  effects                                                     next
+======= ====================== =========================================================== =======
+idle    Begin                  Attempt, or GiveUp (503) without candidates                 asking
+asking  Accepted               SetTimer                                                    waiting
+asking  WasBusy                Observe, then the next Attempt or GiveUp                    asking
+asking, Refused, the request   Observe, GiveUp with the peer's words                       over
+waiting is at fault
+asking, Refused otherwise      Observe, then the next Attempt or GiveUp                    asking
+waiting
+waiting Beat                   none                                                        waiting
+waiting Progress               Commit if it is a stream                                    flowing
+flowing Progress, Beat         none                                                        flowing
+flowing Paused, Resumed        none                                                        flowing
+waiting Completed              as Lost: an answer without a word is none                   asking
+flowing Completed              Commit unless it was, Observe, Finish                       over
+any     Lost, a deadline       Abort, Observe, then the next Attempt; GiveUp if committed  asking
+any     the whole job's time   Abort, Observe, GiveUp (504)                                over
+any     CallerGone             Abort, Observe                                              over
+over    any                    none                                                        over
+======= ====================== =========================================================== =======
+
+What comes late from a peer that was given up is passed over.  Anything else that is not in the table is a defect of the
+driver (``LocalProtocolError``).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Final
+
+from protocol.attempts import (
+    BLAMED,
+    CHEAP,
+    OF_THE_NETWORK,
+    Abort,
+    Accepted,
+    Attempt,
+    Beat,
+    Begin,
+    CallerGone,
+    CascadeEffect,
+    CascadeEvent,
+    Commit,
+    Completed,
+    Finish,
+    GiveUp,
+    Lost,
+    Observe,
+    Outcome,
+    Paused,
+    Progress,
+    Refused,
+    Resumed,
+    WasBusy,
+)
+from protocol.effects import SetTimer, TimerKey
+from protocol.errors import LocalProtocolError
+from protocol.events import TimerFired
+from protocol.ids import PeerId, short
+from protocol.link import ResetCode
+from protocol.settings import CascadeSettings
+
+#: The one timer of a cascade.
+TIMER: Final[TimerKey] = ("cascade",)
+#: A worker may enforce the caller's deadline this much before we do, seconds (guess: clocks drift, frames travel).
+DEADLINE_SLACK_S: Final = 1.0
+#: What a caller is told to wait where no peer said more, seconds.
+RETRY_S: Final = 1.0
+#: Statuses with which a peer may end a request for good; others would make the caller doubt its key or this node.
+_FINAL: Final = frozenset({400, 404, 413, 415, 422})
+
+
+class OwnNetwork:
+    """Whether it is rather us: many different peers failing at once look like a network of our own that is down.
+
+    One for all cascades of a node (Lifeguard's local health, with a threshold instead of a scale).
+    """
+
+    def __init__(self, settings: CascadeSettings) -> None:
+        self._peers = settings.own_fault_peers
+        self._window_s = settings.own_fault_s
+        self._failed: OrderedDict[PeerId, float] = OrderedDict()
+
+    def failed(self, peer: PeerId, now: float) -> None:
+        """A peer failed in a way that a broken network explains."""
+        self._failed.pop(peer, None)
+        self._failed[peer] = now
+        while next(iter(self._failed.values())) <= now - self._window_s:
+            self._failed.popitem(last=False)
+
+    def worked(self) -> None:
+        """A peer answered, so the network is there."""
+        self._failed.clear()
+
+    def suspected(self, now: float) -> bool:
+        """Whether blame on peers is to be withheld."""
+        return sum(at > now - self._window_s for at in self._failed.values()) >= self._peers
+
+
+class Cascade:
+    """See the module's docstring.  ``deadline`` is the caller's, monotonic seconds."""
+
+    def __init__(self, settings: CascadeSettings, network: OwnNetwork, deadline: float | None = None) -> None:
+        self._settings = settings
+        self._network = network
+        self._deadline = deadline
+        self._end = 0.0
+        self._begin = Begin(())
+        self._state = "idle"
+        self._committed = False
+        self._attempts = 0
+        self._outcomes: list[Outcome] = []
+        self._retries: list[float] = []
+        # The attempt under way.
+        self.asked = 0
+        self._peer = PeerId(b"")
+        self._asked_at = self._heard = self._window = self._first_due = 0.0
+        self._accepted_at: float | None = None
+        self._first_at: float | None = None
+        self._paused_at: float | None = None
+        self._longest_pause = self._promise_s = 0.0
+        self._pieces = self._window_pieces = 0
+
+    @property
+    def state(self) -> str:
+        """``idle``, ``asking``, ``waiting``, ``flowing`` or ``over``."""
+        return self._state
+
+    @property
+    def committed(self) -> bool:
+        return self._committed
+
+    def handle(self, event: CascadeEvent, now: float) -> list[CascadeEffect]:
+        """What to do about it, in this order."""
+        peer = getattr(event, "peer", self._peer)
+        if self._state == "over" or peer != self._peer:
+            return []
+        step = _STEPS.get((self._state, type(event)))
+        if step is None:
+            raise LocalProtocolError(f"{type(event).__name__} while {self._state}")
+        return step(self, event, now)
+
+    # --- asking --------------------------------------------------------------------------------------------------
+
+    def _on_begin(self, event: Begin, now: float) -> list[CascadeEffect]:
+        self._begin = event
+        self._end = now + self._settings.total_s
+        if self._deadline is not None:
+            self._end = min(self._end, self._deadline)
+        return self._next(now, "nobody offers it")
+
+    def _next(self, now: float, detail: str) -> list[CascadeEffect]:
+        if now >= self._end:
+            return self._out_of_time()
+        spent = self.asked >= self._settings.asked or self._attempts >= self._settings.attempts
+        if spent or self.asked >= len(self._begin.candidates):
+            return [self._exhausted(now, detail)]
+        self._state = "asking"
+        self._peer = self._begin.candidates[self.asked]
+        self.asked += 1
+        self._asked_at = self._heard = now
+        self._accepted_at = self._first_at = self._paused_at = None
+        self._longest_pause = self._promise_s = 0.0
+        self._pieces = 0
+        return [Attempt(self._peer, self.asked), self._timer()]
+
+    def _on_accepted(self, event: Accepted, now: float) -> list[CascadeEffect]:
+        settings, begin = self._settings, self._begin
+        self._network.worked()
+        self._state = "waiting"
+        self._accepted_at = self._heard = now
+        self._promise_s = event.promise_s
+        self._first_due = (
+            now
+            + max(settings.first_token_s, settings.first_token_promises * event.promise_s)
+            + begin.body_bytes / settings.upload_bytes_s
+            + begin.tokens_before / settings.least_deltas_s
+        )
+        return [self._timer()]
+
+    def _on_busy(self, event: WasBusy, now: float) -> list[CascadeEffect]:
+        self._network.worked()
+        self._retries.append(event.retry_s or RETRY_S)
+        return self._fail(Outcome.BUSY, "", now)
+
+    def _on_refused(self, event: Refused, now: float) -> list[CascadeEffect]:
+        refuse = event.refuse
+        self._network.worked()
+        if refuse.final and refuse.status < 500:
+            self._state = "over"
+            observe = self._observe(Outcome.REFUSED, False, now, refuse.message)
+            status = refuse.status if refuse.status in _FINAL else 400
+            return [observe, GiveUp(status, refuse.code, refuse.message, refuse.param)]
+        # 503 and its kin say "not now"; 500 and 502 that the engine broke on it, which costs an attempt.
+        broke = refuse.status >= 500 and refuse.status != 503
+        return self._fail(Outcome.FAILED if broke else Outcome.REFUSED, refuse.message, now)
+
+    # --- the answer ----------------------------------------------------------------------------------------------
+
+    def _on_beat(self, _event: Beat, now: float) -> list[CascadeEffect]:
+        self._heard = now
+        return []
+
+    def _on_first(self, event: Progress, now: float) -> list[CascadeEffect]:
+        self._state = "flowing"
+        self._first_at = self._heard = self._window = now
+        self._pieces = self._window_pieces = event.pieces
+        if not self._begin.stream:
+            return [self._timer()]
+        self._committed = True
+        return [Commit(self._peer), self._timer()]
+
+    def _on_progress(self, event: Progress, now: float) -> list[CascadeEffect]:
+        self._heard = now
+        self._pieces += event.pieces
+        self._window_pieces += event.pieces
+        return []
+
+    def _on_paused(self, _event: Paused, now: float) -> list[CascadeEffect]:
+        self._paused_at = now
+        return []
+
+    def _on_resumed(self, _event: Resumed, now: float) -> list[CascadeEffect]:
+        if self._paused_at is not None:
+            pause = now - self._paused_at
+            self._paused_at = None
+            self._longest_pause = max(self._longest_pause, pause)
+            self._window += pause
+            self._heard = now
+        return []
+
+    def _on_wordless(self, _event: Completed, now: float) -> list[CascadeEffect]:
+        return self._fail(Outcome.MISBEHAVED, "it said nothing and called it an answer", now)
+
+    def _on_completed(self, _event: Completed, now: float) -> list[CascadeEffect]:
+        self._state = "over"
+        commit: list[CascadeEffect] = [] if self._committed else [Commit(self._peer)]
+        self._committed = True
+        return [*commit, self._observe(Outcome.COMPLETED, False, now), Finish()]
+
+    # --- failing -------------------------------------------------------------------------------------------------
+
+    def _on_lost(self, event: Lost, now: float) -> list[CascadeEffect]:
+        outcome = event.outcome
+        if outcome is Outcome.DEADLINE:
+            if now >= self._end - DEADLINE_SLACK_S:
+                return self._too_late(now)
+            outcome = Outcome.BROKEN  # it was not the caller's deadline
+        if outcome is Outcome.STALLED and self._longest_pause < self._settings.frame_s:
+            outcome = Outcome.BROKEN  # the caller did read
+        return self._fail(outcome, event.detail, now)
+
+    def _on_gone(self, _event: CallerGone, now: float) -> list[CascadeEffect]:
+        started = self._state != "idle"
+        self._state = "over"
+        if not started:
+            return []
+        return [Abort(self._peer, ResetCode.CANCELLED), self._observe(Outcome.CANCELLED, False, now)]
+
+    def _on_timer(self, _event: TimerFired, now: float) -> list[CascadeEffect]:
+        if now >= self._end:
+            return self._too_late(now)
+        if now < self._due():
+            return [self._timer()]
+        return self._overdue(now)
+
+    def _overdue(self, now: float) -> list[CascadeEffect]:
+        settings = self._settings
+        if self._state == "asking":
+            return self._fail(Outcome.NO_ACCEPT, f"no word in {settings.accept_s:.3g} s", now)
+        if now >= self._heard + settings.frame_s:
+            return self._fail(Outcome.SILENT, f"silent for {settings.frame_s:.3g} s", now)
+        if self._state == "waiting":
+            return self._fail(Outcome.NO_ANSWER, f"no first token in {now - self._asked_at:.3g} s", now)
+        if self._window_pieces < settings.least_deltas_s * settings.progress_window_s:
+            said = f"{self._window_pieces} pieces in {settings.progress_window_s:.3g} s"
+            return self._fail(Outcome.SLOW, said, now)
+        self._window, self._window_pieces = now, 0
+        return [self._timer()]
+
+    def _due(self) -> float:
+        settings = self._settings
+        if self._state == "asking":
+            due = self._asked_at + settings.accept_s
+        elif self._state == "waiting":
+            due = min(self._first_due, self._heard + settings.frame_s)
+        elif self._paused_at is None:
+            due = min(self._heard + settings.frame_s, self._window + settings.progress_window_s)
+        else:
+            due = self._end
+        return min(due, self._end)
+
+    def _timer(self) -> SetTimer:
+        return SetTimer(TIMER, self._due())
+
+    def _fail(self, outcome: Outcome, detail: str, now: float) -> list[CascadeEffect]:
+        if outcome in OF_THE_NETWORK:
+            self._network.failed(self._peer, now)
+        blame = outcome in BLAMED and not (outcome in OF_THE_NETWORK and self._network.suspected(now))
+        effects: list[CascadeEffect] = [
+            Abort(self._peer, ResetCode.CANCELLED),
+            self._observe(outcome, blame, now, detail),
+        ]
+        if self._committed:
+            self._state = "over"
+            return [*effects, self._broken_off(outcome, detail)]
+        self._outcomes.append(outcome)
+        self._attempts += outcome not in CHEAP
+        return effects + self._next(now, detail)
+
+    def _observe(self, outcome: Outcome, blame: bool, now: float, detail: str = "") -> Observe:
+        return Observe(
+            peer=self._peer,
+            outcome=outcome,
+            blame=blame,
+            asked_at=self._asked_at,
+            accepted_at=self._accepted_at,
+            first_at=self._first_at,
+            ended_at=now,
+            pieces=self._pieces,
+            promise_s=self._promise_s,
+            detail=detail,
+        )
+
+    # --- giving up -----------------------------------------------------------------------------------------------
+
+    def _too_late(self, now: float) -> list[CascadeEffect]:
+        abort = Abort(self._peer, ResetCode.DEADLINE)
+        return [abort, self._observe(Outcome.DEADLINE, False, now), *self._out_of_time()]
+
+    def _out_of_time(self) -> list[CascadeEffect]:
+        self._state = "over"
+        message = "The answer was not there when its time was over: allow more with x-deadline-ms, or ask for less."
+        return [GiveUp(504, "deadline_exceeded", message)]
+
+    def _broken_off(self, outcome: Outcome, detail: str) -> GiveUp:
+        if outcome is Outcome.STALLED:
+            return GiveUp(408, "slow_reader", "The answer was not read for too long, so it was stopped: ask again.")
+        message = f"The peer {short(self._peer)} broke off its answer ({detail or outcome}): ask again."
+        return GiveUp(502, "peer_failed", message)
+
+    def _exhausted(self, now: float, detail: str) -> GiveUp:
+        self._state = "over"
+        asked = f"{self.asked} peers were" if self.asked > 1 else "1 peer was"
+        retry_after = min(self._retries, default=RETRY_S)
+        if self._outcomes and all(outcome is Outcome.BUSY for outcome in self._outcomes):
+            message = f"{asked} asked; all are busy and their queues are full: try again in {retry_after:.0f} s."
+            return GiveUp(429, "queue_full", message, retry_after=retry_after)
+        if not self._outcomes or any(outcome in (Outcome.BUSY, Outcome.REFUSED) for outcome in self._outcomes):
+            why = f"{asked} asked; the last: {detail or self._outcomes[-1]}" if self._outcomes else detail
+            return GiveUp(503, "no_capacity", f"Nobody can take it now ({why}): try again.", retry_after=retry_after)
+        message = f"{asked} tried and failed; the last: {detail or self._outcomes[-1]}."
+        if self._network.suspected(now):
+            message += " So many at once: this node's own network is probably down; `p2pnode doctor` looks at it."
+        return GiveUp(502, "peer_failed", message)
+
+
+_Step = Callable[[Cascade, Any, float], list[CascadeEffect]]
+#: The table of the docstring: a failure, the clock and the caller's leaving are the same in every state of an attempt.
+_STEPS: Final[dict[tuple[str, type[CascadeEvent]], _Step]] = {
+    ("idle", Begin): Cascade._on_begin,
+    ("idle", CallerGone): Cascade._on_gone,
+    ("asking", Accepted): Cascade._on_accepted,
+    ("asking", WasBusy): Cascade._on_busy,
+    ("asking", Refused): Cascade._on_refused,
+    ("waiting", Refused): Cascade._on_refused,
+    ("waiting", Beat): Cascade._on_beat,
+    ("waiting", Progress): Cascade._on_first,
+    ("waiting", Completed): Cascade._on_wordless,
+    ("flowing", Beat): Cascade._on_beat,
+    ("flowing", Progress): Cascade._on_progress,
+    ("flowing", Paused): Cascade._on_paused,
+    ("flowing", Resumed): Cascade._on_resumed,
+    ("flowing", Completed): Cascade._on_completed,
+}
+_STEPS.update(
+    ((state, kind), step)
+    for state in ("asking", "waiting", "flowing")
+    for kind, step in ((Lost, Cascade._on_lost), (TimerFired, Cascade._on_timer), (CallerGone, Cascade._on_gone))
+)

@@ -1,0 +1,90 @@
+"""What can be asked for now: the models of all peers that are there, one summary each.
+
+It counts what stands: a peer that is dead, leaving, or silent for too long offers nothing.  Everything but the counts
+is the peers' own claim.  Who calls it: the surfaces (``/v1/models``, ``p2pnode models``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from protocol import PROTOCOL_VERSION
+from protocol.adverts import ModelState, Status
+from protocol.columns import BoolArray
+from protocol.crowd import Crowd, JobQuery
+from protocol.peerview import PeerView
+
+#: ``Advert.runtime`` of an engine that makes its answers up.
+SIMULATED: Final = "simulated"
+#: Most names listed (guess): names cost nothing, and a list of them is asked for often.
+MOST: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """One name on offer.  Prices are the lowest (USD per million tokens), ``context_length`` the largest (tokens).
+
+    ``simulated`` is True if nobody offers the real thing.  ``expected_wait_s`` is the least time to the first token
+    of a short prompt that any peer is predicted to need.
+    """
+
+    name: str
+    peers: int
+    warm: int
+    sleeping: int
+    on_disk: int
+    context_length: int
+    quantizations: tuple[str, ...]
+    capabilities: tuple[str, ...]
+    price_in: float
+    price_out: float
+    fingerprints: tuple[bytes, ...]
+    simulated: bool
+    expected_wait_s: float
+
+
+def catalog(view: PeerView, now: float) -> list[ModelSummary]:
+    """The models that those who are there offer, by name; of very many names those that most peers offer."""
+    summaries = (_summary(view, name, now) for name in sorted(view.models(MOST)))
+    return [summary for summary in summaries if summary is not None]
+
+
+def _summary(view: PeerView, name: str, now: float) -> ModelSummary | None:
+    offers = view.offers(name)
+    assert offers is not None, "the view names models that somebody offers"
+    crowd = Crowd(view, offers, JobQuery(name), now)
+    places = np.flatnonzero(_there(crowd))
+    if not places.size:
+        return None
+    states = np.bincount(crowd.offered("state")[places], minlength=len(ModelState))
+    found = [crowd.offer(place) for place in places.tolist()]
+    adverts = [crowd.record(place).advert for place in places.tolist()]
+    wait = (crowd.rtt + crowd.cold + crowd.queue + crowd.prefill)[places]
+    return ModelSummary(
+        name=name,
+        peers=len(found),
+        warm=int(states[ModelState.RESIDENT]),
+        sleeping=int(states[ModelState.SLEEPING]),
+        on_disk=int(states[ModelState.ON_DISK]),
+        context_length=max(offer.context for offer in found),
+        quantizations=tuple(sorted({offer.quantization for offer in found if offer.quantization})),
+        capabilities=tuple(sorted({capability for offer in found for capability in offer.capabilities})),
+        price_in=min(offer.price_in for offer in found),
+        price_out=min(offer.price_out for offer in found),
+        fingerprints=tuple(sorted({offer.fingerprint for offer in found})),
+        simulated=all(advert is not None and advert.runtime == SIMULATED for advert in adverts),
+        expected_wait_s=float(wait.min()),
+    )
+
+
+def _there(crowd: Crowd) -> BoolArray:
+    there: BoolArray = (
+        (crowd.column("alive") > 0)
+        & (crowd.column("advert_until") > crowd.now)
+        & (crowd.column("status") <= int(Status.BUSY))
+        & (crowd.column("protocol") == PROTOCOL_VERSION)
+    )
+    return there

@@ -1,0 +1,183 @@
+"""Everybody who offers one model, as filters and policies see them: the columns of those rows, side by side.
+
+A ``Crowd`` lives for one decision.  It gathers a column when first asked for it, so that a policy pays only for what it
+reads.  Who makes it: ``ranking`` and ``catalog``.  Who reads it: ``filters``, ``policies``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol.adverts import ModelOffer, ModelState
+from protocol.columns import BoolArray, FloatArray, Offers
+from protocol.hardware import ModelShape, shape_of
+from protocol.ids import PeerId
+from protocol.peerview import PeerRecord, PeerView
+from protocol.predict import (
+    REQUEST_S,
+    UNKNOWN_GB_S,
+    UNKNOWN_TFLOPS,
+    backlog_s,
+    cold_s,
+    prefill_s,
+    step_s,
+)
+
+#: Round trip to a peer that was never measured, seconds (guess: another continent).
+UNKNOWN_RTT_S: Final = 0.1
+#: Places at a peer that does not say how many it has (guess).
+UNKNOWN_SLOTS: Final = 16.0
+
+#: Constants of splitmix64 (Steele, Lea, Flood 2014): numbers without a pattern, a thousand at a time.
+_GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)
+_MIX: Final = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_WORD: Final = (1 << 64) - 1
+
+
+def noise(seed: int, size: int) -> FloatArray:
+    """``size`` numbers between 0 and 1, both excluded, that depend on ``seed`` only."""
+    state = np.arange(1, size + 1, dtype=np.uint64) * _GAMMA + np.uint64(seed & _WORD)
+    state = (state ^ (state >> np.uint64(30))) * _MIX[0]
+    state = (state ^ (state >> np.uint64(27))) * _MIX[1]
+    bits = (state ^ (state >> np.uint64(31))) >> np.uint64(12)
+    uniform: FloatArray = (bits.astype(np.float64) + 0.5) * 2.0**-52
+    return uniform
+
+
+@dataclass(frozen=True, slots=True)
+class JobQuery:
+    """What a job needs and what its caller wishes.
+
+    ``max_price`` is USD per million tokens of answer.  ``order``, ``only`` and ``ignore`` name peers: by id, by the
+    short id that tables show, or by the name they give themselves, which anybody may give himself.  ``zone`` is
+    ``local``, ``mine``, ``trusted`` or ``anyone``; ``trusted`` are the peers that the middle two allow.  ``sort`` is
+    ``price``, ``throughput`` or ``latency`` instead of the policy.  ``exclude`` are those who were tried.
+    """
+
+    model: str
+    prompt_tokens: int = 0
+    max_tokens: int = 256
+    capabilities: frozenset[str] = frozenset()
+    quantizations: tuple[str, ...] = ()
+    max_price: float | None = None
+    order: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    sort: str | None = None
+    zone: str = "anyone"
+    exclude: frozenset[PeerId] = frozenset()
+    trusted: frozenset[PeerId] = frozenset()
+
+
+class Crowd:
+    """The peers that offer ``query.model``, at one moment; a place is a position in all of the arrays."""
+
+    def __init__(self, view: PeerView, offers: Offers, query: JobQuery, now: float, seed: int = 0) -> None:
+        self.view = view
+        self.offers = offers
+        self.query = query
+        self.now = now
+        self._seed = seed
+        self._gathered: dict[str, npt.NDArray[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.offers)
+
+    def offer(self, place: int) -> ModelOffer:
+        """What the peer at a place offers."""
+        return self.offers.offers[int(self.offers.rows[place])]
+
+    def record(self, place: int) -> PeerRecord:
+        """Who is at a place."""
+        return self.view.at(int(self.offers.rows[place]))
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """A column of the peer view, for these peers."""
+        column = self._gathered.get(name)
+        if column is None:
+            column = self._gathered[name] = self.view.columns[name][self.offers.rows]
+        return column
+
+    def offered(self, name: str) -> npt.NDArray[Any]:
+        """A column of their offers."""
+        return self.offers.column(name)
+
+    @cached_property
+    def warm(self) -> BoolArray:
+        """Who has the model resident."""
+        return self.offers.warm
+
+    @cached_property
+    def noise(self) -> FloatArray:
+        """One draw for each of them."""
+        return noise(self._seed, len(self))
+
+    @cached_property
+    def jobs(self) -> FloatArray:
+        """Jobs that run and wait there: what the load said, and what we sent and got back since it arrived."""
+        inflight = self.column("inflight")
+        jobs: FloatArray = np.maximum(inflight, self.column("jobs") + inflight - self.column("covered"))
+        return jobs
+
+    @cached_property
+    def slots(self) -> FloatArray:
+        """Places for jobs, assumed where a peer does not say."""
+        slots = self.column("slots")
+        return np.where(slots > 0, slots, UNKNOWN_SLOTS)
+
+    @cached_property
+    def rtt(self) -> FloatArray:
+        """Round trip, seconds: none to this node, assumed where it was never measured."""
+        rtt = self.column("rtt")
+        return np.where(self.column("me"), 0.0, np.where(np.isnan(rtt), UNKNOWN_RTT_S, rtt))
+
+    # --- predicted seconds ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        """The model's shape, of the table or guessed from its name."""
+        return shape_of(self.query.model)
+
+    @cached_property
+    def flops(self) -> FloatArray:
+        """Dense peak, FLOP/s."""
+        tflops = self.column("tflops")
+        flops: FloatArray = np.where(tflops > 0, tflops, UNKNOWN_TFLOPS) * 1e12
+        return flops
+
+    @cached_property
+    def itl(self) -> FloatArray:
+        """Seconds per token with this job in the batch; the others are taken to be as long as it is."""
+        bandwidth = self.column("bandwidth")
+        bytes_s: FloatArray = np.where(bandwidth > 0, bandwidth, UNKNOWN_GB_S) * 1e9
+        batch: FloatArray = np.minimum(self.jobs, self.slots - 1) + 1
+        context: FloatArray = batch * (self.query.prompt_tokens + self.query.max_tokens / 2)
+        weights: FloatArray = self.offered("weight_bytes")
+        return step_s(self.shape, flops=self.flops, bytes_s=bytes_s, weights=weights, batch=batch, context=context)
+
+    @cached_property
+    def prefill(self) -> FloatArray:
+        """Seconds to read the prompt."""
+        return REQUEST_S + prefill_s(self.shape, self.flops, float(self.query.prompt_tokens))
+
+    @cached_property
+    def queue(self) -> FloatArray:
+        """Seconds until it is this job's turn: prompts that wait to be read, jobs that have no place yet."""
+        prompts: FloatArray = self.column("prefill")
+        ahead = np.maximum(0.0, self.jobs - self.slots + 1)
+        queue: FloatArray = ahead / self.slots * self.query.max_tokens * self.itl
+        return queue + backlog_s(self.shape, self.flops, prompts)
+
+    @cached_property
+    def cold(self) -> FloatArray:
+        """Seconds until the model is resident."""
+        weights, state = self.offered("weight_bytes"), self.offered("state")
+        seconds = [cold_s(each, weights) for each in (ModelState.RESIDENT, ModelState.SLEEPING, ModelState.ON_DISK)]
+        conditions = [state == ModelState.RESIDENT, state == ModelState.SLEEPING]
+        cold: FloatArray = np.select(conditions, seconds[:2], seconds[2])
+        return cold

@@ -1,0 +1,231 @@
+"""Who cannot or must not take a job, and by which number: the filters before any policy.
+
+Each filter is a name and two functions: who of a crowd it removes (``None``: nobody, without looking), and the sentence
+about one whom it removed.  The order is that of the table at the end; a peer is reported under the first that fits.
+Who calls it: ``ranking``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from protocol import PROTOCOL_VERSION
+from protocol.adverts import Load, Status
+from protocol.columns import BoolArray
+from protocol.crowd import Crowd
+from protocol.errors import InvalidPeerId
+from protocol.ids import PeerId, base58_decode, libp2p_bytes, peer_from_text
+from protocol.peerview import PeerRecord
+
+#: How many characters of a peer's text form tables show (``ids.short``), and the numbers they can be.
+_SHORT: Final = 8
+_SHORT_RANGE: Final = 58**_SHORT
+#: What ``quantizations`` calls an offer that says nothing of it (OpenRouter's word).
+_UNKNOWN: Final = "unknown"
+
+
+class Case:
+    """One of a crowd, to say a sentence about."""
+
+    def __init__(self, crowd: Crowd, place: int) -> None:
+        self.crowd = crowd
+        self.place = place
+        self.query = crowd.query
+        self.now = crowd.now
+        self.record = crowd.record(place)
+        self.offer = crowd.offer(place)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """One reason not to ask a peer."""
+
+    reason: str
+    removes: Callable[[Crowd], BoolArray | None]
+    detail: Callable[[Case], str]
+
+
+class Named:
+    """Peers that a caller named: by id, by the short id that tables show, or by the name they give themselves."""
+
+    def __init__(self, texts: tuple[str, ...]) -> None:
+        self._texts = {text: place for place, text in reversed(tuple(enumerate(texts)))}
+        self._peers: dict[PeerId, int] = {}
+        self._shorts: dict[int, int] = {}
+        for text, place in self._texts.items():
+            try:
+                peer = peer_from_text(text)
+            except InvalidPeerId:
+                if len(text) == _SHORT and (number := _short_number(text)) is not None:
+                    self._shorts[number] = place
+            else:
+                self._peers[peer] = place
+
+    def place(self, record: PeerRecord) -> int | None:
+        """The first place at which the list names this peer."""
+        found = [self._peers.get(record.peer), self._texts.get(record.advert.name) if record.advert else None]
+        if self._shorts:
+            found.append(self._shorts.get(int.from_bytes(libp2p_bytes(record.peer), "big") % _SHORT_RANGE))
+        return min((place for place in found if place is not None), default=None)
+
+    def places(self, crowd: Crowd) -> list[int | None]:
+        """The same for a whole crowd."""
+        return [self.place(crowd.record(place)) for place in range(len(crowd))]
+
+
+def _short_number(text: str) -> int | None:
+    try:
+        return int.from_bytes(base58_decode(text), "big")
+    except InvalidPeerId:
+        return None
+
+
+def _are(crowd: Crowd, peers: frozenset[PeerId]) -> BoolArray:
+    are = np.zeros(len(crowd), np.bool_)
+    rows = [record.row for peer in peers if (record := crowd.view.get(peer)) is not None]
+    if rows:
+        are |= np.isin(crowd.offers.rows, rows)
+    return are
+
+
+def _tried(crowd: Crowd) -> BoolArray | None:
+    return _are(crowd, crowd.query.exclude) if crowd.query.exclude else None
+
+
+def _zone(crowd: Crowd) -> BoolArray | None:
+    query = crowd.query
+    if query.zone == "anyone":
+        return None
+    allowed: BoolArray = crowd.column("me")
+    if query.zone in ("mine", "trusted"):
+        allowed = allowed | _are(crowd, query.trusted)
+    return ~allowed
+
+
+def _named(texts: tuple[str, ...], crowd: Crowd) -> BoolArray:
+    return np.array([place is not None for place in Named(texts).places(crowd)], np.bool_)
+
+
+def _ignored(crowd: Crowd) -> BoolArray | None:
+    return _named(crowd.query.ignore, crowd) if crowd.query.ignore else None
+
+
+def _not_named(crowd: Crowd) -> BoolArray | None:
+    return ~_named(crowd.query.only, crowd) if crowd.query.only else None
+
+
+def _version(crowd: Crowd) -> BoolArray:
+    other: BoolArray = crowd.column("protocol") != PROTOCOL_VERSION
+    return other
+
+
+def _gone(crowd: Crowd) -> BoolArray:
+    gone: BoolArray = crowd.column("alive") == 0
+    return gone
+
+
+def _stale_advert(crowd: Crowd) -> BoolArray:
+    stale: BoolArray = crowd.column("advert_until") <= crowd.now
+    return stale
+
+
+def _stale_load(crowd: Crowd) -> BoolArray:
+    stale: BoolArray = crowd.column("load_until") <= crowd.now
+    return stale
+
+
+def _busy(crowd: Crowd) -> BoolArray:
+    busy: BoolArray = crowd.column("status") == int(Status.BUSY)
+    return busy
+
+
+def _leaving(crowd: Crowd) -> BoolArray:
+    leaving: BoolArray = crowd.column("status") >= int(Status.DRAINING)
+    return leaving
+
+
+def _capability(crowd: Crowd) -> BoolArray | None:
+    wanted = crowd.query.capabilities
+    if not wanted:
+        return None
+    lacks = np.array([not wanted.issubset(capabilities) for capabilities, _ in crowd.offers.kinds], np.bool_)
+    removed: BoolArray = lacks[crowd.offered("kind")]
+    return removed
+
+
+def _quantization(crowd: Crowd) -> BoolArray | None:
+    accepted = {text.lower() for text in crowd.query.quantizations}
+    if not accepted:
+        return None
+    other = np.array([(label.lower() or _UNKNOWN) not in accepted for _, label in crowd.offers.kinds], np.bool_)
+    removed: BoolArray = other[crowd.offered("kind")]
+    return removed
+
+
+def _context(crowd: Crowd) -> BoolArray:
+    context = crowd.offered("context")
+    short: BoolArray = (context > 0) & (context < crowd.query.prompt_tokens + crowd.query.max_tokens)
+    return short
+
+
+def _memory(crowd: Crowd) -> BoolArray:
+    tight: BoolArray = ~crowd.warm & (crowd.column("vram") > 0) & (crowd.offered("need_mib") > crowd.column("free"))
+    return tight
+
+
+def _price(crowd: Crowd) -> BoolArray | None:
+    if crowd.query.max_price is None:
+        return None
+    dear: BoolArray = crowd.offered("price_out") > crowd.query.max_price
+    return dear
+
+
+def _needs(case: Case) -> str:
+    need, free = case.crowd.offered("need_mib")[case.place], case.crowd.column("free")[case.place]
+    return f"needs {need:.0f} MiB to load, {free:.0f} are free"
+
+
+def _load_says(case: Case) -> str:
+    load = case.record.load or Load()
+    word = Status(load.status).name.lower()
+    return f"{word}: {load.running} running, {load.waiting} waiting in {load.slots} places"
+
+
+def _lacks(case: Case) -> str:
+    return "lacks " + ", ".join(sorted(case.query.capabilities.difference(case.offer.capabilities)))
+
+
+def _other_version(case: Case) -> str:
+    return f"speaks version {case.crowd.column('protocol')[case.place]}, we {PROTOCOL_VERSION}"
+
+
+def _too_long(case: Case) -> str:
+    return f"holds {case.offer.context} tokens, the job needs {case.query.prompt_tokens + case.query.max_tokens}"
+
+
+def _too_dear(case: Case) -> str:
+    return f"asks {case.offer.price_out:g} USD per million tokens, at most {case.query.max_price:g}"
+
+
+#: First the caller's will, then what stands, then what fits.
+FILTERS: Final = (
+    Filter("already_tried", _tried, lambda _: "this job was tried there"),
+    Filter("zone", _zone, lambda case: f"outside the zone {case.query.zone!r}"),
+    Filter("ignored", _ignored, lambda _: "named by `ignore`"),
+    Filter("not_named", _not_named, lambda case: f"not among the {len(case.query.only)} that `only` names"),
+    Filter("protocol", _version, _other_version),
+    Filter("not_alive", _gone, lambda case: f"{case.record.state} for {case.now - case.record.state_since:.0f} s"),
+    Filter("stale_advert", _stale_advert, lambda case: f"expired {case.now - case.record.advert_until:.1f} s ago"),
+    Filter("stale_load", _stale_load, lambda case: f"expired {case.now - case.record.load_until:.1f} s ago"),
+    Filter("busy", _busy, _load_says),
+    Filter("leaving", _leaving, _load_says),
+    Filter("capability", _capability, _lacks),
+    Filter("quantization", _quantization, lambda case: f"serves {case.offer.quantization or _UNKNOWN}"),
+    Filter("context", _context, _too_long),
+    Filter("memory", _memory, _needs),
+    Filter("price", _price, _too_dear),
+)

@@ -1,0 +1,192 @@
+"""How candidates are ordered: one function per policy, over all peers that offer a model at once.
+
+A policy says what counts (its *parts*); ``ranking`` adds or multiplies them up, puts peers with a warm model or a free
+place first where the policy wants it, and explains the parts.  Every policy is selectable by name, and the simulator
+compares them; ``SORTS`` are what a caller may ask for instead.
+
+Not here: who may not be asked at all (``filters``).  Who calls it: ``ranking``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from protocol.adverts import ModelState
+from protocol.columns import BoolArray, FloatArray
+from protocol.crowd import Crowd
+
+#: Where a number comes from: statements of the peer, our link to it, our own count, our own die.
+Basis = Literal["advert", "load", "link", "own"]
+
+#: Weights of the seed formula, as NeuralGrid published them; and what keeps a free peer from scoring infinity.
+VRAM_WEIGHT: Final = 0.3
+TFLOPS_WEIGHT: Final = 0.5
+PRICE_WEIGHT: Final = 0.2
+PRICE_FLOOR: Final = 0.01
+#: GPU Torrent names a bonus for a model that matches, without numbers (guess): warm, sleeping, on disk.
+MATCH: Final = (1.0, 0.5, 0.25)
+#: Round trip that halves a peer's score under GPU Torrent's latency penalty, seconds (guess).
+HALVING_RTT_S: Final = 0.1
+#: Share of free memory of a peer that does not say what it has (guess).
+UNKNOWN_FREE: Final = 0.5
+#: Weight of a GPU that is not known, TFLOPS (guess: a small one).
+UNKNOWN_WEIGHT: Final = 10.0
+
+
+@dataclass(slots=True)
+class Part:
+    """One term for everybody: raw ``values`` in ``unit``, what they make of the score, and where they come from.
+
+    ``known`` marks where the value is more than an assumption; None where it always is.
+    """
+
+    name: str
+    values: FloatArray
+    unit: str
+    makes: FloatArray
+    basis: Basis
+    known: BoolArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A way to order candidates; the highest score goes first.
+
+    ``product``: the parts are multiplied, not added.  ``warm_first``: a peer with the model resident comes before any
+    that has to load it.  ``free_first``: a peer with a free place comes before any without.
+    """
+
+    name: str
+    about: str
+    parts: Callable[[Crowd], list[Part]]
+    product: bool = False
+    warm_first: bool = True
+    free_first: bool = True
+
+    def scores(self, parts: list[Part]) -> FloatArray:
+        """What the parts come to."""
+        score = parts[0].makes
+        for part in parts[1:]:
+            score = score * part.makes if self.product else score + part.makes
+        return score
+
+
+def vram_fit(need_mib: FloatArray, vram_mib: FloatArray) -> FloatArray:
+    """1 for a GPU that is just large enough, less the larger it is; 0 where it is too small or either is unknown.
+
+    Right-sizing: the published term rewards memory that the model does not need, so that large cards fill up with
+    small models.
+    """
+    fits = (need_mib > 0) & (need_mib <= vram_mib)
+    return np.divide(need_mib, vram_mib, out=np.zeros(len(need_mib)), where=fits)
+
+
+def neuralgrid(crowd: Crowd) -> list[Part]:
+    """The seed formula: 0.3 fit of the memory + 0.5 TFLOPS / 100 + 0.2 / (price + 0.01), warm peers first."""
+    vram, tflops, price = crowd.column("vram"), crowd.column("tflops"), crowd.offered("price_out")
+    fit = vram_fit(crowd.offered("need_mib"), vram)
+    known = (vram > 0) & (crowd.offered("need_mib") > 0)
+    return [
+        Part("vram fit", fit, "share", VRAM_WEIGHT * fit, "advert", known),
+        Part("compute", tflops, "TFLOPS", TFLOPS_WEIGHT / 100 * tflops, "advert", tflops > 0),
+        Part("price", price, "USD/M tokens", PRICE_WEIGHT / (price + PRICE_FLOOR), "advert"),
+    ]
+
+
+def gputorrent(crowd: Crowd) -> list[Part]:
+    """GPU Torrent's: free / total memory, times a bonus for the state of the model, times a penalty for latency."""
+    vram, state, rtt = crowd.column("vram"), crowd.offered("state"), crowd.rtt
+    known = vram > 0
+    free = np.divide(crowd.column("free"), vram, out=np.full(len(crowd), UNKNOWN_FREE), where=known)
+    match = np.select([state == ModelState.RESIDENT, state == ModelState.SLEEPING], MATCH[:2], MATCH[2])
+    return [
+        Part("free vram", free, "share", free, "load", known),
+        Part("model match", match, "share", match, "advert"),
+        Part("latency", rtt, "s", 1 / (1 + rtt / HALVING_RTT_S), "link", _rtt_known(crowd)),
+    ]
+
+
+def least_loaded(crowd: Crowd) -> list[Part]:
+    """Fewest jobs per place, ours that its load cannot know of included."""
+    load = crowd.jobs / crowd.slots
+    return [Part("jobs per place", load, "jobs", -load, "load", crowd.column("slots") > 0)]
+
+
+def weighted_round_robin(crowd: Crowd) -> list[Part]:
+    """A share of the jobs in proportion to compute, drawn anew for each job.
+
+    The draw is weighted sampling without replacement (Efraimidis and Spirakis 2006), in logarithms: unlike a turn that
+    moves on, it needs no state and no two nodes walk in step.
+    """
+    tflops = crowd.column("tflops")
+    weight = np.where(tflops > 0, tflops, UNKNOWN_WEIGHT)
+    return [
+        Part("weight", weight, "TFLOPS", np.zeros(len(crowd)), "advert", tflops > 0),
+        Part("draw", crowd.noise, "", np.log(crowd.noise) / weight, "own"),
+    ]
+
+
+def random(crowd: Crowd) -> list[Part]:
+    """Anybody."""
+    return [Part("draw", crowd.noise, "", crowd.noise, "own")]
+
+
+def cheapest(crowd: Crowd) -> list[Part]:
+    """What the job would cost, USD."""
+    query = crowd.query
+    prompt = crowd.offered("price_in") * query.prompt_tokens / 1e6
+    answer = crowd.offered("price_out") * query.max_tokens / 1e6
+    return [
+        Part("price of the prompt", prompt, "USD", -prompt, "advert"),
+        Part("price of the answer", answer, "USD", -answer, "advert"),
+    ]
+
+
+def fastest(crowd: Crowd) -> list[Part]:
+    """Most tokens per second for this job."""
+    rate = 1 / crowd.itl
+    return [Part("tokens per second", rate, "1/s", rate, "load", crowd.column("bandwidth") > 0)]
+
+
+def soonest(crowd: Crowd) -> list[Part]:
+    """Fewest seconds to the first token: the way there, loading the model, the queue, the prompt."""
+    known = crowd.column("tflops") > 0
+    return [
+        Part("round trip", crowd.rtt, "s", -crowd.rtt, "link", _rtt_known(crowd)),
+        Part("cold start", crowd.cold, "s", -crowd.cold, "advert"),
+        Part("queue", crowd.queue, "s", -crowd.queue, "load", known),
+        Part("prompt", crowd.prefill, "s", -crowd.prefill, "advert", known),
+    ]
+
+
+def _rtt_known(crowd: Crowd) -> BoolArray:
+    known: BoolArray = crowd.column("me") | ~np.isnan(crowd.column("rtt"))
+    return known
+
+
+#: What ``--policy`` may name; the first is the default.
+POLICIES: Final[dict[str, Policy]] = {
+    policy.name: policy
+    for policy in (
+        Policy("neuralgrid", "just enough memory, much compute, a low price", neuralgrid),
+        Policy("gputorrent", "much free memory, a warm model, a short way", gputorrent, product=True, warm_first=False),
+        Policy("least-loaded", "fewest jobs per place", least_loaded),
+        Policy("weighted-round-robin", "a share of the jobs in proportion to compute", weighted_round_robin),
+        Policy("random", "anybody", random, warm_first=False, free_first=False),
+    )
+}
+DEFAULT: Final = "neuralgrid"
+
+#: What a caller may ask for instead of the policy.
+SORTS: Final[dict[str, Policy]] = {
+    policy.name: policy
+    for policy in (
+        Policy("price", "the cheapest", cheapest, warm_first=False, free_first=False),
+        Policy("throughput", "the most tokens per second", fastest, free_first=False),
+        Policy("latency", "the soonest first token", soonest, warm_first=False, free_first=False),
+    )
+}

@@ -1,0 +1,139 @@
+"""Digests find what one of two nodes lacks, at a cost that fits the budget at 4,096 records."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol import digests
+from protocol.freshness import Marks
+from protocol.messages import DIGEST, Digest, decode, encode
+from protocol.settings import GossipSettings
+from protocol.signing import ADVERT, LOAD, PROVIDER, Envelope
+from protocol.wire import MAX_MESSAGE_BYTES
+
+
+#: A statement that only has to be remembered: nobody checks its signature here.
+def said(author: bytes, kind: int, seq: int) -> Envelope:
+    wire = bytes((1, kind)) + author + (1).to_bytes(8, "big") + seq.to_bytes(4, "big") + bytes(74)
+    return Envelope(kind, author, 1, seq, 0.0, 60, b"", wire)  # type: ignore[arg-type]
+
+
+def marks_of(contents: dict[tuple[bytes, int], int], until: float = 60.0, held: bool = True) -> Marks:
+    marks = Marks(1000.0)
+    for (author, kind), seq in contents.items():
+        marks.advance(said(author, kind, seq), until, held)
+    return marks
+
+
+def author(number: int) -> bytes:
+    return random.Random(number).randbytes(32)
+
+
+def through_the_wire(digest: Digest) -> Digest:
+    payload = encode(digest)
+    assert len(payload) <= min(digests.size(digest), MAX_MESSAGE_BYTES)
+    got = decode(DIGEST, payload)
+    assert isinstance(got, Digest)
+    return got
+
+
+def exchange(a: Marks, b: Marks, few: bool = False) -> tuple[set[object], set[object]]:
+    """``a`` opens; what it gets and what ``b`` gets in the end."""
+    to_a, to_b = set(), set()
+    rounds = [(b, a, digests.opening(a, 0.0), to_a, to_b)]
+    while rounds:
+        here, there, digest, to_there, to_here = rounds.pop()
+        digest = through_the_wire(digest)
+        if digest.buckets:
+            numbers = digests.differing(here, digest.buckets, 0.0)
+            numbers = numbers[: digests.FEW_BUCKETS] if few else numbers
+            rounds += [(there, here, d, to_here, to_there) for d in digests.details(here, numbers, 0.0)]
+        elif digest.reply:
+            lacks, wants = digests.compare(here, digest, 0.0)
+            to_there |= set(lacks)
+            rounds += [
+                (there, here, Digest(entries=tuple(wants[i : i + digests.MAX_ENTRIES])), to_here, to_there)
+                for i in range(0, len(wants), digests.MAX_ENTRIES)
+            ]
+        else:
+            to_there |= set(digests.wanted(here, digest, 0.0))
+    return to_a, to_b
+
+
+KEYS = [(author(i), kind) for i in range(100) for kind in (ADVERT, LOAD)]
+CONTENTS = st.dictionaries(st.sampled_from(KEYS), st.integers(1, 3))
+
+
+@settings(deadline=None, max_examples=100)
+@given(CONTENTS, CONTENTS, st.booleans())
+def test_both_sides_get_exactly_what_is_newer_at_the_other(
+    a: dict[tuple[bytes, int], int], b: dict[tuple[bytes, int], int], large: bool
+) -> None:
+    if large:  # the same 200 entries on both sides make both use buckets
+        same = {(author(1000 + i), LOAD): 1 for i in range(200)}
+        a, b = a | same, b | same
+    to_a, to_b = exchange(marks_of(a), marks_of(b))
+    assert to_b == {key for key, seq in a.items() if seq > b.get(key, 0)}
+    assert to_a == {key for key, seq in b.items() if seq > a.get(key, 0)}
+
+
+def test_what_ran_out_is_neither_listed_nor_sent() -> None:
+    a = marks_of({KEYS[0]: 1}, until=0.0)
+    b = marks_of({KEYS[0]: 1})
+    assert digests.opening(a, 0.0).entries == ()
+    assert digests.differing(a, bytes(2048), 0.0) == []
+    assert exchange(b, a) == (set(), set())  # a had this version: it does not want it back
+
+
+def test_what_was_only_seen_is_not_offered_again() -> None:
+    a, b = marks_of({KEYS[0]: 1}, held=False), marks_of({KEYS[0]: 1})
+    assert exchange(a, b) == (set(), set())
+    assert exchange(a, marks_of({})) == (set(), set())
+
+
+def test_after_a_restart_the_newest_version_is_wanted_again() -> None:
+    known = marks_of({KEYS[0]: 4})
+    restarted = Marks(1000.0)
+    restarted.load(known.export(0.0, 0.0), 0.0, 0.0)
+    to_restarted, _ = exchange(restarted, known)
+    assert to_restarted == {KEYS[0]}
+
+
+def test_strange_digests_give_nothing() -> None:
+    marks = marks_of({KEYS[0]: 1})
+    assert digests.differing(marks, b"short", 0.0) == []
+    strange = Digest(entries=((PROVIDER, KEYS[1][0], 1, 1), (ADVERT, KEYS[0][0], -5, -5)), reply=True)
+    assert digests.compare(marks, strange, 0.0) == ([KEYS[0]], [])
+    assert digests.compare(marks, Digest(listed=(999,), reply=True), 0.0) == ([], [])
+    assert digests.wanted(marks, Digest(entries=((LOAD, KEYS[0][0], 0, 0), (ADVERT, KEYS[0][0], 1, 2))), 0.0) == []
+
+
+def test_a_bucket_ground_full_is_skipped_and_the_others_are_not_torn() -> None:
+    contents = {(bytes((7,)) + author(i)[1:], LOAD): 1 for i in range(digests.MAX_ENTRIES + 1)}
+    contents |= {(bytes((number,)) + author(i)[1:], LOAD): 1 for number in (8, 9) for i in range(700)}
+    first, second = digests.details(marks_of(contents), [7, 8, 9], 0.0)
+    assert (first.listed, second.listed) == ((8,), (9,))
+    assert len(first.entries) == len(second.entries) == 700
+    assert digests.details(marks_of(contents), [7], 0.0) == []
+
+
+@pytest.mark.slow
+def test_a_full_view_costs_less_than_its_part_of_the_budget() -> None:
+    keys = [(author(i), kind) for i in range(4096) for kind in (ADVERT, LOAD)]
+    a, b = dict.fromkeys(keys, 1), dict.fromkeys(keys, 1)
+    for key in random.Random(1).sample(keys, 40):  # on their way
+        a[key] = 2
+    mine, theirs = marks_of(a), marks_of(b)
+    opening = digests.opening(mine, 0.0)
+    assert not opening.entries
+    numbers = digests.differing(theirs, opening.buckets, 0.0)
+    assert 30 <= len(numbers) <= 40
+    answer = digests.details(theirs, numbers[: digests.FEW_BUCKETS], 0.0)
+    settings = GossipSettings()
+    spent = len(encode(opening)) + sum(len(encode(digest)) for digest in answer)
+    # A node opens one exchange and answers one per digest_s on average.
+    assert spent / settings.digest_s <= 0.15 * settings.budget_bytes_s

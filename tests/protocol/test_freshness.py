@@ -1,0 +1,132 @@
+"""Clocks that are wrong or jump (T-S5, T-S6), and marks that survive a restart (T-S4)."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.freshness import MAX_VOTES, Marks, WallClock
+from protocol.signing import LOAD, MAX_TTL_S, Ed25519Signer, Envelope, parse, seal
+
+WALL = 1_800_000_000.0
+SKEW = 120.0
+SIGNERS = [Ed25519Signer(i.to_bytes(32, "big")) for i in range(300)]
+
+
+def said(author: int = 0, issued: float = WALL, ttl: int = 60, version: tuple[int, int] = (1, 1)) -> Envelope:
+    return seal(SIGNERS[author], LOAD, version, issued, ttl, b"")
+
+
+def test_life_is_counted_from_receipt_and_never_longer_than_the_ttl() -> None:
+    clock = WallClock(100.0, WALL)
+    assert clock.life(said(), SKEW, 100.0) == 60
+    assert clock.life(said(), SKEW, 100.0 + 170) == pytest.approx(10)
+    assert clock.life(said(issued=WALL + 119), SKEW, 100.0) == 60
+    assert clock.life(said(issued=WALL + 600), SKEW, 100.0) == 0
+    assert clock.life(said(issued=WALL - 600), SKEW, 100.0) == 0
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_own_clock_jumps_an_hour_and_statements_of_others_still_count(jump: float) -> None:
+    clock = WallClock(0.0, WALL)
+    clock.observe(10.0, WALL + 10 + jump)
+    assert clock.disputed
+    assert clock.read(10.0) == WALL + 10
+    assert clock.life(said(issued=WALL + 10), SKEW, 10.0) == 60
+    assert not clock.vote(said(issued=WALL + 10), SKEW, 10.0)  # the others agree with the old time
+    assert clock.read(20.0) == WALL + 20
+    clock.observe(30.0, WALL + 30)  # the jump was undone
+    assert not clock.disputed
+
+
+def test_a_machine_that_slept_believes_its_clock_once_most_others_do() -> None:
+    clock = WallClock(0.0, WALL)
+    clock.observe(10.0, WALL + 3610)
+    assert not clock.vote(said(0, WALL + 10), SKEW, 10.0)  # was in a buffer before the sleep
+    assert clock.life(said(1, WALL + 3610), SKEW, 10.0) == 60
+    assert not clock.vote(said(1, WALL + 3610), SKEW, 10.0)
+    assert not clock.vote(said(1, WALL + 3610), SKEW, 10.0)  # one author, one vote
+    assert clock.vote(said(0, WALL + 3610), SKEW, 10.0)  # and the newest of it counts
+    assert clock.read(10.0) == WALL + 3610
+    assert not clock.disputed
+
+
+def test_a_second_jump_starts_the_vote_afresh_and_statements_that_fit_both_do_not_count() -> None:
+    clock = WallClock(0.0, WALL)
+    assert not clock.vote(said(), SKEW, 0.0)  # nothing is disputed
+    clock.observe(0.0, WALL + 100)
+    assert not clock.vote(said(0, WALL + 50), SKEW, 0.0)
+    clock.observe(0.0, WALL + 101)  # the same jump
+    clock.observe(0.0, WALL + 7200)
+    assert not clock.vote(said(1, WALL), SKEW, 0.0)
+    assert clock.disputed
+
+
+def test_voters_are_bounded() -> None:
+    clock = WallClock(0.0, WALL)
+    clock.observe(0.0, WALL + 3600)
+    for author in range(MAX_VOTES):
+        assert not clock.vote(said(author, WALL), SKEW, 0.0)
+    assert not clock.vote(said(MAX_VOTES, WALL + 3600), SKEW, 0.0)
+
+
+def test_drift_is_followed() -> None:
+    clock = WallClock(0.0, WALL)
+    for second in range(1, 100):
+        clock.observe(float(second), WALL + second * 1.01)
+    assert clock.read(99.0) == pytest.approx(WALL + 99.99)
+    assert not clock.disputed
+
+
+def test_marks_survive_a_restart_on_another_monotonic_clock() -> None:
+    before = Marks(marks_s=1000.0)
+    before.advance(said(0, version=(5, 7)), until=50.0, held=True)
+    before.advance(said(1, version=(2, 3)), until=10.0, held=False)
+    table = before.export(now=40.0, wall=WALL)
+    assert table[SIGNERS[0].peer_id, LOAD] == (5, 7, WALL + 1010)
+
+    after = Marks(marks_s=1000.0)
+    after.load(table, now=7.0, wall=WALL + 980)
+    mark = after.get((SIGNERS[0].peer_id, LOAD))
+    assert mark is not None
+    assert (mark.inc, mark.seq, mark.until, mark.envelope) == (5, 7, None, None)
+    assert not mark.lives(7.0)
+    assert after.get((SIGNERS[1].peer_id, LOAD)) is None  # older than it is kept
+    after.sweep(36.0)
+    assert len(after) == 1
+    after.sweep(37.0)
+    assert len(after) == 0
+
+
+def test_a_clock_of_the_future_does_not_keep_marks_for_ever() -> None:
+    marks = Marks(marks_s=1000.0)
+    marks.load({(SIGNERS[0].peer_id, LOAD): (1, 1, WALL * 2)}, now=0.0, wall=WALL)
+    marks.sweep(1000.0 + MAX_TTL_S)
+    assert len(marks) == 0
+
+
+def test_statements_are_let_go_when_they_ran_out_but_marks_stay() -> None:
+    marks = Marks(marks_s=1000.0)
+    mark = marks.advance(said(), until=60.0, held=True)
+    marks.sweep(59.0)
+    assert mark.envelope is not None
+    marks.sweep(60.0)
+    assert mark.envelope is None
+    assert len(marks) == 1
+
+
+def test_marks_are_bounded_and_rather_forget_what_nobody_holds() -> None:
+    marks = Marks(marks_s=1000.0, most=2)
+    marks.advance(said(0), until=60.0, held=True)
+    marks.advance(said(1), until=60.0, held=False)
+    marks.advance(said(2), until=60.0, held=True)
+    assert {key[0] for key, _ in marks.items()} == {SIGNERS[0].peer_id, SIGNERS[2].peer_id}
+    marks.advance(said(3), until=60.0, held=True)
+    assert {key[0] for key, _ in marks.items()} == {SIGNERS[2].peer_id, SIGNERS[3].peer_id}
+    assert len({mark.tag for _, mark in marks.items()}) == 2
+
+
+def test_tags_tell_versions_apart_but_not_copies() -> None:
+    one, two = Marks(10.0), Marks(10.0)
+    first = one.advance(said(), 1.0, held=True).tag
+    assert two.advance(parse(said().wire), 1.0, held=False).tag == first
+    assert one.advance(said(version=(1, 2)), 1.0, held=True).tag != first

@@ -1,0 +1,472 @@
+"""Everybody's newest statement reaches everybody, whatever breaks, within the byte budget, and nothing else does."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from protocol import digests, gossip
+from protocol.adverts import Load, Status, statement
+from protocol.effects import Effect, Penalise, Send, SetTimer
+from protocol.freshness import Key
+from protocol.gossip import Gossip
+from protocol.ids import PeerId
+from protocol.messages import Digest, NodeMessage, Records, encode
+from protocol.peerview import PeerView
+from protocol.settings import PROFILES, GossipSettings
+from protocol.signing import ADVERT, LOAD, PROVIDER, Envelope, parse, seal
+from tests.protocol.harness import FRAME_BYTES, WALL, Member, MemoryNetwork, advert_of, signer_of
+
+TICK_S = PROFILES["wan"].gossip.tick_s
+
+
+def network(nodes: int = 30, seed: int = 1, rest: float = 20.0) -> MemoryNetwork:
+    """A ``wan`` network that has found itself."""
+    net = MemoryNetwork(seed=seed)
+    net.grow(nodes, gap=0.2)
+    net.run_until(net.converged, 60)
+    net.run(rest)
+    return net
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_late_joiner_has_the_whole_view_within_three_ticks_of_its_first_link(seed: int) -> None:
+    net = network(seed=seed)
+    late = net.add(seeds=(net.rng.randrange(30),))
+    net.run_until(lambda: bool(late.links), 5, step=0.01)
+    assert net.run_until(lambda: net.complete(late), 10, step=0.01) <= 3 * TICK_S
+    net.run_until(net.converged, 3 * TICK_S)  # and everybody has heard of it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_third_of_the_links_breaking_at_random_still_converges(seed: int) -> None:
+    net = network(seed=seed)
+    rng = random.Random(seed)
+    for round_ in range(4):
+        for member in rng.sample(net.members, 10):
+            net.feed(member, net_advert(member, round_))
+        links = net.links()
+        for a, b in rng.sample(links, len(links) // 3):
+            net.break_link(a, b)
+        net.run(0.5)
+    assert net.run_until(net.converged, 60) <= 30
+
+
+def net_advert(member: Member, round_: int) -> object:
+    from protocol.events import Advertise
+
+    return Advertise(advert_of(1000 + round_, member.addr))
+
+
+@pytest.mark.slow
+def test_at_rest_thirty_nodes_stay_within_the_byte_budget() -> None:
+    net = network(rest=60.0)
+    seconds = 120.0
+    before = [member.gossip_bytes for member in net.members]
+    net.run(seconds)
+    rates = [(member.gossip_bytes - old) / seconds for member, old in zip(net.members, before, strict=True)]
+    assert max(rates) <= net.settings.gossip.budget_bytes_s
+    assert sum(rates) / len(rates) <= 0.8 * net.settings.gossip.budget_bytes_s
+    for member in net.members:  # the count that metrics show is the truth, from above
+        assert member.gossip_bytes <= member.node.stats()["bytes_out"] + FRAME_BYTES * member.sent["Doubt"] * 20
+        assert all(net.now - record.load_at < 15 for record in member.node.view.records() if record.linked)
+
+
+@pytest.mark.slow
+def test_one_message_per_neighbour_and_tick() -> None:
+    net = network(rest=30.0)
+    before = {member.peer: dict(member.sent) for member in net.members}
+    neighbours = {member.peer: len(member.node.neighbours.standing()) for member in net.members}
+    net.run(60.0)
+    for member in net.members:
+        records = member.sent["Records"] - before[member.peer]["Records"]
+        assert records <= 61 * (max(neighbours[member.peer], len(member.node.neighbours.standing())) + 3)
+
+
+def relayed(records: Records, me: PeerId) -> tuple[list[Envelope], list[Envelope]]:
+    mine = [envelope for envelope in records.envelopes if envelope.author == me]
+    return mine, [envelope for envelope in records.envelopes if envelope.author != me]
+
+
+@pytest.mark.slow
+def test_a_relayed_forgery_goes_nowhere_and_is_the_relayers_fault() -> None:
+    net = network()
+    liar = net.members[4]
+
+    def forge(source: Member, target: Member, message: NodeMessage) -> NodeMessage:
+        if source is not liar or not isinstance(message, Records):
+            return message
+        mine, others = relayed(message, liar.peer)
+        return Records((*mine, *(forgery(envelope) for envelope in others)))
+
+    def forgery(envelope: Envelope) -> Envelope:
+        """The newest load of its author, raised: the author never said so."""
+        wire = envelope.wire[:42] + (2**32 - 1).to_bytes(4, "big") + envelope.wire[46:]
+        return parse(wire)
+
+    net.tamper = forge
+    net.run(30.0)
+    for member in net.members:
+        assert all(penalty.peer == liar.peer and penalty.points == 1 for penalty in member.penalties)
+        for _, mark in member.node.gossip._marks.items():
+            assert mark.seq < 2**32 - 1
+    assert sum(len(member.penalties) for member in net.members) > 0
+    net.tamper = lambda a, b, message: message
+    assert net.run_until(net.converged, 60) <= 40
+
+
+@pytest.mark.slow
+def test_relayed_old_statements_go_nowhere() -> None:
+    net = network()
+    liar = net.members[4]
+    old: dict[Key, Envelope] = {}
+
+    def replay(source: Member, target: Member, message: NodeMessage) -> NodeMessage:
+        if source is not liar or not isinstance(message, Records):
+            return message
+        for envelope in message.envelopes:
+            old.setdefault((envelope.author, envelope.kind), envelope)
+        return Records(tuple(old.values()))
+
+    net.tamper = replay
+    net.run(60.0)
+    fresh = {member.peer: member.node.gossip.own(LOAD) for member in net.members}
+    for member in net.members:
+        assert member.penalties == []
+        for record in member.node.view.records():
+            newest = fresh[record.peer]
+            if member is not liar and record.load_env is not None and newest is not None:
+                assert newest.seq - record.load_env.seq <= 4
+                assert record.load_env.seq > old.get((record.peer, LOAD), record.load_env).seq - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_our_own_clock_jumping_an_hour_changes_nothing(jump: float) -> None:
+    net = network(rest=5.0)
+    odd = net.members[6]
+    odd.wall_jump = jump
+    for _ in range(20):
+        net.run(10.0)
+        assert net.complete(odd)
+        assert all(record.load_until > net.now for record in odd.node.view.records() if not record.is_self)
+        assert all(member.node.view.get(odd.peer).load_until > net.now for member in net.members if member is not odd)
+    assert odd.node.stats()["clock_disputed"] == 1
+    assert net.members[7].node.stats()["skewed"] == 0
+
+
+@pytest.mark.slow
+def test_a_laptop_that_slept_an_hour_is_back_at_once() -> None:
+    net = network(rest=5.0)
+    for member in net.members[1:]:  # everybody else lived through it
+        member.wall_jump = 3600.0
+        member.node.gossip._intake.clock._offset += 3600.0
+    sleeper = net.members[0]
+    sleeper.wall_jump = 3600.0
+    net.run(20.0)
+    assert sleeper.node.stats()["clock_disputed"] == 0
+    assert net.converged()
+
+
+@pytest.mark.slow
+def test_a_node_that_forgot_its_incarnation_overtakes_its_former_self() -> None:
+    net = network(nodes=12)
+    old = net.members[3]
+    net.crash(old)
+    born_again = net.add(seeds=(0,), index=3, inc=0)
+    assert net.run_until(net.converged, 30) <= 20
+    assert born_again.node.stats()["impostors"] >= 1
+
+
+@pytest.mark.slow
+def test_a_large_view_is_repaired_by_buckets() -> None:
+    net = network(nodes=3, rest=5.0)
+    left, right = net.members[0], net.members[2]
+    crowd = [statement(signer_of(100 + i), Load(), (1, 1), net.wall(left), 3000) for i in range(300)]
+    for envelope in crowd:  # heard by one of them only, and not spread
+        left.node.gossip._intake.take((envelope.author, LOAD), None, envelope, None, net.now)
+    net.run(4 * net.settings.gossip.digest_s)
+    assert all(envelope.author in right.node.view for envelope in crowd)
+    assert len({member.node.stats()["view"] for member in net.members}) == 1
+
+
+# --- one machine -----------------------------------------------------------------------------------------------------
+
+
+class Alone:
+    """One gossip machine with neighbours that are only names."""
+
+    def __init__(self, neighbours: int = 2, **changes: object) -> None:
+        settings = GossipSettings(**changes)  # type: ignore[arg-type]
+        self.me = signer_of(0)
+        self.view = PeerView(self.me.peer_id, settings.view_size, settings.view_per_group)
+        self.gossip = Gossip(self.me, settings, self.view, random.Random(1), 1)
+        self.started = self.gossip.start({}, 0.0, WALL)
+        self.peers = [signer_of(50 + i).peer_id for i in range(neighbours)]
+        for peer in self.peers:
+            self.gossip.link_up(peer, 0.0)
+        self.gossip.stand(self.peers)
+
+    def get(self, peer: PeerId, *envelopes: Envelope, now: float = 0.0) -> list[Effect]:
+        return self.gossip.on_records(peer, Records(tuple(parse(e.wire) for e in envelopes)), now, WALL + now)
+
+    def tick(self, now: float) -> list[Effect]:
+        return self.gossip.timer(("gossip", "tick"), now, WALL + now)
+
+
+def pushed(effects: list[Effect]) -> dict[PeerId, list[tuple[PeerId, int, int]]]:
+    """What goes to whom: author, kind and seq."""
+    found: dict[PeerId, list[tuple[PeerId, int, int]]] = {}
+    for effect in effects:
+        if isinstance(effect, Send) and isinstance(effect.message, Records):
+            found.setdefault(effect.peer, []).extend((e.author, e.kind, e.seq) for e in effect.message.envelopes)
+    return found
+
+
+def load(author: int, seq: int = 1, issued: float = WALL, status: int = 0, ttl: int = 60) -> Envelope:
+    return statement(signer_of(author), Load(status=status), (1, seq), issued, ttl)
+
+
+def test_it_starts_with_two_timers() -> None:
+    assert [effect.key for effect in Alone().started if isinstance(effect, SetTimer)] == [
+        ("gossip", "tick"),
+        ("gossip", "digest"),
+    ]
+
+
+def test_a_new_statement_goes_to_those_who_lack_it_once() -> None:
+    node = Alone(3)
+    a, b, c = node.peers
+    assert node.get(a, load(1)) == []
+    assert node.get(b, load(1)) == []  # b has it, too
+    assert pushed(node.tick(1.0)) == {c: [(signer_of(1).peer_id, LOAD, 1)]}
+    assert pushed(node.tick(2.0)) == {}
+
+
+def test_an_author_is_not_told_what_it_said() -> None:
+    node = Alone(2)
+    a, b = node.peers
+    node.get(b, load(50))
+    assert pushed(node.tick(1.0)) == {}
+
+
+def test_a_slow_link_skips_versions() -> None:
+    node = Alone(2)
+    a, b = node.peers
+    for seq in (1, 2, 3):
+        node.get(a, load(1, seq))
+    assert pushed(node.tick(1.0)) == {b: [(signer_of(1).peer_id, LOAD, 3)]}
+
+
+def test_who_shows_an_old_statement_gets_the_new_one() -> None:
+    node = Alone(2)
+    a, b = node.peers
+    node.get(a, load(1, 5))
+    node.tick(1.0)
+    assert node.get(b, load(1, 4), now=1.0) == []
+    assert pushed(node.tick(2.0)) == {b: [(signer_of(1).peer_id, LOAD, 5)]}
+
+
+def test_a_forgery_ends_its_message() -> None:
+    node = Alone(2)
+    a, _ = node.peers
+    bad = load(1).wire[:60] + bytes(4) + load(1).wire[64:]
+    effects = node.get(a, load(2), parse(bad), load(3))
+    assert [effect for effect in effects if isinstance(effect, Penalise)] == [
+        Penalise(a, 1, "The peer relayed a statement whose signature, length or header is wrong. (signature)")
+    ]
+    assert signer_of(2).peer_id in node.view
+    assert signer_of(1).peer_id not in node.view
+    assert signer_of(3).peer_id not in node.view
+
+
+def test_who_has_no_link_is_not_heard() -> None:
+    node = Alone(1)
+    stranger = signer_of(99).peer_id
+    assert node.get(stranger, load(1)) == []
+    assert node.gossip.on_digest(stranger, Digest(reply=True), 0.0) == []
+    node.gossip.lacks(stranger, (stranger, LOAD))
+    assert len(node.view) == 0
+
+
+def test_a_goodbye_is_relayed_at_once() -> None:
+    node = Alone(3)
+    a, b, c = node.peers
+    goodbye = load(1, 2, status=int(Status.LEFT))
+    assert pushed(node.get(a, goodbye)) == {peer: [(goodbye.author, LOAD, 2)] for peer in (b, c)}
+    assert pushed(node.tick(1.0)) == {}
+
+
+def test_our_own_change_goes_out_at_once_and_repeats_wait_for_the_tick() -> None:
+    node = Alone(2)
+    me = node.me.peer_id
+    first = pushed(node.gossip.advertise(advert_of(0), 0.0))
+    assert first == {peer: [(me, ADVERT, 1), (me, LOAD, 2)] for peer in node.peers}
+    assert node.gossip.report_load(Load(running=3), 0.5) == []
+    assert node.view.get(me).load == Load(running=3)  # we ourselves know at once
+    assert pushed(node.tick(1.5)) == {peer: [(me, LOAD, 3)] for peer in node.peers}
+    assert pushed(node.gossip.refute(3.0)) == {peer: [(me, LOAD, 4)] for peer in node.peers}
+    assert pushed(node.gossip.leave(3.1)) == {peer: [(me, LOAD, 5)] for peer in node.peers}
+    assert node.gossip.advert == advert_of(0)
+
+
+def test_a_short_budget_goes_to_our_own_then_goodbyes_then_the_newest() -> None:
+    node = Alone(1, budget_bytes_s=400, burst_bytes=400)
+    (a,) = node.peers
+    node.gossip.link_up(signer_of(60).peer_id, 0.0)
+    for author in range(1, 20):
+        node.gossip.learn([load(author)], 0.0)
+    node.gossip._flow.spend(node.gossip._flow.level(0.0), 0.0)
+    assert node.gossip.learn([load(30, status=int(Status.LEFT))], 0.0) != []  # borrowed
+    node.gossip.lacks(a, (signer_of(30).peer_id, LOAD))
+    node.gossip.advertise(advert_of(0), 0.0)
+    seen: list[PeerId] = []
+    for tick in range(1, 60):
+        for author, kind, _ in pushed(node.tick(float(tick))).get(a, []):
+            if author not in seen:
+                seen.append(author)
+    assert seen[0] == node.me.peer_id
+    assert seen[1] == signer_of(30).peer_id
+    assert seen[2] == signer_of(19).peer_id
+
+
+def test_a_debt_makes_even_our_own_wait() -> None:
+    node = Alone(1, budget_bytes_s=100, burst_bytes=100)
+    node.gossip._flow.spend(10**6, 0.0, debt=10**6)
+    assert pushed(node.gossip.advertise(advert_of(0), 0.0)) == {}
+    assert node.get(node.peers[0], load(1, status=int(Status.LEFT))) == []
+
+
+def test_what_ran_out_before_it_could_be_sent_is_not_sent() -> None:
+    node = Alone(2)
+    node.get(node.peers[0], load(1, ttl=5))
+    assert pushed(node.tick(6.0)) == {}
+
+
+def test_a_full_view_does_not_relay_what_it_does_not_hold() -> None:
+    node = Alone(2, view_size=1)
+    a, b = node.peers
+    node.get(a, load(1), load(2))
+    assert pushed(node.tick(1.0)) == {b: [(signer_of(1).peer_id, LOAD, 1)]}
+
+
+def test_a_newcomer_gets_everything_in_messages_of_bounded_size() -> None:
+    node = Alone(1)
+    crowd = [load(100 + i) for i in range(700)]
+    node.get(node.peers[0], *crowd)
+    newcomer = signer_of(60).peer_id
+    node.gossip.link_up(newcomer, 1.0)
+    effects = node.gossip.on_digest(newcomer, Digest(reply=True), 1.0)
+    messages = [effect.message for effect in effects if isinstance(effect, Send)]
+    assert [len(message.envelopes) for message in messages if isinstance(message, Records)][0] < gossip.MAX_RECORDS + 1
+    assert len(messages) == 2
+    assert all(len(encode(message)) <= gossip.MAX_RECORDS_BYTES for message in messages)
+    assert len(pushed(effects)[newcomer]) == 700
+
+
+def test_what_the_burst_does_not_cover_follows_later() -> None:
+    node = Alone(1, burst_bytes=1000, budget_bytes_s=2000)
+    for i in range(40):
+        node.gossip.learn([load(100 + i)], 0.0)
+    asker = signer_of(60).peer_id
+    node.gossip.link_up(asker, 0.0)
+    got = pushed(node.gossip.on_digest(asker, Digest(reply=True), 0.0))[asker]
+    assert len(got) < 40
+    for tick in range(1, 40):
+        got += pushed(node.tick(float(tick))).get(asker, [])
+    assert len(set(got)) == 40
+
+
+def test_only_one_exchange_is_open_at_a_time() -> None:
+    node = Alone(3)
+    a, b, c = node.peers
+    opened = [effect.peer for peer in (a, b, c) for effect in node.gossip.introduce(peer, 0.0)]
+    assert opened == [a]
+    assert [e.peer for e in node.tick(0.5) if isinstance(e, Send) and isinstance(e.message, Digest)] == []
+    assert [e.peer for e in node.tick(1.0) if isinstance(e, Send) and isinstance(e.message, Digest)] == [b]
+    node.gossip.link_down(c)
+    assert [e for e in node.tick(2.0) if isinstance(e, Send)] == []
+
+
+def test_what_we_lack_is_asked_for_one_neighbour_at_a_time() -> None:
+    node = Alone(3)
+    a, b, _ = node.peers
+    everything = Digest(entries=((LOAD, signer_of(1).peer_id, 1, 1),), reply=True)
+    (want,) = node.gossip.on_digest(a, everything, 0.0)
+    assert isinstance(want, Send)
+    assert want.message == Digest(entries=((LOAD, signer_of(1).peer_id, 0, 0),))
+    assert node.gossip.on_digest(b, everything, 0.0) == []  # b's turn comes with the next tick
+    assert [e.peer for e in node.tick(1.0) if isinstance(e, Send)] == [b]
+    node.gossip.stand([a])
+    assert node.gossip.on_digest(b, everything, 1.0) == []
+
+
+def test_a_want_is_answered() -> None:
+    node = Alone(1)
+    node.gossip.learn([load(1), load(2)], 0.0)
+    want = Digest(entries=((LOAD, signer_of(1).peer_id, 0, 0), (ADVERT, signer_of(2).peer_id, 0, 0)))
+    asker = signer_of(60).peer_id
+    node.gossip.link_up(asker, 0.0)
+    assert pushed(node.gossip.on_digest(asker, want, 0.0)) == {asker: [(signer_of(1).peer_id, LOAD, 1)]}
+
+
+def test_a_neighbour_that_asks_all_the_time_is_not_answered() -> None:
+    node = Alone(1)
+    node.gossip.learn([load(1)], 0.0)
+    asked = [node.gossip.on_digest(node.peers[0], Digest(reply=True), 0.0) for _ in range(gossip.MAX_DIGESTS + 5)]
+    assert sum(map(bool, asked)) == gossip.MAX_DIGESTS
+    node.gossip.timer(("gossip", "digest"), 30.0, WALL + 30)
+    assert node.gossip.on_digest(node.peers[0], Digest(reply=True), 30.0)
+
+
+def test_between_old_neighbours_few_buckets_are_listed() -> None:
+    node = Alone(1)
+    (a,) = node.peers
+    crowd = [load(100 + i) for i in range(400)]
+    node.get(a, *crowd)
+    other = digests.opening(node.gossip._marks, 0.0)
+    strange = Digest(buckets=bytes(len(other.buckets)), reply=True)
+
+    def listed() -> int:
+        effects = node.gossip.on_digest(a, strange, 0.0)
+        return sum(len(e.message.listed) for e in effects if isinstance(e, Send) and isinstance(e.message, Digest))
+
+    assert listed() > 200
+    assert listed() == digests.FEW_BUCKETS
+
+
+def test_the_digest_timer_asks_one_neighbour_and_none_if_there_is_none() -> None:
+    node = Alone(2)
+    effects = node.gossip.timer(("gossip", "digest"), 30.0, WALL + 30)
+    assert sum(isinstance(effect, Send) for effect in effects) == 1
+    alone = Alone(0)
+    assert [type(e) for e in alone.gossip.timer(("gossip", "digest"), 30.0, WALL + 30)] == [SetTimer]
+
+
+def test_a_digest_that_the_budget_does_not_allow_waits() -> None:
+    node = Alone(1, burst_bytes=10, budget_bytes_s=100)
+    assert node.gossip.introduce(node.peers[0], 0.0) == []
+    assert not any(isinstance(e, Send) and isinstance(e.message, Digest) for e in node.tick(1.0))
+
+
+def test_statements_from_elsewhere_are_checked_like_all() -> None:
+    node = Alone(1)
+    bad = parse(load(1).wire[:60] + bytes(4) + load(1).wire[64:])
+    provider = seal(signer_of(3), PROVIDER, (1, 1), WALL, 60, b"")
+    assert node.gossip.learn([bad, provider, load(2), load(2), load(2, 0)], 0.0) == []
+    assert [envelope.author for envelope in node.gossip.take_news()] == [signer_of(2).peer_id]
+    assert node.gossip.counts.forged == 1
+    assert node.gossip.version_of(signer_of(2).peer_id) == (1, 1)
+    assert node.gossip.version_of(signer_of(9).peer_id) == (0, 0)
+
+
+def test_equivocation_is_shown() -> None:
+    node = Alone(1)
+    node.get(node.peers[0], load(1), load(1, status=1))
+    assert list(node.gossip.proofs) == [signer_of(1).peer_id]
