@@ -205,7 +205,9 @@ class RemoteAttempt:
             message = decode(kind, payload)
             if self._received or heard.pieces or not isinstance(message, Refuse):
                 raise BadFrame("REFUSE after a part of the answer")
-            refuse = Refuse(message.status, plain(message.code), plain(message.message), plain(message.param), message.final)
+            refuse = Refuse(
+                message.status, plain(message.code), plain(message.message), plain(message.param), message.final
+            )
             heard.events.append(Refused(peer, refuse))
         elif kind in _ENTRY_KINDS:
             raise BadFrame(f"a frame of kind {kind} from a worker")
@@ -263,31 +265,37 @@ class LocalAttempt:
         self._spec = spec
         self._scope = trio.CancelScope()
         self._tally = Tally(spec.path, spec.stream, spec.usage)
+        self._begun = False
         self._send, self._receive = trio.open_memory_channel[Heard](LOCAL_BATCHES)
 
     async def run(self) -> None:
         """Wait for a place, then run the job."""
         with self._scope:
             try:
-                place = self._places.arrive(None, self._spec.prompt_tokens)
+                end = await self._run()
             except TurnedAway as away:
-                await self._send.send(Heard([self._turned_away(away.message)]))
-                return
-            with place:
-                await self._send.send(Heard([Accepted(self._me, place.promise_s)]))
-                await place.wait()
-                said = False
+                end = self._turned_away(away.message)
+            except Exception as error:
+                log.exception("a defect of p2pnode ended a job of its own; please report this")
+                end = Lost(self._me, Outcome.DEFECT, repr(error))
+            await self._send.send(Heard([end]))
 
-                async def sink(pieces: list[bytes]) -> None:
-                    nonlocal said
-                    if self._spec.stream and not said:
-                        place.first_output()
-                    said = True
-                    await self._send.send(Heard([Progress(self._me, len(pieces))], pieces))
+    async def _run(self) -> CascadeEvent:
+        with self._places.arrive(None, self._spec.prompt_tokens) as place:
+            await self._send.send(Heard([Accepted(self._me, place.promise_s)]))
+            await place.wait()
+            said = False
 
-                refuse = await run_on_engine(self._engine, self._job(), self._tally, sink)
-            self.tokens = self._tally.tokens()
-            await self._send.send(Heard([self._ended(refuse, said)]))
+            async def sink(pieces: list[bytes]) -> None:
+                nonlocal said
+                said = True
+                if self._spec.stream:
+                    place.first_output()
+                await self._send.send(Heard([Progress(self._me, len(pieces))], pieces))
+
+            refuse = await run_on_engine(self._engine, self._job(), self._tally, sink)
+        self.tokens = self._tally.tokens()
+        return self._ended(refuse, said)
 
     def _job(self) -> EngineJob:
         spec = self._spec
@@ -309,8 +317,10 @@ class LocalAttempt:
 
     async def hear(self) -> Heard:
         with trio.move_on_after(LOCAL_BEAT_S):
-            return await self._receive.receive()
-        return Heard([Beat(self._me)])
+            heard = await self._receive.receive()
+            self._begun = True
+            return heard
+        return Heard([Beat(self._me)] if self._begun else [])
 
     def abort(self, code: int) -> None:
         self._scope.cancel()

@@ -31,6 +31,7 @@ from p2pnode.ledger import Ledger
 from p2pnode.logs import SECRETS
 from p2pnode.metrics import Metrics
 from p2pnode.paths import Paths
+from p2pnode.places import Places
 from p2pnode.seeds import check_listen, grouped, listed_seeds
 from p2pnode.statements import Machine, advert_of, load_of
 from p2pnode.stopping import Stopping, starting, watch_signals
@@ -123,7 +124,9 @@ async def build(config: Config, home: Home) -> Daemon:
     keys.admit_first(secret)
     settings = config.settings
     machine = Node(home.signer, settings, random.Random(), home.inc, seeds, known=home.known, marks=home.marks)
-    worker = Worker(engine, home.signer, settings)
+    # This node's own jobs and those of guests stand in one queue.
+    places = Places(engine, settings.admission) if engine is not None else None
+    worker = Worker(engine, home.signer, settings, places)
     swarm = Swarm(
         net,
         machine,
@@ -133,7 +136,7 @@ async def build(config: Config, home: Home) -> Daemon:
         agent=f"p2pnode/{__version__}",
     )
     book = JobBook()
-    dispatch = Dispatch(swarm, engine, config.node.policy, settings, random.Random(), book)
+    dispatch = Dispatch(swarm, engine, config.node.policy, settings, random.Random(), book, places)
     surface = Surface(config, home, engine, machine, swarm, dispatch, book, keys, Metrics(__version__))
     return Daemon(config, home, engine, machine, swarm, worker, dispatch, book, keys, surface)
 
@@ -193,6 +196,7 @@ async def _wind_down(daemon: Daemon) -> None:
     log.info("stopping", guests_jobs=daemon.worker.running, note="once more (ctrl-C) to stop now")
     daemon.surface.draining = True
     daemon.worker.drain()
+    daemon.dispatch.drain()
     daemon.report_load()
     await daemon.swarm.leave()
     async with trio.open_nursery() as nursery:

@@ -48,6 +48,7 @@ class Place:
         self._owner = places
         self._number = number
         self._admitted = trio.Event()
+        self._said = False
         #: How many were before it when it came, and the seconds to its first token that may be promised.
         self.position = 0
         self.promise_s = 0.0
@@ -57,8 +58,10 @@ class Place:
         await self._admitted.wait()
 
     def first_output(self) -> None:
-        """The first piece of a stream has come."""
-        self._owner.feed(FirstOutput(self._number))
+        """A piece of a stream has come; only the first counts."""
+        if not self._said:
+            self._said = True
+            self._owner.feed(FirstOutput(self._number))
 
     def leave(self) -> None:
         """Give the place back; harmless when that was done."""

@@ -66,7 +66,9 @@ BODIES_BYTES: Final = 64 * 1024 * 1024
 class Worker:
     """Does the jobs of peers.  ``places`` are shared with whoever else uses the engine; without any it makes its own."""
 
-    def __init__(self, engine: Engine | None, signer: Signer, settings: NodeSettings, places: Places | None = None) -> None:
+    def __init__(
+        self, engine: Engine | None, signer: Signer, settings: NodeSettings, places: Places | None = None
+    ) -> None:
         self._engine = engine
         self._signer = signer
         self._settings = settings.admission

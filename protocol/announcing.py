@@ -52,6 +52,7 @@ class Announcer:
         self.left = False
         self._stated: Load | None = None
         self._stated_at = -math.inf
+        self._overtook_at = -math.inf
         self._due = {ADVERT: math.inf, LOAD: math.inf}
         self._bytes = {ADVERT: 0, LOAD: 0}
 
@@ -110,8 +111,9 @@ class Announcer:
 
         Say everything again with a higher ``inc``, at most once per load period: two holders must not race.
         """
-        if inc < self.inc or now - self._stated_at < self._settings.load_period_s:
+        if inc < self.inc or now - self._overtook_at < self._settings.load_period_s:
             return []
+        self._overtook_at = now
         self.inc = inc + 1
         return self.repeat(nodes, now, wall)
 

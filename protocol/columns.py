@@ -146,6 +146,7 @@ class Offers:
         columns["need_mib"][place] = need_mib(offer)
         columns["weight_bytes"][place] = weight_bytes(offer)
         kind = (offer.capabilities, offer.quantization)
+        columns["kind"][place] = 0
         number = self._kinds.get(kind)
         if number is None:
             if len(self._kinds) >= 2 * len(self.offers) + _SPARE_KINDS:

@@ -56,6 +56,7 @@ _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "me": (np.bool_, 0),
     "alive": (np.int8, 0),
     "protocol": (np.int32, 0),
+    "group": (np.int64, 0),
     "first_seen": (np.float64, 0.0),
     "advert_until": (np.float64, -_INF),
     "load_until": (np.float64, _INF),  # nothing was said of the load: assumed to be idle
@@ -133,6 +134,14 @@ class PeerRecord:
     group: str = ""
 
 
+@dataclass(slots=True)
+class _Group:
+    """A network group that has members; ``number`` is what the column ``group`` says of them."""
+
+    number: int
+    members: int = 0
+
+
 class PeerView:
     """The peers of one node.  ``columns`` and ``offers`` are for ranking; change nothing there."""
 
@@ -144,7 +153,8 @@ class PeerView:
         self._records: dict[PeerId, PeerRecord] = {}
         self._rows: list[PeerRecord | None] = []
         self._free_rows: list[int] = []
-        self._groups: dict[str, dict[PeerId, None]] = {}
+        self._groups: dict[str, _Group] = {}
+        self._groups_seen = 0
         self._models: dict[str, Offers] = {}
         self._add(PeerRecord(me, 0, 0.0, is_self=True), "")
 
@@ -358,19 +368,26 @@ class PeerView:
         columns["alive"][row] = ALIVE
         columns["first_seen"][row] = record.first_seen
         self._keep(record)
-        record.group = group
-        self._groups.setdefault(group, {})[record.peer] = None
+        self._join_group(record, group)
 
-    def _regroup(self, record: PeerRecord, group: str) -> None:
-        self._leave_group(record)
-        record.group = group
-        self._groups.setdefault(group, {})[record.peer] = None
+    def _join_group(self, record: PeerRecord, name: str) -> None:
+        group = self._groups.get(name)
+        if group is None:
+            self._groups_seen += 1
+            group = self._groups[name] = _Group(self._groups_seen)
+        group.members += 1
+        record.group = name
+        self.columns["group"][record.row] = group.number
 
     def _leave_group(self, record: PeerRecord) -> None:
-        members = self._groups[record.group]
-        del members[record.peer]
-        if not members:
+        group = self._groups[record.group]
+        group.members -= 1
+        if not group.members:
             del self._groups[record.group]
+
+    def _regroup(self, record: PeerRecord, name: str) -> None:
+        self._leave_group(record)
+        self._join_group(record, name)
 
     def _is_kept(self, record: PeerRecord) -> bool:
         return record.is_self or record.linked or record.successes > 0 or record.inflight > 0
@@ -378,12 +395,12 @@ class PeerView:
     def _keep(self, record: PeerRecord) -> None:
         self.columns["kept"][record.row] = self._is_kept(record)
 
-    def _group_has_room(self, group: str, now: float) -> bool:
-        members = self._groups.get(group, {})
-        most = self._per_group if limited(group) else max(self._per_group, self._size // _UNLIMITED_SHARE)
-        if len(members) < most:
+    def _group_has_room(self, name: str, now: float) -> bool:
+        group = self._groups.get(name)
+        most = self._per_group if limited(name) else max(self._per_group, self._size // _UNLIMITED_SHARE)
+        if group is None or group.members < most:
             return True
-        victim = self._gone(np.array([self._records[peer].row for peer in members]), now)
+        victim = self._gone(np.flatnonzero(self.columns["group"] == group.number), now)
         if victim is not None:
             self.remove(victim)
         return victim is not None

@@ -14,10 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from p2pnode.cli.client import Api
@@ -137,21 +137,27 @@ class Fleet:
         """Start ``python -m bootstrap``."""
         return self._start(name, ("-m", "bootstrap"), ("--listen", LOOPBACK, *flags))
 
-    def node(self, name: str, *flags: str) -> Child:
-        """Start ``p2pnode run``; flags given here win over the defaults for loopback."""
+    def node(self, name: str, *flags: str, env: Mapping[str, str] = MappingProxyType({})) -> Child:
+        """Start ``p2pnode run``; flags given here win over the defaults for loopback, ``env`` over an empty one."""
         given = {flag for flag in flags if flag.startswith("--")}
         defaults = (("--listen", LOOPBACK), ("--api", "127.0.0.1:0"), ("--name", name))
         extra = [part for pair in defaults if pair[0] not in given for part in pair]
-        return self._start(name, ("-m", "p2pnode", "run"), (*extra, *flags))
+        return self._start(name, ("-m", "p2pnode", "run"), (*extra, *flags), env)
 
-    def _start(self, name: str, program: tuple[str, ...], flags: tuple[str, ...]) -> Child:
+    def _start(
+        self,
+        name: str,
+        program: tuple[str, ...],
+        flags: tuple[str, ...],
+        env: Mapping[str, str] = MappingProxyType({}),
+    ) -> Child:
         home = self.home / name
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         (home / "ready.json").unlink(missing_ok=True)
         log = home / "output.log"
         command = [sys.executable, *program, "--home", str(home), "--ready-file", str(home / "ready.json")]
         command += ["--profile", "test", "--log-format", "json", *flags]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("P2PNODE_")}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("P2PNODE_")} | dict(env)
         with log.open("ab") as sink:
             process = subprocess.Popen(
                 command,

@@ -1,4 +1,4 @@
-"""A load generator on raw sockets: times from the first byte sent to the first token, and requests or tokens a second."""
+"""A load generator on raw sockets: seconds to the first token, requests and tokens a second."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from p2pnode.cli.processes import Child, Fleet, until
 from tests.bench.load import Target, first_token_times, requests_per_second, tokens_per_second
 from tests.bench.row import Row
 from tests.bench.upstream import MODEL
-from tests.processes import Fleet, NodeProcess, wait_until
 
 ROOT = Path(__file__).parents[2]
 LITELLM = "litellm[proxy]==1.106.2"
@@ -44,22 +44,31 @@ def upstream() -> Iterator[Target]:
         yield Target(f"http://127.0.0.1:{int(process.stdout.readline())}/v1", "none", MODEL)
 
 
-def attached(fleet: Fleet, name: str, server: Target, *, bootstrap: str = "") -> NodeProcess:
+def attached(fleet: Fleet, name: str, server: Target) -> Child:
     """A node in front of ``server``."""
-    return fleet.start(name, "--engine", "openai", "--engine-url", server.base_url, bootstrap=bootstrap)
+    return fleet.node(name, "--engine", "openai", "--engine-url", server.base_url).wait_ready()
 
 
-def target_of(node: NodeProcess, model: str = MODEL) -> Target:
-    return Target(node.api, node.key, model)
+def target_of(node: Child) -> Target:
+    return Target(str(node.ready["api"]), Path(node.ready["key_file"]).read_text().strip(), MODEL)
+
+
+def wait_for_model(node: Child) -> None:
+    """Until the node knows somebody who offers the model."""
+
+    def look() -> bool:
+        return any(entry["id"] == MODEL for entry in node.api.get("/v1/models")["data"])
+
+    until(look, f"{node.name} knows {MODEL}\n{node.tail()}", 30)
 
 
 def start(folder: Path) -> list[Row]:
     """Process start to listening API."""
     times = []
-    with Fleet(folder, profile="wan") as fleet:
+    with Fleet(folder) as fleet:
         for number in range(ROUNDS):
             began = time.perf_counter()
-            fleet.start(f"node{number}", "--engine", "mock")
+            fleet.node(f"node{number}", "--engine", "mock", "--profile", "wan").wait_ready()
             times.append(time.perf_counter() - began)
     median = statistics.median(times)
     how = f"p2pnode run --engine mock, until the ready file; median of {ROUNDS}"
@@ -70,8 +79,8 @@ def added_first_token(folder: Path) -> list[Row]:
     """Time to first token through entry and worker, less the same request straight to the engine."""
     with Fleet(folder) as fleet, upstream() as server:
         worker = attached(fleet, "worker", server)
-        entry = fleet.start("entry", "--engine", "none", bootstrap=worker.address)
-        fleet.wait_for_model(entry, MODEL)
+        entry = fleet.node("entry", "--engine", "none", "--bootstrap", worker.address).wait_ready()
+        wait_for_model(entry)
         direct, through = [], []
         for _ in range(ROUNDS):
             direct += asyncio.run(first_token_times(server, 60))
@@ -113,7 +122,7 @@ def litellm(folder: Path, server: Target) -> Iterator[Target | None]:
     command = [str(environment / "bin" / "litellm"), "--config", str(config), "--port", str(port), "--num_workers", "1"]
     with (folder / "litellm.log").open("w") as log, child(command, stdout=log, stderr=log, env=env):
         target = Target(f"http://127.0.0.1:{port}/v1", "sk-a-strong-master-key-for-the-bench", MODEL)
-        wait_until(lambda: reachable(port), "litellm's proxy to listen")
+        until(lambda: reachable(port), "litellm's proxy listens", 60)
         asyncio.run(requests_per_second(target, 4, 1.0))
         yield target
 
@@ -131,7 +140,7 @@ def requests(folder: Path) -> list[Row]:
     ours, theirs = [], []
     with Fleet(folder) as fleet, upstream() as server, litellm(folder, server) as proxy:
         node = attached(fleet, "node", server)
-        fleet.wait_for_model(node, MODEL)
+        wait_for_model(node)
         for _ in range(ROUNDS):
             ours.append(asyncio.run(requests_per_second(target_of(node), 16, 2.0)))
             if proxy is not None:
@@ -144,7 +153,7 @@ def requests(folder: Path) -> list[Row]:
     return [Row("requests/s to its own engine", "≥ 6 × litellm", f"{ratio:.1f} ×", ratio >= 6, how)]
 
 
-def cpu_seconds(node: NodeProcess) -> float:
+def cpu_seconds(node: Child) -> float:
     """CPU used so far by a node's process (Linux; else 0)."""
     try:
         fields = Path(f"/proc/{node.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -158,9 +167,9 @@ def streaming(folder: Path) -> list[Row]:
     rates, used = [], []
     with Fleet(folder) as fleet:
         fast = {"P2PNODE_MOCK_SPEED": "100000"}
-        worker = fleet.start("worker", "--engine", "mock", "--model", MODEL, **fast)
-        entry = fleet.start("entry", "--engine", "none", bootstrap=worker.address)
-        fleet.wait_for_model(entry, MODEL)
+        worker = fleet.node("worker", "--engine", "mock", "--model", MODEL, env=fast).wait_ready()
+        entry = fleet.node("entry", "--engine", "none", "--bootstrap", worker.address).wait_ready()
+        wait_for_model(entry)
         asyncio.run(tokens_per_second(target_of(entry), 5, 50))
         for _ in range(ROUNDS):
             before, began = cpu_seconds(entry) + cpu_seconds(worker), time.perf_counter()
@@ -169,5 +178,3 @@ def streaming(folder: Path) -> list[Row]:
     rate = statistics.median(rates)
     how = f"50 streams of 1,500 tokens, median of {ROUNDS}; both nodes together {statistics.median(used):.2f} cores"
     return [Row("tokens/s, worker → entry → 50 clients", "≥ 10,000", f"{rate:,.0f}", rate >= 10_000, how)]
-
-

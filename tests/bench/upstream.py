@@ -1,6 +1,6 @@
 """A bare OpenAI-shaped server that costs next to nothing, so that what is measured is what stands in front of it.
 
-``python -m tests.bench.upstream [TOKENS]`` prints its port, then answers every POST with ``TOKENS`` tokens at once,
+``python -m tests.bench.upstream `` prints its port, then answers every POST with 16 tokens at once,
 as a stream when asked for one, and GET /v1/models with its one model.
 """
 
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 
 MODEL = "bench-model"
-TOKENS = int(sys.argv[1]) if len(sys.argv) > 1 else 16
+TOKENS = 16
 
 
 def response(content_type: str, body: bytes) -> bytes:
@@ -26,7 +25,9 @@ def chunk(delta: dict[str, str], finish: str | None = None) -> bytes:
 
 
 USAGE = {"prompt_tokens": 8, "completion_tokens": TOKENS, "total_tokens": 8 + TOKENS}
-MODELS = response("application/json", json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]}).encode())
+MODELS = response(
+    "application/json", json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]}).encode()
+)
 WHOLE = response(
     "application/json",
     json.dumps(

@@ -59,7 +59,8 @@ out["completion"] = client.completions.create(model=model, prompt="Once", max_to
 embedded = client.embeddings.create(model=model, input=["one", "two"])  # asks for base64 by itself
 out["embeddings"] = [len(item.embedding) for item in embedded.data]
 floats = client.embeddings.create(model=model, input="one", encoding_format="float")
-out["same_embedding"] = all(abs(a - b) < 1e-6 for a, b in zip(floats.data[0].embedding, embedded.data[0].embedding))
+pairs = zip(floats.data[0].embedding, embedded.data[0].embedding, strict=True)
+out["same_embedding"] = all(abs(a - b) < 1e-6 for a, b in pairs)
 
 try:
     client.chat.completions.create(model="no-such-model", messages=HELLO)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.processes import Fleet, NodeProcess
+
+from p2pnode.cli.processes import Child, Fleet, until
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -26,20 +27,19 @@ FAULTY = "breaks-midway"
 pytestmark = pytest.mark.slow
 
 
+def offered(node: Child) -> set[str]:
+    return {entry["id"] for entry in node.api.get("/v1/models")["data"]}
+
+
 @pytest.fixture(scope="module")
-def entry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+def entry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     """The gateway of a network of three: it has no engine, one worker is sound, one breaks after a few chunks."""
     with Fleet(tmp_path_factory.mktemp("clients")) as fleet:
-        gateway = fleet.start("gateway", "--engine", "none")
-        fleet.start("worker", "--engine", "mock", "--model", MODEL, bootstrap=gateway.address)
-        fleet.start(
-            "faulty",
-            *("--engine", "mock", "--model", FAULTY),
-            bootstrap=gateway.address,
-            P2PNODE_MOCK_FAULTS='{"crash_after_chunks": 5}',
-        )
-        fleet.wait_for_model(gateway, MODEL)
-        fleet.wait_for_model(gateway, FAULTY)
+        gateway = fleet.node("gateway", "--engine", "none").wait_ready()
+        joined = ("--bootstrap", gateway.address, "--engine", "mock", "--model")
+        fleet.node("worker", *joined, MODEL).wait_ready()
+        fleet.node("faulty", *joined, FAULTY, env={"P2PNODE_MOCK_FAULTS": '{"crash_after": 5}'}).wait_ready()
+        until(lambda: offered(gateway) >= {MODEL, FAULTY}, f"both models are known\n{gateway.tail()}", 30)
         yield gateway
 
 
@@ -71,15 +71,15 @@ def node_folder() -> Path:
     return folder
 
 
-def run(command: list[str], entry: NodeProcess, cwd: Path | None = None) -> dict[str, Any]:
-    result = subprocess.run(
-        [*command, entry.api, entry.key, MODEL, FAULTY], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
-    )
+def run(command: list[str], entry: Child, cwd: Path | None = None) -> dict[str, Any]:
+    key = Path(entry.ready["key_file"]).read_text().strip()
+    command = [*command, entry.ready["api"], key, MODEL, FAULTY]
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr + entry.tail()
     return dict(json.loads(result.stdout))
 
 
-def test_the_python_client_is_at_home(entry: NodeProcess, python_client: Path) -> None:
+def test_the_python_client_is_at_home(entry: Child, python_client: Path) -> None:
     out = run([str(python_client), str(HERE / "openai_python.py")], entry)
 
     assert set(out["models"]) == {MODEL, FAULTY}
@@ -106,7 +106,7 @@ def test_the_python_client_is_at_home(entry: NodeProcess, python_client: Path) -
     assert out["partial"] > 0
 
 
-def test_the_node_client_is_at_home(entry: NodeProcess, node_folder: Path) -> None:
+def test_the_node_client_is_at_home(entry: Child, node_folder: Path) -> None:
     script = shutil.copy(HERE / "openai_node.mjs", node_folder)
     out = run(["node", str(script)], entry, cwd=node_folder)
 

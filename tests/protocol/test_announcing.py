@@ -95,12 +95,12 @@ def test_a_doubt_is_refuted_once_per_tick() -> None:
 
 def test_a_newer_statement_in_our_name_is_overtaken_but_two_holders_of_a_key_do_not_race() -> None:
     node = announcer()
-    assert node.overtake(7, 1, 0.0, WALL) == []
-    node.inc = 1
-    node.advertise(advert_of(0), 1, 0.0, WALL)
-    assert node.overtake(7, 1, 1.0, WALL) == []
-    assert [envelope.inc for envelope in node.overtake(7, 1, 5.0, WALL)] == [8, 8]
-    assert node.overtake(7, 1, 50.0, WALL) == []
+    assert node.overtake(7, 1, 0.0, WALL) == []  # nothing was said yet
+    assert node.inc == 8
+    node.advertise(advert_of(0), 1, 1.0, WALL)
+    assert node.overtake(8, 1, 2.0, WALL) == []
+    assert [envelope.inc for envelope in node.overtake(8, 1, 5.0, WALL)] == [9, 9]
+    assert node.overtake(8, 1, 50.0, WALL) == []
 
 
 def test_a_node_without_an_advert_repeats_what_it_said() -> None:

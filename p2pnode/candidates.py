@@ -1,0 +1,142 @@
+"""Who may be asked to do a job: the ranking of the view; failing that, what the DHT knows; failing that, why nobody.
+
+Not here: asking them (``dispatch``), the ranking itself (``protocol.ranking``).  Who calls it: ``dispatch``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from p2pnode.jobs import JobFailed, JobSpec
+from protocol.catalog import ModelSummary, catalog
+from protocol.ids import PeerId, name_key
+from protocol.ranking import JobQuery, Ranking, rank, similar
+
+if TYPE_CHECKING:
+    from p2pnode.engine.base import Engine
+    from p2pnode.swarm.swarm import Swarm
+    from protocol.rng import Rng
+
+#: Seconds a look-up in the DHT may hold a request up, and for which a name that it did not know is not asked again.
+DHT_S: Final = 3.0
+UNKNOWN_S: Final = 30.0
+#: Names remembered as unknown.
+MOST_UNKNOWN: Final = 256
+#: A node that started less than this long ago and knows nobody says so, instead of that a model does not exist, seconds.
+STARTING_S: Final = 5.0
+#: Filters that a moment can lift; the others say that the request asks for what nobody has.
+_PASSING: Final = frozenset({"busy", "leaving", "not_alive", "stale_advert", "stale_load", "memory", "protocol"})
+
+
+class Candidates:
+    """See the module's docstring."""
+
+    def __init__(self, swarm: Swarm, engine: Engine | None, policy: str, rng: Rng, most: int) -> None:
+        self._swarm = swarm
+        self._engine = engine
+        self._policy = policy
+        self._rng = rng
+        self._most = most
+        self._unknown: OrderedDict[str, float] = OrderedDict()
+        self._started: float | None = None
+
+    def rank(self, query: JobQuery, *, explain: bool = False) -> Ranking:
+        """The best first."""
+        now = trio.current_time()
+        return rank(self._swarm.view, query, self._policy, self._rng, now, limit=self._most, explain=explain)
+
+    async def find(self, spec: JobSpec) -> tuple[PeerId, ...]:
+        """Whom to ask, at least one; raises ``JobFailed``."""
+        self._note_start()
+        ranking = self.rank(spec.query)
+        if ranking.candidates:
+            return tuple(candidate.peer for candidate in ranking.candidates)
+        if ranking.offered:
+            raise self._nobody_free(spec)
+        peers = await self._from_dht(spec.query)
+        if not peers:
+            raise self._nobody_offers(spec)
+        return peers
+
+    def models(self) -> list[dict[str, Any]]:
+        """Everything on offer, as ``/v1/models`` shows it."""
+        self._note_start()
+        return [_shown(summary) for summary in catalog(self._swarm.view, trio.current_time())]
+
+    def _note_start(self) -> None:
+        if self._started is None:
+            self._started = trio.current_time()
+
+    async def _from_dht(self, query: JobQuery) -> tuple[PeerId, ...]:
+        """Peers beyond the view.  Nothing but the name is known of them, so only a query that wishes nothing more."""
+        wishes = (query.only, query.capabilities, query.quantizations, query.order, query.ignore)
+        if query.zone != "anyone" or query.max_price is not None or any(wishes):
+            return ()
+        now = trio.current_time()
+        if self._unknown.get(query.model, -UNKNOWN_S) > now - UNKNOWN_S:
+            return ()
+        with trio.move_on_after(DHT_S):
+            found = await self._swarm.find_providers(name_key(query.model))
+            peers = dict.fromkeys(envelope.author for envelope in found.envelopes)
+            peers.pop(self._swarm.me, None)
+            if peers:
+                return tuple(peers)[: self._most]
+        self._unknown[query.model] = now
+        while len(self._unknown) > MOST_UNKNOWN:
+            self._unknown.popitem(last=False)
+        return ()
+
+    def _nobody_free(self, spec: JobSpec) -> JobFailed:
+        """It is offered, and every offer was filtered out."""
+        ranking = self.rank(spec.query, explain=True)
+        reasons = Counter(each.reason for each in ranking.excluded if each.reason != "model")
+        told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        offered = f"{ranking.offered} peers offer" if ranking.offered > 1 else "1 peer offers"
+        message = f"{offered} {spec.model!r}, but none can be asked ({told})"
+        hint = "POST /v1/p2p/route with the same body shows each"
+        if set(reasons) == {"context"}:
+            size = spec.query.prompt_tokens + spec.query.max_tokens
+            message = f"The request needs about {size} tokens, more than any of the {offered} {spec.model!r} with; shorten it."
+            return JobFailed(400, "context_length_exceeded", message, "messages", should_retry=False)
+        if reasons and not _PASSING & set(reasons):
+            return JobFailed(503, "no_capacity", f"{message}: ask for less; {hint}.", should_retry=False)
+        return JobFailed(503, "no_capacity", f"{message}: try again shortly; {hint}.", retry_after=1.0)
+
+    def _nobody_offers(self, spec: JobSpec) -> JobFailed:
+        engine = self._engine
+        if engine is not None and engine.state == "starting":
+            return JobFailed(503, "starting", "The engine of this node is still starting: try again.", retry_after=2.0)
+        young = self._started is not None and trio.current_time() < self._started + STARTING_S
+        if young and len(self._swarm.view) == 0:
+            return JobFailed(503, "starting", "This node is still looking for peers: try again.", retry_after=1.0)
+        names = similar(self._swarm.view, spec.model)
+        hint = f"Similar: {', '.join(names)}." if names else "GET /v1/models lists what can be asked for."
+        message = f"Nobody offers the model {spec.model[:128]!r} now. {hint}"
+        return JobFailed(404, "model_not_found", message, "model", should_retry=False)
+
+
+def _shown(summary: ModelSummary) -> dict[str, Any]:
+    return {
+        "id": summary.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "p2pnode",
+        "p2pnode": {
+            "peers": summary.peers,
+            "warm": summary.warm,
+            "sleeping": summary.sleeping,
+            "on_disk": summary.on_disk,
+            "context_length": summary.context_length,
+            "quantization": ", ".join(summary.quantizations),
+            "capabilities": list(summary.capabilities),
+            "price_in": summary.price_in,
+            "price_out": summary.price_out,
+            "fingerprint": summary.fingerprints[0].hex(),
+            "fingerprints": [fingerprint.hex() for fingerprint in summary.fingerprints],
+            "simulated": summary.simulated,
+            "expected_wait_s": round(summary.expected_wait_s, 3),
+        },
+    }

@@ -1,0 +1,337 @@
+"""Gets jobs done: asks the candidates in turn, as the cascade says, and hands the answer over as it comes.
+
+One ``_Job`` drives one ``protocol.cascade.Cascade``: what is heard of the attempt under way, and what the clock says,
+goes in; attempts, aborts and the end come out.  The caller's own task does it, inside :meth:`Dispatch.submit` and
+:meth:`Answer.receive`: while the caller does not ask, nothing is read, and the worker stops when its credit is used up.
+Leaving the block of ``submit`` cancels the job wherever it runs.
+
+Not here: who the candidates are (``candidates``), what peers say (``attempts``), what follows (``cascade``).
+Who calls it: ``http``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from p2pnode.attempts import Attempting, Heard, LocalAttempt, RemoteAttempt
+from p2pnode.candidates import Candidates
+from p2pnode.engine.base import EMBEDDINGS
+from p2pnode.jobs import CANCELLED, COMPLETED, FAILED, RUNNING, AttemptRecord, JobBook, JobFailed, JobRecord, JobSpec
+from p2pnode.places import Places
+from protocol.attempts import (
+    Abort,
+    Attempt,
+    Begin,
+    CallerGone,
+    CascadeEffect,
+    CascadeEvent,
+    Commit,
+    Finish,
+    GiveUp,
+    Lost,
+    Observe,
+    Outcome,
+    Paused,
+    Progress,
+    Resumed,
+)
+from protocol.cascade import TIMER, Cascade, OwnNetwork
+from protocol.effects import SetTimer
+from protocol.events import TimerFired
+from protocol.ids import PeerId, peer_text
+from protocol.ranking import JobQuery, Ranking
+from protocol.settings import NodeSettings
+
+if TYPE_CHECKING:
+    from p2pnode.engine.base import Engine
+    from p2pnode.swarm.swarm import Swarm
+    from protocol.rng import Rng
+
+_STOPPING: Final = "This node is stopping: ask another one."
+_CANCELLED: Final = "The job was cancelled by its owner."
+#: Milliseconds in a second.
+MS: Final = 1000.0
+
+
+class Answer:
+    """A job that has begun to answer; valid inside the block of ``submit``."""
+
+    status = 200
+
+    def __init__(self, job: _Job) -> None:
+        self._job = job
+
+    @property
+    def peer(self) -> PeerId:
+        """Who answers."""
+        return self._job.peer
+
+    @property
+    def attempts(self) -> int:
+        """How many peers were asked, this one included."""
+        return self._job.cascade.asked
+
+    @property
+    def route(self) -> str:
+        """``local`` or ``direct``."""
+        return self._job.route
+
+    async def receive(self) -> list[bytes]:
+        """All pieces that wait; an empty list when the answer is complete.  May be cancelled and called again.
+
+        Raises:
+          JobFailed: the answer broke off; what was received is not all of it.
+        """
+        return await self._job.receive()
+
+
+class Dispatch:
+    """See the module's docstring.
+
+    ``places`` are the engine's, shared with the ``worker``; ``observe`` gets every measured attempt.
+    """
+
+    def __init__(  # noqa: PLR0917 - wiring
+        self,
+        swarm: Swarm,
+        engine: Engine | None,
+        policy: str,
+        settings: NodeSettings,
+        rng: Rng,
+        book: JobBook,
+        places: Places | None = None,
+        observe: Callable[[Observe], None] | None = None,
+    ) -> None:
+        self.swarm = swarm
+        self.engine = engine
+        self.settings = settings
+        self.book = book
+        self.places = places or (Places(engine, settings.admission) if engine is not None else None)
+        self.network = OwnNetwork(settings.cascade)
+        self.observe = observe
+        self._candidates = Candidates(swarm, engine, policy, rng, settings.cascade.asked)
+        self._draining = False
+
+    @asynccontextmanager
+    async def submit(self, spec: JobSpec) -> AsyncIterator[Answer]:
+        """Run a job.  Entering returns with the first piece of a stream, or with a whole answer, at hand.
+
+        Raises:
+          JobFailed: nobody could do it; nothing was said that the caller would have to take back.
+        """
+        if self._draining:
+            raise JobFailed(503, "no_capacity", _STOPPING, retry_after=1.0)
+        problem: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            job = _Job(self, spec, nursery)
+            try:
+                await job.begin(self._candidates)
+                yield Answer(job)
+            except Exception as error:
+                problem = error  # raised below: the nursery would wrap it into a group
+            finally:
+                job.leave()
+                nursery.cancel_scope.cancel()
+        if problem is not None:
+            raise problem
+
+    def explain(self, query: JobQuery) -> Ranking:
+        """Who would be asked, and why; nothing is sent."""
+        return self._candidates.rank(query, explain=True)
+
+    def models(self) -> list[dict[str, Any]]:
+        """What can be asked for now, for ``/v1/models``."""
+        return self._candidates.models()
+
+    def drain(self) -> None:
+        """Take no more jobs; those under way may finish."""
+        self._draining = True
+
+
+class _Job:
+    """One job on its way through the cascade."""
+
+    def __init__(self, dispatch: Dispatch, spec: JobSpec, nursery: trio.Nursery) -> None:
+        self._dispatch = dispatch
+        self._spec = spec
+        self._nursery = nursery
+        self._began = trio.current_time()
+        self.cascade = Cascade(dispatch.settings.cascade, dispatch.network, spec.deadline)
+        self.peer = PeerId(b"")
+        self._attempt: Attempting | None = None
+        self._timer = math.inf
+        self._wait = trio.CancelScope()
+        self._pieces: list[bytes] = []
+        self._paused = False
+        self._finished = False
+        self._failure: JobFailed | None = None
+        self._record: JobRecord = dispatch.book.begin(spec, self.cancel)
+
+    @property
+    def route(self) -> str:
+        return "local" if self.peer == self._dispatch.swarm.me else "direct"
+
+    # --- for the caller ------------------------------------------------------------------------------------------
+
+    async def begin(self, candidates: Candidates) -> None:
+        """Until the answer may be given to the caller; raises ``JobFailed``."""
+        spec, peers = self._spec, ()
+        try:
+            with trio.CancelScope() as self._wait:
+                peers = await candidates.find(spec)
+        except JobFailed as failed:
+            self._failure = self._failure or failed
+            raise self._failure from None
+        self._feed(Begin(self._able(peers), spec.stream, len(spec.body), self._tokens_before()))
+        while not self.cascade.committed and self._failure is None:
+            await self._step()
+        if not self.cascade.committed and self._failure is not None:
+            raise self._failure
+        self._pause()
+
+    async def receive(self) -> list[bytes]:
+        """See ``Answer.receive``."""
+        while not self._pieces:
+            if self._failure is not None:
+                raise self._failure
+            if self._finished:
+                await trio.lowlevel.checkpoint()
+                return []
+            if self._paused:
+                self._paused = False
+                self._feed(Resumed())
+            await self._step()
+        pieces, self._pieces = self._pieces, []
+        self._pause()
+        return pieces
+
+    def cancel(self) -> None:
+        """End the job on its owner's word, from another task."""
+        if self._failure is None and not self._finished:
+            self._feed(CallerGone())
+            self._record.state = CANCELLED
+            self._failure = JobFailed(499, "cancelled", _CANCELLED, should_retry=False)
+            self._wait.cancel()
+
+    def leave(self) -> None:
+        """Nobody is interested any more, for whatever reason."""
+        record, failure = self._record, self._failure
+        self._feed(CallerGone())
+        if failure is not None and record.state != CANCELLED:
+            record.state, record.status = FAILED, failure.status
+            record.code, record.message = failure.code, failure.message
+        elif failure is None:
+            record.state = COMPLETED if self._finished else CANCELLED
+        record.timings.total_ms = self._since(self._began)
+        if self._attempt is not None and self._attempt.tokens is not None:
+            record.tokens_in, record.tokens_out = self._attempt.tokens
+        self._dispatch.book.end(record)
+
+    # --- driving the cascade -------------------------------------------------------------------------------------
+
+    def _able(self, peers: tuple[PeerId, ...]) -> tuple[PeerId, ...]:
+        """Without this node where it has no engine: an old advert of ours may still be in our own view."""
+        able = self._dispatch.places is not None
+        return tuple(peer for peer in peers if able or peer != self._dispatch.swarm.me)
+
+    def _tokens_before(self) -> float:
+        """How many tokens are made before the first piece of the answer comes."""
+        spec = self._spec
+        if spec.stream:
+            return 0.0
+        if spec.path == EMBEDDINGS:
+            return float(spec.prompt_tokens)
+        return float(spec.max_tokens or math.inf)
+
+    async def _step(self) -> None:
+        """One thing that happens: something is heard, or the timer fires."""
+        heard: Heard | None = None
+        assert self._attempt is not None, "a cascade that is not over has an attempt under way"
+        with trio.CancelScope(deadline=self._timer) as self._wait:
+            heard = await self._attempt.hear()
+        if self._failure is not None:
+            return
+        if heard is None:
+            self._feed(TimerFired(TIMER))
+            return
+        events = heard.events
+        if not self.cascade.committed and any(isinstance(event, Lost) for event in events):
+            # Nothing of it has been given to anybody: better to have the whole answer of another peer.
+            events = [event for event in events if not isinstance(event, Progress)]
+        else:
+            self._pieces += heard.pieces
+        for event in events:
+            self._feed(event)
+
+    def _pause(self) -> None:
+        if self.cascade.state == "flowing" and not self._paused:
+            self._paused = True
+            self._feed(Paused())
+
+    def _feed(self, event: CascadeEvent) -> None:
+        for effect in self.cascade.handle(event, trio.current_time()):
+            self._perform(effect)
+
+    def _perform(self, effect: CascadeEffect) -> None:
+        match effect:
+            case Attempt(peer):
+                self._try(peer)
+            case SetTimer(_, at):
+                self._timer = at
+            case Abort(_, code):
+                if self._attempt is not None:
+                    self._attempt.abort(code)
+            case Commit():
+                self._record.timings.committed_ms = self._since(self._began)
+            case Finish():
+                self._finished = True
+            case GiveUp():
+                self._failure = JobFailed(
+                    effect.status,
+                    effect.code,
+                    effect.message,
+                    effect.param,
+                    effect.retry_after,
+                    should_retry=effect.retry_after is not None,
+                )
+            case Observe():
+                self._observe(effect)
+
+    def _try(self, peer: PeerId) -> None:
+        dispatch, spec, record = self._dispatch, self._spec, self._record
+        self.peer = peer
+        self._pieces.clear()
+        if peer == dispatch.swarm.me and dispatch.engine is not None and dispatch.places is not None:
+            self._attempt = LocalAttempt(dispatch.engine, dispatch.places, peer, spec)
+        else:
+            self._attempt = RemoteAttempt(dispatch.swarm, peer, spec, dispatch.settings.cascade.answer_bytes)
+        record.state, record.route, record.peer = RUNNING, self.route, peer_text(peer)
+        since = trio.current_time() - self._began
+        record.attempts.append(AttemptRecord(record.peer, record.created + since))
+        dispatch.swarm.view.add_inflight(peer, +1)
+        self._nursery.start_soon(self._attempt.run)
+
+    def _observe(self, seen: Observe) -> None:
+        dispatch, attempt = self._dispatch, self._record.attempts[-1]
+        attempt.outcome, attempt.code = str(seen.outcome), seen.detail
+        attempt.blamed, attempt.pieces = seen.blame, seen.pieces
+        attempt.ms = _ms(seen.asked_at, seen.ended_at)
+        attempt.accepted_ms = _ms(seen.asked_at, seen.accepted_at)
+        attempt.first_ms = _ms(seen.asked_at, seen.first_at)
+        dispatch.swarm.view.add_inflight(seen.peer, -1)
+        if seen.outcome is Outcome.COMPLETED:
+            dispatch.swarm.view.observe_success(seen.peer)
+        if dispatch.observe is not None:
+            dispatch.observe(seen)
+
+    def _since(self, then: float) -> float:
+        return round(MS * (trio.current_time() - then), 3)
+
+
+def _ms(start: float, end: float | None) -> float | None:
+    return None if end is None else round(MS * (end - start), 3)
