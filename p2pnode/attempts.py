@@ -173,8 +173,11 @@ class RemoteAttempt:
             for kind, payload in frames:
                 if kind == DELTA:
                     heard.pieces.append(payload)
-                else:
-                    self._note(heard, kind, payload)
+                    continue
+                self._note(heard, kind, payload)
+                if kind in _LAST_KINDS and self._channel is not None:
+                    self._channel.close()
+                    return heard  # what comes after its last word is not looked at
             self._take(heard, len(heard.pieces))
         except RemoteProtocolError as error:
             heard.events.append(Lost(self._peer, Outcome.MISBEHAVED, str(error)))
@@ -242,8 +245,6 @@ class RemoteAttempt:
             raise BadFrame("the signature of END is wrong")
         if end.sha256 != self._digest.digest():
             raise BadFrame("END is about another answer")
-        if self._channel is not None:
-            self._channel.close()
         self.tokens = (end.tokens_in, end.tokens_out)
         if end.finish == "stop":
             return Completed(self._peer)
@@ -252,6 +253,8 @@ class RemoteAttempt:
 
 _CODES: Final = frozenset(int(code) for code in ResetCode)
 _ENTRY_KINDS: Final = frozenset({REQ, BODY})
+#: After one of these the worker has nothing more to say.
+_LAST_KINDS: Final = frozenset({BUSY, REFUSE, END})
 
 
 class LocalAttempt:
@@ -281,7 +284,7 @@ class LocalAttempt:
             await self._send.send(Heard([end]))
 
     async def _run(self) -> CascadeEvent:
-        with self._places.arrive(None, self._spec.prompt_tokens) as place:
+        with self._places.arrive(None, self._spec.prompt_tokens, self._spec.stream) as place:
             await self._send.send(Heard([Accepted(self._me, place.promise_s)]))
             await place.wait()
             said = False
@@ -322,5 +325,5 @@ class LocalAttempt:
             return heard
         return Heard([Beat(self._me)] if self._begun else [])
 
-    def abort(self, code: int) -> None:
+    def abort(self, code: int) -> None:  # noqa: ARG002 - nobody is to be told why
         self._scope.cancel()

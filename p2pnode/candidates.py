@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 #: Seconds a look-up in the DHT may hold a request up, and for which a name that it did not know is not asked again.
 DHT_S: Final = 3.0
 UNKNOWN_S: Final = 30.0
+#: More seconds for a peer to accept whose addresses have to be looked up first (guess: a look-up and a dial).
+REACH_S: Final = 5.0
 #: Names remembered as unknown.
 MOST_UNKNOWN: Final = 256
-#: A node that started less than this long ago and knows nobody says so, instead of that a model does not exist, seconds.
+#: A node that is younger than this and knows nobody says so, instead of that a model does not exist; seconds.
 STARTING_S: Final = 5.0
 #: Filters that a moment can lift; the others say that the request asks for what nobody has.
 _PASSING: Final = frozenset({"busy", "leaving", "not_alive", "stale_advert", "stale_load", "memory", "protocol"})
@@ -48,18 +50,18 @@ class Candidates:
         now = trio.current_time()
         return rank(self._swarm.view, query, self._policy, self._rng, now, limit=self._most, explain=explain)
 
-    async def find(self, spec: JobSpec) -> tuple[PeerId, ...]:
-        """Whom to ask, at least one; raises ``JobFailed``."""
+    async def find(self, spec: JobSpec) -> tuple[tuple[PeerId, ...], float]:
+        """Whom to ask, at least one, and how long it may take to reach them, seconds; raises ``JobFailed``."""
         self._note_start()
         ranking = self.rank(spec.query)
         if ranking.candidates:
-            return tuple(candidate.peer for candidate in ranking.candidates)
+            return tuple(candidate.peer for candidate in ranking.candidates), 0.0
         if ranking.offered:
             raise self._nobody_free(spec)
         peers = await self._from_dht(spec.query)
         if not peers:
             raise self._nobody_offers(spec)
-        return peers
+        return peers, REACH_S
 
     def models(self) -> list[dict[str, Any]]:
         """Everything on offer, as ``/v1/models`` shows it."""
@@ -99,7 +101,7 @@ class Candidates:
         hint = "POST /v1/p2p/route with the same body shows each"
         if set(reasons) == {"context"}:
             size = spec.query.prompt_tokens + spec.query.max_tokens
-            message = f"The request needs about {size} tokens, more than any of the {offered} {spec.model!r} with; shorten it."
+            message = f"The request needs about {size} tokens: {offered} {spec.model!r}, with less context. Shorten it."
             return JobFailed(400, "context_length_exceeded", message, "messages", should_retry=False)
         if reasons and not _PASSING & set(reasons):
             return JobFailed(503, "no_capacity", f"{message}: ask for less; {hint}.", should_retry=False)

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 _STOPPING: Final = "This node is stopping: ask another one."
 _CANCELLED: Final = "The job was cancelled by its owner."
+_NOBODY: Final[tuple[PeerId, ...]] = ()
 #: Milliseconds in a second.
 MS: Final = 1000.0
 
@@ -180,14 +181,14 @@ class _Job:
 
     async def begin(self, candidates: Candidates) -> None:
         """Until the answer may be given to the caller; raises ``JobFailed``."""
-        spec, peers = self._spec, ()
+        spec, peers, reach_s = self._spec, _NOBODY, 0.0
         try:
             with trio.CancelScope() as self._wait:
-                peers = await candidates.find(spec)
+                peers, reach_s = await candidates.find(spec)
         except JobFailed as failed:
             self._failure = self._failure or failed
             raise self._failure from None
-        self._feed(Begin(self._able(peers), spec.stream, len(spec.body), self._tokens_before()))
+        self._feed(Begin(self._able(peers), spec.stream, len(spec.body), self._tokens_before(), reach_s))
         while not self.cascade.committed and self._failure is None:
             await self._step()
         if not self.cascade.committed and self._failure is not None:

@@ -87,7 +87,7 @@ async def keep_memory(home: Home, swarm: Swarm, machine: Node) -> None:
             await trio.sleep(KEEP_EVERY_S)
             await _remember(home, swarm, machine)
     finally:
-        with trio.move_on_after(LAST_WRITE_S, shield=True), suppress(sqlite3.Error):
+        with trio.CancelScope(deadline=trio.current_time() + LAST_WRITE_S, shield=True), suppress(sqlite3.Error):
             await _remember(home, swarm, machine)
 
 

@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -31,6 +38,11 @@ TOKEN_BUCKETS: Final = _seconds("0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 
 DECIDE_BUCKETS: Final = _seconds("0.0001 0.0002 0.0005 0.001 0.002 0.005 0.01 0.05 0.1 0.5")
 #: Models with a label of their own; requests for further ones count as ``other``.
 MOST_MODELS: Final = 64
+#: Reasons for the end of an attempt that are told apart (guess: ours are a dozen).
+MOST_REASONS: Final = 32
+
+# A second series for each counter, which nobody asked for.
+disable_created_metrics()
 
 
 class Metrics:
@@ -94,6 +106,7 @@ class Metrics:
         )
         self.gossip_bytes = Counter("p2pnode_gossip_bytes", "Bytes of gossip.", ["direction"], registry=registry)
         self.view_age = Gauge("p2pnode_view_age_seconds", "Median age of what is known of peers.", registry=registry)
+        self._reasons: set[str] = set()
         self._by_model: dict[str, ModelMetrics] = {}
 
     def of_model(self, model: str) -> ModelMetrics:
@@ -105,6 +118,14 @@ class Metrics:
             if found is None:
                 found = self._by_model[label] = ModelMetrics(self, label)
         return found
+
+    def attempted(self, outcome: str, reason: str) -> None:
+        """A try at one peer ended.  What peers give as a reason is theirs, so only so many are told apart."""
+        if reason not in self._reasons:
+            if len(self._reasons) >= MOST_REASONS:
+                reason = "other"
+            self._reasons.add(reason)
+        self.attempts.labels(outcome, reason).inc()
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """A gauge that is read when it is scraped."""

@@ -1,7 +1,7 @@
 """Places at the engine: drives ``protocol.admission`` for all who want to use it, this node's own jobs and guests'.
 
-One per engine, so that both are counted together.  It does not know what a job is; whoever holds a ``Place`` may use the
-engine once ``wait`` returns, and gives the place back by leaving its block.
+One per engine, so that both are counted together.  It does not know what a job is; whoever holds a ``Place`` may use
+the engine once ``wait`` returns, and gives the place back by leaving its block.
 Who calls it: ``worker`` for guests, ``dispatch`` for this node's own jobs.
 """
 
@@ -48,7 +48,6 @@ class Place:
         self._owner = places
         self._number = number
         self._admitted = trio.Event()
-        self._said = False
         #: How many were before it when it came, and the seconds to its first token that may be promised.
         self.position = 0
         self.promise_s = 0.0
@@ -59,9 +58,7 @@ class Place:
 
     def first_output(self) -> None:
         """A piece of a stream has come; only the first counts."""
-        if not self._said:
-            self._said = True
-            self._owner.feed(FirstOutput(self._number))
+        self._owner.feed(FirstOutput(self._number))
 
     def leave(self) -> None:
         """Give the place back; harmless when that was done."""
@@ -98,7 +95,7 @@ class Places:
     def waiting(self) -> int:
         return self._machine.waiting
 
-    def arrive(self, peer: PeerId | None, prompt_tokens: int) -> Place:
+    def arrive(self, peer: PeerId | None, prompt_tokens: int, stream: bool) -> Place:
         """A place for a job of ``peer`` (None: this node's own); raises ``TurnedAway``."""
         slots = max(1, self._engine.load().slots)
         if slots != self._slots:
@@ -106,7 +103,7 @@ class Places:
             self.feed(SlotsAre(slots))
         number = next(self._numbers)
         place = self._places[number] = Place(self, number)
-        turned_away = self.feed(Arrived(number, peer, prompt_tokens))
+        turned_away = self.feed(Arrived(number, peer, prompt_tokens, stream))
         if turned_away is not None:
             del self._places[number]
             raise TurnedAway(turned_away)

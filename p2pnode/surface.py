@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 
@@ -18,17 +18,17 @@ from protocol.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status
 from protocol.ids import peer_text, short
 
 if TYPE_CHECKING:
-    from protocol.peerview import PeerRecord
-
     from p2pnode.config import Config
     from p2pnode.dispatch import Dispatch
     from p2pnode.engine.base import Engine
     from p2pnode.home import Home
+    from p2pnode.http.gateway import Dispatching, Jobs
     from p2pnode.jobs import JobBook
     from p2pnode.keys import Keyring
     from p2pnode.metrics import Metrics
     from p2pnode.swarm.swarm import Swarm
     from protocol.node import Node
+    from protocol.peerview import PeerRecord
 
 #: Seconds over which the upload of gossip is averaged.
 SAMPLE_S: Final = 5.0
@@ -58,8 +58,9 @@ class Surface:
         metrics: Metrics,
     ) -> None:
         self.config = config
-        self.dispatch = dispatch
-        self.jobs = jobs
+        self.dispatch = cast("Dispatching", dispatch)  # whose attributes are read-only
+        self.jobs: Jobs = jobs
+        self._dispatch = dispatch
         self.keys = keys
         self.metrics = metrics
         self.api = ""
@@ -86,13 +87,13 @@ class Surface:
         reasons = []
         if self.draining:
             reasons.append("this node is stopping")
-        if not self.dispatch.models():
+        if not self._dispatch.models():
             reasons.append("no model is offered, neither here nor by a peer")
         return not reasons, reasons
 
     def models(self) -> list[dict[str, Any]]:
         """What can be asked for now (``/v1/models``)."""
-        return self.dispatch.models()
+        return self._dispatch.models()
 
     def peers(self) -> list[dict[str, Any]]:
         """Everybody in the view, this node included (``/v1/p2p/peers``)."""
@@ -158,7 +159,7 @@ class Surface:
         if not self._swarm.links() and seeds:
             known = "the bootstrap peer does not answer" if seeds == 1 else f"none of {seeds} bootstrap peers answers"
             yield f"{known}: alone so far, and trying on", "is the address right, and its port open? p2pnode doctor"
-        elif not self.draining and not self.dispatch.models():
+        elif not self.draining and not self._dispatch.models():
             fix = "offer one (--engine), or join a network that does (--bootstrap)"
             yield "nobody offers a model, so no request can be served", fix
         for problem in self.hardware.survey.problems:

@@ -6,8 +6,8 @@ writes to the channel and so also says BEAT when there is nothing else to say; t
 deadline.  Between producing and sending lies a buffer with a bound, so that a slow reader slows the engine down, and a
 reader that has stopped ends it.
 
-A guest's job can end only itself.  Not here: order and bounds (``places``), the request's fields (``guests``), tokens and
-engine errors (``running``).  Who calls it: ``swarm``, for every job that a peer brings.
+A guest's job can end only itself.  Not here: order and bounds (``places``), the request's fields (``guests``), tokens
+and engine errors (``running``).  Who calls it: ``swarm``, for every job that a peer brings.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from p2pnode.engine.base import PATHS, EngineJob
-from p2pnode.places import Place, Places, TurnedAway
 from p2pnode.guests import check_guest
+from p2pnode.places import Place, Places, TurnedAway
 from p2pnode.running import run_on_engine
 from p2pnode.swarm.net import NetError
 from p2pnode.usage import Tally
@@ -64,7 +64,7 @@ BODIES_BYTES: Final = 64 * 1024 * 1024
 
 
 class Worker:
-    """Does the jobs of peers.  ``places`` are shared with whoever else uses the engine; without any it makes its own."""
+    """Does the jobs of peers.  ``places`` are shared with whoever else uses the engine; by default its own."""
 
     def __init__(
         self, engine: Engine | None, signer: Signer, settings: NodeSettings, places: Places | None = None
@@ -112,7 +112,7 @@ class Worker:
             await _say_last(channel, Busy(1000, self.places.running, self.places.waiting))
             return
         try:
-            place = self.places.arrive(channel.peer, request.prompt_tokens)
+            place = self.places.arrive(channel.peer, request.prompt_tokens, request.stream)
         except TurnedAway as away:
             await _say_last(channel, away.message)
             return
@@ -122,9 +122,7 @@ class Worker:
         finally:
             self._bodies -= request.body_bytes
 
-    async def _do(  # noqa: PLR0917 - the parts of one job
-        self, engine: Engine, channel: Channel, request: Request, place: Place, frames: Frames
-    ) -> None:
+    async def _do(self, engine: Engine, channel: Channel, request: Request, place: Place, frames: Frames) -> None:
         with place:
             promise_ms = round(1000 * place.promise_s)
             await channel.send(ACCEPT, encode(Accept(request.job, place.position, promise_ms)))

@@ -1,7 +1,7 @@
 """One job at the worker: whether it may run now, waits its turn, or is told to go elsewhere.
 
-Not here: running it, and whether its request is allowed at all (``worker``).  Who calls it: ``places`` in the daemon, and
-the simulator's workers.
+Not here: running it, and whether its request is allowed at all (``worker``).  Who calls it: ``places`` in the daemon,
+and the simulator's workers.
 
 Theory of operation
 -------------------
@@ -39,6 +39,8 @@ from protocol.settings import AdmissionSettings
 FIRST_S: Final = 0.5
 PROMPT_TOKEN_S: Final = 1 / 1000
 JOB_S: Final = 5.0
+#: The most that a job which left too early can make us promise for the next ones, seconds (guess).
+FIRST_MOST_S: Final = 60.0
 #: Weight of the newest measurement in a running mean (guess).
 NEWEST: Final = 0.2
 #: Prompts from this length on tell how long a token of the prompt takes; shorter ones how long everything else does.
@@ -55,11 +57,12 @@ class Arrived:
     job: int
     peer: PeerId | None
     prompt_tokens: int = 0
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class FirstOutput:
-    """The engine has said the first piece of a stream."""
+    """The engine has said a piece of a stream; only the first counts."""
 
     job: int
 
@@ -119,7 +122,8 @@ class _Job:
     number: int
     peer: PeerId | None
     prompt_tokens: int
-    admitted_at: float | None = None
+    unsaid: bool  # a stream that has not said anything
+    admitted_at: float = 0.0
 
 
 class Admission:
@@ -164,7 +168,7 @@ class Admission:
         message = self._bar(event)
         if message is not None:
             return [TurnAway(event.job, message)]
-        job = _Job(event.job, event.peer, event.prompt_tokens)
+        job = _Job(event.job, event.peer, event.prompt_tokens, event.stream)
         if event.peer is not None:
             self._of_peer[event.peer] += 1
         queue = self._guests if event.peer is not None else self._own
@@ -187,8 +191,11 @@ class Admission:
 
     def _left(self, number: int, now: float) -> list[AdmissionEffect]:
         job = self._running.pop(number, None)
-        if job is not None and job.admitted_at is not None:
+        if job is not None:
             self._job_s += NEWEST * (now - job.admitted_at - self._job_s)
+            if job.unsaid:
+                # Whoever wanted it did not wait long enough: promise at least that much to the next.
+                self._first_s = min(max(self._first_s, now - job.admitted_at), FIRST_MOST_S)
         job = job or self._own.pop(number, None) or self._guests.pop(number, None)
         if job is None:
             return []
@@ -212,8 +219,9 @@ class Admission:
 
     def _measure_first(self, number: int, now: float) -> None:
         job = self._running.get(number)
-        if job is None or job.admitted_at is None:
+        if job is None or not job.unsaid:
             return
+        job.unsaid = False
         took = now - job.admitted_at
         if job.prompt_tokens >= LONG_PROMPT:
             per_token = max(0.0, took - self._first_s) / job.prompt_tokens

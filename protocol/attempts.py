@@ -60,13 +60,14 @@ class Begin:
     """Run the job on one of ``candidates``, best first.
 
     ``tokens_before`` is how many tokens are made before the first piece comes: 0 for a stream, else the whole answer
-    (``inf`` if nobody knows).
+    (``inf`` if nobody knows).  ``reach_s``: how much longer than usual it may take to reach them.
     """
 
     candidates: tuple[PeerId, ...]
     stream: bool = True
     body_bytes: int = 0
     tokens_before: float = 0.0
+    reach_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,7 +288,7 @@ class Cascade:
     def _overdue(self, now: float) -> list[CascadeEffect]:
         settings = self._settings
         if self._state == "asking":
-            return self._fail(Outcome.NO_ACCEPT, f"no word in {settings.accept_s:.3g} s", now)
+            return self._fail(Outcome.NO_ACCEPT, f"no word in {now - self._asked_at:.3g} s", now)
         if now >= self._heard + settings.frame_s:
             return self._fail(Outcome.SILENT, f"silent for {settings.frame_s:.3g} s", now)
         if self._state == "waiting":
@@ -302,7 +302,7 @@ class Cascade:
     def _due(self) -> float:
         settings = self._settings
         if self._state == "asking":
-            due = self._asked_at + settings.accept_s
+            due = self._asked_at + settings.accept_s + self._begin.reach_s
         elif self._state == "waiting":
             due = min(self._first_due, self._heard + settings.frame_s)
         elif self._paused_at is None:

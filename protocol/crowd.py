@@ -19,6 +19,8 @@ from protocol.hardware import ModelShape, shape_of
 from protocol.ids import PeerId
 from protocol.peerview import PeerRecord, PeerView
 from protocol.predict import (
+    LEAST_GB_S,
+    LEAST_TFLOPS,
     REQUEST_S,
     UNKNOWN_GB_S,
     UNKNOWN_TFLOPS,
@@ -147,14 +149,14 @@ class Crowd:
     def flops(self) -> FloatArray:
         """Dense peak, FLOP/s."""
         tflops = self.column("tflops")
-        flops: FloatArray = np.where(tflops > 0, tflops, UNKNOWN_TFLOPS) * 1e12
+        flops: FloatArray = np.maximum(np.where(tflops > 0, tflops, UNKNOWN_TFLOPS), LEAST_TFLOPS) * 1e12
         return flops
 
     @cached_property
     def itl(self) -> FloatArray:
         """Seconds per token with this job in the batch; the others are taken to be as long as it is."""
         bandwidth = self.column("bandwidth")
-        bytes_s: FloatArray = np.where(bandwidth > 0, bandwidth, UNKNOWN_GB_S) * 1e9
+        bytes_s: FloatArray = np.maximum(np.where(bandwidth > 0, bandwidth, UNKNOWN_GB_S), LEAST_GB_S) * 1e9
         batch: FloatArray = np.minimum(self.jobs, self.slots - 1) + 1
         context: FloatArray = batch * (self.query.prompt_tokens + self.query.max_tokens / 2)
         weights: FloatArray = self.offered("weight_bytes")

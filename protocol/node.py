@@ -197,7 +197,7 @@ class Node:
             record = self.view.get(envelope.author)
             if record is None:
                 continue
-            if envelope.kind == LOAD and record.load is not None and record.load.status == Status.LEFT:
+            if record.load is not None and record.load.status == Status.LEFT:  # an advert may come late
                 effects += self.liveness.goodbye(envelope.author, now)
             else:
                 effects += self.liveness.heard(envelope.author, now, stated=True)

@@ -18,6 +18,7 @@ import numpy as np
 from protocol.adverts import ModelState
 from protocol.columns import BoolArray, FloatArray
 from protocol.crowd import Crowd
+from protocol.predict import LEAST_TFLOPS
 
 #: Where a number comes from: statements of the peer, our link to it, our own count, our own die.
 Basis = Literal["advert", "load", "link", "own"]
@@ -123,7 +124,7 @@ def weighted_round_robin(crowd: Crowd) -> list[Part]:
     moves on, it needs no state and no two nodes walk in step.
     """
     tflops = crowd.column("tflops")
-    weight = np.where(tflops > 0, tflops, UNKNOWN_WEIGHT)
+    weight = np.maximum(np.where(tflops > 0, tflops, UNKNOWN_WEIGHT), LEAST_TFLOPS)
     return [
         Part("weight", weight, "TFLOPS", np.zeros(len(crowd)), "advert", tflops > 0),
         Part("draw", crowd.noise, "", np.log(crowd.noise) / weight, "own"),

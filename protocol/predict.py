@@ -56,6 +56,9 @@ DISK_BYTES_S: Final = 2e9
 START_S: Final = 15.0
 #: Length of an answer where nobody says (guess: the default of ``JobQuery``).
 ANSWER_TOKENS: Final = 256
+#: Slower than this nothing is taken to be, so that no claim makes a number that is none (guess): TFLOPS, GB/s.
+LEAST_TFLOPS: Final = 1e-3
+LEAST_GB_S: Final = 0.1
 #: fp8 and fp4 in hardware from these compute capabilities on; before, such weights are computed as fp16.
 _FP8_FROM: Final = 8.9
 _FP4_FROM: Final = 10.0
@@ -131,12 +134,12 @@ def peak_flops(gpu: Gpu, quantization: str = "") -> float:
         tflops = max(tflops, gpu.fp8_tflops)
     elif "fp4" in label and gpu.compute_capability >= _FP4_FROM:
         tflops = max(tflops, gpu.fp4_tflops)
-    return (tflops or UNKNOWN_TFLOPS) * 1e12 * gpu.count
+    return max(LEAST_TFLOPS, tflops or UNKNOWN_TFLOPS) * 1e12 * gpu.count
 
 
 def memory_bytes_s(gpu: Gpu) -> float:
     """Memory bandwidth, bytes per second, of all GPUs of an entry."""
-    return (gpu.bandwidth_gb_s or UNKNOWN_GB_S) * 1e9 * gpu.count
+    return max(LEAST_GB_S, gpu.bandwidth_gb_s or UNKNOWN_GB_S) * 1e9 * gpu.count
 
 
 def kv_tokens(gpu: Gpu, shape: ModelShape, quantization: str = "") -> float | None:

@@ -138,7 +138,8 @@ class AdmissionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """One job at the worker (``admission``); bounds from threat model 3.1."""
 
     queue: int = 64
-    per_peer: int = 32
+    #: Jobs of one peer here, running and waiting: one gateway may serve many users (guess).
+    per_peer: int = 64
     body_bytes: int = 8 * KIB * KIB
     output_bytes: int = 256 * KIB
     beat_s: float = 2.0

@@ -56,5 +56,12 @@ def unpack(data: bytes, kind: type[T]) -> T:
         if not _finite(raw):
             raise BadFrame("not a finite number")
         return msgspec.convert(raw, kind)
-    except (ValueError, TypeError, RecursionError, OverflowError, msgpack.UnpackException, msgspec.ValidationError) as e:
+    except (
+        ValueError,
+        TypeError,
+        RecursionError,
+        OverflowError,
+        msgpack.UnpackException,
+        msgspec.ValidationError,
+    ) as e:
         raise BadFrame(str(e)[:200]) from None

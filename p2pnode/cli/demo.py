@@ -165,9 +165,7 @@ def meet(story: Story, fleet: Fleet, play: Play) -> None:
         models = gateway.api.get("/v1/models")["data"]
         check(bool(models), "the gateway lists no model")
         play.model = max(models, key=lambda model: model["p2pnode"]["peers"])["id"]
-        step.detail = (
-            f"{len(seen)} nodes, {len(models)} model(s); {play.model} is offered by {_offers(seen, play.model)}"
-        )
+        step.detail = f"{len(seen)} nodes; {play.model} is offered by {_offers(seen, play.model)} of them"
 
 
 def ask(story: Story, fleet: Fleet, play: Play) -> None:

@@ -22,7 +22,7 @@ class Exit(click.ClickException):
 
     def __init__(self, code: int, message: str = "") -> None:
         super().__init__(message)
-        self.exit_code = code  # type: ignore[misc] - click reads it from the instance
+        vars(self)["exit_code"] = code  # click declares it on the class and reads it from the instance
 
 
 def failed(message: str) -> Exit:

@@ -13,8 +13,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -46,6 +47,24 @@ def until(look: Callable[[], T | None], what: str, within_s: float) -> T:
         if time.monotonic() > deadline:
             raise NotYet(f"{what}: not within {within_s:g} s")
         time.sleep(LOOK_S)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back: between its birth and its name in the list a child would be lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before: dict[int, Any] = {number: signal.signal(number, lambda got, _: held.append(got)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+    for number in held:
+        signal.raise_signal(number)
 
 
 @dataclass
@@ -100,6 +119,10 @@ class Child:
     def stop(self, within_s: float = STOP_S) -> int:
         """SIGTERM, wait, and SIGKILL if it does not end; the exit code."""
         self.send(signal.SIGTERM)
+        return self.reap(within_s)
+
+    def reap(self, within_s: float = STOP_S) -> int:
+        """Wait, and SIGKILL if it does not end; the exit code.  A second SIGTERM would mean "now"."""
         try:
             return self.process.wait(within_s)
         except subprocess.TimeoutExpired:
@@ -125,13 +148,14 @@ class Fleet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for child in self.children.values():
-            child.send(signal.SIGCONT)
-            child.send(signal.SIGKILL)
-        for child in self.children.values():
-            child.process.wait()
-        if self._temporary:
-            self._temporary.cleanup()
+        with uninterrupted():
+            for child in self.children.values():
+                child.send(signal.SIGCONT)
+                child.send(signal.SIGKILL)
+            for child in self.children.values():
+                child.process.wait()
+            if self._temporary:
+                self._temporary.cleanup()
 
     def bootstrap(self, name: str = "bootstrap", *flags: str) -> Child:
         """Start ``python -m bootstrap``."""
@@ -158,7 +182,7 @@ class Fleet:
         command = [sys.executable, *program, "--home", str(home), "--ready-file", str(home / "ready.json")]
         command += ["--profile", "test", "--log-format", "json", *flags]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("P2PNODE_")} | dict(env)
-        with log.open("ab") as sink:
+        with uninterrupted(), log.open("ab") as sink:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -167,7 +191,7 @@ class Fleet:
                 env=environment,
                 start_new_session=True,
             )
-        self.children[name] = Child(name, home, process, log)
+            self.children[name] = Child(name, home, process, log)
         return self.children[name]
 
     def forget(self, name: str) -> None:
@@ -179,4 +203,4 @@ class Fleet:
         running = [child for child in self.children.values() if child.process.poll() is None]
         for child in running:
             child.send(signal.SIGTERM)
-        return {child.name: child.stop(within_s) for child in running}
+        return {child.name: child.reap(within_s) for child in running}

@@ -5,11 +5,16 @@ Who calls it: ``app``.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 from quart import Blueprint, Response
 
 from p2pnode.http.gateway import Gateway
 from p2pnode.metrics import CONTENT_TYPE
+
+#: Of a peer, as the view knows them.
+STATES: Final = ("alive", "suspect", "dead", "left")
 
 
 def health_routes(gateway: Gateway) -> Blueprint:
@@ -28,9 +33,20 @@ def health_routes(gateway: Gateway) -> Blueprint:
 
     @routes.get("/metrics")
     async def metrics() -> Response:
+        look(gateway)
         return Response(gateway.metrics.expose(), content_type=CONTENT_TYPE)
 
     return routes
+
+
+def look(gateway: Gateway) -> None:
+    """Read what is only a state, not a count, when it is asked for."""
+    status, metrics = gateway.status(), gateway.metrics
+    for state in STATES:
+        metrics.peers.labels(state).set(status.get("peers", {}).get(state, 0))
+    load = status.get("load") or {}
+    metrics.jobs_running.set(load.get("running", 0))
+    metrics.jobs_waiting.set(load.get("waiting", 0))
 
 
 def answer(value: object, *, status: int = 200) -> Response:

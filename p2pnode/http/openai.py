@@ -8,8 +8,8 @@ request and response objects would cost more than all the rest.  Who calls it: `
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import msgspec
 import structlog
@@ -25,7 +25,7 @@ from p2pnode.http.preferences import job_query, milliseconds, unsupported
 from p2pnode.http.request import Request
 from p2pnode.jobs import JobFailed, JobSpec
 from p2pnode.metrics import ModelMetrics
-from protocol.ids import short
+from protocol.ids import peer_text, short
 
 #: Bytes of an answer that is not streamed (guess: 2,000 embeddings of 4,096 numbers as base64 are 44 MB).
 MOST_ANSWER_BYTES: Final = 64 * 1024 * 1024
@@ -81,11 +81,13 @@ class Completions:
     async def __call__(self, request: Request) -> None:
         started = trio.current_time()
         body, fields, query = await read_query(request, self._endpoint)
+        if fields.provider is not None and fields.provider.allow_fallbacks is False and not query.order:
+            query = self._best_only(query)
         spec = self._spec(request, body, fields, query, started)
-        progress = _Progress(self._gateway, started)
+        progress = _Progress(self._gateway, request, spec, started)
         try:
             async with self._gateway.dispatch.submit(spec) as answer:
-                progress.committed(spec)
+                progress.committed(answer)
                 headers = _headers(answer, progress.waited)
                 if spec.stream:
                     await self._stream(request, answer, headers, progress)
@@ -93,13 +95,18 @@ class Completions:
                     await _whole(request, answer, headers)
                 progress.outcome = "completed"
         except JobFailed as failed:
-            progress.failed(request, spec, failed)
+            progress.failed(failed)
             if request.begun:
                 await request.end(sse.error(of_job(failed)))
             else:
                 raise of_job(failed) from None
         finally:
             progress.end()
+
+    def _best_only(self, query: JobQuery) -> JobQuery:
+        """``allow_fallbacks: false``: the first choice or nobody."""
+        best = self._gateway.dispatch.explain(query).candidates[:1]
+        return replace(query, only=tuple(peer_text(candidate.peer) for candidate in best) or query.only)
 
     def _spec(self, request: Request, body: bytes, fields: Fields, query: JobQuery, now: float) -> JobSpec:
         limit = milliseconds(request.headers, b"x-deadline-ms")
@@ -168,8 +175,10 @@ def _named(texts: list[bytes]) -> bytes:
 class _Progress:
     """What the metrics and the log get to know of one request."""
 
-    def __init__(self, gateway: Gateway, started: float) -> None:
+    def __init__(self, gateway: Gateway, request: Request, spec: JobSpec, started: float) -> None:
         self._gateway = gateway
+        self._request = request
+        self._spec = spec
         self._started = started
         self._numbers: ModelMetrics | None = None
         #: What it is until somebody says otherwise: leaving without a word is the client going away.
@@ -177,18 +186,21 @@ class _Progress:
         self.waited = 0.0
         self.pieces = 0
 
-    def committed(self, spec: JobSpec) -> None:
+    def committed(self, answer: Answer) -> None:
         """A peer has begun to answer."""
         self.waited = trio.current_time() - self._started
-        self._numbers = self._gateway.metrics.of_model(spec.model)
-        self._numbers.first_token.observe(self.waited)
-        self._numbers.prompt_tokens.inc(spec.prompt_tokens)
+        metrics = self._gateway.metrics
+        metrics.cascades.labels(str(answer.attempts)).inc()
+        self._numbers = metrics.of_model(self._spec.model)
+        self._numbers.prompt_tokens.inc(self._spec.prompt_tokens)
+        if self._spec.stream:
+            self._numbers.first_token.observe(self.waited)
 
-    def failed(self, request: Request, spec: JobSpec, failed: JobFailed) -> None:
+    def failed(self, failed: JobFailed) -> None:
         """The job ended badly."""
         self.outcome = "failed" if failed.status >= 500 else "refused"
-        facts: dict[str, Any] = {"request_id": request.id, "model": spec.model, "code": failed.code}
-        _log.info("request_failed", **facts, status=failed.status, reason=failed.message, begun=request.begun)
+        request, facts = self._request, {"model": self._spec.model, "code": failed.code, "reason": failed.message}
+        _log.info("request_failed", request_id=request.id, status=failed.status, begun=request.begun, **facts)
 
     def end(self) -> None:
         """Count it."""
@@ -199,3 +211,6 @@ class _Progress:
             numbers.generation_tokens.inc(self.pieces)
         if self.pieces > 1:
             numbers.inter_token.observe((seconds - self.waited) / (self.pieces - 1))
+        record = self._gateway.jobs.get(self._request.id)
+        for attempt in record.attempts if record is not None else ():
+            self._gateway.metrics.attempted(attempt.outcome, attempt.code)

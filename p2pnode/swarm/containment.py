@@ -2,7 +2,7 @@
 
 Nothing of the library is patched but its use of the root logger; it is subclassed, or its objects are replaced one by
 one where a host is built.  The code leans on the inside of the functions in ``KNOWN``, so ``check_library`` refuses
-any other version or text of them.  Before the pin moves: run ``tests/p2pnode/swarm/test_libp2p_defects.py``, read what
+any other version or text of them.  Before the pin moves: run ``tests/p2pnode/swarm/test_libp2p_*.py``, read what
 changed in these functions, then write the new hashes down (``python -m p2pnode.swarm.containment`` prints them).
 
 ====== ========================================================== ===================================================
@@ -30,6 +30,7 @@ import importlib
 import importlib.metadata
 import inspect
 import logging
+import os
 import struct
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -152,11 +153,11 @@ def source_hash(name: str) -> str:
 def quiet() -> None:
     """Keep the library off the root logger and off stderr.
 
-    It formats warnings about every peer that hangs up; set the level of the logger ``libp2p`` to see them.
+    It reports every peer that hangs up as an error, without a handler, so that Python prints it to stderr.  Whoever
+    wants to see that sets ``LIBP2P_DEBUG``, which is the library's own.
     """
-    logger = logging.getLogger("libp2p")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.CRITICAL)
+    if not os.environ.get("LIBP2P_DEBUG"):
+        logging.getLogger("libp2p").setLevel(logging.CRITICAL + 1)
     # These two modules call logging.debug() and logging.warning(), which configures the root logger.
     for module in (swarm_connection, lib_tools):
         vars(module)["logging"] = logging.getLogger("libp2p.root")
@@ -339,7 +340,7 @@ def build_host(seed: bytes, front: Front, bounds: DoorSettings) -> BasicHost:
         connection_config=_connection_config(bounds),
     )
     swarm.auto_connector = NoInitiative(swarm, auto_connect_interval=3600)
-    swarm.set_resource_manager(_resource_manager(bounds), enable_stream_semaphore=False)
+    swarm.set_resource_manager(_resource_bounds(bounds), enable_stream_semaphore=False)
     host = BasicHost(swarm, negotiate_timeout=patience_s, disable_identify_address_discovery=True)
     # No identify of our own, no tags per peer: HELLO says what we want to know, and what is not run cannot fail.
     swarm.notifees.clear()
@@ -385,7 +386,7 @@ def _connection_config(bounds: DoorSettings) -> ConnectionConfig:
     )
 
 
-def _resource_manager(bounds: DoorSettings) -> ResourceManager:
+def _resource_bounds(bounds: DoorSettings) -> ResourceManager:
     """Explicit limits, and none of the parts that refuse everybody after a few failures."""
     limits = ConnectionLimits(
         max_established_inbound=_SECOND_WALL * bounds.connections,

@@ -27,7 +27,7 @@ def crowd(peers: int) -> PeerView:
     me = Ed25519Signer(bytes(32)).peer_id
     view = PeerView(me, 4096, 4096)
     for number in range(peers):
-        signer = Ed25519Signer(number.to_bytes(4, "big") * 8)
+        signer = Ed25519Signer((number + 1).to_bytes(4, "big") * 8)
         gpu: Gpu = gpu_spec(names[number % len(names)])
         offer = ModelOffer(MODEL, bytes(16), context=8192, price_out=rng.random(), params_b=8.0, vram_mib=16000)
         advert = Advert(1, gpus=(gpu,), models=(offer,), addrs=(f"/ip4/198.18.{number // 250}.{number % 250}/tcp/1",))

@@ -274,7 +274,7 @@ def test_two_daemons_of_one_home_are_not_possible(fleet: Fleet) -> None:
     node = fleet.node("ada", "--engine", "none").wait_ready()
     code, said = refused(node.home, "--api", "127.0.0.1:0", "--listen", "/ip4/127.0.0.1/tcp/0")
     assert code == 1
-    assert "already" in said
+    assert "another p2pnode runs" in said
 
 
 # --- how a node ends ------------------------------------------------------------------------------------------------
@@ -320,3 +320,24 @@ def test_the_ready_line_is_one_json_object_and_the_next_command_works(fleet: Fle
 def test_a_node_that_cannot_start_is_reported_by_the_fleet(fleet: Fleet) -> None:
     with pytest.raises(NotYet, match="alphabetical"):
         fleet.node("ada", "--policy", "alphabetical").wait_ready()
+
+
+def test_ctrl_c_ends_an_ask_with_130_and_cancels_the_job_on_the_far_engine(fleet: Fleet) -> None:
+    gateway, ada, grace = trio_of(fleet)
+    command = [sys.executable, "-m", "p2pnode", "ask", MODEL, "tell me", "--home", str(gateway.home)]
+    ask = subprocess.Popen(
+        [*command, "--max-tokens", "8000"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    assert ask.stdout is not None
+    assert ask.stdout.read(1)
+    ask.send_signal(signal.SIGINT)
+    assert ask.wait(PATIENCE_S) == 130
+    ask.stdout.close()
+
+    def idle() -> bool:
+        loads = [node.api.get("/v1/p2p/status")["load"] for node in (ada, grace)]
+        return all(load["running"] == 0 for load in loads)
+
+    until(idle, "both engines are idle again", PATIENCE_S)
+    states = {job["state"] for job in gateway.api.get("/v1/jobs")["data"]}
+    assert states == {"cancelled"}

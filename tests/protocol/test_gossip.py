@@ -45,7 +45,7 @@ def test_a_late_joiner_has_the_whole_view_within_three_ticks_of_its_first_link(s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_third_of_the_links_breaking_at_random_still_converges(seed: int) -> None:
     net = network(seed=seed)
     rng = random.Random(seed)
@@ -65,8 +65,8 @@ def net_advert(member: Member, round_: int) -> Advertise:
 
 @pytest.mark.slow
 def test_at_rest_thirty_nodes_stay_within_the_byte_budget() -> None:
-    net = network(rest=60.0)
-    seconds = 120.0
+    net = network(rest=30.0)
+    seconds = 60.0
     before = [member.gossip_bytes for member in net.members]
     net.run(seconds)
     rates = [(member.gossip_bytes - old) / seconds for member, old in zip(net.members, before, strict=True)]
@@ -79,13 +79,13 @@ def test_at_rest_thirty_nodes_stay_within_the_byte_budget() -> None:
 
 @pytest.mark.slow
 def test_one_message_per_neighbour_and_tick() -> None:
-    net = network(rest=30.0)
+    net = network()
     before = {member.peer: dict(member.sent) for member in net.members}
     neighbours = {member.peer: len(member.node.neighbours.standing()) for member in net.members}
-    net.run(60.0)
+    net.run(20.0)
     for member in net.members:
         records = member.sent["Records"] - before[member.peer]["Records"]
-        assert records <= 61 * (max(neighbours[member.peer], len(member.node.neighbours.standing())) + 3)
+        assert records <= 21 * (max(neighbours[member.peer], len(member.node.neighbours.standing())) + 3)
 
 
 def relayed(records: Records, me: PeerId) -> tuple[list[Envelope], list[Envelope]]:
@@ -134,7 +134,7 @@ def test_relayed_old_statements_go_nowhere() -> None:
         return Records(tuple(old.values()))
 
     net.tamper = replay
-    net.run(60.0)
+    net.run(30.0)
     fresh = {member.peer: member.node.gossip.own(LOAD) for member in net.members}
     for member in net.members:
         assert member.penalties == []
@@ -147,11 +147,11 @@ def test_relayed_old_statements_go_nowhere() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
 def test_our_own_clock_jumping_an_hour_changes_nothing(jump: float) -> None:
-    net = network(rest=5.0)
+    net = network(nodes=12, rest=5.0)
     odd = net.members[6]
     odd.wall_jump = jump
-    for _ in range(20):
-        net.run(10.0)
+    for _ in range(10):
+        net.run(15.0)
         net.run_until(lambda: net.complete(odd), 5.0)
         assert all(record.load_until > net.now for record in odd.node.view.records() if not record.is_self)
         assert all(member.node.view.get(odd.peer).load_until > net.now for member in net.members if member is not odd)
@@ -161,7 +161,7 @@ def test_our_own_clock_jumping_an_hour_changes_nothing(jump: float) -> None:
 
 @pytest.mark.slow
 def test_a_laptop_that_slept_an_hour_is_back_at_once() -> None:
-    net = network(rest=5.0)
+    net = network(nodes=12, rest=5.0)
     for member in net.members[1:]:  # everybody else lived through it
         member.wall_jump = 3600.0
         member.node.gossip._intake.clock._offset += 3600.0

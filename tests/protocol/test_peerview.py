@@ -434,5 +434,5 @@ class ViewMachine(RuleBasedStateMachine):
                 assert len(list(members)) <= 3 + 12
 
 
-TestView = ViewMachine.TestCase
+TestView = pytest.mark.slow(ViewMachine.TestCase)
 TestView.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -255,7 +255,7 @@ async def test_garbage_is_answered_and_closed(garbage: bytes) -> None:
         assert (await api.ask("GET", "/v1/models")).status == 200
 
 
-@pytest.mark.parametrize("size", [20, 300_000])
+@pytest.mark.parametrize("size", [20, 50_000])
 async def test_who_sends_ahead_and_leaves_is_noticed(size: int) -> None:
     async with running() as api:
         wire = await streaming(api)
@@ -353,10 +353,10 @@ def trio_sockets() -> list[Any]:
     return [thing for thing in gc.get_objects() if isinstance(thing, connection.Connection)]
 
 
-async def stuck(api: Api) -> Wire:
+async def stuck(api: Api, window: int = 4096) -> Wire:
     """A client that asked for an endless stream and does not read it."""
     wire = await api.wire()
-    wire.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    wire.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
     await wire.send(wire.request("POST", CHAT, json.dumps(chat("endless", stream=True)).encode()))
     answers = api.dispatch.answers
     while not answers or answers[-1].pulled < 2:
@@ -394,11 +394,13 @@ async def test_a_client_that_reads_slowly_is_not() -> None:
     gateway = ScriptedGateway()
     gateway.dispatch.scripts["endless"] = lambda _: [[CHUNK * 200]] * 200
     async with running(gateway, write_idle_s=0.4) as api:
-        wire = await stuck(api)
-        for _ in range(30):
+        wire = await stuck(api, 65536)
+        for _ in range(20):
             await wire.more()
             await trio.sleep(0.05)
-        await wire.until(b"[DONE]")
+        while b"[DONE]" not in wire.data[-40:]:
+            wire.data = wire.data[-40:]
+            assert await wire.more()
 
 
 async def test_a_client_that_stops_reading_does_not_hold_up_the_end() -> None:

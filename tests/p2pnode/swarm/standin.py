@@ -135,3 +135,22 @@ async def eventually(condition: Callable[[], object], seconds: float = 5) -> Non
     with trio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def victim(door: DoorSettings = OPEN_DOOR) -> AsyncIterator[Libp2pNet]:
+    """A node that has to answer an honest peer at the end, and not to have been restarted."""
+    net = real_net(1, door=door)
+    async with running(net) as swarm:
+        yield net
+        await honest(swarm)
+        assert net.restarts == 0
+        assert swarm.faults == 0
+
+
+async def honest(target: Swarm) -> None:
+    """An honest peer asks."""
+    async with running(real_net(2)) as visitor:
+        knows(visitor, target)
+        with trio.fail_after(10):
+            assert await ask(visitor, target.me) == b"hello"

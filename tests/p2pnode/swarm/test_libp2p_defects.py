@@ -6,15 +6,12 @@ behind it.  A victim passes when an honest peer gets its answer afterwards and i
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import socket
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,47 +25,25 @@ from p2pnode.swarm import containment
 from p2pnode.swarm.containment import STREAMS, BufferedPackets, WrongLibrary, check_library
 from p2pnode.swarm.door import DoorSettings
 from p2pnode.swarm.libp2p import LINK_PROTOCOL, Libp2pNet
-from p2pnode.swarm.net import LinkBroken, NetError, PeerUnreachable, PortInUse
+from p2pnode.swarm.net import NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import Channel
-from p2pnode.swarm.swarm import Swarm
-from protocol.effects import Dial
 from protocol.events import LinkDown, LinkUp
 from protocol.ids import peer_from_libp2p
 from protocol.messages import BODY, DELTA, HELLO, REQ, Hello, encode
 from tests.p2pnode.swarm.attackers import HELLO_LINE, impostor, intrude, socket_from, stranger, stream_of
 from tests.p2pnode.swarm.standin import (
-    ANY_PORT,
-    OPEN_DOOR,
     SETTINGS,
     StandIn,
     ask,
+    echo,
     eventually,
     knows,
     real_net,
     running,
-    seed_of,
+    victim,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-@asynccontextmanager
-async def victim(door: DoorSettings = OPEN_DOOR) -> AsyncIterator[Libp2pNet]:
-    """A node that has to answer an honest peer at the end, and not to have been restarted."""
-    net = real_net(1, door=door)
-    async with running(net) as swarm:
-        yield net
-        await honest(swarm)
-        assert net.restarts == 0
-        assert swarm.faults == 0
-
-
-async def honest(target: Swarm) -> None:
-    """An honest peer asks."""
-    async with running(real_net(2)) as visitor:
-        knows(visitor, target)
-        with trio.fail_after(10):
-            assert await ask(visitor, target.me) == b"hello"
 
 
 # --- the pin ---------------------------------------------------------------------------------------------------------
@@ -405,7 +380,6 @@ async def test_a_thousand_cancellations_lose_no_connection() -> None:
 
 
 async def _flood_or_echo(channel: Channel, frames: list[tuple[int, bytes]]) -> None:
-    from tests.p2pnode.swarm.standin import echo
 
     if frames[0][1] == b"flood":
         await _flood(channel, frames)
@@ -426,147 +400,6 @@ async def test_cancelled_dials_leave_nothing_behind() -> None:
                 await link.aclose()
         await eventually(lambda: not (net.door.open or net.door.pending))
         assert not visitor._net._links  # type: ignore[attr-defined]
-
-
-# --- dialling: D5, D6, D17 -------------------------------------------------------------------------------------------
-
-
-async def test_a_dead_first_address_does_not_matter() -> None:
-    async with running(real_net(1)) as swarm, running(real_net(2)) as other:
-        with socket.socket() as closed:
-            closed.bind(("127.0.0.1", 0))
-            dead = f"/ip4/127.0.0.1/tcp/{closed.getsockname()[1]}"
-            silent = "/ip4/203.0.113.1/tcp/4411"
-            for _ in range(3):  # and nothing is remembered against the peer
-                with trio.fail_after(5):
-                    link = await swarm._net.dial(other.me, (dead, silent, "nonsense", *other.addrs))
-                assert link.via == other.addrs[0]
-                await link.aclose()
-            with pytest.raises(PeerUnreachable, match="refused"):
-                await swarm._net.dial(other.me, (dead,))
-            with pytest.raises(PeerUnreachable, match="no address"):
-                await swarm._net.dial(other.me, ("nonsense",))
-
-
-@pytest.mark.parametrize("repetition", range(3))
-async def test_simultaneous_dialling_ends_with_one_link(repetition: int) -> None:
-    nets = [real_net(1), real_net(2)]
-    machines = [StandIn(), StandIn()]
-    async with running(nets[0], machines[0]) as one, running(nets[1], machines[1]) as two:
-        one._perform(Dial(two.me, two.addrs))
-        two._perform(Dial(one.me, one.addrs))
-        for machine in machines:
-            await machine.until(lambda machine=machine: bool(machine.linked))
-        await trio.sleep(0.3)
-        await eventually(lambda: len(one.links()) == len(two.links()) == 1)
-        assert not any(machine.of(LinkDown) for machine in machines)
-        assert await ask(one, two.me) == b"hello"
-        assert await ask(two, one.me) == b"hello"
-
-
-# --- life and death: D7, D8, D18, M11 --------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def peer_process(number: int) -> AsyncIterator[tuple[subprocess.Popen[str], tuple[str, ...]]]:
-    child = subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-m", "tests.p2pnode.swarm.peer_process", str(number)],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        assert child.stdout is not None
-        line = await trio.to_thread.run_sync(child.stdout.readline)
-        yield child, tuple(line.split())
-    finally:
-        child.kill()
-        child.wait()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                pipe.close()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("how", "within_s"), [(signal.SIGKILL, 1.0), (signal.SIGSTOP, 5.0)])
-async def test_a_peer_that_dies_or_freezes_in_mid_stream_is_noticed(how: signal.Signals, within_s: float) -> None:
-    machine = StandIn()
-    async with peer_process(5) as (child, addrs), running(real_net(1), machine) as swarm:
-        peer = real_net(5).local_id
-        swarm._links.addrs[peer] = addrs
-        channel = await swarm.open_job(peer)
-        await channel.send(REQ, b"")
-        await channel.receive()
-        os.kill(child.pid, how)
-        with pytest.raises(LinkBroken), trio.fail_after(within_s):
-            await _read_on(channel)
-        await machine.until(lambda: bool(machine.of(LinkDown)))
-        assert swarm.links() == []
-
-
-async def _read_on(channel: Channel) -> None:
-    while True:
-        await channel.receive()
-
-
-async def test_no_listener_outlives_its_node_and_the_port_works_again() -> None:
-    net = real_net(1)
-    async with running(net) as swarm:
-        await honest(swarm)
-        port = net._front.bound[0].port
-    with pytest.raises(OSError, match=r"refused|multiple|connect"):
-        await trio.open_tcp_stream("127.0.0.1", port)
-    for _ in range(3):
-        async with running(real_net(1, f"/ip4/127.0.0.1/tcp/{port}")) as again:
-            await honest(again)
-
-
-async def test_a_port_in_use_is_an_error() -> None:
-    net = real_net(1)
-    async with running(net):
-        taken = f"/ip4/127.0.0.1/tcp/{net._front.bound[0].port}"
-        second = Libp2pNet(seed_of(2), [ANY_PORT, taken])
-        with pytest.raises(PortInUse, match="choose another"):
-            await second.run()
-        assert second._front._listeners == []
-
-
-async def test_a_stack_that_fails_is_started_again_on_the_same_port() -> None:
-    async def defect() -> None:
-        raise RuntimeError("a defect of the library")
-
-    net, machine = real_net(1), StandIn()
-    async with running(net, machine) as swarm, running(real_net(2)) as other:
-        knows(other, swarm)
-        assert await ask(other, swarm.me) == b"hello"
-        net._host.get_network().manager.run_task(defect)  # type: ignore[union-attr, attr-defined]
-        await machine.until(lambda: bool(machine.of(LinkDown)))
-        await eventually(lambda: net._host is not None)
-        assert net.restarts == 1
-        knows(other, swarm)
-        assert await ask(other, swarm.me) == b"hello"
-
-
-@pytest.mark.slow
-async def test_closing_with_forty_peers_is_quick() -> None:
-    """The library takes 0.2 s for each."""
-    net = real_net(100, door=DoorSettings(loopback_exempt=True))
-    async with trio.open_nursery() as nursery:
-        visitors = [real_net(number) for number in range(200, 240)]
-        for visitor in visitors:
-            await nursery.start(visitor.run)
-        async with running(net) as hub:
-            for visitor in visitors:
-                nursery.start_soon(_stay, visitor, hub)
-            await eventually(lambda: net.door.open >= 40, 20)
-            begun = trio.current_time()
-        assert trio.current_time() - begun < 2
-        nursery.cancel_scope.cancel()
-
-
-async def _stay(visitor: Libp2pNet, hub: Swarm) -> None:
-    with suppress(NetError):
-        link = await visitor.dial(hub.me, hub.addrs)
-        while await link.receive_some():
-            pass
 
 
 # --- small print: M13, the root logger, what is offered ---------------------------------------------------------------
@@ -611,6 +444,10 @@ async def main():
         async with running(real_net(2)) as two:
             knows(one, two)
             await ask(one, two.me)
+            stream = await trio.open_tcp_stream("127.0.0.1", one._net._front.bound[0].port)
+            await stream.send_all(b"garbage" * 10)
+            await stream.aclose()
+            await two._net.dial(None, (one.addrs[0].split("/p2p/")[0],))
         try:
             await one._net.dial(two.me, ("/ip4/127.0.0.1/tcp/1",))
         except NetError:

@@ -1,0 +1,465 @@
+"""The cascade: its table, its deadlines, what it tells the caller, and that no order of events breaks its promises."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from protocol.attempts import (
+    Abort,
+    Accepted,
+    Attempt,
+    Beat,
+    Begin,
+    CallerGone,
+    CascadeEffect,
+    CascadeEvent,
+    Commit,
+    Completed,
+    Finish,
+    GiveUp,
+    Lost,
+    Observe,
+    Outcome,
+    Paused,
+    Progress,
+    Refused,
+    Resumed,
+    WasBusy,
+)
+from protocol.cascade import TIMER, Cascade, OwnNetwork
+from protocol.effects import SetTimer
+from protocol.errors import LocalProtocolError
+from protocol.events import TimerFired
+from protocol.ids import PeerId
+from protocol.link import ResetCode
+from protocol.messages import Refuse
+from protocol.settings import CascadeSettings
+
+SETTINGS = CascadeSettings()
+PEERS = tuple(PeerId(bytes([number]) * 32) for number in range(1, 12))
+A, B, C, D = PEERS[:4]
+TICK = TimerFired(TIMER)
+
+
+class Play:
+    """A cascade under a clock, with its timer kept."""
+
+    def __init__(self, *peers: PeerId, deadline: float | None = None, **begin: object) -> None:
+        self.network = OwnNetwork(SETTINGS)
+        self.cascade = Cascade(SETTINGS, self.network, deadline)
+        self.now = 0.0
+        self.timer = math.inf
+        self.all: list[CascadeEffect] = []
+        self.do(Begin(peers, **begin))
+
+    def do(self, event: CascadeEvent, at: float | None = None) -> list[CascadeEffect]:
+        self.now = self.now if at is None else at
+        effects = self.cascade.handle(event, self.now)
+        for effect in effects:
+            if isinstance(effect, SetTimer):
+                self.timer = effect.at
+        effects = [effect for effect in effects if not isinstance(effect, SetTimer)]
+        self.all += effects
+        return effects
+
+    def until_over(self) -> list[CascadeEffect]:
+        """Nothing is heard any more: what the timer alone leads to."""
+        effects: list[CascadeEffect] = []
+        while not effects:
+            effects = self.do(TICK, self.timer)
+        return effects
+
+    def flowing(self, peer: PeerId = A) -> Play:
+        self.do(Accepted(peer))
+        self.do(Progress(peer))
+        return self
+
+
+def kinds(effects: list[CascadeEffect]) -> list[str]:
+    return [type(effect).__name__ for effect in effects]
+
+
+def gave_up(effects: list[CascadeEffect]) -> GiveUp:
+    found = effects[-1]
+    assert isinstance(found, GiveUp)
+    return found
+
+
+def observed(effects: list[CascadeEffect]) -> Observe:
+    return next(effect for effect in effects if isinstance(effect, Observe))
+
+
+# --- going well ------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_commits_with_its_first_piece_and_ends() -> None:
+    play = Play(A, B)
+    assert play.all == [Attempt(A, 1)]
+    assert play.do(Accepted(A, 0.5), 1.0) == []
+    assert play.do(Beat(A), 1.5) == []
+    assert play.do(Progress(A, 2), 2.0) == [Commit(A)]
+    assert play.do(Progress(A, 3), 3.0) == []
+    effects = play.do(Completed(A), 4.0)
+    assert kinds(effects) == ["Observe", "Finish"]
+    seen = observed(effects)
+    assert (seen.outcome, seen.blame, seen.pieces, seen.promise_s) == (Outcome.COMPLETED, False, 5, 0.5)
+    assert (seen.asked_at, seen.accepted_at, seen.first_at, seen.ended_at) == (0, 1, 2, 4)
+    assert play.cascade.state == "over"
+    assert play.do(CallerGone()) == []
+
+
+def test_a_whole_answer_commits_with_its_end() -> None:
+    play = Play(A, stream=False)
+    play.do(Accepted(A))
+    assert play.do(Progress(A, 4)) == []
+    assert not play.cascade.committed
+    assert kinds(play.do(Completed(A))) == ["Commit", "Observe", "Finish"]
+    assert play.cascade.committed
+
+
+# --- deadlines ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("begin", "accepted", "due"),
+    [
+        ({}, Accepted(A), 6.0),  # first_token_s is 5, but nothing was heard for frame_s from 0 on, so 6 is not reached
+        ({"body_bytes": 1280 * 1024}, Accepted(A), 6.0),
+        ({"tokens_before": 100}, Accepted(A, 10.0), 6.0),
+    ],
+)
+def test_silence_after_accept(begin: dict[str, float], accepted: Accepted, due: float) -> None:
+    play = Play(A, B, **begin)
+    play.do(accepted, 0.0)
+    effects = play.until_over()
+    assert play.now == min(due, 5.0 if not begin else due)
+    assert observed(effects).outcome in (Outcome.SILENT, Outcome.NO_ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("begin", "promise_s", "due"),
+    [
+        ({}, 0.0, 5.0),
+        ({}, 4.0, 12.0),
+        ({"body_bytes": 1280 * 1024}, 0.0, 15.0),
+        ({"tokens_before": 100.0}, 0.0, 205.0),
+        ({"tokens_before": math.inf}, 0.0, 600.0),
+    ],
+)
+def test_a_peer_that_is_alive_has_until_its_promise(begin: dict[str, float], promise_s: float, due: float) -> None:
+    play = Play(A, **begin)
+    play.do(Accepted(A, promise_s))
+    effects: list[CascadeEffect] = []
+    while not effects:
+        play.do(Beat(A), play.now + 1)
+        effects = play.do(TICK) if play.now >= play.timer else []
+    assert play.now == pytest.approx(due, abs=1)
+    assert observed(effects).outcome is (Outcome.DEADLINE if due == 600 else Outcome.NO_ANSWER)
+
+
+def test_no_word_within_the_time_to_accept() -> None:
+    play = Play(A, B)
+    effects = play.until_over()
+    assert play.now == SETTINGS.accept_s
+    assert kinds(effects) == ["Abort", "Observe", "Attempt"]
+    assert (observed(effects).outcome, observed(effects).blame) == (Outcome.NO_ACCEPT, True)
+    assert Play(A, reach_s=5).timer == SETTINGS.accept_s + 5
+
+
+def test_silence_in_the_middle_is_final() -> None:
+    play = Play(A, B).flowing()
+    play.do(Beat(A), 3.0)
+    effects = play.until_over()
+    assert play.now == 9.0
+    assert effects[0] == Abort(A, ResetCode.CANCELLED)
+    assert (gave_up(effects).status, gave_up(effects).retry_after) == (502, None)
+
+
+def test_beats_are_life_but_no_progress() -> None:
+    play = Play(A).flowing()
+    effects: list[CascadeEffect] = []
+    while not effects:
+        play.do(Beat(A), play.now + 1)
+        effects = play.do(TICK)
+    assert play.now == SETTINGS.progress_window_s
+    assert observed(effects).outcome is Outcome.SLOW
+
+
+def test_enough_progress_goes_on_for_as_long_as_there_is_time() -> None:
+    play = Play(A).flowing()
+    effects: list[CascadeEffect] = []
+    while not effects:
+        play.do(Progress(A), play.now + 1)
+        effects = play.do(TICK) if play.now >= play.timer else []
+    assert play.now == SETTINGS.total_s
+    assert gave_up(effects).code == "deadline_exceeded"
+    assert effects[0] == Abort(A, ResetCode.DEADLINE)
+    assert not observed(effects).blame
+
+
+def test_while_the_caller_does_not_read_nothing_is_expected() -> None:
+    play = Play(A).flowing()
+    play.do(Paused(), 1.0)
+    assert play.do(TICK, 100.0) == []
+    assert play.timer == SETTINGS.total_s
+    play.do(Resumed(), 300.0)
+    play.do(Resumed())
+    assert play.do(TICK) == []
+    assert play.timer == 306.0
+    play.do(Beat(A), 305.0)
+    play.do(Beat(A), 310.0)
+    play.do(Beat(A), 315.0)
+    assert observed(play.do(TICK, 319.0)).outcome is Outcome.SLOW, "19 s of the window were left when it paused"
+
+
+def test_the_callers_deadline_comes_before_ours() -> None:
+    play = Play(A, B, deadline=2.0)
+    effects = play.until_over()
+    assert play.now == 2.0
+    assert gave_up(effects).status == 504
+    assert gave_up(Play(A, deadline=0.0).all).status == 504, "it was over before anybody was asked"
+
+
+def test_the_worker_may_keep_the_deadline_and_not_invent_one() -> None:
+    play = Play(A, B, deadline=20.0)
+    play.do(Accepted(A))
+    effects = play.do(Lost(A, Outcome.DEADLINE), 5.0)
+    assert (observed(effects).outcome, observed(effects).blame) == (Outcome.BROKEN, True)
+    play.do(Accepted(B))
+    effects = play.do(Lost(B, Outcome.DEADLINE), 19.5)
+    assert (gave_up(effects).status, observed(effects).blame) == (504, False)
+
+
+# --- going on and giving up ----------------------------------------------------------------------------------------------
+
+
+def test_three_attempts_fail_and_the_rest_is_not_asked() -> None:
+    play = Play(A, B, C, D)
+    play.do(Lost(A, Outcome.BROKEN, "x"), 0.0)
+    play.do(Lost(B, Outcome.MISBEHAVED, "y"), 20.0)
+    effects = play.do(Lost(C, Outcome.DEFECT, "bug"), 40.0)
+    assert (gave_up(effects).status, gave_up(effects).code) == (502, "peer_failed")
+    assert "3 peers were tried and failed; the last: bug" in gave_up(effects).message
+    assert [effect.blame for effect in play.all if isinstance(effect, Observe)] == [True, True, False]
+    assert play.cascade.asked == 3
+
+
+def test_what_risks_nothing_is_bounded_by_the_number_asked() -> None:
+    play = Play(*PEERS)
+    for peer in PEERS[: SETTINGS.asked]:
+        effects = play.do(WasBusy(peer, 7.0))
+    assert (gave_up(effects).status, gave_up(effects).code, gave_up(effects).retry_after) == (429, "queue_full", 7.0)
+    assert play.cascade.asked == SETTINGS.asked
+
+
+def test_one_busy_peer_without_a_word_on_when() -> None:
+    play = Play(A)
+    found = gave_up(play.do(WasBusy(A)))
+    assert (found.code, found.retry_after) == ("queue_full", 1.0)
+    assert found.message.startswith("1 peer was asked")
+
+
+@pytest.mark.parametrize("status", [503, 404, 429, 408])
+def test_a_refusal_for_now_is_nobodys_fault(status: int) -> None:
+    play = Play(A)
+    effects = play.do(Refused(A, Refuse(status, "x", "not now")))
+    assert (observed(effects).outcome, observed(effects).blame) == (Outcome.REFUSED, False)
+    assert (gave_up(effects).status, gave_up(effects).retry_after) == (503, 1.0)
+    assert "not now" in gave_up(effects).message
+
+
+def test_an_engine_that_breaks_costs_an_attempt() -> None:
+    play = Play(*PEERS)
+    for peer in (A, B, C):
+        play.do(Accepted(peer))
+        effects = play.do(Refused(peer, Refuse(502, "engine_failed", "bang", final=True)))
+    assert (gave_up(effects).status, observed(effects).blame) == (502, True)
+
+
+def test_the_callers_mistake_ends_it_at_once() -> None:
+    play = Play(A, B)
+    effects = play.do(Refused(A, Refuse(400, "unsupported_parameter", "leave out lora", "lora", True)))
+    assert gave_up(effects) == GiveUp(400, "unsupported_parameter", "leave out lora", "lora")
+    assert not observed(effects).blame
+    strange = Play(A).do(Refused(A, Refuse(401, "invalid_api_key", "give me your key", "", True)))
+    assert gave_up(strange).status == 400, "a peer cannot make the caller doubt its key"
+
+
+def test_nobody_to_ask() -> None:
+    assert (gave_up(Play().all).status, gave_up(Play().all).code) == (503, "no_capacity")
+
+
+def test_an_answer_without_a_word_is_none() -> None:
+    play = Play(A, B)
+    play.do(Accepted(A))
+    effects = play.do(Completed(A))
+    assert observed(effects).outcome is Outcome.MISBEHAVED
+    assert effects[-1] == Attempt(B, 2)
+
+
+def test_a_stalled_reader_is_believed_only_if_it_was_one() -> None:
+    play = Play(A).flowing()
+    effects = play.do(Lost(A, Outcome.STALLED))
+    assert (observed(effects).outcome, observed(effects).blame) == (Outcome.BROKEN, True)
+    play = Play(A).flowing()
+    play.do(Paused(), 1.0)
+    play.do(Resumed(), 40.0)
+    effects = play.do(Lost(A, Outcome.STALLED))
+    assert (gave_up(effects).status, gave_up(effects).code, observed(effects).blame) == (408, "slow_reader", False)
+
+
+def test_the_caller_may_leave_at_any_time() -> None:
+    fresh = Cascade(SETTINGS, OwnNetwork(SETTINGS))
+    assert fresh.handle(CallerGone(), 0.0) == []
+    assert fresh.handle(Begin((A,)), 0.0) == []
+    play = Play(A, B)
+    effects = play.do(CallerGone())
+    assert effects[0] == Abort(A, ResetCode.CANCELLED)
+    assert (observed(effects).outcome, observed(effects).blame) == (Outcome.CANCELLED, False)
+
+
+def test_late_news_of_a_peer_that_was_given_up_are_passed_over() -> None:
+    play = Play(A, B)
+    play.do(Lost(A, Outcome.UNREACHABLE))
+    assert play.do(Progress(A)) == []
+    assert play.do(Completed(A)) == []
+    assert play.cascade.state == "asking"
+
+
+def test_a_driver_that_breaks_the_order_is_told() -> None:
+    with pytest.raises(LocalProtocolError, match="Progress while asking"):
+        Play(A).do(Progress(A))
+
+
+# --- whose network -------------------------------------------------------------------------------------------------------
+
+
+def test_many_peers_failing_at_once_look_like_our_own_network() -> None:
+    play = Play(*PEERS)
+    for number, peer in enumerate(PEERS[:8]):
+        effects = play.do(Lost(peer, Outcome.UNREACHABLE, "refused"), number * 1.0)
+    blamed = [effect.blame for effect in play.all if isinstance(effect, Observe)]
+    assert blamed == [True, True] + [False] * 6
+    assert "own network" in gave_up(effects).message
+
+
+def test_a_peer_that_answers_clears_our_network() -> None:
+    network = OwnNetwork(SETTINGS)
+    for peer in (A, B, C, C):
+        network.failed(peer, 1.0)
+    assert network.suspected(2.0)
+    assert not network.suspected(11.5)
+    network.failed(D, 12.0)
+    assert not network.suspected(12.0)
+    for peer in (A, B, C):
+        network.failed(peer, 13.0)
+    network.worked()
+    assert not network.suspected(13.0)
+
+
+# --- no order of events breaks it ----------------------------------------------------------------------------------------
+
+
+class CascadeMachine(RuleBasedStateMachine):
+    """Peers and caller do whatever the table allows, at whatever time."""
+
+    @initialize(
+        peers=st.integers(0, 10),
+        stream=st.booleans(),
+        deadline=st.none() | st.floats(0, 50),
+        body=st.integers(0, 10**7),
+        tokens=st.sampled_from([0.0, 100.0, math.inf]),
+    )
+    def begin(self, peers: int, stream: bool, deadline: float | None, body: int, tokens: float) -> None:
+        self.play = Play(*PEERS[:peers], deadline=deadline, stream=stream, body_bytes=body, tokens_before=tokens)
+        self.stream = stream
+
+    @property
+    def peer(self) -> PeerId:
+        return [effect.peer for effect in self.play.all if isinstance(effect, Attempt)][-1]
+
+    def state(self) -> str:
+        return self.play.cascade.state
+
+    @precondition(lambda self: self.state() != "over")
+    @rule(seconds=st.floats(0, 30))
+    def time_passes(self, seconds: float) -> None:
+        until = self.play.now + seconds
+        while self.play.timer <= until and self.state() != "over":
+            self.play.do(TICK, max(self.play.now, self.play.timer))
+        self.play.now = max(self.play.now, until)
+
+    @precondition(lambda self: self.state() == "asking")
+    @rule(promise_s=st.floats(0, 100))
+    def accepts(self, promise_s: float) -> None:
+        self.play.do(Accepted(self.peer, promise_s))
+
+    @precondition(lambda self: self.state() == "asking")
+    @rule(retry_s=st.floats(0, 100))
+    def is_busy(self, retry_s: float) -> None:
+        self.play.do(WasBusy(self.peer, retry_s))
+
+    @precondition(lambda self: self.state() in ("asking", "waiting"))
+    @rule(status=st.integers(400, 599), final=st.booleans())
+    def refuses(self, status: int, final: bool) -> None:
+        self.play.do(Refused(self.peer, Refuse(status, "x", "y", final=final)))
+
+    @precondition(lambda self: self.state() in ("waiting", "flowing"))
+    @rule(event=st.sampled_from([Beat, Progress, Completed]))
+    def says(self, event: type[Beat]) -> None:
+        self.play.do(event(self.peer))
+
+    @precondition(lambda self: self.state() == "flowing")
+    @rule(event=st.sampled_from([Paused(), Resumed()]))
+    def reads_or_not(self, event: CascadeEvent) -> None:
+        self.play.do(event)
+
+    @precondition(lambda self: self.state() in ("asking", "waiting", "flowing"))
+    @rule(outcome=st.sampled_from(Outcome))
+    def is_lost(self, outcome: Outcome) -> None:
+        self.play.do(Lost(self.peer, outcome))
+
+    @rule(late=st.sampled_from(PEERS), kind=st.sampled_from([Progress, Completed, Beat]))
+    def late_news(self, late: PeerId, kind: type[Progress]) -> None:
+        if self.state() == "over" or late != self.peer:
+            assert self.play.do(kind(late)) == []
+
+    @rule()
+    def caller_leaves(self) -> None:
+        self.play.do(CallerGone())
+        assert self.state() == "over"
+
+    @invariant()
+    def promises(self) -> None:
+        effects = self.play.all
+        tried = [effect.peer for effect in effects if isinstance(effect, Attempt)]
+        seen = [effect for effect in effects if isinstance(effect, Observe)]
+        commits = [effect for effect in effects if isinstance(effect, Commit)]
+        ends = [effect for effect in effects if isinstance(effect, Finish | GiveUp)]
+        assert len(tried) == len(set(tried)) <= SETTINGS.asked
+        assert len(seen) == len(tried) - (self.state() != "over" and bool(tried))
+        assert len(commits) <= 1
+        assert len(ends) <= 1
+        if ends:
+            assert self.state() == "over"
+            assert effects[-1] is ends[0]
+        if commits:
+            assert tried[-1] == commits[0].peer, "after the first byte nobody else is asked"
+        if any(isinstance(end, Finish) for end in ends):
+            assert commits
+            assert seen[-1].outcome is Outcome.COMPLETED
+        hard = [each for each in seen if each.outcome not in ("busy", "refused", "unreachable")]
+        assert len(hard) <= SETTINGS.attempts
+        for each in seen:
+            assert each.asked_at <= (each.accepted_at or each.ended_at) <= (each.first_at or each.ended_at)
+            assert (each.first_at or each.ended_at) <= each.ended_at
+            assert not (each.blame and each.outcome in ("busy", "refused", "cancelled", "deadline", "completed"))
+
+
+TestCascadeMachine = CascadeMachine.TestCase
+TestCascadeMachine.settings = hypothesis_settings(deadline=None, max_examples=100, stateful_step_count=30)

@@ -1,0 +1,272 @@
+"""The machines composed: every event reaches whom it concerns, and the same inputs give the same effects."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from protocol.adverts import Advert, Load, ModelOffer, Status, statement
+from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Send
+from protocol.events import (
+    Advertise,
+    DialFailed,
+    Event,
+    FindPeer,
+    FindProviders,
+    Leave,
+    LinkDown,
+    LinkUp,
+    Received,
+    ReportLoad,
+    RoundTrip,
+    TimerFired,
+)
+from protocol.ids import ModelId, PeerId
+from protocol.messages import Digest, Doubt, Records
+from protocol.node import Node
+from protocol.settings import PROFILES, GossipSettings, NodeSettings
+from protocol.signing import ADVERT, LOAD, PROVIDER, Envelope, parse
+from tests.protocol.harness import WALL, MemoryNetwork, addr_of, advert_of, signer_of
+
+PEER = signer_of(1).peer_id
+
+
+class Alone:
+    """One node and a driver that only notes what it asks for."""
+
+    def __init__(self, **given: object) -> None:
+        self.node = Node(signer_of(0), PROFILES["wan"], random.Random(1), 1, (), **given)  # type: ignore[arg-type]
+        self.now = 0.0
+        self.started = self.node.start(0.0, WALL)
+
+    def feed(self, event: Event, after: float = 0.0) -> list[Effect]:
+        self.now += after
+        return self.node.handle(event, self.now, WALL + self.now)
+
+    def link(
+        self, index: int = 1, outbound: bool = True, addrs: tuple[str, ...] = ("/ip4/10.0.0.9/tcp/1",)
+    ) -> list[Effect]:
+        return self.feed(LinkUp(signer_of(index).peer_id, outbound, f"10.{index}.0.1", addrs))
+
+    def get(self, *envelopes: Envelope, source: int = 1) -> list[Effect]:
+        return self.feed(Received(signer_of(source).peer_id, Records(tuple(parse(e.wire) for e in envelopes))))
+
+
+def said(author: int, seq: int = 1, status: int = 0) -> Envelope:
+    return statement(signer_of(author), Load(status=status), (1, seq), WALL, 60)
+
+
+def advert(author: int, seq: int = 1) -> Envelope:
+    return statement(signer_of(author), advert_of(author), (1, seq), WALL, 120)
+
+
+def states(effects: list[Effect]) -> list[tuple[PeerId, str]]:
+    return [(effect.peer, effect.state) for effect in effects if isinstance(effect, PeerState)]
+
+
+def test_every_timer_carries_the_name_of_its_machine() -> None:
+    node = Alone()
+    names = {effect.key[0] for effect in node.started if hasattr(effect, "key")}
+    assert names == {"gossip", "liveness", "neighbours", "dht"}
+
+
+def test_a_link_and_its_round_trip_are_seen_by_the_view() -> None:
+    node = Alone()
+    effects = node.link()
+    assert states(effects) == [(PEER, "alive")]
+    record = node.node.view.get(PEER)
+    assert record is not None
+    assert (record.linked, record.outbound, record.address) == (True, True, "10.1.0.1")
+    node.feed(RoundTrip(PEER, 0.05), after=1.0)
+    assert record.rtt_s == pytest.approx(0.05)
+    node.feed(LinkDown(PEER, "reset"))
+    assert node.node.view.get(PEER) is None  # nothing else is known of it
+    assert node.feed(LinkDown(PEER, "again")) == []
+
+
+def test_messages_without_a_link_are_not_for_us() -> None:
+    assert Alone().get(said(1)) == []
+
+
+def test_news_reach_the_failure_detector() -> None:
+    node = Alone()
+    node.link()
+    assert (signer_of(2).peer_id, "alive") in states(node.get(said(2)))
+    assert states(node.get(said(2, 2, int(Status.LEFT)))) == [(signer_of(2).peer_id, "left")]
+    assert states(node.get(advert(2))) == []  # late, and said before the goodbye
+    assert states(node.get(said(2, 3))) == [(signer_of(2).peer_id, "alive")]
+
+
+def test_news_of_somebody_the_view_has_no_room_for_change_nothing() -> None:
+    settings = NodeSettings(gossip=GossipSettings(view_size=1))
+    node = Alone()
+    node.node = Node(signer_of(0), settings, random.Random(1), 1, ())
+    node.node.start(0.0, WALL)
+    node.link()
+    assert states(node.get(said(2), said(3))) == []
+    assert len(node.node.view) == 1
+
+
+def test_a_doubt_about_us_is_refuted_at_once() -> None:
+    node = Alone()
+    node.feed(Advertise(advert_of(0)))
+    node.link()
+    node.feed(Received(PEER, Digest(reply=True)))  # it wants to be neighbours
+    effects = node.feed(Received(PEER, Doubt(node.node.me, 1, 2)), after=2.0)
+    (push,) = [effect for effect in effects if isinstance(effect, Send)]
+    assert isinstance(push.message, Records)
+    assert push.message.envelopes[0].version > (1, 2)
+
+
+def test_a_doubt_that_we_know_better_is_answered_with_the_newer_statement() -> None:
+    node = Alone()
+    node.link(outbound=False)
+    node.feed(Received(PEER, Digest(reply=True)))
+    node.get(said(2, 5))
+    node.feed(Received(PEER, Doubt(signer_of(2).peer_id, 1, 4)))
+    effects = node.feed(TimerFired(("gossip", "tick")), after=1.0)
+    (push,) = [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, Records)]
+    assert [envelope.author for envelope in push.message.envelopes] == [signer_of(2).peer_id]
+
+
+def test_a_doubt_that_may_be_right_makes_us_look() -> None:
+    node = Alone()
+    node.link()
+    node.get(advert(2), said(2))
+    effects = node.feed(Received(PEER, Doubt(signer_of(2).peer_id, 1, 1)))
+    assert [effect for effect in effects if isinstance(effect, Dial)] == [Dial(signer_of(2).peer_id, (addr_of(2),))]
+    failed = node.feed(DialFailed(signer_of(2).peer_id, (addr_of(2),), "refused"), after=1.0)
+    assert (signer_of(2).peer_id, "suspect") in states(failed)
+
+
+def test_a_seed_without_identity_that_cannot_be_dialled_is_nobodys_death() -> None:
+    assert Alone().feed(DialFailed(None, ("/a",), "refused")) == []
+
+
+def test_peers_whose_statements_ran_out_are_gone() -> None:
+    node = Alone()
+    node.link()
+    node.get(advert(2), said(2))
+    effects = node.feed(TimerFired(("gossip", "tick")), after=500.0)
+    assert states(effects) == [(signer_of(2).peer_id, "dead")]
+    assert signer_of(2).peer_id not in node.node.view
+
+
+def test_addresses_of_suspects_are_remembered() -> None:
+    node = Alone()
+    node.link()
+    for index in range(2, 6):
+        node.get(advert(index), said(index))
+    node.feed(TimerFired(("liveness", "sweep")), after=40.0)
+    assert set(node.node.neighbours._former) == {signer_of(index).peer_id for index in range(2, 6)}
+
+
+def test_what_we_serve_is_published_once_per_burst_of_changes_and_again() -> None:
+    node = Alone()
+    published: list[tuple[int, int]] = []
+    node.node.dht.publish = lambda envelopes, now: (  # type: ignore[method-assign]
+        published.extend((envelope.kind, envelope.seq) for envelope in envelopes) or []
+    )
+    first = node.feed(Advertise(advert_of(0)))
+    second = node.feed(Advertise(advert_of(2)))
+    publish = ("node", "publish")
+    assert [publish in [getattr(effect, "key", None) for effect in effects] for effects in (first, second)] == [
+        True,
+        False,
+    ]
+    node.feed(TimerFired(publish), after=1.0)
+    assert published == [(PROVIDER, 1), (PROVIDER, 2)]
+    node.feed(TimerFired(("gossip", "tick")))
+    node.feed(TimerFired(("gossip", "tick")))
+    assert published[2:] == [(ADVERT, 3)]
+    node.feed(Advertise(Advert(1)), after=1.0)
+    node.feed(TimerFired(publish), after=1.0)  # nothing is served any more
+    assert len(published) == 3
+
+
+def test_a_neighbour_is_not_hung_up_because_the_dht_needs_it_no_more() -> None:
+    node = Alone()
+    node.link(1, outbound=False)
+    node.feed(Received(PEER, Digest(reply=True)))
+    node.link(2)
+    stranger = signer_of(2).peer_id
+    node.node.dht.timer = lambda key, now, wall: [Hangup(PEER, "idle"), Hangup(stranger, "idle")]  # type: ignore[method-assign]
+    assert node.feed(TimerFired(("dht", "upkeep"))) == [Hangup(stranger, "idle")]
+
+
+def test_what_the_dht_found_is_taken_up_by_gossip() -> None:
+    node = Alone()
+    found = Found(7, (advert(3),), (), 1)
+    node.node.dht.find_peer = lambda query, target, now: [found]  # type: ignore[method-assign]
+    effects = node.feed(FindPeer(7, signer_of(3).peer_id))
+    assert effects[0] is found
+    assert states(effects) == [(signer_of(3).peer_id, "alive")]
+    assert isinstance(node.feed(FindProviders(8, ModelId(bytes(16))))[0], Found)
+
+
+def test_our_own_load_is_in_our_own_view_at_once() -> None:
+    node = Alone()
+    node.feed(ReportLoad(Load(running=3)))
+    assert node.node.view.get(node.node.me).load == Load(running=3)
+
+
+def test_leaving_says_goodbye_and_stops_dialling() -> None:
+    net = MemoryNetwork(PROFILES["test"])
+    net.grow(3)
+    net.run(2.0)
+    leaver, other = net.members[1], net.members[2]
+    net.feed(leaver, Leave())
+    net.run(0.1)
+    assert other.node.view.get(leaver.peer).state == "left"
+    net.run(1.0)
+    assert other.node.view.get(leaver.peer).state == "left"  # although its link still answers
+
+
+def test_stats_and_marks_are_for_the_driver() -> None:
+    node = Alone()
+    node.feed(Advertise(advert_of(0)))
+    node.link()
+    node.get(said(2, 9))
+    stats = node.node.stats()
+    assert stats["records_new"] == 1
+    assert (stats["links"], stats["view"]) == (1, 2)
+    assert stats["load_period_s"] == 5.0
+    table = node.node.export_marks()
+    assert table[signer_of(2).peer_id, LOAD][:2] == (1, 9)
+    again = Alone(marks=table)
+    again.link()
+    again.get(said(2, 8))
+    assert signer_of(2).peer_id not in again.node.view
+    again.get(said(2, 9))
+    assert signer_of(2).peer_id in again.node.view
+
+
+@pytest.mark.slow
+def test_the_same_inputs_give_the_same_network() -> None:
+    def story(seed: int) -> list[object]:
+        net = MemoryNetwork(PROFILES["test"], seed=seed)
+        net.grow(8)
+        net.run(3.0)
+        net.crash(net.members[2])
+        net.run(3.0)
+        return [(member.states, member.bytes_out, dict(member.sent), list(member.links)) for member in net.members]
+
+    assert story(1) == story(1)
+    assert story(1) != story(2)
+
+
+@pytest.mark.slow
+def test_a_model_is_found_through_the_dht() -> None:
+    net = MemoryNetwork(PROFILES["test"])
+    net.grow(8)
+    net.run(3.0)
+    fingerprint = ModelId(b"rare model 16 by")
+    net.feed(
+        net.members[5], Advertise(Advert(1, models=(ModelOffer("rare", fingerprint),), addrs=(net.members[5].addr,)))
+    )
+    net.run(5.0)
+    asker = net.members[2]
+    net.feed(asker, FindProviders(1, fingerprint))
+    net.run(2.0)
+    assert {envelope.author for envelope in asker.found[0].envelopes} == {net.members[5].peer}

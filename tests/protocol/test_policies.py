@@ -1,0 +1,181 @@
+"""The policies: what each prefers, and that the corrected formula is the corrected one."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol.adverts import ModelState
+from protocol.crowd import Crowd, JobQuery, noise
+from protocol.ids import PeerId
+from protocol.peerview import PeerView
+from protocol.policies import DEFAULT, POLICIES, SORTS, vram_fit
+from protocol.ranking import rank
+from tests.protocol.people import MODEL, advert, card, idle, new_view, offer, put
+
+
+def order(view: PeerView, policy: str, seed: int = 1, **wishes: object) -> list[PeerId]:
+    """Who is asked, in order."""
+    query = JobQuery(MODEL, **wishes)  # type: ignore[arg-type]
+    return [candidate.peer for candidate in rank(view, query, policy, random.Random(seed), 1.0).candidates]
+
+
+def test_the_seed_formula_is_the_default() -> None:
+    assert DEFAULT == "neuralgrid" == next(iter(POLICIES))
+    assert set(POLICIES) == {"neuralgrid", "gputorrent", "least-loaded", "weighted-round-robin", "random"}
+    assert set(SORTS) == {"price", "throughput", "latency"}
+    assert all(policy.about for policy in (*POLICIES.values(), *SORTS.values()))
+
+
+def published_vram_term(need_mib: float, vram_mib: float) -> float:
+    """Right-sizing as published: the share of the card that stays empty, so that the largest card fits best."""
+    return 1 - need_mib / vram_mib
+
+
+def test_the_smallest_gpu_that_is_large_enough_wins_where_the_published_term_prefers_the_largest() -> None:
+    view, need = new_view(), 16 * 1024
+    cards = {put(view, number, advert(gpu=card(gib))): gib for number, gib in enumerate((80, 17, 24, 48), 1)}
+    ours = sorted(cards, key=lambda peer: -float(vram_fit(np.array([need]), np.array([cards[peer] * 1024.0]))[0]))
+    published = sorted(cards, key=lambda peer: -published_vram_term(need, cards[peer] * 1024))
+    assert [cards[peer] for peer in ours] == [17, 24, 48, 80]
+    assert [cards[peer] for peer in published] == [80, 48, 24, 17]
+    assert order(view, "neuralgrid") == ours
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=200)
+@given(st.floats(0, 1e6), st.lists(st.floats(0, 1e6), min_size=2, max_size=20))
+def test_the_fit_falls_as_the_gpu_grows_and_is_nothing_below_the_need(need: float, sizes: list[float]) -> None:
+    sizes.sort()
+    fit = vram_fit(np.full(len(sizes), need), np.array(sizes)).tolist()
+    assert all(0 <= value <= 1 for value in fit)
+    assert all(value == 0 for value, size in zip(fit, sizes, strict=True) if size < need or need == 0)
+    fitting = [value for value, size in zip(fit, sizes, strict=True) if size >= need > 0]
+    assert all(larger <= smaller for smaller, larger in pairwise(fitting))
+
+
+def test_the_seed_formula_to_the_digit() -> None:
+    view = new_view()
+    put(view, 1, advert(offer(price_out=0.49), gpu=card(32, 165.0)))
+    (candidate,) = rank(view, JobQuery(MODEL), "neuralgrid", random.Random(1), 1.0, explain=True).candidates
+    assert candidate.score == pytest.approx(0.3 * 16 / 32 + 0.5 * 165 / 100 + 0.2 / 0.5)
+    assert [term.contribution for term in candidate.terms] == pytest.approx([0.15, 0.825, 0.4])
+
+
+def test_a_warm_peer_comes_before_a_better_cold_one() -> None:
+    view = new_view()
+    cold = put(view, 1, advert(offer(state=int(ModelState.ON_DISK)), gpu=card(24, 900.0)))
+    warm = put(view, 2, advert(gpu=card(24, 10.0)))
+    for policy in ("neuralgrid", "least-loaded", "weighted-round-robin", "gputorrent"):
+        assert order(view, policy) == [warm, cold]
+
+
+def test_a_free_place_comes_before_a_better_score() -> None:
+    view = new_view()
+    full = put(view, 1, advert(gpu=card(24, 900.0)), idle(running=8))
+    free = put(view, 2, advert(gpu=card(24, 10.0)), idle())
+    assert order(view, "neuralgrid") == [free, full]
+    for _ in range(8):
+        view.add_inflight(free, 1)  # what we sent ourselves counts before anybody says so
+    assert order(view, "neuralgrid") == [full, free]
+
+
+def test_gputorrent_multiplies() -> None:
+    view = new_view()
+    one = put(view, 1, advert(offer(state=int(ModelState.SLEEPING)), gpu=card(24)), idle(free_vram_mib=18 * 1024))
+    view.observe_rtt(one, 0.3)
+    (candidate,) = rank(view, JobQuery(MODEL), "gputorrent", random.Random(1), 1.0, explain=True).candidates
+    assert candidate.score == pytest.approx(0.75 * 0.5 * 0.25)
+    assert [term.contribution for term in candidate.terms] == pytest.approx([0.75, 0.5, 0.25])
+    near = put(view, 2, advert(gpu=card(24)), idle(free_vram_mib=12 * 1024))
+    view.observe_rtt(near, 0.001)
+    empty = put(view, 3, advert(gpu=card(0)))
+    assert order(view, "gputorrent") == [near, empty, one]
+
+
+def test_least_loaded_counts_per_place() -> None:
+    view = new_view()
+    small = put(view, 1, load=idle(running=2, slots=4))
+    large = put(view, 2, load=idle(running=8, slots=64))
+    unknown = put(view, 3, load=idle(running=4, slots=0))
+    assert order(view, "least-loaded") == [large, unknown, small]
+
+
+@pytest.mark.slow
+def test_weighted_round_robin_gives_each_its_share() -> None:
+    view = new_view()
+    tflops = {put(view, 1, advert(gpu=card(24, 300.0))): 300, put(view, 2, advert(gpu=card(24, 100.0))): 100}
+    tflops[put(view, 3, advert(gpu=card(24, 0.0)))] = 10
+    first = Counter(order(view, "weighted-round-robin", seed)[0] for seed in range(4000))
+    for each, weight in tflops.items():
+        assert first[each] / 4000 == pytest.approx(weight / 410, abs=0.02)
+
+
+@pytest.mark.slow
+def test_random_gives_everybody_the_same_share_warm_or_not() -> None:
+    view = new_view()
+    states = (ModelState.RESIDENT, ModelState.SLEEPING, ModelState.ON_DISK, ModelState.RESIDENT)
+    peers = [put(view, n, advert(offer(state=int(state)), gpu=card(24))) for n, state in enumerate(states, 1)]
+    first = Counter(order(view, "random", seed)[0] for seed in range(4000))
+    for each in peers:
+        assert first[each] / 4000 == pytest.approx(0.25, abs=0.03)
+
+
+def test_every_policy_repeats_from_its_seed_and_shares_between_equals() -> None:
+    view = new_view()
+    for number in range(1, 20):
+        put(view, number)
+    for policy in POLICIES:
+        assert order(view, policy, 7) == order(view, policy, 7)
+        assert len({order(view, policy, seed)[0] for seed in range(100)}) > 10
+
+
+def test_the_cheapest_is_cheapest_for_this_job() -> None:
+    view = new_view()
+    prompts = put(view, 1, advert(offer(price_in=0.1, price_out=2.0)))
+    answers = put(view, 2, advert(offer(price_in=1.0, price_out=0.2)))
+    assert order(view, "neuralgrid", sort="price", prompt_tokens=5000, max_tokens=10) == [prompts, answers]
+    assert order(view, "neuralgrid", sort="price", prompt_tokens=10, max_tokens=5000) == [answers, prompts]
+
+
+def test_the_fastest_has_the_bandwidth_and_the_soonest_the_short_queue() -> None:
+    view = new_view()
+    wide = put(view, 1, advert(gpu=card(24, 100.0, 2000.0)), idle(queued_prefill_tokens=100_000))
+    near = put(view, 2, advert(gpu=card(24, 100.0, 500.0)), idle())
+    cold = put(view, 3, advert(offer(state=int(ModelState.ON_DISK)), gpu=card(24, 900.0, 3000.0)), idle())
+    assert order(view, "neuralgrid", sort="throughput") == [wide, near, cold]
+    assert order(view, "neuralgrid", sort="latency") == [near, cold, wide]
+    view.observe_rtt(near, 60.0)
+    assert order(view, "neuralgrid", sort="latency") == [cold, wide, near]
+
+
+def test_jobs_without_a_place_make_the_next_wait() -> None:
+    view = new_view()
+    put(view, 1, load=idle(running=8, waiting=8))
+    put(view, 2, load=idle(running=7))
+    offers = view.offers(MODEL)
+    assert offers is not None
+    waits, starts = Crowd(view, offers, JobQuery(MODEL), 1.0).queue.tolist()
+    assert waits > starts == 0
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(), st.integers(0, 300))
+def test_noise_is_between_nought_and_one_and_repeats(seed: int, size: int) -> None:
+    drawn = noise(seed, size)
+    assert len(drawn) == size
+    assert ((drawn > 0) & (drawn < 1)).all()
+    assert (drawn == noise(seed, size)).all()
+
+
+def test_noise_has_no_pattern() -> None:
+    drawn = noise(3, 100_000)
+    assert drawn.mean() == pytest.approx(0.5, abs=0.01)
+    assert drawn.var() == pytest.approx(1 / 12, abs=0.005)
+    assert abs(np.corrcoef(drawn[:-1], drawn[1:])[0, 1]) < 0.02
