@@ -40,6 +40,7 @@ _MAY_HOLD_URL: Final = re.compile(rb"_url|\\u", re.IGNORECASE)
 def check_guest(request: Request, body: bytes) -> Refuse | None:
     """Why this request is not run for a guest; None if it is."""
     try:
+        body.decode()  # the decoder skips what it does not read, invalid UTF-8 included
         fields = _OBJECT.decode(body)
         return _check(request, fields) or _check_media(fields, body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -46,6 +46,8 @@ def prepare_home(home: Path) -> None:
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         about = home.lstat()
+    except FileExistsError:
+        raise KeyProblem(f"{home} is not a directory; choose another with --home") from None
     except OSError as error:
         raise KeyProblem(f"cannot make {home}: {error.strerror}; choose another with --home") from None
     if not stat.S_ISDIR(about.st_mode):
@@ -76,14 +78,16 @@ def read_secret(path: Path) -> bytes:
         if error.errno == errno.ELOOP:
             raise KeyProblem(f"{path} is a symbolic link: put the file itself there") from None
         raise KeyProblem(f"cannot read {path}: {error.strerror}; run as the user who owns it") from None
-    with os.fdopen(handle, "rb") as file:
-        about = os.fstat(file.fileno())
+    try:
+        about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
             raise KeyProblem(f"{path} is not a regular file: move it away")
         _check_owner(path, about)
         if stat.S_IMODE(about.st_mode) & 0o077:
             raise KeyProblem(f"{path} can be read by other users: run chmod 600 {path}")
-        return file.read(4096)
+        return os.read(handle, 4096)
+    finally:
+        os.close(handle)
 
 
 def write_secret(path: Path, content: bytes) -> None:

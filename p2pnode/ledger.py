@@ -114,7 +114,9 @@ class Ledger:
 
     def _complain(self, error: Exception) -> None:
         if not self.problem:
-            self.problem = f"{self.path} cannot be written ({error}): free some disk space and restart"
+            self.problem = (
+                f"{self.path} cannot be written ({error}): free some disk space or mend its rights, and restart"
+            )
             _log.warning("database_not_written", reason=str(error), path=str(self.path))
 
     def close(self) -> None:

@@ -160,7 +160,7 @@ class Admission:
             case SlotsAre(slots):
                 self._slots = slots
                 return self._fill(now)
-            case Drain():
+            case _:
                 self._draining = True
         return []
 

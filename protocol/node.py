@@ -30,7 +30,7 @@ from protocol.events import (
 )
 from protocol.freshness import MarkTable
 from protocol.gossip import Gossip
-from protocol.ids import PeerId
+from protocol.ids import ModelId, PeerId, name_key
 from protocol.liveness import Liveness
 from protocol.messages import Digest, Doubt, Records
 from protocol.neighbours import Known, Neighbours, Seeds
@@ -235,14 +235,15 @@ class Node:
         return effects
 
     def _publish(self, now: float) -> list[Effect]:
-        """Put into the DHT what we serve; again before the statements run out."""
+        """Put into the DHT what we serve, by fingerprint and by name; again before the statements run out."""
         self._publishing = False
         advert, settings = self.gossip.advert, self.settings.dht
         assert advert is not None, "the timer is set by the first advert"
         envelopes: list[Envelope] = []
-        for fingerprint in dict.fromkeys(offer.fingerprint for offer in advert.models):
+        keys = [key for offer in advert.models for key in (ModelId(offer.fingerprint), name_key(offer.name))]
+        for key in dict.fromkeys(keys):
             self._published += 1
-            provider, version = Provider(fingerprint, advert.addrs), (self._inc, self._published)
+            provider, version = Provider(key, advert.addrs), (self._inc, self._published)
             wall = self.gossip.wall(now)
             envelopes.append(statement(self._signer, provider, version, wall, settings.provider_ttl_s))
         effects = self._filter(self.dht.publish(tuple(envelopes), now), now) if envelopes else []

@@ -9,7 +9,6 @@ app with it.  The connection closes from its own task, never from the app's.  Wh
 from __future__ import annotations
 
 import socket
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from math import inf
@@ -19,13 +18,11 @@ import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Request as RequestEvent
-from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
-from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
 from p2pnode.http.errors import JSON, ApiError
+from p2pnode.http.http1 import App, Http1, Inbox, Paused, head_error
 from p2pnode.http.request_id import new_request_id
 
 #: Seconds for the whole head of a request, from the connection or the first byte (threat model 2.7).
@@ -40,137 +37,6 @@ LINGER_S: Final = 1.0
 LINGER_BYTES: Final = 1024 * 1024
 #: Bytes read at once.
 READ_BYTES: Final = 64 * 1024
-#: Pieces of a body that wait for the app; the client waits beyond that.
-BODY_PIECES: Final = 4
-
-App = Callable[..., Awaitable[None]]
-
-_HEAD_ERRORS: Final = {
-    400: ("invalid_request", "This is not HTTP/1.1 as it should be: {detail}."),
-    408: ("request_timeout", "The request's headers took longer than 5 s to arrive."),
-    431: ("headers_too_large", "The request's headers are longer than 16 KiB."),
-    501: ("invalid_request", "This transfer encoding is not supported: send a Content-Length."),
-}
-
-
-def head_error(status: int, detail: str = "") -> ApiError:
-    """What is wrong with a head that never became a request."""
-    code, message = _HEAD_ERRORS.get(status, _HEAD_ERRORS[400])
-    retry_after = 1.0 if status == 408 else None
-    return ApiError(status, code, message.format(detail=detail or "bad request"), retry_after=retry_after, close=True)
-
-
-class Paused(Exception):  # noqa: N818 - not an error: the client sent more than it is its turn to
-    """The protocol holds bytes that have to wait for the end of the answer under way."""
-
-
-class _Turn:
-    """In place of the event on which hypercorn waits for that end, deaf to a client that leaves meanwhile."""
-
-    async def clear(self) -> None:
-        pass
-
-    async def set(self) -> None:
-        pass
-
-    async def wait(self) -> None:
-        raise Paused
-
-
-class Http1(H11Protocol):
-    """hypercorn's HTTP/1.1, without upgrades to WebSocket and HTTP/2, and with our error bodies."""
-
-    def __init__(self, *wiring: Any) -> None:
-        super().__init__(*wiring)
-        self.can_read = cast(Any, _Turn())
-
-    def answers(self) -> bool:
-        """Whether a whole request is here and its answer is not out yet."""
-        return self.stream is not None and self.connection.their_state is not h11.SEND_BODY
-
-    async def feed(self, data: bytes) -> None:
-        """Take bytes, or go on with those held back; raises ``Paused``."""
-        if data:
-            await self.handle(RawData(data))
-        else:  # to h11 no bytes would be the end
-            await self._handle_events()
-
-    async def _check_protocol(self, event: h11.Request) -> None:
-        """No ``Upgrade``: HTTP allows a server to ignore it."""
-
-    async def _create_stream(self, request: h11.Request) -> None:
-        self.stream = HTTPStream(
-            self.app,
-            self.config,
-            self.context,
-            self.task_group,
-            False,
-            self.client,
-            self.server,
-            self.stream_send,
-            STREAM_ID,
-        )
-        await self.stream.handle(
-            RequestEvent(
-                stream_id=STREAM_ID,
-                headers=list(request.headers),
-                http_version=request.http_version.decode(),
-                method=request.method.decode("ascii"),
-                raw_path=request.target,
-                state=self.connection_state,
-            )
-        )
-
-    async def _send_error_response(self, status_code: int) -> None:
-        await self.refuse(head_error(status_code))
-
-    async def refuse(self, error: ApiError) -> None:
-        """Answer what is not a request yet, or not one at all."""
-        body = error.encoded()
-        headers = [
-            (b"content-type", JSON),
-            (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", new_request_id().encode()),
-            *error.headers(),
-            *self.config.response_headers("h11"),
-        ]
-        await self._send_h11_event(h11.Response(status_code=error.status, headers=headers))
-        await self._send_h11_event(h11.Data(data=body))
-        await self._send_h11_event(h11.EndOfMessage())
-
-
-class Inbox:
-    """What the app receives: bounded, and never in the way of the connection once the app has ended."""
-
-    def __init__(self) -> None:
-        self._messages: deque[Any] = deque()
-        self._news = trio.Event()
-        self._room = trio.Event()
-        self._closed = False
-
-    async def put(self, message: Any) -> None:
-        """Wait for room, unless nobody reads any more."""
-        while len(self._messages) >= BODY_PIECES and not self._closed and message["type"] == "http.request":
-            self._room = trio.Event()
-            await self._room.wait()
-        if not self._closed:
-            self._messages.append(message)
-            self._news.set()
-
-    async def get(self) -> Any:
-        """The next message; without a checkpoint if one waits."""
-        while not self._messages:
-            self._news = trio.Event()
-            await self._news.wait()
-        message = self._messages.popleft()
-        self._room.set()
-        return message
-
-    def close(self) -> None:
-        """The app has ended."""
-        self._closed = True
-        self._messages.clear()
-        self._room.set()
 
 
 def _plain(address: Any) -> tuple[str, int]:
@@ -285,6 +151,20 @@ class Connection:
             read = 0
             while read < LINGER_BYTES and (data := await self._socket.recv(READ_BYTES)):
                 read += len(data)
+
+    def turn_away(self) -> None:
+        """Say that there is no room, as far as the kernel takes it at once, and close."""
+        error = ApiError(
+            503, "no_capacity", "Too many connections: close some, or come back.", retry_after=1.0, close=True
+        )
+        body = error.encoded()
+        headers = [(b"content-length", b"%d" % len(body)), (b"content-type", JSON), *error.headers()]
+        headers.append((b"x-request-id", new_request_id().encode()))
+        head = b"".join(b"%b: %b\r\n" % header for header in headers)
+        with suppress(OSError):
+            self._raw.send(b"HTTP/1.1 503 Service Unavailable\r\n" + head + b"\r\n" + body)
+            self._raw.shutdown(socket.SHUT_WR)
+        self._socket.close()
 
     @property
     def yields(self) -> bool:

@@ -14,10 +14,13 @@ import trio
 from p2pnode.config import is_loopback
 from p2pnode.http.body import MOST_BYTES
 from p2pnode.http.errors import ApiError, Headers
+from p2pnode.http.http1 import head_error
 from p2pnode.http.request import Request
 from p2pnode.keys import ApiKey, Keyring
 from p2pnode.metrics import Metrics
 
+#: Bytes of a request's head (threat model 2.7).
+MOST_HEAD_BYTES: Final = 16 * 1024
 #: Answered without a key on loopback.
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 #: Names under which this machine may be asked, whatever the configuration says.
@@ -60,7 +63,13 @@ class Gate:
             raise
 
     def _check_framing(self, request: Request) -> None:
-        headers = request.headers
+        headers, scope = request.headers, request.scope
+        # The parser looks at the size only while a head is incomplete; one that comes whole has none to it.
+        if (
+            sum(len(name) + len(value) + 4 for name, value in scope["headers"]) + len(scope["raw_path"])
+            > MOST_HEAD_BYTES
+        ):
+            raise head_error(431)
         if b"transfer-encoding" in headers and b"content-length" in headers:
             raise ApiError(
                 400,

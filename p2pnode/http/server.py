@@ -22,7 +22,8 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
 from p2pnode.config import is_loopback
-from p2pnode.http.connection import WRITE_IDLE_S, App, Connection
+from p2pnode.http.connection import WRITE_IDLE_S, Connection
+from p2pnode.http.http1 import App
 
 #: Connections that the kernel may hold ready for us.
 BACKLOG: Final = 256
@@ -157,7 +158,7 @@ class Server:
             accepted.close()
             return
         if not self._has_room(connection.address):
-            accepted.close()
+            connection.turn_away()
             return
         self._connections.add(connection)
         self._by_address[connection.address] += 1

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.vllm_fixture import MODEL, VllmHost
 
 from p2pnode.cli.processes import Child, Fleet, until
+from tests.vllm_fixture import MODEL, VllmHost
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(400)]
 

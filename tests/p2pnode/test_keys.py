@@ -11,9 +11,9 @@ import pytest
 from p2pnode import keys
 from p2pnode.keys import (
     ApiKey,
-    Keyring,
     KeyPolicy,
     KeyProblem,
+    Keyring,
     fingerprint,
     load_api_key,
     load_node_key,
@@ -80,10 +80,13 @@ def test_links_and_other_things_are_not_followed(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
     with pytest.raises(KeyProblem, match="not a regular file"):
         read_secret(tmp_path / "pipe")
-    with pytest.raises(KeyProblem, match="not a directory"):
-        prepare_home(link)
+    directory = tmp_path / "home"
+    directory.symlink_to(tmp_path / "dir")
+    for wrong in (link, real, directory):
+        with pytest.raises(KeyProblem, match="not a directory"):
+            prepare_home(wrong)
     with pytest.raises(KeyProblem, match="cannot make"):
-        prepare_home(real)
+        prepare_home(real / "below")
 
 
 def test_what_belongs_to_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +103,7 @@ def test_what_belongs_to_another_is_refused(tmp_path: Path, monkeypatch: pytest.
 def test_a_damaged_node_key_is_not_replaced(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "node.key"
     write_secret(path, content)
-    with pytest.raises(KeyProblem, match="damaged.*put back a copy"):
+    with pytest.raises(KeyProblem, match=r"damaged.*put back a copy"):
         load_node_key(path)
     assert path.read_bytes() == content
 

@@ -78,7 +78,8 @@ def test_keys_are_kept_as_hashes_only(ledger: Ledger, path: Path) -> None:
 def test_names_are_data(ledger: Ledger) -> None:
     name = "'; drop table keys; --"
     ledger.add_key(ApiKey(name, fingerprint("x")))
-    assert [key.name for key in ledger.keys()] == [name]
+    (key,) = ledger.keys()
+    assert key.name == name
     assert ledger.remove_key(name)
 
 
@@ -88,7 +89,8 @@ def test_another_process_is_noticed(ledger: Ledger, path: Path) -> None:
     other.add_key(ApiKey("new", fingerprint("x")))
     other.close()
     assert ledger.version() != before
-    assert [key.name for key in ledger.keys()] == ["new"]
+    (key,) = ledger.keys()
+    assert key.name == "new"
 
 
 def test_marks_rise_and_are_forgotten(ledger: Ledger) -> None:
@@ -139,8 +141,7 @@ def test_a_full_disk_does_not_stop_anything(ledger: Ledger) -> None:
     assert "disk is full" in ledger.problem
     assert "free some disk space" in ledger.problem
     with pytest.raises(OSError, match="free some disk space"):
-        for number in range(100):
-            ledger.add_key(ApiKey(f"key {number}" * 200, fingerprint(str(number))))
+        ledger.add_key(ApiKey("key" * 20_000, fingerprint("x")))
     connection.execute("pragma max_page_count = 10000")
     assert ledger.remember_peers(wide)
     assert ledger.problem == ""

@@ -20,7 +20,9 @@ def values(metrics: Metrics) -> dict[str, float]:
 def test_names_have_our_prefix_and_help() -> None:
     text = Metrics("1.2", process=False).expose().decode()
     names = {line.split(" ")[2] for line in text.splitlines() if line.startswith("# TYPE")}
-    helped = {line.split(" ")[2] for line in text.splitlines() if line.startswith("# HELP") and len(line.split(" ")) > 3}
+    helped = {
+        line.split(" ")[2] for line in text.splitlines() if line.startswith("# HELP") and len(line.split(" ")) > 3
+    }
     assert names == helped
     assert all(name.startswith("p2pnode_") for name in names)
     assert "_created" not in text

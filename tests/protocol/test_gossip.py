@@ -309,7 +309,8 @@ def test_our_own_change_goes_out_at_once_and_repeats_wait_for_the_tick() -> None
     assert node.view.get(me).load == Load(running=3)  # we ourselves know at once
     assert pushed(node.tick(1.5)) == {peer: [(me, LOAD, 3)] for peer in node.peers}
     assert pushed(node.gossip.refute(3.0)) == {peer: [(me, LOAD, 4)] for peer in node.peers}
-    assert pushed(node.gossip.leave(3.1)) == {peer: [(me, LOAD, 5)] for peer in node.peers}
+    assert pushed(node.gossip.report_load(Load(status=1), 5.0)) == {peer: [(me, LOAD, 5)] for peer in node.peers}
+    assert pushed(node.gossip.leave(5.1)) == {peer: [(me, LOAD, 6)] for peer in node.peers}
     assert node.gossip.advert == advert_of(0)
 
 

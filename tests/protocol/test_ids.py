@@ -13,6 +13,7 @@ from protocol.ids import (
     base58_encode,
     libp2p_bytes,
     model_id,
+    name_key,
     peer_from_libp2p,
     peer_from_text,
     peer_text,
@@ -71,3 +72,9 @@ def test_every_field_of_a_model_counts() -> None:
     assert len(ids) == 6
     assert all(len(fingerprint) == 16 for fingerprint in ids)
     assert model_id("ab", "c", "", "", 1) != model_id("a", "bc", "", "", 1)
+
+
+def test_a_name_has_a_key_of_its_own() -> None:
+    assert len(name_key("llama")) == 16
+    assert name_key("llama") == name_key("llama") != name_key("Llama")
+    assert name_key("llama") != model_id("llama", "main", "", "", 0)

@@ -42,7 +42,7 @@ def test_a_small_network_becomes_a_full_mesh() -> None:
 def test_thirty_nodes_stay_connected_with_few_neighbours_of_different_groups() -> None:
     net = MemoryNetwork()
     net.grow(30, gap=0.2)
-    net.run(120.0)
+    net.run(60.0)
     counts = [len(member.node.neighbours.standing()) for member in net.members]
     assert min(counts) >= net.settings.neighbours.target - machine.SLACK
     assert sum(counts) / 30 <= net.settings.neighbours.target + 2

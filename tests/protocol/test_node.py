@@ -22,7 +22,7 @@ from protocol.events import (
     RoundTrip,
     TimerFired,
 )
-from protocol.ids import ModelId, PeerId
+from protocol.ids import ModelId, PeerId, name_key
 from protocol.messages import Digest, Doubt, Records
 from protocol.node import Node
 from protocol.settings import PROFILES, GossipSettings, NodeSettings
@@ -176,13 +176,13 @@ def test_what_we_serve_is_published_once_per_burst_of_changes_and_again() -> Non
         False,
     ]
     node.feed(TimerFired(publish), after=1.0)
-    assert published == [(PROVIDER, 1), (PROVIDER, 2)]
+    assert published == [(PROVIDER, seq) for seq in (1, 2, 3, 4)]  # two models, by fingerprint and by name
     node.feed(TimerFired(("gossip", "tick")))
     node.feed(TimerFired(("gossip", "tick")))
-    assert published[2:] == [(ADVERT, 3)]
+    assert published[4:] == [(ADVERT, 3)]
     node.feed(Advertise(Advert(1)), after=1.0)
     node.feed(TimerFired(publish), after=1.0)  # nothing is served any more
-    assert len(published) == 3
+    assert len(published) == 5
 
 
 def test_a_neighbour_is_not_hung_up_because_the_dht_needs_it_no_more() -> None:
@@ -267,6 +267,7 @@ def test_a_model_is_found_through_the_dht() -> None:
     )
     net.run(5.0)
     asker = net.members[2]
-    net.feed(asker, FindProviders(1, fingerprint))
-    net.run(2.0)
-    assert {envelope.author for envelope in asker.found[0].envelopes} == {net.members[5].peer}
+    for query, key in enumerate((fingerprint, name_key("rare"))):
+        net.feed(asker, FindProviders(query, key))
+        net.run(2.0)
+        assert {envelope.author for envelope in asker.found[query].envelopes} == {net.members[5].peer}

@@ -25,6 +25,7 @@ PEER = PeerId(bytes(range(32)))
 CHUNK = b'{"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"word "}}]}'
 WHOLE = b'{"object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"word "}}]}'
 HANG = "hang"
+NO_DOORS = Doors()
 
 #: One step of an answer: pieces, a pause in seconds, for ever, or a failure.
 Step = list[bytes] | float | str | JobFailed
@@ -192,14 +193,26 @@ class Wire:
         await self.stream.send_all(text.encode() if isinstance(text, str) else text)
 
     async def ask(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None, *, key: bool = True
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        *,
+        key: bool = True,
     ) -> Reply:
         """Send one request and read its answer."""
         await self.send(self.request(method, path, body, headers, key=key))
         return await self.reply()
 
     def request(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None, *, key: bool = True
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        *,
+        key: bool = True,
     ) -> bytes:
         """The bytes of a request; a header whose value is empty is left out."""
         all_headers = {"host": f"127.0.0.1:{self.port}"}
@@ -290,7 +303,9 @@ class Api:
         self.wires.append(wire)
         return wire
 
-    async def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, **more: Any) -> Reply:
+    async def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, **more: Any
+    ) -> Reply:
         """One request on a connection of its own; ``body`` is bytes or becomes JSON."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         wire = await self.wire()
@@ -305,7 +320,11 @@ def chat(model: str = "m", **more: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def running(
-    gateway: ScriptedGateway | None = None, *, doors: Doors = Doors(), host: str = "127.0.0.1", **limits: Any  # noqa: B008
+    gateway: ScriptedGateway | None = None,
+    *,
+    doors: Doors = NO_DOORS,
+    host: str = "127.0.0.1",
+    **limits: Any,
 ) -> AsyncIterator[Api]:
     """An API on a free port of loopback."""
     gateway = gateway or ScriptedGateway()
