@@ -97,7 +97,7 @@ class Dispatch:
     ``places`` are the engine's, shared with the ``worker``; ``observe`` gets every measured attempt.
     """
 
-    def __init__(  # noqa: PLR0917 - wiring
+    def __init__(
         self,
         swarm: Swarm,
         engine: Engine | None,

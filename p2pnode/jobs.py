@@ -51,14 +51,14 @@ class JobSpec:
     client: str = ""
 
 
-class JobFailed(Exception):  # noqa: N818 - the name says what happened, like trio's Cancelled
+class JobFailed(Exception):
     """The job came to nothing; the fields are what the caller is told.
 
     ``retry_after`` is seconds, ``should_retry`` False where a retry cannot help; ``type`` is OpenAI's, empty for the
     usual one of the status.
     """
 
-    def __init__(  # noqa: PLR0917 - the fields of an error
+    def __init__(
         self,
         status: int,
         code: str,

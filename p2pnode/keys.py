@@ -34,7 +34,7 @@ Zone = Literal["local", "mine", "trusted", "anyone"]
 ZONES: Final[tuple[Zone, ...]] = get_args(Zone)
 
 
-class KeyProblem(Exception):  # noqa: N818 - it is what the operator has to mend
+class KeyProblem(Exception):
     """A secret or its directory is not as it must be; the message says what to run."""
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from p2pnode.engine.base import Engine
 
 
-class TurnedAway(Exception):  # noqa: N818 - the name says what happened, like trio's Cancelled
+class TurnedAway(Exception):
     """There is no place for the job; ``message`` is what to tell whoever brought it."""
 
     def __init__(self, message: Busy | Refuse) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import trio
 
 
-class CannotStart(Exception):  # noqa: N818 - the name says what happened
+class CannotStart(Exception):
     """The node cannot start; the message is one line that says what to do."""
 
 

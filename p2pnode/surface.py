@@ -45,7 +45,7 @@ _STATUS = {Status.ONLINE: "online", Status.BUSY: "busy", Status.DRAINING: "drain
 class Surface:
     """The node as the API sees it (``http.gateway.Gateway``)."""
 
-    def __init__(  # noqa: PLR0917 - wiring
+    def __init__(
         self,
         config: Config,
         home: Home,

@@ -205,7 +205,7 @@ class _Output:
 class _Task:
     """One accepted job."""
 
-    def __init__(  # noqa: PLR0917 - what one job needs
+    def __init__(
         self,
         engine: Engine,
         signer: Signer,

@@ -36,7 +36,7 @@ _FORM_FACTOR: Final = re.compile(r"pcie|sxm\d*|nvl|hbm\d+e?|gddr\d+x?")
 _MEMORY: Final = re.compile(r"(\d+)gb")
 
 
-class UnknownGpu(LocalProtocolError):  # noqa: N818 - named like the others of errors.py
+class UnknownGpu(LocalProtocolError):
     """This accelerator is not in the table of GPUs; use a name that is."""
 
 

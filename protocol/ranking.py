@@ -113,7 +113,7 @@ def policy_named(name: str) -> Policy:
     return policy
 
 
-def rank(  # noqa: PLR0917 - what is needed and nothing else
+def rank(
     view: PeerView, query: JobQuery, policy: str, rng: Rng, now: float, limit: int = 8, explain: bool = False
 ) -> Ranking:
     """The best ``limit`` candidates for a job; explained, all of them, and why not the others."""

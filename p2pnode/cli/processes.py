@@ -34,7 +34,7 @@ LOOK_S: Final = 0.05
 LOOPBACK: Final = "/ip4/127.0.0.1/tcp/0"
 
 
-class NotYet(Exception):  # noqa: N818 - the name says what happened
+class NotYet(Exception):
     """What was waited for did not happen in time."""
 
 

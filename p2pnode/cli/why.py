@@ -28,7 +28,7 @@ Examples:
 @click.option("--request", metavar="ID", help="Explain a request that was sent (its x-request-id).")
 @json_flag
 @shared
-def command(  # noqa: PLR0917 - click passes them by name
+def command(
     options: Shared, model: str | None, prompt_tokens: int, max_tokens: int, request: str | None, as_json: bool
 ) -> int:
     """Which peer would get a request for MODEL, and why: every candidate, term by term, and who is left out."""

@@ -30,7 +30,7 @@ RESPONSES: Final = "/v1/responses"
 PATHS: Final = frozenset({CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES})
 
 
-class EngineFailed(Exception):  # noqa: N818 - the name says what happened, like trio's Cancelled
+class EngineFailed(Exception):
     """The engine could not do a job.  ``status`` is the HTTP status it means, ``message`` one line for the user.
 
     A status below 500 means that the request itself is at fault, so that another engine would refuse it as well;

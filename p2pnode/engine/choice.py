@@ -40,7 +40,7 @@ KEY_FILE_VARIABLE: Final = "P2PNODE_ENGINE_KEY_FILE"
 VLLM_PYTHON_VARIABLE: Final = "P2PNODE_VLLM_PYTHON"
 
 
-class NoSuchEngine(ValueError):  # noqa: N818 - the name says what happened
+class NoSuchEngine(ValueError):
     """The engine that was asked for cannot be had; the message says what to do."""
 
 

@@ -21,7 +21,7 @@ MOST_HEADER_BYTES: Final = 64 * 1024 * 1024
 SAMPLE_BYTES: Final = 64 * 1024
 
 
-class NotAModel(ValueError):  # noqa: N818 - says what is wrong
+class NotAModel(ValueError):
     """This folder does not hold a model that can be served."""
 
 

@@ -12,7 +12,7 @@ from typing import Final
 MOST_EVENT_BYTES: Final = 4 * 1024 * 1024
 
 
-class EventTooLong(ValueError):  # noqa: N818 - says what happened
+class EventTooLong(ValueError):
     """The engine sent an event of more than 4 MiB."""
 
 

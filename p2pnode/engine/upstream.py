@@ -28,7 +28,7 @@ CONNECT_S: Final = 5.0
 READ_BYTES: Final = 64 * 1024
 
 
-class UpstreamBroken(Exception):  # noqa: N818 - says what happened
+class UpstreamBroken(Exception):
     """The engine could not be reached, hung up early, or spoke no HTTP."""
 
 

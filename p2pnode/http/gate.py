@@ -65,10 +65,8 @@ class Gate:
     def _check_framing(self, request: Request) -> None:
         headers, scope = request.headers, request.scope
         # The parser looks at the size only while a head is incomplete; one that comes whole has none to it.
-        if (
-            sum(len(name) + len(value) + 4 for name, value in scope["headers"]) + len(scope["raw_path"])
-            > MOST_HEAD_BYTES
-        ):
+        size = len(scope["raw_path"]) + len(scope["query_string"])
+        if size + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MOST_HEAD_BYTES:
             raise head_error(431)
         if b"transfer-encoding" in headers and b"content-length" in headers:
             raise ApiError(

@@ -9,12 +9,11 @@ from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from protocol.ranking import JobQuery, Ranking
-
 from p2pnode.jobs import JobRecord, JobSpec
 from p2pnode.keys import Keyring
 from p2pnode.metrics import Metrics
 from protocol.ids import PeerId
+from protocol.ranking import JobQuery, Ranking
 
 
 class Answer(Protocol):

@@ -39,7 +39,7 @@ def head_error(status: int, detail: str = "") -> ApiError:
     return ApiError(status, code, message.format(detail=detail or "bad request"), retry_after=retry_after, close=True)
 
 
-class Paused(Exception):  # noqa: N818 - not an error: the client sent more than it is its turn to
+class Paused(Exception):
     """The protocol holds bytes that have to wait for the end of the answer under way."""
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from protocol.ranking import Candidate, Excluded, Ranking
 from quart import Blueprint, Response
 
 from p2pnode.http.errors import ApiError
@@ -20,6 +19,7 @@ from p2pnode.http.openai import ENDPOINTS, read_query
 from p2pnode.http.request import Request
 from p2pnode.jobs import JobRecord
 from protocol.ids import PeerId, peer_text, short
+from protocol.ranking import Candidate, Excluded, Ranking
 
 #: Jobs in one answer of ``/v1/jobs``, the newest first (guess: what fits on a few screens).
 MOST_JOBS = 200

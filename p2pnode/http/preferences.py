@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from protocol.ranking import JobQuery
-
 from p2pnode.http.body import Fields, MaxPrice, Provider, capabilities
 from p2pnode.http.errors import ApiError, bad_parameter
 from p2pnode.keys import ZONES, ApiKey, narrower
+from protocol.ranking import JobQuery
 
 SORTS: Final = ("price", "throughput", "latency")
 #: Length of an answer assumed where the caller sets no limit, tokens (guess: a paragraph or two).

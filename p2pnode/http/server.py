@@ -39,7 +39,7 @@ HYPERCORN: Final = "0.18."
 _log = structlog.get_logger("p2pnode.http")
 
 
-class ApiAddressProblem(Exception):  # noqa: N818 - it is what the operator has to mend
+class ApiAddressProblem(Exception):
     """The API cannot listen where it was told to; the message says what to do."""
 
 

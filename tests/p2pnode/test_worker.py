@@ -147,6 +147,18 @@ async def test_jobs_wait_for_their_turn_and_hear_so(autojump_clock: object) -> N
         assert BEAT in kinds(frames)
 
 
+async def test_more_slots_at_the_engine_let_more_in(autojump_clock: object) -> None:
+    async with bench(Script([[A]], first_s=100), slots=1) as here:
+        for _ in range(2):
+            await here.ask()
+        await trio.sleep(0.1)
+        assert here.engine.open_now == 1
+        here.engine.slots = 8
+        await here.ask()
+        await trio.sleep(0.1)
+        assert here.engine.open_now == 3
+
+
 async def test_a_full_worker_says_busy_with_its_load(autojump_clock: object) -> None:
     async with bench(Script([[A]], first_s=1000), slots=1) as here:
         channels = [await here.ask() for _ in range(SETTINGS.admission.per_peer)]

@@ -213,5 +213,5 @@ class AdmissionMachine(RuleBasedStateMachine):
         assert not self.waiting or len(self.running) >= self.slots
 
 
-TestAdmissionMachine = AdmissionMachine.TestCase
+TestAdmissionMachine = pytest.mark.slow(AdmissionMachine.TestCase)
 TestAdmissionMachine.settings = hypothesis_settings(deadline=None, max_examples=100, stateful_step_count=30)

@@ -461,5 +461,5 @@ class CascadeMachine(RuleBasedStateMachine):
             assert not (each.blame and each.outcome in ("busy", "refused", "cancelled", "deadline", "completed"))
 
 
-TestCascadeMachine = CascadeMachine.TestCase
+TestCascadeMachine = pytest.mark.slow(CascadeMachine.TestCase)
 TestCascadeMachine.settings = hypothesis_settings(deadline=None, max_examples=100, stateful_step_count=30)

@@ -28,6 +28,7 @@ def depth(value: Any) -> int:
     return 0
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(JSON, st.booleans())
 def test_everything_but_depth_passes(value: Any, ascii_only: bool) -> None:

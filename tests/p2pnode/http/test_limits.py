@@ -40,6 +40,7 @@ async def test_a_slow_head_is_told_so(impatient: None) -> None:
             assert await wire.at_end()
 
 
+@pytest.mark.slow
 async def test_a_head_that_drips_has_no_more_time_than_others(impatient: None) -> None:
     async with running() as api:
         wire = await api.wire()
@@ -60,6 +61,7 @@ async def test_a_silent_connection_just_ends(impatient: None) -> None:
             assert await wire.at_end()
 
 
+@pytest.mark.slow
 async def test_a_connection_may_rest_between_requests_but_not_in_one(impatient: None) -> None:
     async with running() as api:
         wire = await api.wire()
@@ -72,6 +74,7 @@ async def test_a_connection_may_rest_between_requests_but_not_in_one(impatient: 
             assert (await wire.reply()).status == 408
 
 
+@pytest.mark.slow
 async def test_a_rest_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "REST_S", SOON)
     monkeypatch.setattr(server, "SWEEP_S", SOON / 4)
@@ -351,6 +354,7 @@ async def test_a_stream_with_connection_close_ends_with_its_connection() -> None
                 assert await wire.at_end()
 
 
+@pytest.mark.slow
 async def test_connections_that_close_leave_nothing_behind() -> None:
     async with running() as api:
         before = len(trio_sockets())
@@ -382,6 +386,7 @@ def endless() -> ScriptedGateway:
     return gateway
 
 
+@pytest.mark.slow
 async def test_a_client_that_stops_reading_stops_the_job_from_being_read() -> None:
     async with running(endless()) as api:
         await stuck(api)
@@ -402,6 +407,7 @@ async def test_a_client_that_stops_reading_is_let_go_of() -> None:
         assert api.dispatch.running == 0
 
 
+@pytest.mark.slow
 async def test_a_client_that_reads_slowly_is_not() -> None:
     gateway = ScriptedGateway()
     gateway.dispatch.scripts["endless"] = lambda _: [[CHUNK * 200]] * 200
@@ -440,6 +446,7 @@ async def test_cancelling_the_server_ends_it_at_once_whatever_clients_do() -> No
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_the_end_waits_for_what_runs_and_takes_nothing_new() -> None:
     gateway = ScriptedGateway()
     gateway.dispatch.scripts["brief"] = lambda _: [[CHUNK], 0.3, [CHUNK]]

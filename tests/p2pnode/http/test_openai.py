@@ -45,6 +45,7 @@ async def test_a_stream_is_events_and_done_and_waiting_pieces_share_a_write() ->
     assert pieces == [event, event + event, b"data: [DONE]\n\n", b""]
 
 
+@pytest.mark.slow
 async def test_the_head_waits_for_the_first_piece() -> None:
     gateway = ScriptedGateway()
     gateway.dispatch.scripts["m"] = lambda _: [0.3, [CHUNK]]
@@ -285,6 +286,7 @@ async def test_an_ordinary_client_streams() -> None:
         assert whole.json() == json.loads(WHOLE)
 
 
+@pytest.mark.slow
 async def test_fifty_streams_at_once() -> None:
     gateway = ScriptedGateway()
     gateway.dispatch.scripts["m"] = lambda _: [[CHUNK]] * 100
