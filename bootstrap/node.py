@@ -19,7 +19,7 @@ from p2pnode.home import keep_memory, open_home
 from p2pnode.paths import Paths
 from p2pnode.seeds import check_listen, grouped, listed_seeds
 from p2pnode.statements import Machine, advert_of, load_of
-from p2pnode.stopping import Stopping, starting, watch_signals
+from p2pnode.stopping import Stopping, starting, watch_parent, watch_signals
 from p2pnode.swarm.libp2p import Libp2pNet
 from p2pnode.swarm.net import NetError
 from p2pnode.swarm.peerlink import Channel
@@ -58,6 +58,7 @@ async def run_bootstrap(
         swarm = Swarm(net, machine, config.settings, config.network.name, refuse_job, agent=agent)
         async with trio.open_nursery() as nursery:
             await nursery.start(watch_signals, stopping)
+            nursery.start_soon(watch_parent, stopping)
             with starting(NetError):
                 await nursery.start(swarm.run)
             nursery.start_soon(_report, swarm, advert_of(config, None, Machine(), swarm.addrs))
@@ -68,6 +69,7 @@ async def run_bootstrap(
             task_status.started(facts)
             await stopping.asked.wait()
             await swarm.leave()
+            stopping.settled = True
             nursery.cancel_scope.cancel()
 
 

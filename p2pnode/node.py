@@ -34,7 +34,7 @@ from p2pnode.paths import Paths
 from p2pnode.places import Places
 from p2pnode.seeds import check_listen, grouped, listed_seeds
 from p2pnode.statements import Machine, advert_of, load_of
-from p2pnode.stopping import Stopping, starting, watch_signals
+from p2pnode.stopping import Stopping, starting, watch_parent, watch_signals
 from p2pnode.surface import Surface
 from p2pnode.swarm.net import NetError
 from p2pnode.swarm.swarm import Swarm
@@ -93,6 +93,7 @@ async def run_node(
         daemon = await build(config, home)
         async with trio.open_nursery() as nursery:
             await nursery.start(watch_signals, daemon.stopping)
+            nursery.start_soon(watch_parent, daemon.stopping)
             with starting(NetError, ApiAddressProblem):
                 await nursery.start(daemon.swarm.run)
                 port = await nursery.start(_serve_api, daemon)
@@ -108,6 +109,7 @@ async def run_node(
             facts = _say_ready(daemon, port)
             task_status.started(facts)
             await _wind_down(daemon)
+            daemon.stopping.settled = True
             nursery.cancel_scope.cancel()
 
 

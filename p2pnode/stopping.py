@@ -1,16 +1,23 @@
 """How a node does not start, and how it is asked to end: SIGINT or SIGTERM once means "finish what runs",
-twice means "now".
+twice means "now".  A node of the demo or of a test is also asked to end when its parent is gone.
 
 Who calls it: the composition roots (``node`` and ``bootstrap.node``).
 """
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
+from typing import Final
 
 import trio
+
+#: Environment of a node that must not outlive the process that started it, whose pipe is its standard input.
+PARENT_VARIABLE: Final = "P2PNODE_ENDS_WITH_STDIN"
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class CannotStart(Exception):
@@ -43,6 +50,8 @@ class Stopping:
     def __init__(self) -> None:
         self.asked = trio.Event()
         self.now = trio.Event()
+        #: The end is decided and the process about to go: a signal that still comes changes nothing.
+        self.settled = False
 
     def ask(self) -> None:
         """One more request to end."""
@@ -51,7 +60,35 @@ class Stopping:
 
 async def watch_signals(stopping: Stopping, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     """Turn signals into requests to end, for ever."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with _heard(stopping):
         task_status.started()
-        async for _ in signals:
-            stopping.ask()
+        await trio.sleep_forever()
+
+
+@contextmanager
+def _heard(stopping: Stopping) -> Iterator[None]:
+    """Hear signals; afterwards they mean what they meant before, or nothing if the end is settled.
+
+    Not ``trio.open_signal_receiver``: it puts the old actions back, and then a SIGTERM in the last milliseconds of a
+    clean end would be the death of the process.
+    """
+    token = trio.lowlevel.current_trio_token()
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        token.run_sync_soon(stopping.ask)
+
+    before = {number: signal.signal(number, hear) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, signal.SIG_IGN if stopping.settled else action)
+
+
+async def watch_parent(stopping: Stopping, environ: Mapping[str, str] = os.environ, stdin: int = 0) -> None:
+    """Where whoever started this node wants it so: ask it to end when its standard input does."""
+    if environ.get(PARENT_VARIABLE) == "1":
+        # Nobody writes into that pipe, so that it is readable means that its other end was closed.
+        await trio.lowlevel.wait_readable(stdin)
+        stopping.ask()

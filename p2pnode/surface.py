@@ -128,6 +128,7 @@ class Surface:
                 "problem": engine.problem if engine is not None else "",
                 "runtime": advert.runtime if advert is not None else "none",
                 "simulated": engine is not None and engine.simulated,
+                "process_group": getattr(engine, "group", 0),
             },
             "gpus": [gpu_of(gpu) for gpu in advert.gpus] if advert is not None else [],
             "cpu": self.hardware.survey.cpu,

@@ -20,18 +20,16 @@ import click
 
 from p2pnode.cli import peers as peers_verb
 from p2pnode.cli import render, why
+from p2pnode.cli.cast import CASTS, Cast
 from p2pnode.cli.client import ApiError
 from p2pnode.cli.exits import FAILED, OK, Exit
 from p2pnode.cli.options import Shared, json_flag, shared
-from p2pnode.cli.processes import Fleet, NotYet, until
+from p2pnode.cli.processes import ENGINE_STOP_S, Fleet, NotYet, until
 
-#: Four cards that are really different: server and desktop, new and old, with room for the model.
-GPUS: Final = {"ada": "RTX 4090", "grace": "RTX 3090", "alan": "A100 PCIe 80GB", "edsger": "L4"}
 GATEWAY: Final = "gateway"
-#: Seconds for the network to find itself: about 1 s when idle, six processes on two busy cores take longer.
-JOIN_S: Final = 15.0
-#: Seconds for one answer.
-ANSWER_S: Final = 20.0
+#: Seconds between two lines about engines that load, and between two looks at them.
+SAY_S: Final = 5.0
+LOOK_S: Final = 0.5
 PROMPT: Final = "In two sentences: what is a peer-to-peer network?"
 
 EPILOG = """\b
@@ -40,7 +38,9 @@ Examples:
   p2pnode demo --json > summary.json
 
 Needs no GPU: the four GPUs are simulated, their answers are made up and come
-at the speed that each card would have. Everything else is real.
+at the speed that each card would have. Everything else is real. With --engine
+vllm two real vLLMs run a model of 6 MB that is made on the spot and says nothing
+sensible; without a GPU they need the CPU build, 6 GB of memory and a minute.
 """
 
 
@@ -88,21 +88,21 @@ def check(condition: bool, message: str) -> None:
 
 @click.command(name="demo", epilog=EPILOG)
 @click.option(
-    "--engine", type=click.Choice(["mock", "vllm"]), default="mock", show_default=True, help="What runs the model."
+    "--engine", type=click.Choice(list(CASTS)), default="mock", show_default=True, help="What runs the model."
 )
 @click.option("--keep-logs", is_flag=True, help="Print the end of every log, also when all went well.")
 @json_flag
 @shared
 def command(options: Shared, engine: str, keep_logs: bool, as_json: bool) -> int:
-    """A bootstrap node, four GPU nodes and a gateway on this machine: ask, explain, kill a peer, ask again."""
-    if engine == "vllm":
-        raise Exit(FAILED, "the demo on vLLM is not there yet: run it with --engine mock")
+    """A bootstrap node, some GPU nodes and a gateway on this machine: ask, explain, kill a peer, ask again."""
+    cast = CASTS[engine]
+    cast.ready()
     console = options.talk if as_json else options.out
     story = Story(console)
     started = time.monotonic()
     with _terminated_is_interrupted(), Fleet() as fleet:
         try:
-            tell(story, fleet, Play(options))
+            tell(story, fleet, Play(options, cast))
         except (NotYet, ApiError, Exit, OSError, KeyError) as error:
             console.print(f"   [red]failed[/] {render.safe(error, 2000)}", soft_wrap=True)
         failed = [step for step in story.steps if not step.ok]
@@ -124,6 +124,7 @@ class Play:
     """What the acts of the demo hand to each other."""
 
     options: Shared
+    cast: Cast
     model: str = ""
     served_by: str = ""
 
@@ -138,17 +139,36 @@ def tell(story: Story, fleet: Fleet, play: Play) -> None:
 
 
 def start(story: Story, fleet: Fleet, play: Play) -> None:
-    """Six processes, all strangers to each other but for the address of the first."""
-    del play
-    with story.step("Start a bootstrap node, four nodes with a simulated GPU each, and a gateway without any") as step:
+    """Some processes, all strangers to each other but for the address of the first."""
+    with story.step(play.cast.scene) as step:
         seed = fleet.bootstrap().wait_ready()
-        for name, gpu in GPUS.items():
-            fleet.node(name, "--bootstrap", seed.address, "--engine", "mock", "--mock-gpu", gpu)
+        for name in play.cast.workers:
+            play.cast.start(fleet, name, seed)
         fleet.node(GATEWAY, "--bootstrap", seed.address, "--engine", "none")
         for child in fleet.children.values():
             child.wait_ready()
+        load(story, fleet, play.cast)
         gateway = fleet.children[GATEWAY]
-        step.detail = f"6 processes; any OpenAI client can use {gateway.ready['api']}"
+        step.detail = f"{len(fleet.children)} nodes; any OpenAI client can use {gateway.ready['api']}"
+
+
+def load(story: Story, fleet: Fleet, cast: Cast) -> None:
+    """Until every engine serves; every few seconds a line says how far they are."""
+    began = said = time.monotonic()
+    while True:
+        engines = {name: fleet.children[name].api.get("/v1/p2p/status")["engine"] for name in cast.workers}
+        for name, engine in engines.items():
+            fleet.children[name].engine_group = engine["process_group"]
+            check(engine["state"] in ("starting", "ready"), f"the engine of {name}: {engine['problem']}")
+        if all(engine["state"] == "ready" for engine in engines.values()):
+            return
+        now = time.monotonic()
+        check(now - began < cast.load_s, f"the engines are ready: not within {cast.load_s:g} s")
+        if now - said >= SAY_S:
+            said = now
+            states = " · ".join(f"{name}: {engine['problem'] or 'ready'}" for name, engine in engines.items())
+            story.console.print(f"   [dim]{render.safe(states, 200)}[/]", soft_wrap=True)
+        time.sleep(LOOK_S)
 
 
 def meet(story: Story, fleet: Fleet, play: Play) -> None:
@@ -158,9 +178,10 @@ def meet(story: Story, fleet: Fleet, play: Play) -> None:
 
         def everybody() -> list[dict[str, Any]] | None:
             seen = [peer for peer in gateway.api.get("/v1/p2p/peers")["data"] if peer["state"] == "alive"]
-            return seen if len(seen) == len(fleet.children) and sum(bool(p["models"]) for p in seen) == 4 else None
+            offering = sum(bool(peer["models"]) for peer in seen)
+            return seen if len(seen) == len(fleet.children) and offering == len(play.cast.workers) else None
 
-        seen = until(everybody, f"the gateway sees all {len(fleet.children)} nodes", JOIN_S)
+        seen = until(everybody, f"the gateway sees all {len(fleet.children)} nodes", play.cast.join_s)
         story.console.print(peers_verb.draw(seen))
         models = gateway.api.get("/v1/models")["data"]
         check(bool(models), "the gateway lists no model")
@@ -171,11 +192,13 @@ def meet(story: Story, fleet: Fleet, play: Play) -> None:
 def ask(story: Story, fleet: Fleet, play: Play) -> None:
     """One streamed answer through the gateway."""
     with story.step(f"Ask the gateway, which has no GPU, for {play.model}") as step:
-        peer, text, headers = _ask(story, fleet, play.model)
+        peer, text, headers = _ask(story, fleet, play)
         play.served_by = _name_of(fleet, peer)
-        check(play.served_by not in ("", GATEWAY), f"the answer names {peer!r}, which is none of the four nodes")
+        check(
+            play.served_by not in ("", GATEWAY), f"the answer names {peer!r}, which is none of the nodes with an engine"
+        )
         step.detail = (
-            f"{len(text)} characters, served by {play.served_by} ({GPUS[play.served_by]}), "
+            f"{len(text)} characters, served by {play.served_by} ({play.cast.workers[play.served_by]}), "
             f"{headers.get('x-p2pnode-route', '?')}"
         )
 
@@ -184,9 +207,10 @@ def explain(story: Story, fleet: Fleet, play: Play) -> None:
     """The same decision, term by term."""
     with story.step("Ask why: every candidate, term by term") as step:
         body = {"model": play.model, "messages": [{"role": "user", "content": PROMPT}]}
-        route, _ = fleet.children[GATEWAY].api.post("/v1/p2p/route", body, ANSWER_S)
+        route, _ = fleet.children[GATEWAY].api.post("/v1/p2p/route", body, play.cast.answer_s)
         candidates = route["candidates"]
-        check(len(candidates) == len(GPUS), f"{len(candidates)} candidates instead of {len(GPUS)}")
+        workers = len(play.cast.workers)
+        check(len(candidates) == workers, f"{len(candidates)} candidates instead of {workers}")
         check(all(candidate["terms"] for candidate in candidates), "a candidate without terms")
         why.draw_route(route | {"candidates": candidates[:2]}, play.options, story.console)
         step.detail = f"{len(candidates)} candidates, the best two shown"
@@ -197,31 +221,36 @@ def kill(story: Story, fleet: Fleet, play: Play) -> None:
     victim = fleet.children[play.served_by]
     with story.step(f"Kill {victim.name} (SIGKILL, no goodbye), and ask again at once") as step:
         victim.kill()
-        peer, text, headers = _ask(story, fleet, play.model)
+        peer, text, headers = _ask(story, fleet, play)
         other = _name_of(fleet, peer)
         check(other not in ("", GATEWAY, victim.name), f"the second answer came from {other or peer!r}")
         attempts = headers.get("x-p2pnode-attempts", "?")
-        step.detail = f"{len(text)} characters, served by {other} ({GPUS[other]}), attempts: {attempts}"
+        step.detail = f"{len(text)} characters, served by {other} ({play.cast.workers[other]}), attempts: {attempts}"
+        if victim.engine_group:
+            until(victim.engine_ended, f"the engine of {victim.name} has ended with it", ENGINE_STOP_S)
+            step.detail += f"; the vLLM of {victim.name} died with it"
 
 
 def end(story: Story, fleet: Fleet, play: Play) -> None:
     """SIGTERM; everybody says goodbye and ends with 0."""
-    del play
     with story.step("A clean end") as step:
-        codes = fleet.stop_all()
+        codes = fleet.stop_all(play.cast.stop_s)
         wrong = {name: code for name, code in codes.items() if code != 0}
         check(not wrong, f"exit codes {wrong}")
+        left = [child.name for child in fleet.children.values() if not child.engine_ended()]
+        check(not left, f"processes of an engine are left: {left}")
         step.detail = f"{len(codes)} nodes said goodbye and ended with 0"
 
 
 ACTS: tuple[Act, ...] = (start, meet, ask, explain, kill, end)
 
 
-def _ask(story: Story, fleet: Fleet, model: str) -> tuple[str, str, dict[str, str]]:
-    body = {"model": model, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 48, "stream": True}
+def _ask(story: Story, fleet: Fleet, play: Play) -> tuple[str, str, dict[str, str]]:
+    messages = [{"role": "user", "content": PROMPT}]
+    body = {"model": play.model, "messages": messages, "max_tokens": 48, "stream": True}
     pieces: list[str] = []
     story.console.print("   [dim]>[/] ", end="")
-    with fleet.children[GATEWAY].api.stream("/v1/chat/completions", body, ANSWER_S) as stream:
+    with fleet.children[GATEWAY].api.stream("/v1/chat/completions", body, play.cast.answer_s) as stream:
         for event in stream:
             for choice in event.get("choices", ()):
                 piece = (choice.get("delta") or {}).get("content") or ""

@@ -1,7 +1,7 @@
 """Real nodes as child processes, on loopback, in a temporary home: what the demo and the end-to-end tests stand on.
 
 Each child has its own process group, a log and a ready file; leaving the ``with`` block ends and reaps all of them,
-whatever happened inside.  Who calls it: ``demo`` and ``tests/e2e``.
+whatever happened inside, and a parent that is killed takes them along.  Who calls it: ``demo`` and ``tests/e2e``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from p2pnode.cli.client import Api
+from p2pnode.stopping import PARENT_VARIABLE
 
 T = TypeVar("T")
 
@@ -31,6 +32,8 @@ READY_S: Final = 25.0
 STOP_S: Final = 8.0
 #: Seconds between looks at something that is waited for.
 LOOK_S: Final = 0.05
+#: Seconds an engine may take to end after its node: it gets 5 s after SIGTERM.
+ENGINE_STOP_S: Final = 8.0
 LOOPBACK: Final = "/ip4/127.0.0.1/tcp/0"
 
 
@@ -76,6 +79,8 @@ class Child:
     process: subprocess.Popen[bytes]
     log: Path
     ready: dict[str, Any] = field(default_factory=dict)
+    #: The process group of the engine that it started; 0 if it started none, or none that is known of.
+    engine_group: int = 0
 
     @property
     def peer_id(self) -> str:
@@ -133,6 +138,25 @@ class Child:
         self.send(signal.SIGKILL)
         return self.process.wait()
 
+    def engine_ended(self) -> bool:
+        """Whether no process of its engine is left."""
+        if self.engine_group:
+            # Where this is process 1 of a container, what a dead node leaves behind is ours to reap.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-self.engine_group, os.WNOHANG)
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter is macOS's word for zombies
+                os.killpg(self.engine_group, 0)
+                return False
+        return True
+
+    def end_engine(self) -> None:
+        """Wait for the engine of a node that is gone, and end what is left of it."""
+        try:
+            until(self.engine_ended, f"the engine of {self.name} has ended", ENGINE_STOP_S)
+        except NotYet:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.engine_group, signal.SIGKILL)
+
 
 class Fleet:
     """Some nodes in one temporary directory."""
@@ -141,6 +165,8 @@ class Fleet:
         self._temporary = None if home else tempfile.TemporaryDirectory(prefix="p2pnode-", ignore_cleanup_errors=True)
         self.home = home or Path(self._temporary.name if self._temporary else ".")
         self.children: dict[str, Child] = {}
+        # Its other end is the nodes' standard input: should this process be killed, they see it close, and end.
+        self._lives = os.pipe()
 
     def __enter__(self) -> Self:
         return self
@@ -154,6 +180,10 @@ class Fleet:
                 child.send(signal.SIGKILL)
             for child in self.children.values():
                 child.process.wait()
+            for child in self.children.values():
+                child.end_engine()
+            for end in self._lives:
+                os.close(end)
             if self._temporary:
                 self._temporary.cleanup()
 
@@ -181,11 +211,12 @@ class Fleet:
         log = home / "output.log"
         command = [sys.executable, *program, "--home", str(home), "--ready-file", str(home / "ready.json")]
         command += ["--profile", "test", "--log-format", "json", *flags]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("P2PNODE_")} | dict(env)
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("P2PNODE_")}
+        environment |= {PARENT_VARIABLE: "1", **env}
         with uninterrupted(), log.open("ab") as sink:
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=self._lives[0],
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 env=environment,

@@ -10,15 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import trio
 
 from protocol.adverts import Gpu, Load, ModelOffer, ModelState
 from protocol.ids import model_id
-
-if TYPE_CHECKING:  # the stubs of trio that come with libp2p are older than trio.TaskStatus
-    from trio_typing import TaskStatus
 
 EngineState = Literal["starting", "ready", "failed", "stopped"]
 
@@ -94,7 +91,7 @@ class Engine(Protocol):
         """One line that says what is wrong and what to do; empty if nothing is."""
         ...
 
-    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Live until cancelled.  ``started`` comes at once: models load while the node is already answering."""
         ...
 

@@ -50,7 +50,7 @@ def chosen_kind(
     """``auto`` resolved: vLLM where it is installed and a GPU is there, else a server that is named, else none."""
     if config.engine.kind != "auto":
         return config.engine.kind
-    if any(Path(device).exists() for device in devices) and config.engine.models and _has_vllm(_python(environ)):
+    if any(Path(device).exists() for device in devices) and config.engine.models and _has_vllm(vllm_python(environ)):
         return "vllm"
     return "openai" if config.engine.url else "none"
 
@@ -78,7 +78,7 @@ def _vllm(models: list[ModelSpec], logs: Path, environ: Mapping[str, str]) -> En
         raise NoSuchEngine("vLLM needs a model: --model NAME=FOLDER, or a hub id with its revision in config.toml")
     if len(models) > 1:
         raise NoSuchEngine("one vLLM serves one model: give one --model, and run a node for each further one")
-    python = _python(environ)
+    python = vllm_python(environ)
     if shutil.which(python) is None:
         raise NoSuchEngine(f"there is no Python at {python}; set {VLLM_PYTHON_VARIABLE} to the one that has vLLM")
     try:
@@ -89,7 +89,8 @@ def _vllm(models: list[ModelSpec], logs: Path, environ: Mapping[str, str]) -> En
     return VllmEngine(spec, python, logs, runtime=runtime, environment=environ)
 
 
-def _python(environ: Mapping[str, str]) -> str:
+def vllm_python(environ: Mapping[str, str]) -> str:
+    """The interpreter that runs vLLM."""
     return environ.get(VLLM_PYTHON_VARIABLE) or sys.executable
 
 

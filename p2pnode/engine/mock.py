@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
@@ -35,9 +35,6 @@ from p2pnode.engine.batch import Batch
 from p2pnode.engine.pace import Pace
 from protocol.adverts import Gpu, Load, ModelOffer, Status
 from protocol.hardware import need_mib, shape_of
-
-if TYPE_CHECKING:
-    from trio_typing import TaskStatus
 
 #: Tokens of context of a mock model that does not say.
 DEFAULT_CONTEXT: Final = 8192
@@ -103,7 +100,7 @@ class MockEngine:
         self.state: EngineState = "starting"
         self.problem = ""
 
-    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         self.state = "ready"
         self._changes.announce()
         task_status.started()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import trio
@@ -28,9 +28,6 @@ from p2pnode.engine.base import (
 from p2pnode.engine.sse import Events, EventTooLong
 from p2pnode.engine.upstream import Answer, Upstream, UpstreamBroken
 from protocol.adverts import Gpu, Load, ModelOffer, Status
-
-if TYPE_CHECKING:
-    from trio_typing import TaskStatus
 
 #: Seconds between looks at the server's load (fast enough for a load period of 2 s), and at its models.
 LOAD_S: Final = 1.0
@@ -93,7 +90,7 @@ class OpenAIEngine:
         self.state: EngineState = "starting"
         self.problem = f"waiting for the engine at {self._upstream.url}"
 
-    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
         pause = RETRY_FIRST_S
         try:

@@ -18,7 +18,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
@@ -27,9 +27,6 @@ from p2pnode.engine.child import Child, child
 from p2pnode.engine.openai import OpenAIEngine
 from p2pnode.engine.upstream import Upstream, UpstreamBroken
 from protocol.adverts import Gpu, Load, ModelOffer
-
-if TYPE_CHECKING:
-    from trio_typing import TaskStatus
 
 #: First and longest pause before a dead vLLM is started again, seconds, doubling; a child that served for
 #: ``STEADY_S`` resets it (guess: a broken driver must not be hammered, an out-of-memory may pass).
@@ -168,7 +165,7 @@ class VllmEngine:
         self.state: EngineState = "starting"
         self.problem = f"vLLM is starting with {spec.name}"
 
-    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
         pause = RESTART_FIRST_S
         try:

@@ -55,7 +55,7 @@ class Connection:
         self._write_idle_s = write_idle_s
         # The same descriptor twice would be closed twice: everything goes through the one object inside trio's.
         self._socket = sock
-        self._raw: socket.socket = sock._sock  # type: ignore[attr-defined]
+        self._raw: socket.socket = sock._sock
         self._lock = trio.Lock()
         self._corked: list[bytes] | None = None
         self._reading = trio.CancelScope()

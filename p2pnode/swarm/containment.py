@@ -207,7 +207,7 @@ class ContainedNoise(NoiseTransport):
             raise HandshakeFailure("not admitted")
         session.front = front
         session.conn.read_writer = BufferedPackets(conn)
-        return session  # type: ignore[no-any-return]
+        return session
 
 
 class ContainedYamux(Yamux):
@@ -215,7 +215,7 @@ class ContainedYamux(Yamux):
 
     @property
     def front(self) -> FrontStream:
-        return self.secured_conn.front  # type: ignore[attr-defined, no-any-return]
+        return self.secured_conn.front
 
     async def start(self) -> None:
         try:

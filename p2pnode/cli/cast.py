@@ -1,0 +1,110 @@
+"""Who plays in the demo: simulated GPUs, or real vLLM with a model made on the spot.
+
+A cast says which nodes there are and how each is started; what happens to them is the demo's.  Who calls it: ``demo``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Final
+
+from p2pnode.cli.exits import FAILED, Exit
+from p2pnode.cli.processes import Child, Fleet
+
+
+class Cast(ABC):
+    """The nodes with an engine, by name, and how long things may take with them."""
+
+    #: What the first step of the demo says.
+    scene: ClassVar[str]
+    #: Names of the nodes, and what each computes on.
+    workers: ClassVar[Mapping[str, str]]
+    #: Seconds for the engines to load their model; for the network to find itself; for one answer; for the end.
+    load_s: ClassVar[float]
+    join_s: ClassVar[float]
+    answer_s: ClassVar[float]
+    stop_s: ClassVar[float]
+
+    def ready(self) -> None:
+        """Raise ``Exit`` with the line that says what to do if this cast cannot play here."""
+        return
+
+    @abstractmethod
+    def start(self, fleet: Fleet, name: str, seed: Child) -> Child:
+        """Start one of ``workers``."""
+
+
+class Simulated(Cast):
+    """Four cards that are really different: server and desktop, new and old, with room for the model."""
+
+    scene = "Start a bootstrap node, four nodes with a simulated GPU each, and a gateway without any"
+    workers: ClassVar = {"ada": "RTX 4090", "grace": "RTX 3090", "alan": "A100 PCIe 80GB", "edsger": "L4"}
+    load_s = 5.0
+    #: About 1 s when idle; six processes on two busy cores take longer.
+    join_s = 15.0
+    answer_s = 20.0
+    stop_s = 8.0
+
+    def start(self, fleet: Fleet, name: str, seed: Child) -> Child:
+        return fleet.node(name, "--bootstrap", seed.address, "--engine", "mock", "--mock-gpu", self.workers[name])
+
+
+class RealVllm(Cast):
+    """Two vLLMs, which is what a laptop without a GPU bears: 3 GB and half a minute of a core each (measured)."""
+
+    scene = "Start a bootstrap node, two nodes that run vLLM with a model made here, and a gateway without any"
+    workers: ClassVar = {"ada": "vLLM", "grace": "vLLM"}
+    #: Measured: 30 s alone on two idle cores, 65 s two at once; four times that for a machine that is busy (guess).
+    load_s = 300.0
+    join_s = 30.0
+    answer_s = 60.0
+    #: vLLM gets 5 s after SIGTERM, the node around it a little more.
+    stop_s = 20.0
+    #: vLLM's own flags: no compiling for a model this small; of a GPU only a part, because two share it.
+    options: ClassVar = {"enforce-eager": "", "gpu-memory-utilization": "0.2", "max-num-seqs": "8"}
+    #: GiB of KV cache on a processor: 2,048 tokens of this model are a few MB.
+    kv_gib: Final = "1"
+
+    def ready(self) -> None:
+        import trio
+
+        from p2pnode.engine.base import EngineFailed
+        from p2pnode.engine.vllm import find_server
+
+        try:
+            trio.run(find_server, self._python())
+        except EngineFailed:
+            raise Exit(
+                FAILED,
+                f"{self._python()} has no vLLM: run `make demo ENGINE=vllm` in a checkout, which installs its CPU build, "
+                "or `pip install 'p2pnode[vllm]'` on a machine with a GPU, or set P2PNODE_VLLM_PYTHON to a Python that "
+                "has it",
+            ) from None
+
+    def start(self, fleet: Fleet, name: str, seed: Child) -> Child:
+        from p2pnode.engine import tinymodel
+
+        model = tinymodel.make(fleet.home / "model")
+        home = fleet.home / name
+        home.mkdir(mode=0o700)
+        # Only the file can give vLLM options.  A JSON string is a TOML string, as long as it is ASCII.
+        options = "".join(f"{key} = {json.dumps(value)}\n" for key, value in self.options.items())
+        (home / "config.toml").write_text(
+            f"version = 1\n[[engine.models]]\nname = {json.dumps(tinymodel.NAME)}\nsource = {json.dumps(str(model))}\n"
+            f"[engine.models.options]\n{options}",
+            encoding="utf-8",
+        )
+        environment = {"P2PNODE_VLLM_PYTHON": self._python(), "VLLM_CPU_KVCACHE_SPACE": self.kv_gib}
+        return fleet.node(name, "--bootstrap", seed.address, "--engine", "vllm", env=environment)
+
+    @staticmethod
+    def _python() -> str:
+        from p2pnode.engine.choice import vllm_python
+
+        return vllm_python(os.environ)
+
+
+CASTS: Final[dict[str, Cast]] = {"mock": Simulated(), "vllm": RealVllm()}
