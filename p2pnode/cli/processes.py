@@ -189,7 +189,7 @@ class Fleet:
 
     def bootstrap(self, name: str = "bootstrap", *flags: str) -> Child:
         """Start ``python -m bootstrap``."""
-        return self._start(name, ("-m", "bootstrap"), ("--listen", LOOPBACK, *flags))
+        return self._start(name, ("-m", "bootstrap"), ("--listen", LOOPBACK, "--name", name, *flags))
 
     def node(self, name: str, *flags: str, env: Mapping[str, str] = MappingProxyType({})) -> Child:
         """Start ``p2pnode run``; flags given here win over the defaults for loopback, ``env`` over an empty one."""

@@ -215,7 +215,7 @@ class ContainedYamux(Yamux):
 
     @property
     def front(self) -> FrontStream:
-        return self.secured_conn.front
+        return self.secured_conn.front  # type: ignore[attr-defined]
 
     async def start(self) -> None:
         try:
