@@ -23,11 +23,12 @@ test: $(VENV)/.installed ## the whole test suite
 	@$(MAKE) --no-print-directory vllm || $(BIN)/python -m tests.without vllm
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: $(VENV)/.installed ## formatting, lint, types, import contracts
+check: $(VENV)/.installed ## formatting, lint, types, import contracts, and every branch of protocol/ under test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/protocol -q -m "not slow" --cov --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
 bench: $(VENV)/.installed ## what a request, a token, a decision and a second of gossip cost here
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
@@ -40,6 +41,7 @@ clean: ## remove the environments
 # fastecdsa, which libp2p needs, has no wheel: say what is missing before pip does it in forty lines.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "p2pnode needs Python 3.11 or newer; set PYTHON=python3.11")'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "p2pnode needs Python's venv module: apt-get install python3-venv" >&2; exit 1; }
 	@printf '#include <gmp.h>\n#include <Python.h>\n' | $${CC:-cc} -fsyntax-only -I"$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')" -xc - 2>/dev/null \
 		|| { echo "p2pnode needs a C compiler, the GMP headers and the Python headers once, to build fastecdsa: apt-get install gcc libc6-dev libgmp-dev python3-dev (Fedora: dnf install gcc gmp-devel python3-devel; macOS: xcode-select --install and brew install gmp)" >&2; exit 1; }
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)

@@ -13,13 +13,25 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import structlog
+
+from p2pnode.stopping import CannotStart
+
+log = structlog.get_logger("p2pnode.node")
+
 
 def announce(facts: dict[str, Any], *, as_json: bool, ready_file: str, daemon_file: Path) -> None:
-    """Say that the API answers: the files first, so that whoever reads the line finds them."""
+    """Say that the API answers: the files first, so that whoever reads the line finds them; raises ``CannotStart``."""
     line = {"event": "ready", **facts}
-    write_atomically(daemon_file, line | {"pid": os.getpid()})
+    try:
+        write_atomically(daemon_file, line | {"pid": os.getpid()})
+    except OSError as error:  # a full disk does not stop a node; the verbs then try the configured address
+        log.warning("daemon_file_not_written", path=str(daemon_file), reason=error.strerror)
     if ready_file:
-        write_atomically(Path(ready_file), line)
+        try:
+            write_atomically(Path(ready_file), line)
+        except OSError as error:
+            raise CannotStart(f"cannot write {ready_file}: {error.strerror}; choose another --ready-file") from None
     sys.stdout.write((json.dumps(line) if as_json else _pretty(facts)) + "\n")
     sys.stdout.flush()
     sys.stderr.write(f"On the next machine: {next_command(facts['listen'])}\n")

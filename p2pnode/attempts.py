@@ -180,6 +180,7 @@ class RemoteAttempt:
                     return heard  # what comes after its last word is not looked at
             self._take(heard, len(heard.pieces))
         except RemoteProtocolError as error:
+            del heard.pieces[heard.counted :]  # nobody checked them, and one of them may be what is wrong
             heard.events.append(Lost(self._peer, Outcome.MISBEHAVED, str(error)))
         return heard
 
@@ -221,7 +222,6 @@ class RemoteAttempt:
         if not fresh:
             return
         pieces = heard.pieces[heard.counted :]
-        heard.counted = count
         if not self._accepted:
             raise BadFrame("DELTA before ACCEPT")
         joined = b"".join(pieces)
@@ -235,6 +235,7 @@ class RemoteAttempt:
         elif self._received > self._most_bytes:
             raise BadFrame(f"an answer of more than {self._most_bytes} bytes")
         self._digest.update(joined)
+        heard.counted = count
         heard.events.append(Progress(self._peer, fresh))
 
     def _ended(self, payload: bytes) -> CascadeEvent:

@@ -5,11 +5,15 @@ Not here: asking them (``dispatch``), the ranking itself (``protocol.ranking``).
 
 from __future__ import annotations
 
+import time
 from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from p2pnode.engine.base import CHAT, COMPLETIONS
 from p2pnode.jobs import JobFailed, JobSpec
 from protocol.catalog import ModelSummary, catalog
 from protocol.ids import PeerId, name_key
@@ -29,35 +33,55 @@ REACH_S: Final = 5.0
 MOST_UNKNOWN: Final = 256
 #: A node that is younger than this and knows nobody says so, instead of that a model does not exist; seconds.
 STARTING_S: Final = 5.0
+#: The length of a prompt is estimated, good to this factor (ux.md §8): the engine's own count decides where it matters.
+ESTIMATE: Final = 2
+#: The field that holds the prompt.
+_PROMPTS: Final = {CHAT: "messages", COMPLETIONS: "prompt"}
 #: Filters that a moment can lift; the others say that the request asks for what nobody has.
-_PASSING: Final = frozenset({"busy", "leaving", "not_alive", "stale_advert", "stale_load", "memory", "protocol"})
+_PASSING: Final = frozenset({"leaving", "not_alive", "stale_advert", "stale_load", "memory", "protocol"})
 
 
 class Candidates:
     """See the module's docstring."""
 
-    def __init__(self, swarm: Swarm, engine: Engine | None, policy: str, rng: Rng, most: int) -> None:
+    def __init__(
+        self,
+        swarm: Swarm,
+        engine: Engine | None,
+        policy: str,
+        rng: Rng,
+        most: int,
+        trusted: frozenset[PeerId] = frozenset(),
+        decided: Callable[[float], object] = lambda _: None,
+    ) -> None:
         self._swarm = swarm
         self._engine = engine
         self._policy = policy
         self._rng = rng
         self._most = most
+        self._trusted = trusted
+        self._decided = decided
         self._unknown: OrderedDict[str, float] = OrderedDict()
-        self._started: float | None = None
+        self._started = trio.current_time()
 
     def rank(self, query: JobQuery, *, explain: bool = False) -> Ranking:
         """The best first."""
         now = trio.current_time()
-        return rank(self._swarm.view, query, self._policy, self._rng, now, limit=self._most, explain=explain)
+        if query.zone in ("mine", "trusted"):
+            query = replace(query, trusted=query.trusted | self._trusted)
+        began = time.perf_counter()
+        ranking = rank(self._swarm.view, query, self._policy, self._rng, now, limit=self._most, explain=explain)
+        if not explain:
+            self._decided(time.perf_counter() - began)
+        return ranking
 
     async def find(self, spec: JobSpec) -> tuple[tuple[PeerId, ...], float]:
         """Whom to ask, at least one, and how long it may take to reach them, seconds; raises ``JobFailed``."""
-        self._note_start()
         ranking = self.rank(spec.query)
+        if ranking.offered and not ranking.candidates:
+            ranking = self._second_look(spec)
         if ranking.candidates:
             return tuple(candidate.peer for candidate in ranking.candidates), 0.0
-        if ranking.offered:
-            raise self._nobody_free(spec)
         peers = await self._from_dht(spec.query)
         if not peers:
             raise self._nobody_offers(spec)
@@ -65,12 +89,7 @@ class Candidates:
 
     def models(self) -> list[dict[str, Any]]:
         """Everything on offer, as ``/v1/models`` shows it."""
-        self._note_start()
         return [_shown(summary) for summary in catalog(self._swarm.view, trio.current_time())]
-
-    def _note_start(self) -> None:
-        if self._started is None:
-            self._started = trio.current_time()
 
     async def _from_dht(self, query: JobQuery) -> tuple[PeerId, ...]:
         """Peers beyond the view.  Nothing but the name is known of them, so only a query that wishes nothing more."""
@@ -91,10 +110,18 @@ class Candidates:
             self._unknown.popitem(last=False)
         return ()
 
-    def _nobody_free(self, spec: JobSpec) -> JobFailed:
-        """It is offered, and every offer was filtered out."""
+    def _second_look(self, spec: JobSpec) -> Ranking:
+        """It is offered, and every offer was filtered out: raises ``JobFailed``, unless only our estimate says so."""
         ranking = self.rank(spec.query, explain=True)
         reasons = Counter(each.reason for each in ranking.excluded if each.reason != "model")
+        if set(reasons) == {"context"}:
+            shorter = self.rank(replace(spec.query, prompt_tokens=spec.query.prompt_tokens // ESTIMATE))
+            if shorter.candidates:
+                return shorter
+        raise self._nobody_free(spec, ranking, reasons)
+
+    def _nobody_free(self, spec: JobSpec, ranking: Ranking, reasons: Counter[str]) -> JobFailed:
+        """Why none of those who offer it can be asked."""
         told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         offered = f"{ranking.offered} peers offer" if ranking.offered > 1 else "1 peer offers"
         message = f"{offered} {spec.model!r}, but none can be asked ({told})"
@@ -102,7 +129,8 @@ class Candidates:
         if set(reasons) == {"context"}:
             size = spec.query.prompt_tokens + spec.query.max_tokens
             message = f"The request needs about {size} tokens: {offered} {spec.model!r}, with less context. Shorten it."
-            return JobFailed(400, "context_length_exceeded", message, "messages", should_retry=False)
+            param = _PROMPTS.get(spec.path, "input")
+            return JobFailed(400, "context_length_exceeded", message, param, should_retry=False)
         if reasons and not _PASSING & set(reasons):
             return JobFailed(503, "no_capacity", f"{message}: ask for less; {hint}.", should_retry=False)
         return JobFailed(503, "no_capacity", f"{message}: try again shortly; {hint}.", retry_after=1.0)
@@ -111,7 +139,7 @@ class Candidates:
         engine = self._engine
         if engine is not None and engine.state == "starting":
             return JobFailed(503, "starting", "The engine of this node is still starting: try again.", retry_after=2.0)
-        young = self._started is not None and trio.current_time() < self._started + STARTING_S
+        young = trio.current_time() < self._started + STARTING_S
         if young and len(self._swarm.view) == 0:
             return JobFailed(503, "starting", "This node is still looking for peers: try again.", retry_after=1.0)
         names = similar(self._swarm.view, spec.model)

@@ -110,6 +110,15 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price_out: Usd = 0.0
 
 
+class RoutingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[routing]``: whom the requests of this node's own users may go to."""
+
+    #: Of a request that names no zone.  Under ``anyone`` strangers may serve it, and read it.
+    zone: Literal["local", "mine", "trusted", "anyone"] = "anyone"
+    #: Ids of the peers that the zones ``mine`` and ``trusted`` allow besides this node itself.
+    trusted: tuple[str, ...] = ()
+
+
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[log]``: what is said on stderr."""
 
@@ -124,6 +133,7 @@ class Config(msgspec.Struct, frozen=True):
     network: NetworkConfig = NetworkConfig()
     http: HttpConfig = HttpConfig()
     engine: EngineConfig = EngineConfig()
+    routing: RoutingConfig = RoutingConfig()
     log: LogConfig = LogConfig()
     origins: dict[str, str] = {}
 
@@ -148,6 +158,7 @@ _SECTIONS: Final = {
     "network": NetworkConfig,
     "http": HttpConfig,
     "engine": EngineConfig,
+    "routing": RoutingConfig,
     "log": LogConfig,
 }
 #: Every key by its dotted name.
@@ -308,6 +319,8 @@ def _check(config: Config) -> None:
         raise ConfigError(
             "engine.url: the engine 'openai' needs the URL of a server: --engine-url http://127.0.0.1:8000/v1"
         )
+    if config.routing.trusted:
+        _check_peers(config)
     if config.node.policy != "neuralgrid":  # saves the import, which brings numpy, in the usual case
         from protocol.policies import POLICIES  # noqa: PLC0415
 
@@ -315,6 +328,20 @@ def _check(config: Config) -> None:
             where = config.origin("node.policy")
             known = ", ".join(POLICIES)
             raise ConfigError(f"{where}: node.policy = {config.node.policy!r} is wrong: it must be one of {known}")
+
+
+def _check_peers(config: Config) -> None:
+    from protocol.errors import InvalidPeerId  # noqa: PLC0415 - as above
+    from protocol.ids import peer_from_text  # noqa: PLC0415
+
+    for text in config.routing.trusted:
+        try:
+            peer_from_text(text)
+        except InvalidPeerId:
+            where = config.origin("routing.trusted")
+            raise ConfigError(
+                f"{where}: routing.trusted: {text!r} is no peer id; take it from: p2pnode status"
+            ) from None
 
 
 def split_host_port(text: str) -> tuple[str, int]:
@@ -325,6 +352,17 @@ def split_host_port(text: str) -> tuple[str, int]:
     if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
         raise ValueError(text)
     return host.strip("[]"), int(port)
+
+
+def reached_here(host: str) -> str:
+    """The address under which programs on this machine reach what listens on ``host``."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if not address.is_unspecified:
+        return host
+    return "127.0.0.1" if address.version == 4 else "::1"
 
 
 def is_loopback(host: str) -> bool:

@@ -94,7 +94,8 @@ class Answer:
 class Dispatch:
     """See the module's docstring.
 
-    ``places`` are the engine's, shared with the ``worker``; ``observe`` gets every measured attempt.
+    ``places`` are the engine's, shared with the ``worker``; ``observe`` gets every measured attempt; ``trusted``
+    are the peers that the zones ``mine`` and ``trusted`` allow; ``decided`` gets the seconds that a ranking took.
     """
 
     def __init__(
@@ -107,6 +108,8 @@ class Dispatch:
         book: JobBook,
         places: Places | None = None,
         observe: Callable[[Observe], None] | None = None,
+        trusted: frozenset[PeerId] = frozenset(),
+        decided: Callable[[float], object] = lambda _: None,
     ) -> None:
         self.swarm = swarm
         self.engine = engine
@@ -115,7 +118,7 @@ class Dispatch:
         self.places = places or (Places(engine, settings.admission) if engine is not None else None)
         self.network = OwnNetwork(settings.cascade)
         self.observe = observe
-        self._candidates = Candidates(swarm, engine, policy, rng, settings.cascade.asked)
+        self._candidates = Candidates(swarm, engine, policy, rng, settings.cascade.asked, trusted, decided)
         self._draining = False
 
     @asynccontextmanager
@@ -183,7 +186,7 @@ class _Job:
         """Until the answer may be given to the caller; raises ``JobFailed``."""
         spec, peers, reach_s = self._spec, _NOBODY, 0.0
         try:
-            with trio.CancelScope() as self._wait:
+            with trio.CancelScope(deadline=math.inf if spec.deadline is None else spec.deadline) as self._wait:
                 peers, reach_s = await candidates.find(spec)
         except JobFailed as failed:
             self._failure = self._failure or failed

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 #: Seconds between writes of the peer cache and the marks (guess: what is lost in a crash is learned again in seconds).
 KEEP_EVERY_S: Final = 30.0
-#: High-water marks are kept for 7 days (threat model 2.1), seconds.
-MARKS_S: Final = 7 * 86400.0
 #: Seconds the last write may take at the end.
 LAST_WRITE_S: Final = 3.0
 #: Addresses of peers handed to a starting node, the freshest first (guess: eight links are wanted).
@@ -100,4 +98,4 @@ async def _remember(home: Home, swarm: Swarm, machine: Node) -> None:
     ]
     await home.ledger.ask(Ledger.remember_peers, peers)
     marks = {(bytes(author), kind): mark for (author, kind), mark in machine.export_marks().items()}
-    await home.ledger.ask(Ledger.save_marks, marks, wall - MARKS_S)
+    await home.ledger.ask(Ledger.save_marks, marks, wall)

@@ -50,8 +50,12 @@ def prepare_home(home: Path) -> None:
         raise KeyProblem(f"{home} is not a directory; choose another with --home") from None
     except OSError as error:
         raise KeyProblem(f"cannot make {home}: {error.strerror}; choose another with --home") from None
+    if stat.S_ISLNK(about.st_mode):
+        raise KeyProblem(f"{home} is a symbolic link: name the directory itself, --home {home.resolve()}")
     if not stat.S_ISDIR(about.st_mode):
         raise KeyProblem(f"{home} is not a directory; choose another with --home")
+    if about.st_mode & stat.S_ISVTX:  # /tmp and the like: no place whose rights should be changed for our sake
+        raise KeyProblem(f"{home} is shared by all users: choose a directory of its own with --home")
     _check_owner(home, about)
     if stat.S_IMODE(about.st_mode) & 0o077:
         raise KeyProblem(f"{home} is open to other users: run chmod 700 {home}")

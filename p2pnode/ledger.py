@@ -27,6 +27,8 @@ T = TypeVar("T")
 SCHEMA_VERSION: Final = 1
 #: Peers kept in the address cache (guess: a few hundred are plenty to find a network again).
 MOST_PEERS: Final = 1024
+#: Marks kept: twice what a running node has; of more those that would have been forgotten first go.
+MOST_MARKS: Final = 1 << 17
 #: Seconds to wait for another process (``p2pnode keys``) that holds the database.
 BUSY_S: Final = 5.0
 
@@ -42,7 +44,7 @@ create table if not exists marks (
 ) without rowid;
 """
 
-#: A mark: ``(author, kind)`` to ``(inc, seq, wall)``; ``wall`` is Unix seconds of when it was set.
+#: A mark: ``(author, kind)`` to ``(inc, seq, wall)``; ``wall`` is until when it is kept, Unix seconds.
 Marks = Mapping[tuple[bytes, int], tuple[int, int, float]]
 
 _log = structlog.get_logger("p2pnode.ledger")
@@ -209,13 +211,15 @@ class Ledger:
         return {(author, kind): (inc, seq, wall) for author, kind, inc, seq, wall in rows}
 
     def save_marks(self, marks: Marks, forget_before: float = 0.0) -> bool:
-        """Raise marks, and drop those set before ``forget_before`` (Unix seconds); a mark never goes back."""
+        """Raise marks, and drop those kept until before ``forget_before`` (Unix seconds); a mark never goes back."""
         rows = [(author, kind, *mark) for (author, kind), mark in marks.items()]
         raise_mark = (
             "insert into marks values (?, ?, ?, ?, ?) on conflict (author, kind) do update set inc = excluded.inc, "
             "seq = excluded.seq, wall = excluded.wall where (excluded.inc, excluded.seq) >= (marks.inc, marks.seq)"
         )
-        return self._write([(raise_mark, rows), ("delete from marks where wall < ?", [(forget_before,)])])
+        crowded = "delete from marks where wall < (select wall from marks order by wall desc limit 1 offset ?)"
+        drop = "delete from marks where wall < ?"
+        return self._write([(raise_mark, rows), (drop, [(forget_before,)]), (crowded, [(MOST_MARKS - 1,)])])
 
 
 def _out_of_room(error: Exception) -> bool:

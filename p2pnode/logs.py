@@ -8,6 +8,7 @@ the libraries say.  Who calls it: the composition roots, once; everybody else us
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, Literal, TextIO
@@ -84,8 +85,11 @@ def _pretty(colors: bool) -> structlog.dev.ConsoleRenderer:
     )
 
 
-def set_up(format: Format = "auto", level: str = "info", stream: TextIO | None = None) -> None:
-    """Send structlog and the standard library's loggers to ``stream`` (stderr) in one form."""
+def set_up(format: Format = "auto", level: str = "info", stream: TextIO | None = None, *, color: bool = True) -> None:
+    """Send structlog and the standard library's loggers to ``stream`` (stderr) in one form.
+
+    Colours are for terminals, and neither with ``NO_COLOR`` nor without ``color``.
+    """
     sink = stream or sys.stderr
     terminal = sink.isatty()
     as_json = format == "json" or (format == "auto" and not terminal)
@@ -99,7 +103,7 @@ def set_up(format: Format = "auto", level: str = "info", stream: TextIO | None =
         *([structlog.processors.format_exc_info] if as_json else []),
         _scrubbed if as_json else _scrubbed_but_exceptions,
     ]
-    renderer: Any = _as_json if as_json else _pretty(terminal)
+    renderer: Any = _as_json if as_json else _pretty(terminal and color and "NO_COLOR" not in os.environ)
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),

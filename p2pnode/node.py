@@ -16,10 +16,10 @@ import trio
 
 from p2pnode import __version__
 from p2pnode.announce import announce
-from p2pnode.config import Config, is_loopback
+from p2pnode.config import Config, is_loopback, reached_here
 from p2pnode.dispatch import Dispatch
 from p2pnode.engine.base import Engine
-from p2pnode.engine.choice import choose_engine
+from p2pnode.engine.choice import NoSuchEngine, choose_engine
 from p2pnode.hardware.probe import GpuReading, survey, watch
 from p2pnode.home import Home, keep_memory, open_home
 from p2pnode.http.app import create_app
@@ -34,12 +34,12 @@ from p2pnode.paths import Paths
 from p2pnode.places import Places
 from p2pnode.seeds import check_listen, grouped, listed_seeds
 from p2pnode.statements import Machine, advert_of, load_of
-from p2pnode.stopping import Stopping, starting, watch_parent, watch_signals
+from p2pnode.stopping import Stopping, WrongFlag, starting, watch_parent, watch_signals
 from p2pnode.surface import Surface
 from p2pnode.swarm.net import NetError
 from p2pnode.swarm.swarm import Swarm
 from p2pnode.worker import Worker
-from protocol.ids import peer_text
+from protocol.ids import peer_from_text, peer_text
 from protocol.node import Node
 
 log = structlog.get_logger("p2pnode.node")
@@ -50,6 +50,8 @@ KEYS_EVERY_S: Final = 1.0
 LOAD_EVERY_S: Final = 0.5
 #: Seconds between looks at this node's own addresses, which change with the network it is in.
 ADDRS_EVERY_S: Final = 10.0
+#: Seconds between looks at what is wrong (guess: long enough for a first link to stand and an engine to be found).
+PROBLEMS_EVERY_S: Final = 3.0
 #: Seconds between looks at whether the last job has ended, when stopping.
 IDLE_EVERY_S: Final = 0.05
 
@@ -78,7 +80,9 @@ class Daemon:
 
     def report_load(self) -> None:
         """State anew what this node does."""
-        self.swarm.report_load(load_of(self.engine, self.hardware, draining=self.stopping.asked.is_set()))
+        queued = self.worker.places.waiting if self.worker.places is not None else 0
+        draining = self.stopping.asked.is_set()
+        self.swarm.report_load(load_of(self.engine, self.hardware, draining=draining, queued=queued))
 
 
 async def run_node(
@@ -105,6 +109,7 @@ async def run_node(
             nursery.start_soon(_report, daemon)
             nursery.start_soon(_follow_addrs, daemon)
             nursery.start_soon(_follow_keys, daemon)
+            nursery.start_soon(_say_problems, daemon)
             nursery.start_soon(keep_memory, home, daemon.swarm, daemon.machine)
             facts = _say_ready(daemon, port)
             task_status.started(facts)
@@ -113,12 +118,19 @@ async def run_node(
             nursery.cancel_scope.cancel()
 
 
+def _engine(config: Config, home: Home) -> Engine | None:
+    try:
+        return choose_engine(config, home.paths.logs)
+    except NoSuchEngine as error:
+        raise WrongFlag(str(error)) from None
+
+
 async def build(config: Config, home: Home) -> Daemon:
     """Make every part and tell each whom it talks to; nothing runs yet."""
     with starting(ValueError, KeyProblem, NetError):
         check_listen(config.network.listen)
         seeds = grouped(config.network.bootstrap or listed_seeds())
-        engine = choose_engine(config, home.paths.logs)
+        engine = _engine(config, home)
         keys = Keyring(home.ledger.keys(), required=not config.http.no_auth)
         secret = load_api_key(home.paths.api_key)
         net = await _net(config, home)
@@ -138,8 +150,14 @@ async def build(config: Config, home: Home) -> Daemon:
         agent=f"p2pnode/{__version__}",
     )
     book = JobBook()
-    dispatch = Dispatch(swarm, engine, config.node.policy, settings, random.Random(), book, places)
-    surface = Surface(config, home, engine, machine, swarm, dispatch, book, keys, Metrics(__version__))
+    trusted = frozenset(peer_from_text(text) for text in config.routing.trusted)
+    metrics = Metrics(__version__)
+    dispatch = Dispatch(
+        *(swarm, engine, config.node.policy, settings, random.Random(), book, places),
+        trusted=trusted,
+        decided=metrics.dispatch.observe,
+    )
+    surface = Surface(config, home, engine, machine, swarm, dispatch, book, keys, metrics)
     return Daemon(config, home, engine, machine, swarm, worker, dispatch, book, keys, surface)
 
 
@@ -161,7 +179,8 @@ async def _serve_api(daemon: Daemon, *, task_status: trio.TaskStatus[int]) -> No
     limits = Limits(http.connections, http.connections_per_address, http.drain_s)
     try:
         app = create_app(daemon.surface, Doors(http.hosts, http.origins))
-        await serve(app, host, port, stop=daemon.stopping.asked, limits=limits, task_status=task_status)
+        watching = daemon.surface.metrics.connections.set
+        await serve(app, host, port, stop=daemon.stopping.asked, limits=limits, watch=watching, task_status=task_status)
     finally:
         daemon.api_ended.set()
 
@@ -170,19 +189,23 @@ def _say_ready(daemon: Daemon, port: int) -> dict[str, Any]:
     """The ready line; from now on scripts may come."""
     config, home, engine = daemon.config, daemon.home, daemon.engine
     host = config.api_address[0]
-    shown = f"[{host}]" if ":" in host else host
+    here = reached_here(host)
+    shown = f"[{here}]" if ":" in here else here
     daemon.surface.api = f"http://{shown}:{port}/v1"
     facts = {
         "peer_id": peer_text(home.signer.peer_id),
         "listen": list(daemon.swarm.addrs),
         "api": daemon.surface.api,
-        "dashboard": f"http://{shown}:{port}/",
+        "dashboard": None,  # there is none yet
         "key_file": None if config.http.no_auth else str(home.paths.api_key),
         "engine": engine.name if engine is not None else "none",
         "models": [offer.name for offer in engine.offers()] if engine is not None else [],
     }
     if not is_loopback(host):
         log.warning("api_exposed", host=host, note="everybody who reaches this port and has a key can use this node")
+    if config.routing.zone == "anyone":
+        note = 'strangers may serve, and read, what is asked here; routing.zone = "trusted" in config.toml changes that'
+        log.info("open_network", zone="anyone", note=note)
     announce(
         facts,
         as_json=config.log.format == "json" or (config.log.format == "auto" and not sys.stdout.isatty()),
@@ -257,6 +280,17 @@ async def _follow_addrs(daemon: Daemon) -> None:
         if daemon.swarm.addrs != known:
             known = daemon.swarm.addrs
             daemon.advertise()
+
+
+async def _say_problems(daemon: Daemon) -> None:
+    """What `p2pnode status` calls wrong stands in the log as well, once, when it begins."""
+    said: set[str] = set()
+    while True:
+        await trio.sleep(PROBLEMS_EVERY_S)
+        found = {problem["fix"]: problem["what"] for problem in daemon.surface.status()["problems"]}
+        for fix in found.keys() - said:
+            log.warning("problem", what=found[fix], fix=fix)
+        said = set(found)
 
 
 async def _follow_keys(daemon: Daemon) -> None:

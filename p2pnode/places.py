@@ -19,9 +19,11 @@ from protocol.admission import (
     Admit,
     Arrived,
     Drain,
+    Expect,
     FirstOutput,
     Left,
     Queue,
+    Ready,
     SlotsAre,
     TurnAway,
 )
@@ -55,6 +57,10 @@ class Place:
     async def wait(self) -> None:
         """Until it is this job's turn."""
         await self._admitted.wait()
+
+    def ready(self) -> None:
+        """The request is here whole; before that nobody is admitted."""
+        self._owner.feed(Ready(self._number))
 
     def first_output(self) -> None:
         """A piece of a stream has come; only the first counts."""
@@ -95,15 +101,18 @@ class Places:
     def waiting(self) -> int:
         return self._machine.waiting
 
-    def arrive(self, peer: PeerId | None, prompt_tokens: int, stream: bool) -> Place:
-        """A place for a job of ``peer`` (None: this node's own); raises ``TurnedAway``."""
+    def arrive(self, peer: PeerId | None, prompt_tokens: int, stream: bool, ready: bool = True) -> Place:
+        """A place for a job of ``peer`` (None: this node's own); raises ``TurnedAway``.
+
+        If its request is not here whole yet (``ready``), say so by ``Place.ready`` when it is.
+        """
         slots = max(1, self._engine.load().slots)
         if slots != self._slots:
             self._slots = slots
             self.feed(SlotsAre(slots))
         number = next(self._numbers)
         place = self._places[number] = Place(self, number)
-        turned_away = self.feed(Arrived(number, peer, prompt_tokens, stream))
+        turned_away = self.feed(Arrived(number, peer, prompt_tokens, stream, ready))
         if turned_away is not None:
             del self._places[number]
             raise TurnedAway(turned_away)
@@ -124,6 +133,8 @@ class Places:
                     place.admit()
                 case Queue(number, position, promise_s):
                     self._places[number].position = position + 1
+                    self._places[number].promise_s = promise_s
+                case Expect(number, promise_s):
                     self._places[number].promise_s = promise_s
                 case TurnAway(_, message):
                     turned_away = message

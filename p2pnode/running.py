@@ -41,7 +41,9 @@ async def run_on_engine(engine: Engine, job: EngineJob, tally: Tally, sink: Sink
     except EngineFailed as failed:
         return refusal_of(failed)
     except Exception:
-        log.exception("a defect of p2pnode or of its engine adapter ended a job; please report this")
+        log.exception(
+            "engine_defect", extra={"note": "a defect of p2pnode or of its engine adapter; please report this"}
+        )
         return Refuse(500, "engine_failed", "the node that ran it made a mistake; its log says more")
     return None
 

@@ -52,9 +52,19 @@ def advert_of(config: Config, engine: Engine | None, machine: Machine, addrs: It
     )
 
 
-def load_of(engine: Engine | None, machine: Machine, *, draining: bool) -> Load:
-    """The fast statement: the engine's own figures, with those of the driver where it has none."""
-    load = engine.load() if engine is not None else Load()
+def with_queue(load: Load, queued: int) -> Load:
+    """An engine's load and the jobs that this node holds back until there is a place at it."""
+    if not queued:
+        return load
+    return msgspec.structs.replace(load, waiting=load.waiting + queued, status=int(Status.BUSY))
+
+
+def load_of(engine: Engine | None, machine: Machine, *, draining: bool, queued: int = 0) -> Load:
+    """The fast statement: the engine's own figures, with those of the driver where it has none.
+
+    ``queued`` jobs wait for a place at the engine.
+    """
+    load = with_queue(engine.load() if engine is not None else Load(), queued)
     readings = machine.readings
     if readings and not (engine is not None and engine.simulated):
         load = msgspec.structs.replace(

@@ -24,18 +24,25 @@ class CannotStart(Exception):
     """The node cannot start; the message is one line that says what to do."""
 
 
+class WrongFlag(CannotStart):
+    """The node was told something that it cannot be: a mistake on the command line, not of the machine."""
+
+
 @contextmanager
 def starting(*problems: type[Exception]) -> Iterator[None]:
     """Whatever goes wrong in here in one of these ways means that the node cannot start, and their text says why."""
     try:
         yield
+    except CannotStart:
+        raise
     except problems as error:
         raise CannotStart(str(error)) from None
     except BaseExceptionGroup as group:
         found, rest = group.split(problems)
         if found is None or rest is not None:
             raise
-        raise CannotStart(str(first_of(found))) from None
+        cause = first_of(found)
+        raise (cause if isinstance(cause, CannotStart) else CannotStart(str(cause))) from None
 
 
 def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from statistics import median
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 
 from p2pnode import __version__
 from p2pnode.statements import Machine as Hardware
+from p2pnode.statements import with_queue
 from protocol.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status
 from protocol.ids import peer_text, short
 
@@ -58,6 +60,7 @@ class Surface:
         metrics: Metrics,
     ) -> None:
         self.config = config
+        self.zone: str = config.routing.zone
         self.dispatch = cast("Dispatching", dispatch)  # whose attributes are read-only
         self.jobs: Jobs = jobs
         self._dispatch = dispatch
@@ -72,15 +75,38 @@ class Surface:
         self._swarm = swarm
         self._started = trio.current_time()
         self._sampled = (self._started, 0)
+        self._counted: Counter[object] = Counter()
         self._out_bytes_s = 0.0
 
     def sample(self) -> None:
-        """Measure the upload of gossip; called every now and then."""
+        """Measure gossip and what it brought; called every now and then."""
+        self._sample_gossip()
+        self.metrics.view_age.set(self._view_age())
         now, sent = trio.current_time(), int(self._machine.stats().get("bytes_out", 0))
         then, before = self._sampled
         if now - then >= SAMPLE_S:
             self._out_bytes_s = (sent - before) / (now - then)
             self._sampled = (now, sent)
+
+    def _sample_gossip(self) -> None:
+        """Counters of metrics can only be raised: by what came since the last time."""
+        metrics, swarm, counted = self.metrics, self._swarm, self._counted
+        for labels, total in swarm.gossip_messages.items():
+            metrics.gossip_messages.labels(*labels).inc(total - counted[labels])
+            counted[labels] = total
+        for direction, total in swarm.gossip_bytes.items():
+            metrics.gossip_bytes.labels(direction).inc(total - counted[direction])
+            counted[direction] = total
+
+    def _view_age(self) -> float:
+        """Median seconds since the last word of each peer that is there; 0 without any."""
+        now = trio.current_time()
+        heard = [
+            max(record.advert_at, record.load_at)
+            for record in self._swarm.view.records()
+            if record.state == "alive" and not record.is_self and (record.advert or record.load)
+        ]
+        return now - median(heard) if heard else 0.0
 
     def ready(self) -> tuple[bool, list[str]]:
         """Whether a request can be served by anybody, and why not."""
@@ -114,6 +140,7 @@ class Surface:
             "network": self.config.network.name,
             "profile": self.config.node.profile,
             "policy": self.config.node.policy,
+            "zone": self.zone,
             "uptime_s": round(trio.current_time() - self._started, 1),
             "ready": ready,
             "reasons": reasons,
@@ -122,6 +149,7 @@ class Surface:
             "observed": sorted(set(self._swarm.observed())),
             "api": self.api,
             "auth": "API key" if self.keys.required else "no key, loopback only",
+            "key_file": str(self._home.paths.api_key) if self.keys.required else None,
             "engine": {
                 "name": engine.name if engine is not None else "none",
                 "state": engine.state if engine is not None else "gateway",
@@ -133,7 +161,7 @@ class Surface:
             "gpus": [gpu_of(gpu) for gpu in advert.gpus] if advert is not None else [],
             "cpu": self.hardware.survey.cpu,
             "models": [model_of(offer) for offer in engine.offers()] if engine is not None else [],
-            "load": load_of(engine.load()) if engine is not None else None,
+            "load": load_of(self._load(engine)) if engine is not None else None,
             "peers": self._count_peers(),
             "links": self._swarm.links(),
             "jobs": dict(Counter(record.state for record in self.jobs.recent())),
@@ -144,6 +172,11 @@ class Surface:
             },
             "problems": [{"what": what, "fix": fix} for what, fix in self._problems()],
         }
+
+    def _load(self, engine: Engine) -> Load:
+        """The engine's, and the jobs that wait for a place at it."""
+        places = self._dispatch.places
+        return with_queue(engine.load(), places.waiting if places is not None else 0)
 
     def _count_peers(self) -> dict[str, int]:
         others = [record for record in self._swarm.view.records() if not record.is_self]

@@ -45,6 +45,7 @@ from protocol.messages import (
     encode,
     kind_of,
 )
+from protocol.repeats import TakenJobs
 from protocol.settings import AdmissionSettings, NodeSettings
 from protocol.signing import Signer
 
@@ -75,6 +76,7 @@ class Worker:
         self.places = places or (Places(engine, settings.admission) if engine is not None else None)
         self._running = 0
         self._bodies = 0
+        self._taken = TakenJobs()
 
     @property
     def running(self) -> int:
@@ -108,14 +110,18 @@ class Worker:
         if refuse is not None or self._engine is None or self.places is None:
             await _say_last(channel, refuse or _NO_ENGINE)
             return
+        if self._taken.known(channel.peer, request.job, trio.current_time()):
+            await _say_last(channel, _TWICE)
+            return
         if self._bodies + request.body_bytes > BODIES_BYTES:
             await _say_last(channel, Busy(1000, self.places.running, self.places.waiting))
             return
         try:
-            place = self.places.arrive(channel.peer, request.prompt_tokens, request.stream)
+            place = self.places.arrive(channel.peer, request.prompt_tokens, request.stream, ready=False)
         except TurnedAway as away:
             await _say_last(channel, away.message)
             return
+        self._taken.note(channel.peer, request.job, trio.current_time())
         self._bodies += request.body_bytes
         try:
             await self._do(self._engine, channel, request, place, frames)
@@ -147,6 +153,7 @@ class Worker:
         return None
 
 
+_TWICE: Final = Refuse(409, "duplicate_job", "this node has already taken this job")
 _NO_ENGINE: Final = Refuse(503, "no_capacity", "this node has no engine")
 
 
@@ -289,6 +296,7 @@ class _Task:
         self._body.clear()
         refuse = check_guest(request, body)
         if refuse is None:
+            self._place.ready()
             await self._place.wait()
             client = peer_text(self._channel.peer)
             job = EngineJob(

@@ -8,11 +8,19 @@ Nothing in this package waits, reads a clock, opens a socket or rolls a die of i
 as data.  The daemon (``p2pnode``) performs the effects with trio and libp2p; the simulator (``simulations``) performs
 the same effects with a heap and a virtual clock.
 
-* values: ``ids``, ``errors``, ``adverts``, ``settings``
-* the wire: ``wire``, ``messages``, ``signing``, ``link`` (spec: ``README.md`` beside this file)
-* machines of the network: ``neighbours``, ``gossip``, ``liveness``, ``dht``, ``peerview``; ``node`` composes them
-* machines of a job: ``ranking`` and ``policies`` (who), ``cascade`` (entry), ``admission`` (worker)
-* tables: ``hardware``, ``predict``
+* values: ``ids``, ``errors``, ``adverts``, ``settings``, ``rng``; ``events`` and ``effects`` of a node
+* the wire: ``wire``, ``messages``, ``signing``, ``link``, ``endings`` (spec: ``README.md`` beside this file)
+* machines of the network, composed by ``node``:
+
+  * ``neighbours`` (whom to link), ``liveness`` (who is there), ``peerview`` on ``columns`` (what is believed of each)
+  * ``gossip``, on ``intake`` (which statements are taken), ``freshness`` (how old they are), ``announcing`` (our own),
+    ``digests`` (what is missing where) and ``budget`` (how much may be said)
+  * ``dht``, on ``kbuckets`` (whom to ask), ``lookup`` (one search) and ``shelf`` (what is kept for others)
+
+* machines of a job: ``cascade`` with the vocabulary of ``attempts`` (entry), ``admission`` (worker)
+* who gets it: ``ranking``, on ``crowd`` (who offers the model), ``filters`` (who cannot take it) and ``policies`` (who
+  is best); ``catalog`` (what can be asked for)
+* tables and physics: ``hardware``, ``predict``, ``tables/``
 
 Times called ``now`` are seconds on the caller's monotonic clock; ``wall`` is seconds since the Unix epoch and is used
 for nothing but judging the age of a signed statement made by somebody else's clock.

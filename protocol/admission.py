@@ -7,8 +7,10 @@ Theory of operation
 -------------------
 The engine has ``slots``; a job holds one from ``Admit`` until ``Left``.  What does not fit waits in one of two queues,
 each first come, first served and each at most ``queue`` long: this node's own jobs, and those of guests, which wait
-until no own job does.  A guest may have ``per_peer`` jobs here, running and waiting together, so that one peer cannot
-fill the queue of all.  Beyond these bounds a job is turned away with the figures that tell the entry when to come back.
+until no own job does.  A job whose request is still on its way (*coming*) is counted, but has neither slot nor turn
+before it is here: whoever announces requests and does not send them holds nobody up.  A guest may have ``per_peer``
+jobs here, all of them together, so that one peer cannot fill the queue of all.  Beyond these bounds a job is turned
+away with the figures that tell the entry when to come back.
 
 What jobs took is remembered as running means, from which come the promise in ACCEPT (seconds to the first token) and
 the ``retry_ms`` in BUSY.  A promise is kept modest: an entry gives up at three times of it.
@@ -16,7 +18,8 @@ the ``retry_ms`` in BUSY.  A promise is kept modest: an entry gives up at three 
 ======== ================ ============================================== ========
 job is   event            effects                                        then is
 ======== ================ ============================================== ========
-unknown  Arrived          Admit, Queue or TurnAway                       running, waiting, unknown
+unknown  Arrived          Admit, Queue, Expect or TurnAway               running, waiting, coming, unknown
+coming   Ready            Admit, or none                                 running, waiting
 waiting  a slot is free   Admit                                          running
 running  FirstOutput      none                                           running
 either   Left             Admit for whoever is next                      unknown
@@ -52,12 +55,23 @@ RETRY_MOST_MS: Final = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A job came.  ``peer`` is None for this node's own; ``job`` is any name that is not in use."""
+    """A job came.  ``peer`` is None for this node's own; ``job`` is any name that is not in use.
+
+    ``ready``: its request is here whole, so that it could run.
+    """
 
     job: int
     peer: PeerId | None
     prompt_tokens: int = 0
     stream: bool = False
+    ready: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The request of a job that came without it is here."""
+
+    job: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +100,7 @@ class Drain:
     """Take no more jobs of guests."""
 
 
-AdmissionEvent = Arrived | FirstOutput | Left | SlotsAre | Drain
+AdmissionEvent = Arrived | Ready | FirstOutput | Left | SlotsAre | Drain
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +121,14 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class Expect:
+    """There would be a slot for the job if its request were here."""
+
+    job: int
+    promise_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class TurnAway:
     """The job is not taken; say this to whoever brought it."""
 
@@ -114,7 +136,7 @@ class TurnAway:
     message: Busy | Refuse
 
 
-AdmissionEffect = Admit | Queue | TurnAway
+AdmissionEffect = Admit | Queue | Expect | TurnAway
 
 
 @dataclass(slots=True)
@@ -137,6 +159,7 @@ class Admission:
         # Dictionaries, because they keep their order and a job may leave from the middle.
         self._own: dict[int, _Job] = {}
         self._guests: dict[int, _Job] = {}
+        self._coming: dict[int, _Job] = {}
         self._of_peer: Counter[PeerId] = Counter()
         self._first_s, self._prompt_token_s, self._job_s = FIRST_S, PROMPT_TOKEN_S, JOB_S
 
@@ -153,6 +176,8 @@ class Admission:
         match event:
             case Arrived():
                 return self._arrived(event, now)
+            case Ready(job):
+                return self._ready(job, now)
             case FirstOutput(job):
                 self._measure_first(job, now)
             case Left(job):
@@ -171,19 +196,32 @@ class Admission:
         job = _Job(event.job, event.peer, event.prompt_tokens, event.stream)
         if event.peer is not None:
             self._of_peer[event.peer] += 1
-        queue = self._guests if event.peer is not None else self._own
-        queue[job.number] = job
-        position = len(self._own) - 1 if event.peer is None else self.waiting - 1
-        admitted = self._fill(now)
-        return admitted or [Queue(job.number, position, self._promise_s(job, position + 1))]
+        position = len(self._own) if event.peer is None else self.waiting
+        self._coming[job.number] = job
+        if event.ready and (admitted := self._ready(job.number, now)):
+            return admitted
+        if not event.ready and len(self._running) < self._slots:
+            return [Expect(job.number, self._promise_s(job, 0))]
+        return [Queue(job.number, position, self._promise_s(job, position + 1))]
+
+    def _ready(self, number: int, now: float) -> list[AdmissionEffect]:
+        job = self._coming.pop(number, None)
+        if job is None:
+            return []
+        queue = self._guests if job.peer is not None else self._own
+        queue[number] = job
+        return self._fill(now)
 
     def _bar(self, event: Arrived) -> Busy | Refuse | None:
         """Why the job cannot come in."""
         settings = self._settings
         if event.peer is not None and self._draining:
             return Refuse(503, "no_capacity", "this node is stopping; ask another one")
-        queue = self._guests if event.peer is not None else self._own
-        full = len(self._running) >= self._slots and len(queue) >= settings.queue
+        if event.peer is not None:
+            # Who is still coming is taken to be here, so that all may come at once.
+            full = len(self._running) + len(self._guests) + len(self._coming) >= self._slots + settings.queue
+        else:
+            full = len(self._running) >= self._slots and len(self._own) >= settings.queue
         if full or (event.peer is not None and self._of_peer[event.peer] >= settings.per_peer):
             wait_ms = round(1000 * self._wait_s(1 if not full else self.waiting + 1))
             return Busy(min(max(wait_ms, RETRY_LEAST_MS), RETRY_MOST_MS), self.running, self.waiting)
@@ -196,7 +234,8 @@ class Admission:
             if job.unsaid:
                 # Whoever wanted it did not wait long enough: promise at least that much to the next.
                 self._first_s = min(max(self._first_s, now - job.admitted_at), FIRST_MOST_S)
-        job = job or self._own.pop(number, None) or self._guests.pop(number, None)
+        queues = (self._own, self._guests, self._coming)
+        job = job or next((queue.pop(number) for queue in queues if number in queue), None)
         if job is None:
             return []
         if job.peer is not None:

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from protocol.errors import BadEnvelope, BadFrame
+from protocol.errors import BadEnvelope, BadFrame, UnknownStatement
 from protocol.ids import ModelId, PeerId
 from protocol.signing import ADVERT, LOAD, PROVIDER, Envelope, Signer, seal
 from protocol.wire import pack, unpack
@@ -39,7 +39,7 @@ class ModelState(IntEnum):
 
 
 class Status(IntEnum):
-    """Whether a node takes jobs.  ``LEFT`` is the last statement of a node that leaves gracefully."""
+    """Whether a node takes jobs.  ``BUSY`` does, but they wait; ``LEFT`` is the last word of one that leaves."""
 
     ONLINE = 0
     BUSY = 1
@@ -143,13 +143,15 @@ def statement(
 
 
 def read(envelope: Envelope) -> Advert | Load | Provider:
-    """Decode what a statement says; raises ``BadEnvelope`` if its signature or content is wrong."""
+    """Decode what a statement says; raises ``BadEnvelope``, or ``UnknownStatement`` if a newer version may say it."""
+    if envelope.kind not in _TYPES:
+        raise UnknownStatement(f"kind {envelope.kind}")
     if not envelope.check():
         raise BadEnvelope("signature")
     try:
         return unpack(envelope.payload, _TYPES[envelope.kind])
     except BadFrame as error:
-        raise BadEnvelope(error.detail) from None
+        raise UnknownStatement(error.detail) from None
 
 
 def offers(advert: Advert) -> dict[ModelId, ModelOffer]:

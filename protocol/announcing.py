@@ -25,7 +25,7 @@ from typing import Final
 from protocol.adverts import Advert, Load, Status, statement
 from protocol.rng import Rng
 from protocol.settings import GossipSettings
-from protocol.signing import ADVERT, LOAD, MAX_TTL_S, Envelope, Signer
+from protocol.signing import ADVERT, LOAD, MAX_INC, MAX_TTL_S, Envelope, Signer
 
 #: Shares of the byte budget; the rest is for digests and for newcomers (guess).
 LOAD_SHARE: Final = 0.5
@@ -109,9 +109,10 @@ class Announcer:
     def overtake(self, inc: int, nodes: int, now: float, wall: float) -> list[Envelope]:
         """A statement in our name is newer than ours: an earlier life of this node, or a second holder of its key.
 
-        Say everything again with a higher ``inc``, at most once per load period: two holders must not race.
+        Say everything again with a higher ``inc``, at most once per load period: two holders must not race.  Above the
+        last ``inc`` there is none: whoever has the key and says so has silenced this node.
         """
-        if inc < self.inc or now - self._overtook_at < self._settings.load_period_s:
+        if inc < self.inc or inc >= MAX_INC or now - self._overtook_at < self._settings.load_period_s:
             return []
         self._overtook_at = now
         self.inc = inc + 1

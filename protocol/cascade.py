@@ -45,7 +45,8 @@ driver (``LocalProtocolError``).
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import math
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -85,7 +86,7 @@ from protocol.settings import CascadeSettings
 TIMER: Final[TimerKey] = ("cascade",)
 #: A worker may enforce the caller's deadline this much before we do, seconds (guess: clocks drift, frames travel).
 DEADLINE_SLACK_S: Final = 1.0
-#: What a caller is told to wait where no peer said more, seconds.
+#: What a caller is told to wait at least, and where no peer said more, seconds (HTTP knows no fractions).
 RETRY_S: Final = 1.0
 #: Statuses with which a peer may end a request for good; others would make the caller doubt its key or this node.
 _FINAL: Final = frozenset({400, 404, 413, 415, 422})
@@ -363,13 +364,15 @@ class Cascade:
     def _exhausted(self, now: float, detail: str) -> GiveUp:
         self._state = "over"
         asked = f"{self.asked} peers were" if self.asked > 1 else "1 peer was"
-        retry_after = min(self._retries, default=RETRY_S)
+        retry_after = max(RETRY_S, min(self._retries, default=RETRY_S))
         if self._outcomes and all(outcome is Outcome.BUSY for outcome in self._outcomes):
-            message = f"{asked} asked; all are busy and their queues are full: try again in {retry_after:.0f} s."
+            message = f"{asked} asked; all are busy and their queues are full: try again in {math.ceil(retry_after)} s."
             return GiveUp(429, "queue_full", message, retry_after=retry_after)
         if not self._outcomes or any(outcome in (Outcome.BUSY, Outcome.REFUSED) for outcome in self._outcomes):
-            why = f"{asked} asked; the last: {detail or self._outcomes[-1]}" if self._outcomes else detail
-            return GiveUp(503, "no_capacity", f"Nobody can take it now ({why}): try again.", retry_after=retry_after)
+            told = ", ".join(f"{count} {outcome}" for outcome, count in Counter(self._outcomes).items())
+            why = f"{asked} asked: {told}; the last: {detail or self._outcomes[-1]}" if told else detail
+            message = f"Nobody can take it now ({why}): try again in {math.ceil(retry_after)} s."
+            return GiveUp(503, "no_capacity", message, retry_after=retry_after)
         message = f"{asked} tried and failed; the last: {detail or self._outcomes[-1]}."
         if self._network.suspected(now):
             message += " So many at once: this node's own network is probably down; `p2pnode doctor` looks at it."

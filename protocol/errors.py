@@ -50,6 +50,12 @@ class BadEnvelope(RemoteProtocolError):
     """The peer relayed a statement whose signature, length or header is wrong."""
 
 
+class UnknownStatement(RemoteProtocolError):
+    """The statement is of a kind, or says something, that this version of the protocol does not understand."""
+
+    blame = 0
+
+
 class CreditExceeded(RemoteProtocolError):
     """The peer sent more than it had credit for."""
 

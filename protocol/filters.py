@@ -138,11 +138,6 @@ def _stale_load(crowd: Crowd) -> BoolArray:
     return stale
 
 
-def _busy(crowd: Crowd) -> BoolArray:
-    busy: BoolArray = crowd.column("status") == int(Status.BUSY)
-    return busy
-
-
 def _leaving(crowd: Crowd) -> BoolArray:
     leaving: BoolArray = crowd.column("status") >= int(Status.DRAINING)
     return leaving
@@ -221,7 +216,6 @@ FILTERS: Final = (
     Filter("not_alive", _gone, lambda case: f"{case.record.state} for {case.now - case.record.state_since:.0f} s"),
     Filter("stale_advert", _stale_advert, lambda case: f"expired {case.now - case.record.advert_until:.1f} s ago"),
     Filter("stale_load", _stale_load, lambda case: f"expired {case.now - case.record.load_until:.1f} s ago"),
-    Filter("busy", _busy, _load_says),
     Filter("leaving", _leaving, _load_says),
     Filter("capability", _capability, _lacks),
     Filter("quantization", _quantization, lambda case: f"serves {case.offer.quantization or _UNKNOWN}"),

@@ -3,8 +3,8 @@
 Theory of operation
 ===================
 
-A statement passes, in this order: version (an old or known one costs a look-up and no signature), age, the relayer's
-allowance of signatures, signature, content.  ::
+A statement passes, in this order: version (an old or known one costs a look-up and no signature), age, the allowances
+of signatures that its relayer spends from, signature, content.  ::
 
     seen before?                verdict   what the caller does with the list of what the relayer lacks
     the very same, or spent     KNOWN     takes it off
@@ -28,7 +28,7 @@ from typing import Final
 
 from protocol.adverts import Advert, Load, read
 from protocol.budget import Bucket
-from protocol.errors import BadEnvelope
+from protocol.errors import BadEnvelope, UnknownStatement
 from protocol.freshness import Key, Mark, Marks, MarkTable, WallClock
 from protocol.ids import PeerId
 from protocol.peerview import PeerView
@@ -99,7 +99,9 @@ class Intake:
         self.clock = WallClock(now, wall)
         self.marks.load(marks, now, wall)
 
-    def take(self, key: Key, mark: Mark | None, envelope: Envelope, allowance: Bucket | None, now: float) -> Verdict:
+    def take(
+        self, key: Key, mark: Mark | None, envelope: Envelope, allowances: tuple[Bucket, ...], now: float
+    ) -> Verdict:
         """Judge one statement that is not, byte for byte, the one held; raises ``BadEnvelope``."""
         if mark is not None:
             version, newest = (envelope.inc, envelope.seq), (mark.inc, mark.seq)
@@ -111,7 +113,7 @@ class Intake:
                 self._compare(mark.envelope, envelope)
                 return Verdict.KNOWN
         life = self.clock.life(envelope, self._skew_s, now)
-        if not self._is_usable(key, life, allowance, now):
+        if not self._is_usable(key, life, allowances, now):
             return Verdict.IGNORED
         if not envelope.check():
             raise BadEnvelope("signature")
@@ -120,13 +122,13 @@ class Intake:
             return Verdict.OWN
         return self._accept(envelope, now, now + life)
 
-    def _is_usable(self, key: Key, life: float, allowance: Bucket | None, now: float) -> bool:
+    def _is_usable(self, key: Key, life: float, allowances: tuple[Bucket, ...], now: float) -> bool:
         """What can be said without its signature; counts why not."""
         if key[1] not in (ADVERT, LOAD):
             self._counts.unreadable += 1
         elif life <= 0:
             self._counts.skewed += 1
-        elif allowance is not None and not allowance.spend(1, now):
+        elif not all(allowance.spend(1, now) for allowance in allowances):
             self._counts.shed += 1
         else:
             return True
@@ -135,7 +137,7 @@ class Intake:
     def _accept(self, envelope: Envelope, now: float, until: float) -> Verdict:
         try:
             value = read(envelope)
-        except BadEnvelope:  # signed by its author, so its relayer only understood more than we do
+        except UnknownStatement:  # signed by its author, so its relayer only understood more than we do
             self._counts.unreadable += 1
             return Verdict.IGNORED
         assert isinstance(value, Advert | Load), "kinds were checked"
@@ -149,11 +151,12 @@ class Intake:
         """Two statements of one version: if they say different things the author (or a thief of its key) is caught."""
         if held is None or envelope.author in self.proofs or held.body == envelope.body:
             return
+        if len(self.proofs) >= MAX_PROOFS:  # no signature is checked for nothing
+            return
         if not envelope.check():
             raise BadEnvelope("signature")
         self._counts.equivocations += 1
-        if len(self.proofs) < MAX_PROOFS:
-            self.proofs[envelope.author] = (held, envelope)
+        self.proofs[envelope.author] = (held, envelope)
 
     def sweep(self, now: float) -> None:
         """Let go of what ran out and of what the view dropped to make room for somebody else."""

@@ -52,6 +52,7 @@ import msgspec
 
 from protocol.errors import BadFrame, CreditExceeded, LocalProtocolError, RemoteProtocolError
 from protocol.messages import CREDIT, GOAWAY, HELLO, PING, PONG, REQ, RST
+from protocol.rng import Rng
 from protocol.settings import LinkSettings
 
 _HEADER: Final = struct.Struct(">II")  # channel, kind << 24 | length
@@ -134,9 +135,12 @@ class _Channel:
 
 
 class Mux:
-    """One end of a link.  ``dialer`` says whether this end made the connection."""
+    """One end of a link.  ``dialer`` says whether this end made the connection.
 
-    def __init__(self, settings: LinkSettings, dialer: bool) -> None:
+    ``rng`` has to be one that the peer cannot guess: who knows the next PING answers it early and seems near.
+    """
+
+    def __init__(self, settings: LinkSettings, dialer: bool, rng: Rng) -> None:
         if 2 * (settings.frame_bytes + FRAME_OVERHEAD) > settings.credit_bytes:
             raise LocalProtocolError("credit_bytes has to hold two of the longest frames, or a sender waits for ever")
         if not 0 < settings.ping_s < settings.dead_s:
@@ -146,7 +150,7 @@ class Mux:
         self._next = 1 if dialer else 2
         self._channels: dict[int, _Channel] = {}
         self._draining: dict[int, _Channel] = {}
-        self._theirs = 0
+        self._taken = [0, 0]  # by parity; a channel that drains keeps its place, or answers nobody reads pile up
         # Output: the link's own frames, channel 0, and the channels that have something to say.
         self._urgent: deque[bytes] = deque()
         self._control: deque[bytes] = deque()
@@ -160,18 +164,20 @@ class Mux:
         self._heard: float | None = None
         self._pinged: float | None = None
         self._asked: float | None = None
-        self._pings = 0
+        self._rng = rng
+        self._nonce = b""
 
     # --- sending -------------------------------------------------------------------------------------------------
 
     def open(self) -> int:
         """Take a channel for a new job; the peer learns of it from the REQ that is sent first."""
-        if len(self._channels) - self._theirs >= self._settings.channels:
+        if self._taken[self._parity] >= self._settings.channels:
             raise LocalProtocolError(f"{self._settings.channels} jobs are open on this link")
         if self._next > _MAX_CHANNEL:
             raise LocalProtocolError("this link has used up its channels; make a new one")
         channel = self._next
         self._next += 2
+        self._taken[self._parity] += 1
         self._channels[channel] = _Channel(channel, self._settings.credit_bytes, started=False)
         return channel
 
@@ -225,10 +231,12 @@ class Mux:
         """Forget a channel after its normal end; what waits on it still leaves.  Harmless if it is gone."""
         found = self._channels.get(channel)
         if found is not None:
-            self._remove(found)
+            del self._channels[channel]
             if found.out:
                 found.closing = True
                 self._draining[channel] = found
+            else:
+                self._taken[channel & 1] -= 1
 
     def consumed(self, channel: int, size: int) -> None:
         """The driver is done with received frames of together ``size`` bytes (payload + 8 each)."""
@@ -247,10 +255,6 @@ class Mux:
         self._urgent.append(_HEADER.pack(channel, kind << 24 | len(payload)) + payload)
         self._urgent_bytes += FRAME_OVERHEAD + len(payload)
 
-    def _remove(self, channel: _Channel) -> None:
-        del self._channels[channel.id]
-        self._theirs -= channel.id & 1 != self._parity
-
     def _discard(self, channel: _Channel) -> None:
         if channel.out:
             self._job_bytes -= sum(map(len, channel.out))
@@ -258,7 +262,8 @@ class Mux:
             self._ready.remove(channel)
 
     def _forget(self, channel: _Channel) -> None:
-        self._remove(channel)
+        del self._channels[channel.id]
+        self._taken[channel.id & 1] -= 1
         self._discard(channel)
 
     # --- writing -------------------------------------------------------------------------------------------------
@@ -334,6 +339,7 @@ class Mux:
         channel.turn = min(channel.turn, 0)
         if channel.closing:
             del self._draining[channel.id]
+            self._taken[channel.id & 1] -= 1
 
     # --- receiving -----------------------------------------------------------------------------------------------
 
@@ -405,9 +411,9 @@ class Mux:
         if channel & 1 == self._parity:
             raise BadFrame(f"channel {channel} is not the peer's to open")
         # Half as many again: the peer may have seen a job end before this end forgot its channel.
-        if self._theirs >= self._settings.channels * 3 // 2:
+        if self._taken[channel & 1] >= self._settings.channels * 3 // 2:
             raise BadFrame(f"more than {self._settings.channels} channels")
-        self._theirs += 1
+        self._taken[channel & 1] += 1
         opened = self._channels[channel] = _Channel(channel, self._settings.credit_bytes, started=True)
         return opened
 
@@ -424,8 +430,8 @@ class Mux:
                 raise BadFrame(f"a PING of {len(payload)} bytes")
             if kind == PING:
                 self._push(0, PONG, payload)
-            elif self._pinged is not None and payload == _U64.pack(self._pings):
-                self._pings += 1  # a second PONG means nothing
+            elif self._pinged is not None and payload == self._nonce:
+                self._nonce = b""  # a second PONG means nothing
                 events.append(Rtt(max(0.0, now - self._pinged)))
         elif kind >= _NODE_KINDS or kind in (HELLO, GOAWAY):
             events.append(Frame(0, kind, payload))
@@ -437,6 +443,7 @@ class Mux:
             draining = self._draining.get(channel)
             if draining is not None and kind == RST:
                 del self._draining[channel]
+                self._taken[channel & 1] -= 1
                 self._discard(draining)
         elif kind == RST:
             self._forget(found)
@@ -475,9 +482,9 @@ class Mux:
 
     def ping(self, now: float) -> None:
         """Ask for a round trip now; answered by ``Rtt``."""
-        self._pings += 1
+        self._nonce = _U64.pack(self._rng.getrandbits(64))
         self._pinged = now
-        self._push(0, PING, _U64.pack(self._pings))
+        self._push(0, PING, self._nonce)
 
     @property
     def _patience_s(self) -> float:

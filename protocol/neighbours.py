@@ -8,7 +8,8 @@ digest exchange on it.  A node wants ``target`` neighbours and chooses half of t
 it by dialling in; it chooses more only while it has fewer than ``target - SLACK`` in all, and everybody where the
 network is no larger than ``target``.  Whom: first those whose link broke, then living peers from network groups not
 chosen yet, then living peers, then anybody it has ever had an address of.  A link that stands already, made for a job
-or a look-up, is taken as it is.  Others may choose us up to ``most`` neighbours.  Of those we chose, one is let go
+or a look-up, is taken as it is.  Others may choose us up to ``most`` neighbours, less the half of ``target`` that is
+ours to choose: whoever takes every place from outside must not keep us from those.  Of those we chose, one is let go
 while we have more than enough, and one is replaced by another every ``rotate_s``; as often a peer that is out of sight
 is tried: after a long partition nobody else would.
 
@@ -160,8 +161,14 @@ class Neighbours:
         if link is None or link.standing or link.released:
             return False
         link.asked = True
-        link.standing = len(self.standing()) < self._settings.most
+        link.standing = self._has_room_for_others()
         return link.standing
+
+    def _has_room_for_others(self) -> bool:
+        standing = [link for link in self._links.values() if link.standing]
+        theirs = sum(not link.chosen for link in standing)
+        most = self._settings.most
+        return len(standing) < most and theirs < most - self._settings.target // 2
 
     def take_chosen(self) -> list[PeerId]:
         """Links that stood already and have been chosen since the last call."""
@@ -205,7 +212,7 @@ class Neighbours:
         if link is None:
             return []
         for other in self._links.values():
-            if other.asked and not other.standing and len(self.standing()) < self._settings.most:
+            if other.asked and not other.standing and self._has_room_for_others():
                 other.standing = True
         for seed in self._seeds:
             if seed.peer == peer and link.released:

@@ -70,7 +70,6 @@ class Node:
         self.dht = Dht(self.me, settings.dht, rng)
         self._signer = signer
         self._rng = rng
-        self._inc = inc
         self._published = 0
         self._publishing = False
         self._in_dht: Envelope | None = None
@@ -130,7 +129,7 @@ class Node:
         effects = self.neighbours.link_up(peer, event.outbound, event.address, event.addrs)
         self.view.set_link(peer, True, event.outbound, event.address, now)
         effects += self.liveness.heard(peer, now)
-        self.gossip.link_up(peer, now)
+        self.gossip.link_up(peer, event.outbound, now)
         self.gossip.stand(self.neighbours.standing())
         effects += self.gossip.greet(peer, now)
         if self.neighbours.is_standing(peer):
@@ -243,7 +242,7 @@ class Node:
         keys = [key for offer in advert.models for key in (ModelId(offer.fingerprint), name_key(offer.name))]
         for key in dict.fromkeys(keys):
             self._published += 1
-            provider, version = Provider(key, advert.addrs), (self._inc, self._published)
+            provider, version = Provider(key, advert.addrs), (self.gossip.inc, self._published)
             wall = self.gossip.wall(now)
             envelopes.append(statement(self._signer, provider, version, wall, settings.provider_ttl_s))
         effects = self._filter(self.dht.publish(tuple(envelopes), now), now) if envelopes else []

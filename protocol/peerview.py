@@ -12,10 +12,14 @@ of loopback, private or unknown addresses share a quarter of the view per group.
 
     expired                no statement of it is in force
     dead, left             as liveness or the peer itself said
-    unproven, newest first only to a link: a newcomer is itself the newest of the unproven, and is refused
+    unproven, newest first to a link, or to whoever offers a *wanted* model and the other does not; else a newcomer is
+                           itself the newest of the unproven, and is refused
+
+Wanted are the models that this node serves, and those it was asked for last (:meth:`PeerView.want`).
 
 Never: this node, peers with a link, with a job of ours, or with whom a job of ours went well.  Links are limited where
-they are accepted; a link always finds room, if need be above ``size``.
+they are accepted; a link always finds room, if need be above ``size`` or its group's part.  What was above that part
+goes with the link, or whoever dials in again and again under new names would fill the view from one address.
 
 Everything here except times, links, states and counts is the peer's own claim.  Not here: which statement is newer
 (``gossip``), who is dead (``liveness``), who is best (``ranking``).  Who calls it: those, through ``node``.
@@ -44,6 +48,8 @@ SUSPECT: Final = 1
 _STANDING: Final = {"alive": ALIVE, "suspect": SUSPECT, "dead": 0, "left": 0}
 #: Peers of one loopback, private or unknown group may take this share of the view (guess: a whole LAN is one /24).
 _UNLIMITED_SHARE: Final = 4
+#: Names of models that count as wanted: those of the longest advert, and as many again (guess).
+MOST_WANTED: Final = 128
 #: Smoothing of the round-trip time and its variance (RFC 6298 2.3).
 _SRTT_GAIN: Final = 1 / 8
 _RTTVAR_GAIN: Final = 1 / 4
@@ -54,6 +60,7 @@ _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "used": (np.bool_, 0),
     "kept": (np.bool_, 0),  # never gives way
     "me": (np.bool_, 0),
+    "wanted": (np.bool_, 0),  # offers a model that this node serves or was asked for
     "alive": (np.int8, 0),
     "protocol": (np.int32, 0),
     "group": (np.int64, 0),
@@ -156,6 +163,7 @@ class PeerView:
         self._groups: dict[str, _Group] = {}
         self._groups_seen = 0
         self._models: dict[str, Offers] = {}
+        self._wanted: dict[str, None] = {}  # the last one asked for at the end
         self._add(PeerRecord(me, 0, 0.0, is_self=True), "")
 
     # --- reading -------------------------------------------------------------------------------------------------
@@ -204,7 +212,7 @@ class PeerView:
         record = self._records.get(envelope.author)
         group = group_of(value.addrs) if isinstance(value, Advert) else ""
         if record is None:
-            if not self._make_room(group, now):
+            if not self._make_room(group, now, isinstance(value, Advert) and self._is_wanted(value)):
                 return False
             record = PeerRecord(envelope.author, 0, now)
             self._add(record, group)
@@ -225,14 +233,39 @@ class PeerView:
         """What this node says of itself; it never expires."""
         record = self._records[self.me]
         if advert is not None:
+            for offer in advert.models:
+                self.want(offer.name)
             self._set_advert(record, advert, now, _INF)
         if load is not None:
             self._set_load(record, load, now, _INF)
+
+    def want(self, model: str) -> None:
+        """This node serves a model, or was asked for it: who offers it is kept rather than others."""
+        known = model in self._wanted
+        self._wanted.pop(model, None)
+        self._wanted[model] = None
+        if known:
+            return
+        forgotten = ""
+        if len(self._wanted) > MOST_WANTED:
+            forgotten = next(iter(self._wanted))
+            del self._wanted[forgotten]
+        for name in (model, forgotten):
+            offers = self._models.get(name)
+            for row in offers.offers if offers is not None else ():
+                self._set_wanted(self.at(row))
+
+    def _is_wanted(self, advert: Advert | None) -> bool:
+        return advert is not None and any(offer.name in self._wanted for offer in advert.models)
+
+    def _set_wanted(self, record: PeerRecord) -> None:
+        self.columns["wanted"][record.row] = self._is_wanted(record.advert)
 
     def _set_advert(self, record: PeerRecord, advert: Advert, now: float, until: float) -> None:
         offered = () if record.advert is None else record.advert.models
         record.advert, record.advert_at, record.advert_until = advert, now, until
         self._index(record.row, offered, advert.models)
+        self._set_wanted(record)
         row, columns = record.row, self.columns
         columns["protocol"][row] = advert.protocol
         columns["advert_until"][row] = until
@@ -292,7 +325,7 @@ class PeerView:
         if linked:
             record.address = address
             self._regroup(record, network_group(address))
-        elif record.advert is None and record.load is None and not record.is_self:
+        elif (record.advert is None and record.load is None) or not (self._is_kept(record) or self._fits(record)):
             self.remove(peer)
             return
         self._keep(record)
@@ -351,6 +384,7 @@ class PeerView:
             elif record.advert is not None:
                 self._index(row, record.advert.models, ())
                 record.advert = record.advert_env = None
+                self._set_wanted(record)
         return gone
 
     def _add(self, record: PeerRecord, group: str) -> None:
@@ -397,21 +431,29 @@ class PeerView:
 
     def _group_has_room(self, name: str, now: float) -> bool:
         group = self._groups.get(name)
-        most = self._per_group if limited(name) else max(self._per_group, self._size // _UNLIMITED_SHARE)
-        if group is None or group.members < most:
+        if group is None or group.members < self._part(name):
             return True
         victim = self._gone(np.flatnonzero(self.columns["group"] == group.number), now)
         if victim is not None:
             self.remove(victim)
         return victim is not None
 
-    def _make_room(self, group: str, now: float) -> bool:
-        """Room for an unproven newcomer, who is the newest of the unproven: only the gone give way."""
+    def _part(self, name: str) -> int:
+        """How many records of one group there may be."""
+        return self._per_group if limited(name) else max(self._per_group, self._size // _UNLIMITED_SHARE)
+
+    def _fits(self, record: PeerRecord) -> bool:
+        return self._groups[record.group].members <= self._part(record.group)
+
+    def _make_room(self, group: str, now: float, wanted: bool) -> bool:
+        """Room for an unproven newcomer, who is the newest of the unproven: the gone give way, or the less wanted."""
         if not self._group_has_room(group, now):
             return False
         if len(self) < self._size:
             return True
-        victim = self._gone(np.arange(len(self._rows)), now)
+        victim = self._gone(np.arange(len(self._rows)), now) or (
+            self._newest(~self.columns["wanted"]) if wanted else None
+        )
         if victim is not None:
             self.remove(victim)
         return victim is not None
@@ -419,15 +461,15 @@ class PeerView:
     def _make_room_for_link(self, now: float) -> None:
         if len(self) < self._size:
             return
-        rows = np.arange(len(self._rows))
-        victim = self._gone(rows, now)
-        if victim is None:
-            unproven = rows[self._may_go(rows)]
-            if not unproven.size:
-                return
-            newest = unproven[np.argmax(self.columns["first_seen"][unproven])]
-            victim = self.at(int(newest)).peer
-        self.remove(victim)
+        wanted = self.columns["wanted"]
+        victim = self._gone(np.arange(len(self._rows)), now) or self._newest(~wanted) or self._newest(wanted)
+        if victim is not None:
+            self.remove(victim)
+
+    def _newest(self, which: BoolArray) -> PeerId | None:
+        """The newest of the unproven among these."""
+        rows = np.flatnonzero(which & self.columns["used"] & ~self.columns["kept"])
+        return self.at(int(rows[np.argmax(self.columns["first_seen"][rows])])).peer if rows.size else None
 
     def _may_go(self, rows: IntArray) -> BoolArray:
         may_go: BoolArray = self.columns["used"][rows] & ~self.columns["kept"][rows]

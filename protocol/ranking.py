@@ -25,6 +25,7 @@ from typing import Final
 
 import numpy as np
 
+from protocol.adverts import Status
 from protocol.catalog import ModelSummary, catalog
 from protocol.columns import BoolArray, FloatArray, IntArray
 from protocol.crowd import Crowd, JobQuery
@@ -118,6 +119,7 @@ def rank(
 ) -> Ranking:
     """The best ``limit`` candidates for a job; explained, all of them, and why not the others."""
     chosen = SORTS.get(query.sort or "") or policy_named(policy)
+    view.want(query.model)
     offers = view.offers(query.model)
     if offers is None:
         return Ranking(query, chosen.name, (), _strangers(view, query.model) if explain else ())
@@ -160,7 +162,8 @@ def _tiers(crowd: Crowd, policy: Policy) -> IntArray:
     if policy.warm_first:
         tiers = tiers + ~crowd.warm * 2
     if policy.free_first:
-        tiers = tiers + ((crowd.column("slots") > 0) & (crowd.jobs >= crowd.slots))
+        full = (crowd.column("slots") > 0) & (crowd.jobs >= crowd.slots)
+        tiers = tiers + (full | (crowd.column("status") == int(Status.BUSY)))
     if crowd.query.order:
         last = len(crowd.query.order)
         named = [last if place is None else place for place in Named(crowd.query.order).places(crowd)]

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from protocol.adverts import Provider, read
+from protocol.adverts import Load, Provider, read
 from protocol.errors import BadEnvelope
 from protocol.ids import ModelId, PeerId
 from protocol.kbuckets import as_number, limited, model_key, peer_key
 from protocol.settings import DhtSettings
-from protocol.signing import ADVERT, PROVIDER, Envelope, remaining_s
+from protocol.signing import Envelope, remaining_s
 
 #: Statements kept in all, as a multiple of the keys (guess: most keys are of one author, some of many).
 _STATEMENTS_PER_KEY: Final = 4
@@ -25,17 +25,20 @@ _SHARE_PER_GROUP: Final = 4
 
 
 def home_of(envelope: Envelope) -> bytes:
-    """The key a statement belongs under; raises ``BadEnvelope`` if it is forged or of a kind that is not kept."""
-    if envelope.kind not in (ADVERT, PROVIDER):
-        raise BadEnvelope(f"kind {envelope.kind} is not kept")
+    """The key a statement belongs under; raises ``BadEnvelope`` if it is forged or of a kind that is not kept.
+
+    ``UnknownStatement`` if it is of a newer version: nobody's fault, and of no use here.
+    """
     value = read(envelope)
+    if isinstance(value, Load):
+        raise BadEnvelope("a load is not kept")
     return model_key(ModelId(value.model)) if isinstance(value, Provider) else peer_key(envelope.author)
 
 
 def vouch(key: bytes, envelope: Envelope, wall: float, skew_s: float) -> float:
     """How long a statement found under ``key`` may be believed, seconds.
 
-    Raises ``StaleStatement`` (ignored), or ``BadEnvelope`` (held against whoever sent it).
+    Raises ``StaleStatement`` or ``UnknownStatement`` (ignored), or ``BadEnvelope`` (held against whoever sent it).
     """
     left = remaining_s(envelope, wall, skew_s)
     if home_of(envelope) != key:

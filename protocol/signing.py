@@ -30,6 +30,8 @@ OVERHEAD_BYTES: Final = _HEADER.size + SIGNATURE_BYTES
 MAX_PAYLOAD_BYTES: Final = 4096 - OVERHEAD_BYTES
 #: Longest life a statement may claim, seconds (threat model: a replayed statement lives no longer than this).
 MAX_TTL_S: Final = 3600
+#: The last incarnation.
+MAX_INC: Final = (1 << 64) - 1
 
 ADVERT: Final = 1
 LOAD: Final = 2
@@ -116,11 +118,12 @@ class Envelope:
         return self.wire[: _HEADER.size] + self.payload
 
     def check(self) -> bool:
-        """Whether the signature holds over the bytes received."""
+        """Whether the signature holds over the bytes received; that of an unknown kind never does."""
         if self._verified is None:
             header = self.wire[: _HEADER.size]
             signature = self.wire[_HEADER.size : OVERHEAD_BYTES]
-            self._verified = verify(self.author, _DOMAINS[self.kind] + header + self.payload, signature)
+            domain = _DOMAINS.get(self.kind)
+            self._verified = domain is not None and verify(self.author, domain + header + self.payload, signature)
         return self._verified
 
 
@@ -133,7 +136,7 @@ def seal(signer: Signer, kind: int, version: tuple[int, int], issued: float, ttl
     if not 0 < ttl <= MAX_TTL_S:
         raise LocalProtocolError(f"a ttl of {ttl} s; it has to be 1 to {MAX_TTL_S}")
     inc, seq = version
-    if not (0 <= inc < 1 << 64 and 0 <= seq < 1 << 32 and 0 <= issued * 1000 < 1 << 63):
+    if not (0 <= inc <= MAX_INC and 0 <= seq < 1 << 32 and 0 <= issued * 1000 < 1 << 63):
         raise LocalProtocolError(f"version {version} or time {issued} out of range")
     header = _HEADER.pack(ENVELOPE_VERSION, kind, signer.peer_id, inc, seq, round(issued * 1000), ttl)
     signature = signer.sign(_DOMAINS[kind] + header + payload)
@@ -143,12 +146,15 @@ def seal(signer: Signer, kind: int, version: tuple[int, int], issued: float, ttl
 
 
 def parse(wire: bytes) -> Envelope:
-    """Read the header of a statement; raises ``BadEnvelope``.  The signature is *not* yet checked."""
+    """Read the header of a statement; raises ``BadEnvelope``.  The signature is *not* yet checked.
+
+    A kind that this version does not know is no error: a newer node may have made it, and its relayer understood it.
+    """
     if not OVERHEAD_BYTES <= len(wire) <= OVERHEAD_BYTES + MAX_PAYLOAD_BYTES:
         raise BadEnvelope(f"{len(wire)} bytes")
     version, kind, author, inc, seq, issued_ms, ttl = _HEADER.unpack_from(wire)
-    if version != ENVELOPE_VERSION or kind not in _DOMAINS:
-        raise BadEnvelope(f"version {version}, kind {kind}")
+    if version != ENVELOPE_VERSION:
+        raise BadEnvelope(f"version {version}")
     if not 0 < ttl <= MAX_TTL_S:
         raise BadEnvelope(f"ttl {ttl} s")
     return Envelope(kind, PeerId(author), inc, seq, issued_ms / 1000, ttl, wire[OVERHEAD_BYTES:], bytes(wire))

@@ -99,17 +99,21 @@ def files(paths: Paths) -> Iterator[Finding]:
     if not paths.home.exists():
         yield ok("home", f"{paths.home} (made at the first start)")
         return
-    for path, wanted in ((paths.home, 0o700), (paths.node_key, 0o600), (paths.api_key, 0o600)):
+    for name, path, wanted in (
+        ("home", paths.home, 0o700),
+        ("node key", paths.node_key, 0o600),
+        ("api key", paths.api_key, 0o600),
+    ):
         if not path.exists():
             continue
         about = path.stat()
         mode = stat.S_IMODE(about.st_mode)
         if about.st_uid != os.getuid():
-            yield fail(path.name, f"{path} belongs to another user", f"sudo chown -R $(id -un) {paths.home}")
+            yield fail(name, f"{path} belongs to another user", f"sudo chown -R $(id -un) {paths.home}")
         elif mode & 0o077:
-            yield fail(path.name, f"{path} can be read by others ({mode:o})", f"chmod {wanted:o} {path}")
+            yield fail(name, f"{path} can be read by others ({mode:o})", f"chmod {wanted:o} {path}")
         else:
-            yield ok(path.name, f"{path} ({mode:o})")
+            yield ok(name, f"{path} ({mode:o})")
 
 
 def limits() -> Iterator[Finding]:
@@ -223,7 +227,10 @@ def seeds(config: Config, *, alone: bool) -> Iterator[Finding]:
     known = config.network.bootstrap
     if not known:
         fix = "p2pnode run --bootstrap ADDRESS, with the line that another node printed when it started"
-        yield warn("bootstrap", "no bootstrap peer is configured", fix) if alone else ok("bootstrap", "none configured")
+        if alone:
+            yield warn("bootstrap", "no bootstrap peer is configured", fix)
+        else:
+            yield ok("bootstrap", "none in the configuration file; `p2pnode status` says whom the daemon found")
     for address in known:
         host, port = _tcp(address)
         if host and _connects(host, port):

@@ -7,12 +7,14 @@ the API of the gateway returned.
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -115,8 +117,16 @@ def command(options: Shared, engine: str, keep_logs: bool, as_json: bool) -> int
     if failed:
         console.print(f"\n[red bold]The demo failed at: {failed[0].name}.[/] The logs above end with the reason.")
         return FAILED
-    console.print(f"\n[green bold]All of it happened[/], in {elapsed:.0f} s. Now yours: [bold]p2pnode run[/]")
+    console.print(f"\n[green bold]All of it happened[/], in {elapsed:.0f} s. Now yours: [bold]{_own_command()} run[/]")
     return OK
+
+
+def _own_command() -> str:
+    """How to call this program from here: by its name, or by its path where it is not on ``PATH``."""
+    own = Path(sys.executable).with_name("p2pnode")
+    if shutil.which("p2pnode") or not own.exists():
+        return "p2pnode"
+    return str(own.relative_to(Path.cwd())) if own.is_relative_to(Path.cwd()) else str(own)
 
 
 @dataclass
@@ -237,8 +247,8 @@ def end(story: Story, fleet: Fleet, play: Play) -> None:
         codes = fleet.stop_all(play.cast.stop_s)
         wrong = {name: code for name, code in codes.items() if code != 0}
         check(not wrong, f"exit codes {wrong}")
-        left = [child.name for child in fleet.children.values() if not child.engine_ended()]
-        check(not left, f"processes of an engine are left: {left}")
+        for child in fleet.children.values():
+            until(child.engine_ended, f"the engine of {child.name} has ended with it", ENGINE_STOP_S)
         step.detail = f"{len(codes)} nodes said goodbye and ended with 0"
 
 
@@ -278,6 +288,9 @@ def _print_logs(fleet: Fleet, console: Any) -> None:
         state = "runs" if code is None else f"ended with {code}"
         console.print(f"\n[bold]log of {child.name}[/] ({state})")
         console.print(child.tail() or "(empty)", markup=False, soft_wrap=True)
+        if engine := child.tail(log=child.home / "logs" / "vllm.log"):
+            console.print("\n[bold]log of its vLLM[/]")
+            console.print(engine, markup=False, soft_wrap=True)
 
 
 @contextmanager

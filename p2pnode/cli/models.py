@@ -8,9 +8,20 @@ import click
 
 from p2pnode.cli.exits import OK
 from p2pnode.cli.options import Shared, json_flag, shared
-from p2pnode.cli.render import print_json, safe, table, usd
+from p2pnode.cli.render import print_json, safe, seconds, table, usd
 
-COLUMNS = ("model", ("peers", "right"), ("warm", "right"), ("context", "right"), "quantization", "in / out per M", "")
+COLUMNS = (
+    "model",
+    "peers",
+    ("context", "right"),
+    "quant.",
+    "in / out per M",
+    ("wait", "right"),
+    "",
+)
+
+#: On how many peers the model is loaded, is asleep in memory, or would have to be read from disk.
+_STATES = {"warm": "warm", "sleeping": "asleep", "on_disk": "disk"}
 
 EPILOG = """\b
 Examples:
@@ -23,7 +34,7 @@ Examples:
 @json_flag
 @shared
 def command(options: Shared, as_json: bool) -> int:
-    """What can be asked for now: on how many peers, how many of them warm, context length, price."""
+    """What can be asked for now: on how many peers, warm, sleeping or on disk there; context, price, expected wait."""
     answer = options.api().get("/v1/models")
     if as_json:
         print_json(answer)
@@ -45,12 +56,13 @@ def row(model: dict[str, Any]) -> list[str]:
     """The cells of one model."""
     facts = model.get("p2pnode", {})
     price_in, price_out = facts.get("price_in"), facts.get("price_out")
+    ready = ", ".join(f"{facts[state]} {shown}" for state, shown in _STATES.items() if facts.get(state))
     return [
         safe(model["id"], 40),
-        str(facts.get("peers", "-")),
-        str(facts.get("warm", "-")),
+        f"{facts.get('peers', '-')} ({ready})" if ready else str(facts.get("peers", "-")),
         str(facts.get("context_length") or "-"),
         safe(facts.get("quantization") or "-", 12),
         "free" if not price_in and not price_out else f"{usd(price_in)} / {usd(price_out)}",
+        seconds(facts.get("expected_wait_s")),
         "[yellow]simulated[/]" if facts.get("simulated") else "",
     ]

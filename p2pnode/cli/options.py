@@ -69,13 +69,14 @@ def _last_base(paths: Paths) -> str:
 
 
 def _configured_base(paths: Paths) -> str:
-    from p2pnode.config import ConfigError, load_config
+    from p2pnode.config import ConfigError, load_config, reached_here
 
     try:
         host, port = load_config(paths.config).api_address
     except ConfigError as error:
         raise Exit(USAGE, str(error)) from None
-    return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
+    here = reached_here(host)
+    return f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
 
 
 def _key(paths: Paths) -> str | None:

@@ -114,10 +114,10 @@ class Child:
         self.ready = json.loads((self.home / "ready.json").read_text())
         return self
 
-    def tail(self, lines: int = 12) -> str:
-        """The end of its log."""
+    def tail(self, lines: int = 12, log: Path | None = None) -> str:
+        """The end of its log, or of another one."""
         try:
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+            return "\n".join((log or self.log).read_text(errors="replace").splitlines()[-lines:])
         except OSError:
             return ""
 

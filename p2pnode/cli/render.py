@@ -45,15 +45,25 @@ def print_json(value: Any) -> None:
 
 
 def table(columns: Iterable[str | tuple[str, str]], rows: Iterable[Sequence[str]]) -> Table:
-    """A table without a frame; a column is its heading, or the heading and ``right``."""
+    """A table without a frame; a column is its heading, or the heading and ``right``.
+
+    Where it is too wide, text gives way and numbers, on the right of their columns, do not.
+    """
     from rich.table import Table
+    from rich.text import Text
 
     drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), collapse_padding=True)
     for column in columns:
         name, side = column if isinstance(column, tuple) else (column, "left")
-        drawn.add_column(name, justify="right" if side == "right" else "left", overflow="ellipsis", no_wrap=True)
+        if side == "right":
+            drawn.add_column(name, justify="right", no_wrap=True)
+        else:
+            drawn.add_column(Text(name, no_wrap=True, overflow="ellipsis"))
     for row in rows:
-        drawn.add_row(*row)
+        cells = [Text.from_markup(cell, overflow="ellipsis") for cell in row]
+        for cell in cells:
+            cell.no_wrap = True
+        drawn.add_row(*cells)
     return drawn
 
 

@@ -12,7 +12,7 @@ from p2pnode.cli.exits import FAILED, OK, USAGE, Exit
 from p2pnode.cli.options import Shared, shared
 from p2pnode.config import Config, ConfigError, load_config
 from p2pnode.paths import Paths
-from p2pnode.stopping import CannotStart, starting
+from p2pnode.stopping import CannotStart, WrongFlag, starting
 
 PROFILES = ["lan", "wan", "local", "test"]
 ENGINES = ["auto", "vllm", "openai", "mock", "none"]
@@ -71,12 +71,12 @@ def launch(options: Shared, flags: dict[str, Any], root: Root | None = None) -> 
         config = load_config(paths.config, flags)
     except ConfigError as error:
         raise Exit(USAGE, str(error)) from None
-    logs.set_up(config.log.format, config.log.level)
+    logs.set_up(config.log.format, config.log.level, color=not options.no_color)
     try:
         with starting(CannotStart):
             trio.run(root or _run_node(), config, paths)
     except CannotStart as error:
-        raise Exit(FAILED, str(error)) from None
+        raise Exit(USAGE if isinstance(error, WrongFlag) else FAILED, str(error)) from None
     return OK
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2pnode.cli.exits import OK
+from p2pnode.cli.exits import FAILED, OK
 from p2pnode.cli.options import Shared, json_flag, shared
 from p2pnode.cli.render import count, print_json, safe, seconds, table
 
@@ -46,7 +46,7 @@ def command(
     }
     answer, _ = options.api().post("/v1/p2p/route", body)
     print_json(answer) if as_json else draw_route(answer, options)
-    return OK
+    return OK if answer["candidates"] else FAILED
 
 
 def draw_route(route: dict[str, Any], options: Shared, console: Console | None = None) -> None:
@@ -69,7 +69,8 @@ def draw_route(route: dict[str, Any], options: Shared, console: Console | None =
         rows = [(peer["short"], safe(peer["reason"], 24), safe(peer.get("detail") or "", 44)) for peer in excluded]
         console.print(table(("peer", "reason", "detail"), rows))
     if not candidates:
-        options.talk.print("Nobody can take it. `p2pnode models` lists what is offered now.")
+        nobody = "Nobody can take it" if excluded else "Nobody offers it"
+        options.talk.print(f"{nobody}. `p2pnode models` lists what is offered now.")
 
 
 TERMS = ("  term", ("value", "right"), "unit", "source", ("age", "right"), ("adds", "right"))

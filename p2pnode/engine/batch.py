@@ -83,11 +83,14 @@ class Batch:
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
-        self.waiting += 1
         try:
-            await self._free.acquire()
-        finally:
-            self.waiting -= 1
+            self._free.acquire_nowait()
+        except trio.WouldBlock:
+            self.waiting += 1
+            try:
+                await self._free.acquire()
+            finally:
+                self.waiting -= 1
         try:
             yield
         finally:

@@ -46,6 +46,8 @@ MOST_PIECE_BYTES: Final = 32 * 1024
 #: Seconds that the end of an HTTP message may come after the end of its events.
 DRAIN_S: Final = 1.0
 _DONE: Final = b"[DONE]"
+#: What the last event of ``/v1/responses`` is called, which has no ``[DONE]``; inside a text the quotes are escaped.
+_LAST_EVENTS: Final = (b'"response.completed"', b'"response.incomplete"', b'"response.failed"')
 
 
 class _Listed(msgspec.Struct):
@@ -237,12 +239,13 @@ def _broken(error: UpstreamBroken) -> EngineFailed:
 
 
 class _WholeReply:
-    """The body, piece by piece."""
+    """The body, piece by piece.  Of a server that does not say where it ends, it has to be whole JSON."""
 
     status = 200
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
+        self._doubted: list[bytes] | None = None if answer.framed else []
         self.content_type = answer.content_type
 
     async def receive(self) -> list[bytes]:
@@ -250,11 +253,21 @@ class _WholeReply:
             data = await self._answer.receive()
         except UpstreamBroken as error:
             raise _broken(error) from error
+        if self._doubted is not None:
+            self._doubted.append(data)
+            if not data:
+                self._check(b"".join(self._doubted))
         return [data[start : start + MOST_PIECE_BYTES] for start in range(0, len(data), MOST_PIECE_BYTES)]
+
+    def _check(self, body: bytes) -> None:
+        try:
+            msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _broken(UpstreamBroken("its answer is not whole")) from error
 
 
 class _StreamReply:
-    """The events of a stream.  Complete means: ``[DONE]`` came, or for responses, which have none, a clean end."""
+    """The events of a stream.  Complete means: ``[DONE]`` came, or for responses, which have none, their last event."""
 
     status = 200
 
@@ -263,7 +276,7 @@ class _StreamReply:
         self._events = Events()
         self._done = False
         self._failure: EngineFailed | None = None
-        self._needs_done = path != RESPONSES
+        self._named = path == RESPONSES
         self.content_type = answer.content_type
 
     async def receive(self) -> list[bytes]:
@@ -278,8 +291,8 @@ class _StreamReply:
         await trio.lowlevel.checkpoint()
         if self._failure is not None:
             raise self._failure
-        if self._needs_done and not self._done:
-            raise _broken(UpstreamBroken("its stream ended without [DONE]"))
+        if not self._done:
+            raise _broken(UpstreamBroken("its stream ended too early"))
         return []
 
     async def _more(self) -> list[bytes]:
@@ -297,5 +310,6 @@ class _StreamReply:
             self._failure = refusals.from_event(data)
             if self._failure is not None:
                 break
+            self._done = self._done or (self._named and any(name in data for name in _LAST_EVENTS))
             pieces.append(data if b"\n" not in data else data.replace(b"\n", b""))
         return pieces

@@ -79,6 +79,8 @@ class Answer:
         self.status = response.status_code
         headers = {bytes(name).lower(): bytes(value) for name, value in response.headers}
         self.content_type = headers.get(b"content-type", b"").decode("latin-1")
+        #: Whether the server says where the body ends; else a connection that broke looks like the end.
+        self.framed = b"content-length" in headers or b"transfer-encoding" in headers
         self.complete = False
 
     async def receive(self) -> bytes:

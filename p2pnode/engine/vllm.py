@@ -93,6 +93,8 @@ def child_arguments(spec: ModelSpec, port: int, slots: int) -> list[str]:
         "no-enable-log-requests": "",
         "disable-uvicorn-access-log": "",
         "no-trust-remote-code": "",
+        # No request makes the engine fetch a URL, whoever sent it: a domain that cannot exist (RFC 2606).
+        "allowed-media-domains": "media.invalid",
     }
     if spec.context:
         flags["max-model-len"] = str(spec.context)

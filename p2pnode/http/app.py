@@ -20,7 +20,7 @@ from p2pnode.http.errors import ApiError, unknown_url, wrong_method
 from p2pnode.http.gate import Doors, Gate
 from p2pnode.http.gateway import Gateway
 from p2pnode.http.health import answer, health_routes
-from p2pnode.http.local import Route, listed, local_routes
+from p2pnode.http.local import KEY, Route, listed, local_routes
 from p2pnode.http.openai import ENDPOINTS, Completions
 from p2pnode.http.request import Receive, Request, Send
 
@@ -103,6 +103,7 @@ class Api(QuartTrio):
                 pass
             return message
 
+        asked.scope[KEY] = asked.key
         await self._quart(asked.scope, without_body, with_id)
 
 

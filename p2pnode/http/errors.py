@@ -83,11 +83,15 @@ def of_job(failed: JobFailed) -> ApiError:
     )
 
 
+def _shown(path: str) -> str:
+    """A path in a message: short, and without anything that a terminal would obey."""
+    return path[:200].encode("unicode_escape").decode()
+
+
 def unknown_url(method: str, path: str) -> ApiError:
     """404 for everything that is not in the interface."""
-    shown = path[:200].encode("ascii", "backslashreplace").decode()
     return ApiError(
-        404, "unknown_url", f"Unknown request URL: {method} {shown}. The API is below /v1, e.g. GET /v1/models."
+        404, "unknown_url", f"Unknown request URL: {method} {_shown(path)}. The API is below /v1, e.g. GET /v1/models."
     )
 
 
@@ -97,7 +101,7 @@ def wrong_method(method: str, path: str, allowed: tuple[str, ...]) -> ApiError:
     return ApiError(
         405,
         "method_not_allowed",
-        f"{path} does not take {method[:16]}; it takes {names}.",
+        f"{_shown(path)} does not take {method[:16]}; it takes {names}.",
         headers=[(b"allow", names.encode())],
     )
 

@@ -55,6 +55,8 @@ class Gateway(Protocol):
     jobs: Jobs
     keys: Keyring
     metrics: Metrics
+    #: How far a request goes that names no zone.
+    zone: str
 
     def status(self) -> dict[str, Any]: ...
 

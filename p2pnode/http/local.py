@@ -1,16 +1,17 @@
 """What this node knows, for the operator's own eyes: status, peers, jobs, the cluster, and why a route is as it is.
 
 The same objects as the verbs print with ``--json``; additive for ever.  Nothing here changes how the node is set up:
-the only thing that can be done is to cancel a job.  Who calls it: ``app``.
+the only thing that can be done is to cancel a job.  The node's first key sees all jobs, every other key its own.
+Who calls it: ``app``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final, cast
 
 import msgspec
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
 from p2pnode.http.errors import ApiError
 from p2pnode.http.gateway import Gateway
@@ -18,11 +19,14 @@ from p2pnode.http.health import answer
 from p2pnode.http.openai import ENDPOINTS, read_query
 from p2pnode.http.request import Request
 from p2pnode.jobs import JobRecord
+from p2pnode.keys import FIRST_KEY, ApiKey
 from protocol.ids import PeerId, peer_text, short
 from protocol.ranking import Candidate, Excluded, Ranking
 
 #: Jobs in one answer of ``/v1/jobs``, the newest first (guess: what fits on a few screens).
-MOST_JOBS = 200
+MOST_JOBS: Final = 200
+#: Where the ASGI scope of a request has the ``ApiKey`` that opened the gate.
+KEY: Final = "p2pnode.key"
 
 
 def local_routes(gateway: Gateway) -> Blueprint:
@@ -47,7 +51,7 @@ def local_routes(gateway: Gateway) -> Blueprint:
 
     @routes.get("/v1/jobs")
     async def jobs() -> Response:
-        records = list(gateway.jobs.recent())[:MOST_JOBS]
+        records = [record for record in gateway.jobs.recent() if _may_see(record)][:MOST_JOBS]
         return answer(listed([shown_job(record) for record in records]))
 
     @routes.get("/v1/jobs/<name>")
@@ -69,13 +73,19 @@ def local_routes(gateway: Gateway) -> Blueprint:
 
 def _job(gateway: Gateway, name: str) -> JobRecord:
     record = gateway.jobs.get(name)
-    if record is None:
+    if record is None or not _may_see(record):
         raise ApiError(
             404,
             "job_not_found",
             f"There is no job {name[:80]!r}: records are kept for an hour. GET /v1/jobs lists them.",
         )
     return record
+
+
+def _may_see(record: JobRecord) -> bool:
+    """Whether the job is the caller's own, or the caller holds the node's first key (or none is asked for)."""
+    key = cast(ApiKey | None, request.scope.get(KEY))
+    return key is None or key.name in (FIRST_KEY, record.client)
 
 
 def listed(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -120,7 +130,7 @@ class Route:
         self._gateway = gateway
 
     async def __call__(self, request: Request) -> None:
-        _, _, query = await read_query(request, ENDPOINTS[0])
+        _, _, query = await read_query(request, ENDPOINTS[0], self._gateway.zone)
         ranking = self._gateway.dispatch.explain(query)
         await request.answer(msgspec.json.encode(shown_ranking(ranking, self._gateway.peers()), enc_hook=_text))
 

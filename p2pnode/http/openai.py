@@ -61,14 +61,14 @@ class _Type(msgspec.Struct):
 _TYPE: Final = msgspec.json.Decoder(_Type)
 
 
-async def read_query(request: Request, endpoint: Endpoint) -> tuple[bytes, Fields, JobQuery]:
+async def read_query(request: Request, endpoint: Endpoint, usual_zone: str) -> tuple[bytes, Fields, JobQuery]:
     """The body of a request and what it asks for; raises ``ApiError``."""
     check_content(request)
     body = await request.body()
     fields = read(body, endpoint.needed)
     if endpoint.named_events and (trouble := unsupported(fields)):
         raise trouble
-    return body, fields, job_query(fields, request.headers, request.key, prompt_tokens(fields))
+    return body, fields, job_query(fields, request.headers, request.key, prompt_tokens(fields), usual_zone)
 
 
 class Completions:
@@ -80,7 +80,7 @@ class Completions:
 
     async def __call__(self, request: Request) -> None:
         started = trio.current_time()
-        body, fields, query = await read_query(request, self._endpoint)
+        body, fields, query = await read_query(request, self._endpoint, self._gateway.zone)
         if fields.provider is not None and fields.provider.allow_fallbacks is False and not query.order:
             query = self._best_only(query)
         spec = self._spec(request, body, fields, query, started)
@@ -205,12 +205,14 @@ class _Progress:
     def end(self) -> None:
         """Count it."""
         seconds = trio.current_time() - self._started
-        numbers = self._numbers or self._gateway.metrics.of_model(UNKNOWN)
+        record = self._gateway.jobs.get(self._request.id)
+        attempts = record.attempts if record is not None else []
+        # Who was asked offers the model, so that its name is not the caller's invention.
+        numbers = self._numbers or self._gateway.metrics.of_model(self._spec.model if attempts else UNKNOWN)
         numbers.ended(self.outcome, seconds)
         if self.pieces:
             numbers.generation_tokens.inc(self.pieces)
         if self.pieces > 1:
             numbers.inter_token.observe((seconds - self.waited) / (self.pieces - 1))
-        record = self._gateway.jobs.get(self._request.id)
-        for attempt in record.attempts if record is not None else ():
+        for attempt in attempts:
             self._gateway.metrics.attempted(attempt.outcome, attempt.code)

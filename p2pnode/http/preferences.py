@@ -20,7 +20,9 @@ MOST_MS: Final = 86_400_000
 _NOTHING: Final = Provider()
 
 
-def job_query(fields: Fields, headers: dict[bytes, bytes], key: ApiKey | None, prompt_tokens: int) -> JobQuery:
+def job_query(
+    fields: Fields, headers: dict[bytes, bytes], key: ApiKey | None, prompt_tokens: int, usual_zone: str
+) -> JobQuery:
     """The query of a request; raises ``ApiError`` for a wish that cannot be understood."""
     wishes = fields.provider or _NOTHING
     if wishes.sort not in (None, *SORTS):
@@ -42,7 +44,7 @@ def job_query(fields: Fields, headers: dict[bytes, bytes], key: ApiKey | None, p
         only=only,
         ignore=wishes.ignore,
         sort=sort,
-        zone=zone(headers, key),
+        zone=zone(headers, key, usual_zone),
     )
 
 
@@ -54,13 +56,13 @@ def _price(wishes: Provider) -> float | None:
     return price
 
 
-def zone(headers: dict[bytes, bytes], key: ApiKey | None) -> str:
-    """How far the request may go: as asked for, but never further than the key allows."""
+def zone(headers: dict[bytes, bytes], key: ApiKey | None, usual: str) -> str:
+    """How far the request may go: as asked for, else as usual here, but never further than the key allows."""
     wanted = headers.get(b"x-p2pnode-zone")
     text = wanted.decode("latin-1").strip().lower() if wanted is not None else None
     if text is not None and text not in ZONES:
         raise bad_parameter("x-p2pnode-zone", f"x-p2pnode-zone must be one of {', '.join(ZONES)}.")
-    return narrower(text, key.policy.zone if key is not None else "anyone")
+    return narrower(text or usual, key.policy.zone if key is not None else "anyone")
 
 
 def milliseconds(headers: dict[bytes, bytes], name: bytes) -> int | None:
@@ -70,7 +72,7 @@ def milliseconds(headers: dict[bytes, bytes], name: bytes) -> int | None:
         return None
     if not value.isdigit() or not 0 < int(value[:12]) <= MOST_MS:
         label = name.decode()
-        raise bad_parameter(label, f"{label} must be a whole number of milliseconds above 0.")
+        raise bad_parameter(label, f"{label} must be a whole number of milliseconds, 1 to {MOST_MS} (a day).")
     return int(value)
 
 

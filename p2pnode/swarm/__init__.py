@@ -4,3 +4,10 @@
 has to be contained in ``containment``, ``listener`` and ``door``; ``peerlink`` drives the multiplexer of
 ``protocol.link`` over one such stream; ``swarm`` drives ``protocol.node`` over all of them.
 """
+
+from __future__ import annotations
+
+from typing import Final
+
+#: What the log says of an exception that should not be possible.
+DEFECT: Final = "a defect of p2pnode; please report this"

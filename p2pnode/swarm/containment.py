@@ -221,7 +221,7 @@ class ContainedYamux(Yamux):
         try:
             await super().start()
         except Exception as error:
-            log.debug("yamux with %s ended: %r", self.front.address, error)
+            log.debug("yamux_ended", extra={"address": self.front.address, "error": repr(error)})
         finally:
             self.event_started.set()
             self.front.cut()
@@ -261,13 +261,18 @@ class ContainedYamux(Yamux):
             position += count
 
     async def take(self, stream: YamuxStream) -> bytes:
-        """All that waits on our stream, at least one byte; empty at its end."""
+        """What waits on our stream, at least one byte and at most ``_READ_BYTES``; empty at its end.
+
+        A peer that pays no heed to the window must not make one long turn, and millions of frames, of what it sent.
+        """
         number = stream.stream_id
         while True:
             buffer = self.stream_buffers.get(number)
             if buffer:
-                data = bytes(buffer)
-                buffer.clear()
+                data = bytes(buffer[:_READ_BYTES])
+                del buffer[:_READ_BYTES]
+                if buffer:
+                    await trio.lowlevel.checkpoint()
                 await self._open_window(stream, len(data))
                 return data
             event = self.stream_events.get(number)
@@ -356,14 +361,14 @@ def guard(inner: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[
     async def guarded(stream: Any) -> None:
         muxed: ContainedYamux = stream.muxed_conn
         if len(muxed.streams) > STREAMS:
-            log.debug("%s opened more than %d streams", muxed.front.address, STREAMS)
+            log.debug("too_many_streams", extra={"address": muxed.front.address, "most": STREAMS})
             muxed.front.cut()
             return
         muxed.tame(stream.muxed_stream)
         try:
             await inner(stream)
         except Exception as error:
-            log.debug("a stream of %s failed: %r", muxed.front.address, error)
+            log.debug("stream_failed", extra={"address": muxed.front.address, "error": repr(error)})
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 2):
                 await stream.reset()
 

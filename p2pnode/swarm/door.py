@@ -12,6 +12,8 @@ from typing import Any
 
 from p2pnode.swarm.net import is_loopback
 from protocol.ids import PeerId
+from protocol.kbuckets import limited
+from protocol.peerview import network_group
 
 #: Addresses whose accept rate is remembered at once; the least recently seen is forgotten first.
 REMEMBERED = 4096
@@ -32,10 +34,11 @@ class DoorSettings:
     pending_s: float = 5.0
     #: Seconds from the proof of a key to the link's first stream.
     unlinked_s: float = 10.0
-    #: Connections: in total, inbound, per address, and inbound per peer.
+    #: Connections: in total; inbound in total, per address, per public /24 or /48, and per peer.
     connections: int = 256
     inbound: int = 192
     per_address: int = 8
+    per_group: int = 32
     per_peer: int = 2
     #: Whether 127.0.0.0/8 and ::1 are spared what is counted per address (several nodes on one machine: tests, demo).
     loopback_exempt: bool = False
@@ -48,6 +51,7 @@ class Ticket:
     address: str
     since: float
     turn_out: Callable[[], None]
+    group: str
     peer: PeerId | None = None
 
 
@@ -75,7 +79,7 @@ class Door:
         if reason:
             self.refused[reason] = self.refused.get(reason, 0) + 1
             return None
-        ticket = Ticket(address, now, turn_out)
+        ticket = Ticket(address, now, turn_out, network_group(address))
         self._pending.append(ticket)
         return ticket
 
@@ -148,7 +152,13 @@ class Door:
         if waiting >= bounds.pending_per_address:
             return "pending per address"
         standing = sum(1 for ticket in self._open if ticket.address == address)
-        return "per address" if waiting + standing >= bounds.per_address else ""
+        if waiting + standing >= bounds.per_address:
+            return "per address"
+        group = network_group(address)
+        if not limited(group):
+            return ""
+        same = sum(1 for ticket in (*self._pending, *self._open) if ticket.group == group)
+        return "per group" if same >= bounds.per_group else ""
 
     def _spend(self, address: str, now: float) -> bool:
         bucket = self._buckets.pop(address, None) or _Bucket(float(self.settings.burst), now)

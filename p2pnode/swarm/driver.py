@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 import trio
 
+from p2pnode.swarm import DEFECT
 from protocol.effects import Effect, SetTimer, TimerKey
 from protocol.events import Event, Received, TimerFired
 from protocol.ids import PeerId
@@ -125,7 +126,7 @@ class Driver:
                     self._perform(effect)
         except Exception:
             self.faults += 1
-            log.exception("a defect of p2pnode: %s could not be handled; please report this", what)
+            log.exception("machine_defect", extra={"what": what, "note": DEFECT})
 
     def _set_timer(self, timer: SetTimer) -> None:
         self._due[timer.key] = timer.at

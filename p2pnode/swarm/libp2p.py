@@ -75,7 +75,7 @@ class Libp2pLink:
         try:
             return await self._muxed.take(self._stream)
         except Exception as error:
-            log.debug("reading from %s: %r", short(self.peer), error)
+            log.debug("link_read_failed", extra={"peer": short(self.peer), "error": repr(error)})
             self.cut()
             return b""
 
@@ -151,7 +151,7 @@ class Libp2pNet:
                 await self._host_life(task_status)
             except* Exception as group:
                 self.restarts += 1
-                log.warning("the network stack failed and is started again: %r", group.exceptions[0])
+                log.warning("network_restarted", extra={"error": repr(group.exceptions[0])})
             # A host that lived for a while starts over with the short pause.
             pause = RESTART_S[0] if trio.current_time() - started > RESTART_S[1] else min(2 * pause, RESTART_S[1])
             await trio.sleep(pause)
@@ -239,12 +239,12 @@ class Libp2pNet:
             raise NetError("the network stack is starting")
         peer = target.peer if target.peer is not None else await self._who_is(host, target)
         front = await connect(target)
+        front.linked.set()  # the one link of this connection is ours to open
         try:
             network: Any = host.get_network()
             conn = await network.upgrade_outbound_raw_conn(RawConnection(front, True), ID(libp2p_bytes(peer)))
             muxed: ContainedYamux = conn.muxed_conn
             link = Libp2pLink(peer, muxed, await muxed.open_stream(), via)
-            front.linked.set()
             await link.negotiate()
             self._keep(link, front)
             return link

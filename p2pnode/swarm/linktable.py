@@ -13,6 +13,7 @@ from typing import Final
 
 import trio
 
+from p2pnode.swarm import DEFECT
 from p2pnode.swarm.net import Link, Net, NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import LinkOwner, PeerLink
 from protocol import PROTOCOL_VERSION
@@ -104,10 +105,10 @@ class LinkTable:
             for link in links:
                 link.retire(reason)
 
-    def ban(self, peer: PeerId, reason: str, seconds: float) -> None:
+    def ban(self, peer: PeerId, reason: str, seconds: float, address: str = "") -> None:
         """Close the links to ``peer`` and take no new ones from it or from its address."""
         links = list(self._links.get(peer, ()))
-        self._net.ban(peer, links[0].address if links else "", seconds)
+        self._net.ban(peer, links[0].address if links else address, seconds)
         for link in links:
             link.stop(f"banned: {reason}")
 
@@ -140,7 +141,7 @@ class LinkTable:
         except (NetError, RemoteProtocolError) as error:
             dialling.problem = str(error)
         except Exception as error:
-            log.exception("dialling failed in a way that it should not")
+            log.exception("dial_defect", extra={"note": DEFECT})
             dialling.problem = repr(error)
         finally:
             del self._dials[key]
@@ -160,26 +161,28 @@ class LinkTable:
             with trio.fail_after(HELLO_S):
                 link = await self._greet(stream)
         except trio.TooSlowError:
-            log.debug("%s said no HELLO", stream.address)
+            log.debug("no_hello", extra={"address": stream.address})
         except (NetError, RemoteProtocolError) as error:
-            log.debug("%s was not let in: %s", stream.address, error)
+            log.debug("not_let_in", extra={"address": stream.address, "reason": str(error)})
         except Exception:
-            log.exception("a peer could not be welcomed, in a way that should not happen")
+            log.exception("welcome_defect", extra={"note": DEFECT})
         if link is not None:
             self._register(link)
             await self._serve(link)
 
     async def _greet(self, stream: Link) -> PeerLink:
         """Both HELLOs, or the stream is cut."""
+        link = PeerLink(stream, self._settings)
         try:
-            link = PeerLink(stream, self._settings)
             own = Hello(PROTOCOL_VERSION, self._network, self._agent, self._net.addrs()[:ADDRS], stream.address)
             hello = await link.greet(own)
             if hello.protocol != PROTOCOL_VERSION:
                 raise PeerUnreachable(f"it speaks version {hello.protocol} of the protocol, not {PROTOCOL_VERSION}")
             if hello.network != self._network:
                 raise PeerUnreachable("it belongs to another network")
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, RemoteProtocolError):
+                self._owner.on_fault(link, error)
             stream.cut()
             raise
         return link
@@ -195,6 +198,7 @@ class LinkTable:
         said = link.hello.addrs if link.hello else ()
         addrs = tuple(dict.fromkeys((link.via, *said) if link.via else said))[:ADDRS]
         self.addrs[peer] = addrs
+        log.debug("link_up", extra={"peer": short(peer), "address": link.address, "outbound": link.outbound})
         self.addrs.move_to_end(peer)
         if len(self.addrs) > REMEMBERED:
             self.addrs.popitem(last=False)
@@ -219,8 +223,9 @@ class LinkTable:
         try:
             await link.run(self._owner)
         except Exception:
-            log.exception("a defect of p2pnode ended the link to %s; please report this", short(link.peer))
+            log.exception("link_defect", extra={"peer": short(link.peer), "note": DEFECT})
         finally:
+            log.debug("link_down", extra={"peer": short(link.peer), "reason": link.reason})
             links = self._links[link.peer]
             links.remove(link)
             if not links:

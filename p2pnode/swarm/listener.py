@@ -223,7 +223,7 @@ async def _contained(upgrade: Upgrade, front: FrontStream) -> None:
     try:
         await upgrade(front)
     except Exception as error:
-        log.debug("inbound connection from %s failed: %r", front.address, error)
+        log.debug("connection_failed", extra={"address": front.address, "error": repr(error)})
     finally:
         front.cut()
 

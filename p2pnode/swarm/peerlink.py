@@ -8,6 +8,7 @@ and a cancelled job cannot leave half a frame behind because it never writes.  `
 from __future__ import annotations
 
 import logging
+import random
 from types import TracebackType
 from typing import Final, Protocol
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 QUEUE_BYTES: Final = 1 << 20
 #: Bytes a job may queue in a row before it lets the others run.
 _RUN_BYTES: Final = 16 * 1024
+_UNGUESSABLE: Final = random.SystemRandom()
 
 
 class ChannelReset(NetError):
@@ -160,7 +162,7 @@ class PeerLink:
         self.outbound = link.outbound
         self.address = link.address
         self.via = link.via
-        self.mux = Mux(settings, dialer=link.outbound)
+        self.mux = Mux(settings, dialer=link.outbound, rng=_UNGUESSABLE)
         self.hello: Hello | None = None
         self.since = self.used = trio.current_time()
         self.rtt_s: float | None = None
@@ -187,13 +189,14 @@ class PeerLink:
         self._channels[channel.id] = channel
         return channel
 
-    def post(self, message: NodeMessage) -> bool:
-        """Queue a message between nodes; False if too much is waiting already."""
+    def post(self, message: NodeMessage) -> int:
+        """Queue a message between nodes; the bytes it takes, or 0 if too much is waiting already."""
         self.used = trio.current_time()
-        sent = not self.reason and self.mux.send(0, kind_of(message), encode(message))
+        payload = encode(message)
+        sent = not self.reason and self.mux.send(0, kind_of(message), payload)
         self.dropped += not sent
         self.kick()
-        return sent
+        return FRAME_OVERHEAD + len(payload) if sent else 0
 
     @property
     def channels(self) -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from p2pnode.swarm import DEFECT
 from p2pnode.swarm.driver import Driver
 from p2pnode.swarm.linktable import LinkTable
 from p2pnode.swarm.net import LinkBroken, Net, PeerUnreachable
@@ -24,7 +25,8 @@ from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, S
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.events import Advertise, FindPeer, FindProviders, Leave, Received, ReportLoad, RoundTrip
 from protocol.ids import ModelId, PeerId, peer_text, short
-from protocol.messages import DHT_QUERY, DHT_REPLY, DHT_STORE, DIGEST, DOUBT, RECORDS, decode
+from protocol.link import FRAME_OVERHEAD
+from protocol.messages import DHT_QUERY, DHT_REPLY, DHT_STORE, DIGEST, DOUBT, RECORDS, decode, kind_of
 from protocol.settings import NodeSettings
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ FIND_S: Final = 10.0
 LEAVE_S: Final = 1.0
 #: Kinds between nodes that this version knows; others are a newer peer's and passed over.
 _KINDS: Final = frozenset({RECORDS, DIGEST, DOUBT, DHT_QUERY, DHT_REPLY, DHT_STORE})
+#: Those of them that are gossip, and what metrics call them.
+_GOSSIP: Final = {RECORDS: "records", DIGEST: "digest", DOUBT: "doubt"}
 
 #: Awaited for every job that a peer brings, with its first frames; the channel is reset if it was not closed.
 OnJob = Callable[[Channel, list[tuple[int, bytes]]], Awaitable[None]]
@@ -88,6 +92,9 @@ class Swarm:
         self._finds: dict[int, _Find] = {}
         self._queries = itertools.count(1)
         self._nursery: trio.Nursery | None = None
+        #: Gossip by kind and direction ("in", "out"), and its bytes by direction.
+        self.gossip_messages: Counter[tuple[str, str]] = Counter()
+        self.gossip_bytes: Counter[str] = Counter()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen, link and drive until cancelled; ``started`` once this node can be dialled."""
@@ -188,8 +195,8 @@ class Swarm:
         match effect:
             case Send(peer, message):
                 link = self._links.get(peer)
-                if link is not None:
-                    link.post(message)
+                if link is not None and (size := link.post(message)):
+                    self._count(kind_of(message), "out", size)
             case Dial(peer, addrs):
                 self._links.dial(peer, addrs, asked=True)
             case Hangup(peer, reason):
@@ -197,14 +204,20 @@ class Swarm:
             case Penalise(peer, points, reason):
                 self._penalise(peer, points, reason)
             case PeerState(peer, state):
-                log.info("%s is %s", short(peer), state)
+                log.info("peer_state", extra={"peer": short(peer), "state": state})
             case Found():
                 find = self._finds.pop(effect.query, None)
                 if find is not None:
                     find.found = effect
                     find.done.set()
 
-    def _penalise(self, peer: PeerId, points: int, reason: str) -> None:
+    def _count(self, kind: int, direction: str, size: int) -> None:
+        name = _GOSSIP.get(kind)
+        if name is not None:
+            self.gossip_messages[name, direction] += 1
+            self.gossip_bytes[direction] += size
+
+    def _penalise(self, peer: PeerId, points: int, reason: str, address: str = "") -> None:
         if points <= 0:
             return
         now = trio.current_time()
@@ -213,11 +226,11 @@ class Swarm:
         if len(self._points) > REMEMBERED:
             self._points.popitem(last=False)
         history.append((now, points))
-        log.debug("%s: %d points for: %s", short(peer), points, reason)
+        log.debug("peer_penalised", extra={"peer": short(peer), "points": points, "reason": reason})
         if sum(weight for at, weight in history if now - at < BAN_S) >= BAN_POINTS:
             del self._points[peer]
-            log.warning("%s is banned for %.0f minutes: %s", short(peer), BAN_S / 60, reason)
-            self._links.ban(peer, reason, BAN_S)
+            log.warning("peer_banned", extra={"peer": short(peer), "seconds": BAN_S, "reason": reason})
+            self._links.ban(peer, reason, BAN_S, address)
 
     # --- reaching a peer -----------------------------------------------------------------------------------------
 
@@ -272,6 +285,7 @@ class Swarm:
     async def on_message(self, link: PeerLink, kind: int, payload: bytes) -> None:
         if kind not in _KINDS:
             return
+        self._count(kind, "in", FRAME_OVERHEAD + len(payload))
         try:
             message = decode(kind, payload)
         except RemoteProtocolError as error:
@@ -289,7 +303,7 @@ class Swarm:
         self._driver.put(RoundTrip(link.peer, seconds))
 
     def on_fault(self, link: PeerLink, error: RemoteProtocolError) -> None:
-        self._penalise(link.peer, error.blame, str(error))
+        self._penalise(link.peer, error.blame, str(error), link.address)
 
     async def _job(self, channel: Channel) -> None:
         """One job of a peer.  Whatever goes wrong in it ends it and nothing else."""
@@ -297,6 +311,6 @@ class Swarm:
             async with channel:
                 await self._on_job(channel, await channel.receive())
         except (ChannelReset, LinkBroken) as error:
-            log.debug("a job of %s ended: %s", short(channel.peer), error)
+            log.debug("job_broken", extra={"peer": short(channel.peer), "reason": str(error)})
         except Exception:
-            log.exception("a defect of p2pnode ended a job of %s; please report this", short(channel.peer))
+            log.exception("job_defect", extra={"peer": short(channel.peer), "note": DEFECT})

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.vllm_fixture import need_vllm
+
 pytestmark = pytest.mark.slow
+proc = pytest.mark.skipif(not Path("/proc").exists(), reason="looks into /proc")
 
 DEMO = [sys.executable, "-m", "p2pnode", "demo"]
 
@@ -44,7 +47,52 @@ def test_all_of_it_happens(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "the temporary home is gone"
 
 
-@pytest.mark.skipif(not Path("/proc").exists(), reason="looks into /proc")
+@pytest.mark.vllm
+@pytest.mark.timeout(400)
+def test_all_of_it_happens_on_real_vllm(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "P2PNODE_VLLM_PYTHON": str(need_vllm())}
+    command = [*DEMO, "--json", "--engine", "vllm"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=390, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    steps = json.loads(done.stdout)["steps"]
+    assert len(steps) == 6
+    assert all(step["ok"] and step["detail"] for step in steps)
+    assert "p2pnode-tiny is offered by 2" in steps[1]["detail"]
+    assert "died with it" in steps[4]["detail"]
+    assert "vLLM is loading p2pnode-tiny since" in done.stderr, "something moves while it loads"
+    assert processes_of(tmp_path) == []
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("p2pnode-")] == []
+
+
+@proc
+def test_without_vllm_one_line_says_what_to_run(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    for python in (sys.executable, str(tmp_path / "nothing" / "python")):
+        environment["P2PNODE_VLLM_PYTHON"] = python
+        command = [*DEMO, "--engine", "vllm"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert f"{python} has no vLLM: run `make demo ENGINE=vllm`" in done.stderr
+
+
+@proc
+def test_a_demo_that_is_killed_takes_its_nodes_along(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    demo = subprocess.Popen(DEMO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    deadline = time.monotonic() + 30
+    while len(processes_of(tmp_path)) < 6 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    demo.kill()
+    demo.wait()
+    assert processes_of(tmp_path)
+    deadline = time.monotonic() + 30
+    while processes_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of(tmp_path) == []
+
+
+@proc
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from p2pnode.cli.client import ApiError
 from p2pnode.cli.processes import Child, Fleet, NotYet, until
@@ -93,6 +95,45 @@ def test_a_node_without_gpu_answers_through_others_and_says_who(fleet: Fleet) ->
     assert codes == {"gateway": 0, "ada": 0, "grace": 0}
 
 
+def test_prometheus_sees_the_network_and_the_traffic(fleet: Fleet) -> None:
+    gateway, _, grace = trio_of(fleet)
+    chat(gateway)
+
+    def numbers() -> dict[str, float]:
+        families = text_string_to_metric_families(gateway.api.text("/metrics"))
+        return {
+            sample.name + "".join(f"|{value}" for value in sample.labels.values()): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    assert numbers()["p2pnode_peers|alive"] == 2
+    assert numbers()["p2pnode_peers|dead"] == 0
+    sampled = ["p2pnode_view_age_seconds"]
+    sampled += [f"p2pnode_gossip_messages_total|{direction}|records" for direction in ("in", "out")]
+    sampled += [f"p2pnode_gossip_bytes_total|{direction}" for direction in ("in", "out")]
+    until(lambda: all(numbers().get(name, 0) > 0 for name in sampled), f"all of {sampled}", PATIENCE_S)
+    seen = numbers()
+    assert seen[f"p2pnode_requests_total|{MODEL}|completed"] == 1
+    assert {name for name in seen if name.startswith("p2pnode_jobs_")} == {
+        "p2pnode_jobs_running",
+        "p2pnode_jobs_waiting",
+    }
+    grace.kill()
+    until(lambda: numbers()["p2pnode_peers|dead"] == 1, "grace counts as dead", PATIENCE_S)
+    until(
+        lambda: numbers()["p2pnode_gossip_bytes_total|out"] > seen["p2pnode_gossip_bytes_total|out"],
+        "gossip goes on",
+        PATIENCE_S,
+    )
+    state = [json.loads(line) for line in gateway.log.read_text().splitlines() if '"peer_state"' in line]
+    assert {"peer": grace.peer_id[-8:], "state": "dead"}.items() <= state[-1].items()
+    listed = gateway.api.get("/v1/models")["data"][0]["p2pnode"]
+    promised = {"peers", "warm", "context_length", "quantization", "price_in", "price_out", "fingerprint"}
+    assert promised <= set(listed)
+    assert listed["expected_wait_s"] > 0
+
+
 def test_the_bootstrap_node_may_die_after_joining(fleet: Fleet) -> None:
     seed = fleet.bootstrap().wait_ready()
     gateway = fleet.node("gateway", "--engine", "none", "--bootstrap", seed.address).wait_ready()
@@ -126,9 +167,11 @@ def test_a_peer_killed_while_it_works_before_the_first_byte_is_not_noticed(fleet
     assert headers["x-p2pnode-attempts"] == "2"
 
 
-def broken_stream(gateway: Child, ada: Child, grace: Child, act: Callable[[Child], None]) -> tuple[int, ApiError]:
+def broken_stream(
+    gateway: Child, ada: Child, grace: Child, act: Callable[[Child], None], tokens: int = 4000
+) -> tuple[int, ApiError]:
     """Do something to the server of a stream after its fifth event; how many came, and the error that ended it."""
-    wish = body(4000, provider=first(ada, grace), stream=True)
+    wish = body(tokens, provider=first(ada, grace), stream=True)
     count = 0
     with gateway.api.stream("/v1/chat/completions", wish, PATIENCE_S) as stream:
         try:
@@ -204,6 +247,39 @@ def test_an_engine_that_breaks_off_is_passed_over(fleet: Fleet, monkeypatch: pyt
     status = dead.api.get("/v1/p2p/status")
     assert status["engine"]["problem"]
     assert status["problems"]
+
+
+def test_an_engine_that_dies_in_mid_stream_is_told_replaced_and_started_again(fleet: Fleet, tmp_path: Path) -> None:
+    gateway, ada, _ = trio_of(fleet)
+    source = Path(__file__).parents[1] / "p2pnode" / "engine" / "fake_vllm.py"
+    script = Path(shutil.copy(source, tmp_path))
+    (tmp_path / "vllm/entrypoints/openai").mkdir(parents=True)
+    (tmp_path / "vllm/entrypoints/openai/api_server.py").touch()
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n')
+    python.chmod(0o755)
+    home = tmp_path / "edsger"
+    home.mkdir(mode=0o700)
+    (home / "config.toml").write_text(
+        f'version = 1\n[[engine.models]]\nname = "{MODEL}"\nsource = "some/hub"\nrevision = "abc"\n'
+    )
+    join = ("--bootstrap", gateway.address, "--engine", "vllm")
+    edsger = fleet.node("edsger", *join, env={"P2PNODE_VLLM_PYTHON": str(python)}).wait_ready()
+    sees(gateway, 3)
+    first_group = edsger.api.get("/v1/p2p/status")["engine"]["process_group"]
+    fleet.children["edsger"].engine_group = first_group
+    _, error = broken_stream(gateway, edsger, ada, lambda _: os.killpg(first_group, signal.SIGKILL), 16)
+    assert error.code == "peer_failed"
+    assert "the engine broke off" in error.message
+    said = until(
+        lambda: [each["what"] for each in edsger.api.get("/v1/p2p/status")["problems"]], "the problem is told", 30
+    )
+    assert any("signal 9" in what and "starting it again" in what for what in said), said
+    assert who(chat(gateway, provider=first(edsger, ada))[1], ada, edsger) is ada, "the next request goes elsewhere"
+    again = lambda: edsger.api.get("/v1/p2p/status")["engine"]["state"] == "ready"  # noqa: E731
+    until(again, f"the engine is back\n{edsger.tail()}", PATIENCE_S)
+    fleet.children["edsger"].engine_group = edsger.api.get("/v1/p2p/status")["engine"]["process_group"]
+    sees(gateway, 3)
 
 
 # --- what stops a node from starting: one line, the right exit code --------------------------------------------------
@@ -341,3 +417,13 @@ def test_ctrl_c_ends_an_ask_with_130_and_cancels_the_job_on_the_far_engine(fleet
     until(idle, "both engines are idle again", PATIENCE_S)
     states = {job["state"] for job in gateway.api.get("/v1/jobs")["data"]}
     assert states == {"cancelled"}
+
+
+def test_signals_that_never_end_do_not_spoil_a_clean_end(fleet: Fleet) -> None:
+    nodes = (fleet.node("gateway", "--engine", "none").wait_ready(), fleet.bootstrap().wait_ready())
+    for node in nodes:
+        deadline = time.monotonic() + PATIENCE_S
+        while node.process.poll() is None and time.monotonic() < deadline:
+            node.send(signal.SIGTERM)
+            time.sleep(0.001)
+        assert node.process.poll() == 0, node.tail()

@@ -291,7 +291,10 @@ class Site:
 
 @asynccontextmanager
 async def site(
-    engine: ScriptedEngine | None = None, settings: NodeSettings = SETTINGS, policy: str = "least-loaded"
+    engine: ScriptedEngine | None = None,
+    settings: NodeSettings = SETTINGS,
+    policy: str = "least-loaded",
+    trusted: frozenset[PeerId] = frozenset(),
 ) -> AsyncIterator[Site]:
     """An entry that knows nobody yet."""
     async with trio.open_nursery() as nursery:
@@ -301,7 +304,8 @@ async def site(
             advert = Advert(PROTOCOL_VERSION, name="me", models=engine.offers())
             swarm.view.put_self(advert, engine.load(), trio.current_time())
         book, seen = JobBook(), []
-        dispatch = Dispatch(swarm, engine, policy, settings, random.Random(1), book, observe=seen.append)
+        rng, observe = random.Random(1), seen.append
+        dispatch = Dispatch(swarm, engine, policy, settings, rng, book, observe=observe, trusted=trusted)
         yield Site(swarm, book, dispatch, seen)
         nursery.cancel_scope.cancel()
 

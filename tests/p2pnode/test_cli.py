@@ -54,7 +54,19 @@ PEER: dict[str, Any] = {
 MODEL: dict[str, Any] = {
     "id": "mock-8b",
     "object": "model",
-    "p2pnode": {"peers": 4, "warm": 3, "context_length": 8192, "price_in": 0, "price_out": 0.5, "simulated": True},
+    "p2pnode": {
+        "peers": 4,
+        "warm": 3,
+        "sleeping": 0,
+        "on_disk": 1,
+        "context_length": 8192,
+        "quantization": "bf16",
+        "price_in": 0,
+        "price_out": 0.5,
+        "fingerprint": "00" * 16,
+        "simulated": True,
+        "expected_wait_s": 0.0421,
+    },
 }
 ROUTE: dict[str, Any] = {
     "model": "mock-8b",
@@ -281,6 +293,9 @@ def test_models_say_when_they_are_simulated(daemon: FakeDaemon, capsys: pytest.C
     assert "simulated" in shown.out
     assert "made-up" in shown.err
     assert "free / $0.5" in shown.out
+    assert "4 (3 warm, 1 disk)" in shown.out
+    assert "42 ms" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 80
     daemon.answers["/v1/models"] = (200, {"data": []})
     assert app.run(["models"]) == OK
     assert "Nobody offers a model" in capsys.readouterr().err

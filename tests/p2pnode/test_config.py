@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from p2pnode.config import FLAGS, KEYS, Config, ConfigError, ModelConfig, is_loopback, load_config, split_host_port
+from p2pnode.config import (
+    FLAGS,
+    KEYS,
+    Config,
+    ConfigError,
+    ModelConfig,
+    is_loopback,
+    load_config,
+    reached_here,
+    split_host_port,
+)
 from protocol.settings import PROFILES
 
 
@@ -167,3 +177,24 @@ def test_loopback_is_what_others_cannot_reach() -> None:
 
 def test_every_key_has_a_section() -> None:
     assert all(name.count(".") == 1 for name in KEYS)
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("127.0.0.1", "127.0.0.1"), ("192.0.2.7", "192.0.2.7"), ("gpu", "gpu")],
+)
+def test_what_listens_everywhere_is_reached_on_loopback(host: str, here: str) -> None:
+    assert reached_here(host) == here
+
+
+def test_whom_requests_may_go_to(tmp_path: Path) -> None:
+    peer = "12D3KooWSuTq6MG9gPt7qZqLFKkYrfxMewTZhj9nmRHJkPwzWDG2"
+    config = load(f'version = 1\n[routing]\nzone = "trusted"\ntrusted = ["{peer}"]\n', tmp_path)
+    assert (config.routing.zone, config.routing.trusted) == ("trusted", (peer,))
+    assert load(None, tmp_path / "none").routing.zone == "anyone"
+    for text, named in (
+        ('zone = "mars"', "local, mine, trusted, anyone"),
+        ('trusted = ["bob"]', "'bob' is no peer id"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            load(f"version = 1\n[routing]\n{text}\n", tmp_path)

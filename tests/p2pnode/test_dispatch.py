@@ -227,6 +227,26 @@ async def test_a_peer_that_breaks_the_rules_is_blamed_and_passed_over(autojump_c
         assert (first.outcome, first.blame) == (Outcome.MISBEHAVED, True)
 
 
+@pytest.mark.parametrize("poison", [b'{"a":1}\n\ndata: [DONE]\n\n{}', b'{"a":1}\r\rdata: [DONE]\r\r{}', b"[DONE]"])
+async def test_nothing_that_breaks_the_rules_reaches_the_caller_in_mid_stream(
+    autojump_clock: object, poison: bytes
+) -> None:
+    async def on_job(channel: Channel, first: Frames) -> None:
+        await channel.send(ACCEPT, accept(decode(*first[0])))
+        await channel.send(DELTA, A)
+        await trio.sleep(1)
+        channel.other.put(DELTA, B)
+        channel.other.put(DELTA, poison)
+        await trio.sleep_forever()
+
+    async with site() as here:
+        here.swarm.add(1, on_job)
+        async with here.dispatch.submit(spec()) as answer:
+            assert await answer.receive() == [A]
+            with pytest.raises(JobFailed, match="broke off"):
+                await answer.receive()
+
+
 async def test_what_a_peer_says_after_its_end_reaches_nobody(autojump_clock: object) -> None:
     frames = lambda job: [(ACCEPT, accept(job)), (DELTA, A), (END, end(1, job, [A])), (DELTA, B)]  # noqa: E731
     async with site() as here:
@@ -311,6 +331,14 @@ async def test_the_callers_deadline_ends_the_job_without_blame(autojump_clock: o
         failed = await fails(here.dispatch, spec(deadline=trio.current_time() + 2))
         assert (failed.status, failed.code, failed.should_retry) == (504, "deadline_exceeded", False)
         assert not here.seen[0].blame
+
+
+async def test_the_callers_deadline_holds_while_the_dht_is_asked(autojump_clock: object) -> None:
+    async with site() as here:
+        began = trio.current_time()
+        failed = await fails(here.dispatch, spec(model="x", query=JobQuery("x"), deadline=began + 0.05))
+        assert (failed.status, failed.code) == (504, "deadline_exceeded")
+        assert trio.current_time() - began == pytest.approx(0.05)
 
 
 async def test_the_worker_keeps_the_callers_deadline_too(autojump_clock: object) -> None:
@@ -560,11 +588,30 @@ async def test_offered_but_filtered_out(autojump_clock: object) -> None:
         failed = await fails(here.dispatch, spec(query=JobQuery(MODEL, only=("somebody",))))
         assert (failed.status, failed.code, failed.should_retry) == (503, "no_capacity", False)
         assert "1 not_named" in failed.message
-        failed = await fails(here.dispatch, spec(query=JobQuery(MODEL, prompt_tokens=9000)))
-        assert (failed.status, failed.code) == (400, "context_length_exceeded")
+        failed = await fails(here.dispatch, spec(query=JobQuery(MODEL, prompt_tokens=20_000)))
+        assert (failed.status, failed.code, failed.param) == (400, "context_length_exceeded", "messages")
         here.swarm.view.set_state(peer, "dead", trio.current_time())
         failed = await fails(here.dispatch, spec())
         assert (failed.status, failed.retry_after) == (503, 1.0)
+
+
+async def test_a_prompt_that_may_be_too_long_is_left_to_the_engine_to_count(autojump_clock: object) -> None:
+    async with site() as here:
+        here.worker(1)
+        said, _ = await ask(here.dispatch, spec(query=JobQuery(MODEL, prompt_tokens=9000)))
+        assert said == A + b"|" + B
+
+
+async def test_only_trusted_peers_are_asked_where_that_is_wanted(autojump_clock: object) -> None:
+    async with site(trusted=frozenset((signer(2).peer_id,))) as here:
+        for number in (1, 2, 3):
+            here.worker(number)
+        for number, zone in enumerate(("trusted", "mine")):
+            _, answer = await ask(here.dispatch, spec(number, query=JobQuery(MODEL, order=("w1",), zone=zone)))
+            assert answer.peer == signer(2).peer_id
+        failed = await fails(here.dispatch, spec(9, query=JobQuery(MODEL, zone="local")))
+        assert (failed.code, failed.should_retry) == ("no_capacity", False)
+        assert "3 zone" in failed.message
 
 
 async def test_a_stopping_node_takes_nothing_more(autojump_clock: object) -> None:

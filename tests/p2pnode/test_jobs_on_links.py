@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -29,6 +30,8 @@ class Ends:
         self.switch = switch
         self.nursery = nursery
         self.book = JobBook()
+        self.workers: list[Worker] = []
+        self.swarms: list[Swarm] = []
         self.entry = self.swarm(100, ScriptedEngine())
         self.dispatch = Dispatch(self.entry, None, "least-loaded", SETTINGS, random.Random(1), self.book)
         self.engines: dict[int, ScriptedEngine] = {}
@@ -36,7 +39,11 @@ class Ends:
     def swarm(self, number: int, engine: ScriptedEngine) -> Swarm:
         key = signer(number)
         node = Node(key, SETTINGS, random.Random(number), 1, ())
-        return Swarm(self.switch.net(key.peer_id), node, SETTINGS, "test", Worker(engine, key, SETTINGS).on_job)
+        worker = Worker(engine, key, SETTINGS)
+        swarm = Swarm(self.switch.net(key.peer_id), node, SETTINGS, "test", worker.on_job)
+        self.workers.append(worker)
+        self.swarms.append(swarm)
+        return swarm
 
     async def worker(self, number: int, script: Script) -> ScriptedEngine:
         engine = ScriptedEngine(script)
@@ -116,3 +123,43 @@ async def test_a_caller_that_does_not_read_holds_up_nobody_else(autojump_clock: 
             engine.script = Script([[piece("b")]])
             async with both.dispatch.submit(spec(2)) as answer:
                 assert await everything(answer) == piece("b")
+
+
+@pytest.mark.slow
+async def test_a_thousand_cancellations_at_any_moment_leave_nothing_behind(autojump_clock: object) -> None:
+    dice = random.Random(11)
+    ended: Counter[str] = Counter()
+
+    async def one(both: Ends, number: int) -> None:
+        body = chat()[:-1] + b',"user":"' + b"x" * dice.choice((0, 0, 1_000, 600_000)) + b'"}'
+        stays_s = dice.uniform(0.0, 1.5)
+        with trio.move_on_after(stays_s) as patience:
+            try:
+                async with both.dispatch.submit(spec(number, body=body)) as answer:
+                    await everything(answer)
+                ended["completed"] += 1
+            except JobFailed as failed:
+                ended[failed.code] += 1
+        ended["left"] += patience.cancelled_caught
+
+    async def user(both: Ends, numbers: range) -> None:
+        for number in numbers:
+            await one(both, number)
+
+    async with ends() as both:
+        engines = [await both.worker(number, Script([[BIG]] * 5, first_s=0.2, pause_s=0.1)) for number in (1, 2, 3)]
+        async with trio.open_nursery() as users:
+            for first in range(1, 1001, 50):
+                users.start_soon(user, both, range(first, first + 50))
+        await trio.sleep(2)
+        assert ended["left"] > 500
+        assert ended["completed"] > 50
+        assert ended.total() == 1000
+        assert [engine.open_now for engine in engines] == [0, 0, 0]
+        for worker in both.workers:
+            assert (worker.running, worker.places.running, worker.places.waiting) == (0, 0, 0)
+        assert not any(link["channels"] for swarm in both.swarms for link in swarm.links())
+        assert [record.inflight for record in both.entry.view.records()] == [0] * 4
+        assert both.book.running == 0
+        async with both.dispatch.submit(spec(2000)) as answer:
+            assert await everything(answer) == b"|".join([BIG] * 5)

@@ -82,7 +82,9 @@ def test_links_and_other_things_are_not_followed(tmp_path: Path) -> None:
         read_secret(tmp_path / "pipe")
     directory = tmp_path / "home"
     directory.symlink_to(tmp_path / "dir")
-    for wrong in (link, real, directory):
+    with pytest.raises(KeyProblem, match=f"symbolic link.*--home {tmp_path / 'dir'}"):
+        prepare_home(directory)
+    for wrong in (link, real):
         with pytest.raises(KeyProblem, match="not a directory"):
             prepare_home(wrong)
     with pytest.raises(KeyProblem, match="cannot make"):
@@ -181,3 +183,12 @@ def test_a_zone_only_gets_narrower() -> None:
     assert narrower("anyone", "trusted") == "trusted"
     assert narrower("local", "trusted") == "local"
     assert narrower("elsewhere", "mine") == "mine"
+
+
+def test_a_directory_that_everybody_shares_is_no_home_and_nobody_is_told_to_close_it(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    with pytest.raises(KeyProblem, match="choose a directory of its own") as refused:
+        prepare_home(shared)
+    assert "chmod" not in str(refused.value)

@@ -101,6 +101,12 @@ def test_marks_rise_and_are_forgotten(ledger: Ledger) -> None:
     assert reopened(ledger).marks() == {(A, 1): (6, 0, 200.0)}
 
 
+def test_marks_are_bounded(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_MARKS", 3)
+    ledger.save_marks({(bytes([number]) * 32, 1): (1, 1, float(number)) for number in range(10)})
+    assert sorted(until for _, _, until in ledger.marks().values()) == [7.0, 8.0, 9.0]
+
+
 def test_the_database_is_for_us_alone(ledger: Ledger, path: Path) -> None:
     ledger.next_incarnation()
     assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}

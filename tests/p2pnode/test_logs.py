@@ -111,3 +111,18 @@ def test_context_travels_with_the_task() -> None:
     with structlog.contextvars.bound_contextvars(request_id="req_1"):
         structlog.get_logger().info("inside")
     assert lines(sink)[0]["request_id"] == "req_1"
+
+
+@pytest.mark.parametrize(("color", "variable", "coloured"), [(True, "", True), (False, "", False), (True, "1", False)])
+def test_colours_are_for_terminals_that_want_them(
+    color: bool, variable: str, coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if variable:
+        monkeypatch.setenv("NO_COLOR", variable)
+    sink = Terminal()
+    logs.set_up("pretty", "info", sink, color=color)
+    structlog.get_logger("x").info("job_ended", ms=1)
+    logging.getLogger("trio").error("from a library")
+    assert ("\x1b[" in sink.getvalue()) is coloured
+    assert "job_ended" in sink.getvalue()

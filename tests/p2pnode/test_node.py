@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +14,10 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 import p2pnode
+from p2pnode import home as home_module
 from p2pnode.announce import announce, next_command, write_atomically
 from p2pnode.config import load_config
 from p2pnode.engine.choice import MOCK_MODEL, NoSuchEngine, choose_engine, chosen_kind
@@ -23,7 +27,7 @@ from p2pnode.ledger import Ledger
 from p2pnode.paths import find_paths
 from p2pnode.seeds import check_listen, grouped, listed_seeds
 from p2pnode.statements import Machine, advert_of, described, load_of
-from p2pnode.stopping import CannotStart, Stopping, watch_signals
+from p2pnode.stopping import PARENT_VARIABLE, SIGNALS, CannotStart, Stopping, WrongFlag, watch_parent, watch_signals
 from protocol.adverts import Gpu, Load, ModelOffer, Status
 from protocol.ids import PeerId, peer_text
 
@@ -74,6 +78,16 @@ def test_a_home_keeps_its_identity_and_its_incarnation_rises(tmp_path: Path) -> 
         assert second.marks == {(PEER, 1): (3, 4, 5.0)}
     assert paths.home.stat().st_mode & 0o077 == 0
     assert paths.node_key.stat().st_mode & 0o077 == 0
+
+
+async def test_marks_are_remembered_until_their_time_is_over(tmp_path: Path) -> None:
+    now = time.time()
+    marks = {(PEER, 1): (3, 4, now + 60.0), (PEER, 2): (3, 4, now - 60.0)}
+    machine: Any = SimpleNamespace(export_marks=lambda: marks)
+    swarm: Any = SimpleNamespace(view=SimpleNamespace(records=tuple))
+    with open_home(find_paths(tmp_path / "home")) as home:
+        await home_module._remember(home, swarm, machine)
+        assert home.ledger.marks() == {(PEER, 1): (3, 4, now + 60.0)}
 
 
 def test_a_home_is_for_one_daemon(tmp_path: Path) -> None:
@@ -165,6 +179,8 @@ def test_a_load_joins_engine_and_driver() -> None:
     assert load.clock_percent == 75
     assert load.status == Status.ONLINE
     assert load_of(None, Machine(), draining=True).status == Status.DRAINING
+    full = load_of(FakeEngine(False), MACHINE, draining=False, queued=3)
+    assert (full.running, full.waiting, full.status) == (2, load.waiting + 3, Status.BUSY)
 
 
 def test_different_cards_are_different_entries() -> None:
@@ -253,14 +269,14 @@ def test_addresses_of_one_seed_belong_together() -> None:
 
 @pytest.mark.parametrize("wrong", ["somewhere:4411", "/ip4/1.2.3.4/tcp/1/p2p/12D3KooWnonsense", "/ip4/1.2.3/tcp/1"])
 def test_a_wrong_bootstrap_address_is_named(wrong: str) -> None:
-    with pytest.raises(ValueError, match="bootstrap") as caught:
+    with pytest.raises(WrongFlag, match="bootstrap") as caught:
         grouped((wrong,))
     assert wrong in str(caught.value)
 
 
 def test_a_wrong_place_to_listen_is_named_with_its_flag() -> None:
     check_listen(("/ip4/0.0.0.0/tcp/4411", "/ip6/::/tcp/0"))
-    with pytest.raises(ValueError, match="--listen 'port 4411'"):
+    with pytest.raises(WrongFlag, match="--listen 'port 4411'"):
         check_listen(("port 4411",))
 
 
@@ -276,3 +292,43 @@ async def test_one_signal_asks_and_two_insist() -> None:
         with trio.fail_after(5):
             await stopping.now.wait()
         nursery.cancel_scope.cancel()
+
+
+async def watched(stopping: Stopping) -> dict[int, Any]:
+    """What signals mean after a life of ``watch_signals``."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watch_signals, stopping)
+            nursery.cancel_scope.cancel()
+        return {number: signal.getsignal(number) for number in SIGNALS}
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+async def test_afterwards_signals_mean_what_they_meant_unless_the_end_is_settled() -> None:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    stopping = Stopping()
+    assert await watched(stopping) == before
+    stopping.settled = True
+    assert set((await watched(stopping)).values()) == {signal.SIG_IGN}
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before
+
+
+async def test_a_node_ends_with_its_parent_only_where_that_is_wanted() -> None:
+    reading, writing = os.pipe()
+    stopping = Stopping()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_parent, stopping, {PARENT_VARIABLE: "1"}, reading)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not stopping.asked.is_set()
+            os.close(writing)
+            with trio.fail_after(5):
+                await stopping.asked.wait()
+        other = Stopping()
+        await watch_parent(other, {}, reading)
+        assert not other.asked.is_set()
+    finally:
+        os.close(reading)

@@ -52,11 +52,14 @@ class Bench:
     worker: Worker
     engine: ScriptedEngine
     nursery: trio.Nursery
+    asked: int = 0
 
     async def ask(self, body: bytes | None = None, **changes: object) -> Channel:
         body = chat() if body is None else body
         near, far = channel_pair(ENTRY.peer_id, WORKER.peer_id)
-        await near.send(REQ, encode(request(body, **changes)))
+        job = (int.from_bytes(JOB, "big") + self.asked).to_bytes(16, "big")  # the first is JOB
+        self.asked += 1
+        await near.send(REQ, encode(request(body, **{"job": job, **changes})))
         self.nursery.start_soon(self._serve, far)
         with suppress(NetError):  # the worker may have refused it by its REQ
             for start in range(0, len(body), 32768):
@@ -417,6 +420,26 @@ async def test_a_body_that_does_not_come(autojump_clock: object) -> None:
         here.nursery.start_soon(here.worker.on_job, far, [(REQ, encode(request(b"x" * 100)))])
         found = refusal(await all_of(near))
         assert (found.status, found.code, found.final) == (408, "slow_body", False)
+
+
+async def test_announced_requests_that_do_not_come_hold_nobody_up(autojump_clock: object) -> None:
+    async with bench(slots=2) as here:
+        for number in range(10):
+            _, far = channel_pair(signer(number + 10).peer_id, WORKER.peer_id)
+            here.nursery.start_soon(here.worker.on_job, far, [(REQ, encode(request(b"x" * 100)))])
+        await trio.sleep(1)
+        assert (here.worker.running, here.worker.places.running, here.worker.places.waiting) == (10, 0, 0)
+        began = trio.current_time()
+        assert kinds(await here.talk())[-1] == END
+        assert trio.current_time() == began
+
+
+async def test_a_job_is_taken_once(autojump_clock: object) -> None:
+    async with bench() as here:
+        assert kinds(await here.talk(job=JOB))[-1] == END
+        again = refusal(await here.talk(job=JOB))
+        assert (again.status, again.code, again.final) == (409, "duplicate_job", False)
+        assert len(here.engine.jobs) == 1
 
 
 async def test_a_defect_ends_the_job_and_nothing_else(autojump_clock: object) -> None:

@@ -16,9 +16,11 @@ from protocol.admission import (
     Admit,
     Arrived,
     Drain,
+    Expect,
     FirstOutput,
     Left,
     Queue,
+    Ready,
     SlotsAre,
     TurnAway,
 )
@@ -83,6 +85,31 @@ def test_one_peer_cannot_fill_the_place_of_all() -> None:
     assert admitted(machine.handle(Arrived(6, Q), 0.0)) == [6]
     machine.handle(Left(0), 1.0)
     assert admitted(machine.handle(Arrived(7, P), 1.0)) == [7]
+
+
+def test_a_request_that_is_still_coming_has_neither_slot_nor_turn() -> None:
+    machine = filled(slots=1)
+    (expected,) = machine.handle(Arrived(1, P, ready=False), 0.0)
+    assert isinstance(expected, Expect)
+    assert 0 < expected.promise_s < JOB_S
+    assert (machine.running, machine.waiting) == (0, 0)
+    assert admitted(machine.handle(Arrived(2, Q), 0.0)) == [2]
+    (queued,) = machine.handle(Arrived(3, R, ready=False), 0.0)
+    assert isinstance(queued, Queue)
+    assert machine.handle(Ready(3), 1.0) == []
+    assert machine.handle(Ready(1), 1.0) == []
+    assert machine.handle(Ready(77), 1.0) == [], "it had left already"
+    assert admitted(machine.handle(Left(2), 2.0)) == [3], "in the order in which they were here"
+
+
+def test_who_is_coming_counts_against_the_bounds() -> None:
+    machine = Admission(AdmissionSettings(queue=3, per_peer=2), 1)
+    for number, peer in enumerate((P, P, Q, R)):
+        assert not isinstance(machine.handle(Arrived(number, peer, ready=False), 0.0)[0], TurnAway)
+    assert isinstance(machine.handle(Arrived(9, R, ready=False), 0.0)[0], TurnAway), "a slot and three in the queue"
+    machine.handle(Left(3), 0.0)
+    assert isinstance(machine.handle(Arrived(9, P, ready=False), 0.0)[0], TurnAway), "two of one peer"
+    assert isinstance(machine.handle(Arrived(9, R), 0.0)[0], Admit)
 
 
 def test_more_slots_let_more_in() -> None:
@@ -157,10 +184,13 @@ def test_the_wait_is_bounded() -> None:
     assert away.message.retry_ms == RETRY_MOST_MS
 
 
+MOST_SLOTS = 4
+
+
 class AdmissionMachine(RuleBasedStateMachine):
     """Jobs come and go in any order; a model of who should be where keeps count."""
 
-    @initialize(slots=st.integers(1, 4))
+    @initialize(slots=st.integers(1, MOST_SLOTS))
     def begin(self, slots: int) -> None:
         self.machine = Admission(SETTINGS, slots)
         self.slots = slots
@@ -168,6 +198,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.next = 0
         self.running: set[int] = set()
         self.waiting: list[tuple[int, PeerId | None]] = []
+        self.coming: dict[int, PeerId | None] = {}
 
     def take(self, effects: list[AdmissionEffect]) -> None:
         for job in admitted(effects):
@@ -177,22 +208,34 @@ class AdmissionMachine(RuleBasedStateMachine):
             self.waiting = [each for each in self.waiting if each[0] != job]
             self.running.add(job)
 
-    @rule(peer=st.sampled_from([None, P, Q, R]), tokens=st.integers(0, 5000))
-    def arrives(self, peer: PeerId | None, tokens: int) -> None:
+    @rule(peer=st.sampled_from([None, P, Q, R]), tokens=st.integers(0, 5000), ready=st.booleans())
+    def arrives(self, peer: PeerId | None, tokens: int, ready: bool) -> None:
         self.next += 1
-        effects = self.machine.handle(Arrived(self.next, peer, tokens, stream=bool(tokens % 2)), self.now)
-        if not isinstance(effects[0], TurnAway):
+        effects = self.machine.handle(Arrived(self.next, peer, tokens, bool(tokens % 2), ready), self.now)
+        if isinstance(effects[0], TurnAway):
+            return
+        if ready:
             self.waiting.append((self.next, peer))
+        else:
+            self.coming[self.next] = peer
         self.take(effects)
+
+    @rule(pick=st.integers(0, 100))
+    def is_ready(self, pick: int) -> None:
+        if self.coming:
+            job = sorted(self.coming)[pick % len(self.coming)]
+            self.waiting.append((job, self.coming.pop(job)))
+            self.take(self.machine.handle(Ready(job), self.now))
 
     @rule(pick=st.integers(0, 100), seconds=st.floats(0, 20))
     def leaves(self, pick: int, seconds: float) -> None:
         self.now += seconds
-        jobs = sorted(self.running) + [number for number, _ in self.waiting]
+        jobs = sorted(self.running) + [number for number, _ in self.waiting] + sorted(self.coming)
         if not jobs:
             return
         job = jobs[pick % len(jobs)]
         self.running.discard(job)
+        self.coming.pop(job, None)
         self.waiting = [each for each in self.waiting if each[0] != job]
         self.take(self.machine.handle(Left(job), self.now))
 
@@ -201,7 +244,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         if self.running:
             self.machine.handle(FirstOutput(sorted(self.running)[pick % len(self.running)]), self.now)
 
-    @rule(slots=st.integers(1, 4))
+    @rule(slots=st.integers(1, MOST_SLOTS))
     def slots_change(self, slots: int) -> None:
         self.slots = slots
         self.take(self.machine.handle(SlotsAre(slots), self.now))
@@ -209,7 +252,8 @@ class AdmissionMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost(self) -> None:
         assert (self.machine.running, self.machine.waiting) == (len(self.running), len(self.waiting))
-        assert len([1 for _, peer in self.waiting if peer is not None]) <= SETTINGS.queue
+        guests = [peer for peer in (*self.coming.values(), *dict(self.waiting).values()) if peer is not None]
+        assert len(guests) <= SETTINGS.queue + MOST_SLOTS
         assert not self.waiting or len(self.running) >= self.slots
 
 

@@ -19,7 +19,7 @@ from protocol.adverts import (
     read,
     statement,
 )
-from protocol.errors import BadEnvelope
+from protocol.errors import BadEnvelope, UnknownStatement
 from protocol.signing import ADVERT, LOAD, Ed25519Signer, parse, seal
 from tests.protocol.harness import advert_of
 
@@ -80,7 +80,7 @@ def test_a_newer_version_with_more_fields_is_understood() -> None:
     ],
 )
 def test_claims_out_of_range_are_refused_though_signed(raw: list[object]) -> None:
-    with pytest.raises(BadEnvelope):
+    with pytest.raises(UnknownStatement):
         read(seal(SIGNER, ADVERT, (1, 1), WALL, 60, msgpack.packb(raw)))
 
 

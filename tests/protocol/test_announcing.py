@@ -10,7 +10,7 @@ import pytest
 from protocol.adverts import Load, Status, read
 from protocol.announcing import ADVERT_SHARE, COPIES, LOAD_SHARE, Announcer, changed
 from protocol.settings import GossipSettings
-from protocol.signing import ADVERT, LOAD, MAX_TTL_S, Envelope
+from protocol.signing import ADVERT, LOAD, MAX_INC, MAX_TTL_S, Envelope
 from tests.protocol.harness import WALL, advert_of, signer_of
 
 IDLE = Load(slots=8, free_vram_mib=8000, tokens_s=40)
@@ -101,6 +101,13 @@ def test_a_newer_statement_in_our_name_is_overtaken_but_two_holders_of_a_key_do_
     assert node.overtake(8, 1, 2.0, WALL) == []
     assert [envelope.inc for envelope in node.overtake(8, 1, 5.0, WALL)] == [9, 9]
     assert node.overtake(8, 1, 50.0, WALL) == []
+
+
+def test_above_the_last_incarnation_there_is_none() -> None:
+    node = announcer()
+    node.advertise(advert_of(0), 1, 1.0, WALL)
+    assert node.overtake(MAX_INC, 1, 5.0, WALL) == []
+    assert [envelope.inc for envelope in node.overtake(MAX_INC - 1, 1, 50.0, WALL)] == [MAX_INC, MAX_INC]
 
 
 def test_a_node_without_an_advert_repeats_what_it_said() -> None:

@@ -257,10 +257,12 @@ def test_what_risks_nothing_is_bounded_by_the_number_asked() -> None:
     assert play.cascade.asked == SETTINGS.asked
 
 
-def test_one_busy_peer_without_a_word_on_when() -> None:
+@pytest.mark.parametrize("retry_s", [0.0, 0.25])
+def test_nobody_is_told_to_come_back_at_once(retry_s: float) -> None:
     play = Play(A)
-    found = gave_up(play.do(WasBusy(A)))
+    found = gave_up(play.do(WasBusy(A, retry_s)))
     assert (found.code, found.retry_after) == ("queue_full", 1.0)
+    assert found.message.endswith("try again in 1 s.")
     assert found.message.startswith("1 peer was asked")
 
 
@@ -279,6 +281,16 @@ def test_an_engine_that_breaks_costs_an_attempt() -> None:
         play.do(Accepted(peer))
         effects = play.do(Refused(peer, Refuse(502, "engine_failed", "bang", final=True)))
     assert (gave_up(effects).status, observed(effects).blame) == (502, True)
+
+
+def test_what_each_said_is_told() -> None:
+    play = Play(A, B, C)
+    play.do(WasBusy(A, 2.5))
+    play.do(Lost(B, Outcome.UNREACHABLE, "refused"))
+    found = gave_up(play.do(WasBusy(C, 7.0)))
+    assert (found.status, found.retry_after) == (503, 2.5)
+    assert "3 peers were asked: 2 busy, 1 unreachable; the last: busy" in found.message
+    assert found.message.endswith("try again in 3 s.")
 
 
 def test_the_callers_mistake_ends_it_at_once() -> None:

@@ -21,7 +21,7 @@ from protocol.lookup import Lookup, State
 from protocol.messages import Contact, DhtQuery, DhtReply, DhtStore, Doubt
 from protocol.settings import DhtSettings
 from protocol.shelf import Shelf, home_of
-from protocol.signing import Envelope, remaining_s
+from protocol.signing import PROVIDER, Envelope, remaining_s, seal
 from tests.protocol.dht_network import EPOCH, TEST, DhtNetwork, Member, signer
 
 MODEL = ModelId(b"m" * 16)
@@ -291,9 +291,19 @@ def test_a_peer_that_asks_too_often_is_not_answered_for_a_while() -> None:
     node = machine()
     linked(node, 2)
     peer = signer(2).peer_id
-    answers = [bool(node.on_message(peer, DhtQuery(n, bytes(32)), NOW, WALL)) for n in range(102)]
-    assert answers == [True] * 100 + [False] * 2
-    assert node.on_message(peer, DhtQuery(1, bytes(32)), NOW + 1.0, WALL)
+    answers = [bool(node.on_message(peer, DhtQuery(n, bytes(32)), NOW, WALL)) for n in range(202)]
+    assert answers == [True] * 200 + [False] * 2
+    assert store(node, 2, provider(2)) == []
+    assert len(node.shelf) == 0, "statements cost as much"
+    assert node.on_message(peer, DhtQuery(1, bytes(32)), NOW + 0.01, WALL)
+
+
+def test_all_peers_together_are_not_answered_without_end() -> None:
+    node = machine()
+    linked(node, *range(2, 22))
+    peers = [signer(number).peer_id for number in range(2, 22)]
+    answers = [node.on_message(peer, DhtQuery(n, bytes(32)), NOW, WALL) for peer in peers for n in range(100)]
+    assert sum(map(bool, answers)) == 1000
 
 
 def test_messages_of_others_and_messages_that_are_not_ours_are_left_alone() -> None:
@@ -333,7 +343,7 @@ def test_the_newest_statement_of_each_author_is_kept_and_expires_on_our_clock() 
         (provider(3).wire, "somebody else than its author"),
         (provider(2, model=b"another model...").wire, "a key that is not its own"),
         (advert(2).wire, "a key that is not its own"),
-        (statement(signer(2), Load(), (1, 1), WALL, 60).wire, "kind 2 is not kept"),
+        (statement(signer(2), Load(), (1, 1), WALL, 60).wire, "a load is not kept"),
         (b"short", "5 bytes"),
     ],
 )
@@ -516,6 +526,8 @@ def test_a_provider_with_a_link_and_no_address_of_its_own_is_still_a_contact() -
         (b"?", 1),
         (provider(50, issued=WALL - 9999).wire, 0),
         (provider(1, seq=9).wire, 0),  # our own, which we know better
+        (b"\x01\x09" + provider(50).wire[2:], 0),  # of a newer version
+        (seal(signer(50), PROVIDER, (1, 1), WALL, 60, b"\x91\xa3new").wire, 0),
     ],
 )
 def test_a_value_that_does_not_hold_is_dropped_and_a_wrong_one_held_against_its_sender(

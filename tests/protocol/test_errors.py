@@ -22,6 +22,7 @@ def test_the_root_is_abstract() -> None:
         errors.BadEnvelope,
         errors.CreditExceeded,
         errors.StaleStatement,
+        errors.UnknownStatement,
     ],
 )
 def test_the_docstring_is_the_message(kind: type[errors.ProtocolError]) -> None:
@@ -33,5 +34,5 @@ def test_the_docstring_is_the_message(kind: type[errors.ProtocolError]) -> None:
 
 
 def test_a_stale_statement_is_nobodys_fault() -> None:
-    assert errors.StaleStatement.blame == 0
+    assert errors.StaleStatement.blame == errors.UnknownStatement.blame == 0
     assert errors.BadEnvelope.blame == errors.BadFrame.blame == errors.CreditExceeded.blame == 1

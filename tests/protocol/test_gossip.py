@@ -188,7 +188,7 @@ def test_a_large_view_is_repaired_by_buckets() -> None:
     left, right = net.members[0], net.members[2]
     crowd = [statement(signer_of(100 + i), Load(), (1, 1), net.wall(left), 3000) for i in range(300)]
     for envelope in crowd:  # heard by one of them only, and not spread
-        left.node.gossip._intake.take((envelope.author, LOAD), None, envelope, None, net.now)
+        left.node.gossip._intake.take((envelope.author, LOAD), None, envelope, (), net.now)
     net.run(4 * net.settings.gossip.digest_s)
     assert all(envelope.author in right.node.view for envelope in crowd)
     assert len({member.node.stats()["view"] for member in net.members}) == 1
@@ -208,7 +208,7 @@ class Alone:
         self.started = self.gossip.start({}, 0.0, WALL)
         self.peers = [signer_of(50 + i).peer_id for i in range(neighbours)]
         for peer in self.peers:
-            self.gossip.link_up(peer, 0.0)
+            self.gossip.link_up(peer, True, 0.0)
         self.gossip.stand(self.peers)
 
     def get(self, peer: PeerId, *envelopes: Envelope, now: float = 0.0) -> list[Effect]:
@@ -317,7 +317,7 @@ def test_our_own_change_goes_out_at_once_and_repeats_wait_for_the_tick() -> None
 def test_a_short_budget_goes_to_our_own_then_goodbyes_then_the_newest() -> None:
     node = Alone(1, budget_bytes_s=400, burst_bytes=400)
     (a,) = node.peers
-    node.gossip.link_up(signer_of(60).peer_id, 0.0)
+    node.gossip.link_up(signer_of(60).peer_id, True, 0.0)
     for author in range(1, 20):
         node.gossip.learn([load(author)], 0.0)
     node.gossip._flow.spend(node.gossip._flow.level(0.0), 0.0)
@@ -359,7 +359,7 @@ def test_a_newcomer_gets_everything_in_messages_of_bounded_size() -> None:
     crowd = [load(100 + i) for i in range(700)]
     node.get(node.peers[0], *crowd)
     newcomer = signer_of(60).peer_id
-    node.gossip.link_up(newcomer, 1.0)
+    node.gossip.link_up(newcomer, True, 1.0)
     effects = node.gossip.on_digest(newcomer, Digest(reply=True), 1.0)
     messages = [effect.message for effect in effects if isinstance(effect, Send)]
     assert all(len(message.envelopes) <= gossip.MAX_RECORDS for message in messages if isinstance(message, Records))
@@ -373,7 +373,7 @@ def test_what_the_burst_does_not_cover_follows_later() -> None:
     for i in range(40):
         node.gossip.learn([load(100 + i)], 0.0)
     asker = signer_of(60).peer_id
-    node.gossip.link_up(asker, 0.0)
+    node.gossip.link_up(asker, True, 0.0)
     got = pushed(node.gossip.on_digest(asker, Digest(reply=True), 0.0))[asker]
     assert len(got) < 40
     for tick in range(1, 40):
@@ -410,7 +410,7 @@ def test_a_want_is_answered() -> None:
     node.gossip.learn([load(1), load(2)], 0.0)
     want = Digest(entries=((LOAD, signer_of(1).peer_id, 0, 0), (ADVERT, signer_of(2).peer_id, 0, 0)))
     asker = signer_of(60).peer_id
-    node.gossip.link_up(asker, 0.0)
+    node.gossip.link_up(asker, True, 0.0)
     assert pushed(node.gossip.on_digest(asker, want, 0.0)) == {asker: [(signer_of(1).peer_id, LOAD, 1)]}
 
 
@@ -421,6 +421,28 @@ def test_a_neighbour_that_asks_all_the_time_is_not_answered() -> None:
     assert sum(map(bool, asked)) == gossip.MAX_DIGESTS
     node.gossip.timer(("gossip", "digest"), 30.0, WALL + 30)
     assert node.gossip.on_digest(node.peers[0], Digest(reply=True), 30.0)
+
+
+def test_a_thousand_identities_cost_no_more_than_a_few_and_nothing_to_those_we_chose() -> None:
+    node = Alone(1)
+    guests = [PeerId(index.to_bytes(32, "big")) for index in range(10)]
+    for guest in guests:
+        node.gossip.link_up(guest, False, 0.0)
+    most = gossip.CHECKS_BURST
+    node.gossip._guest_checks.spend(most - 15, 0.0)
+    for number, guest in enumerate(guests):
+        node.get(guest, load(100 + 2 * number), load(101 + 2 * number))
+    assert node.gossip.counts.shed == 20 - 15
+    node.get(node.peers[0], *(load(200 + number) for number in range(20)))
+    assert node.gossip.counts.shed == 20 - 15
+    node.get(guests[0], load(300), now=1.0)
+    assert signer_of(300).peer_id in node.view, "they get more with time"
+
+    asked = [node.gossip.on_digest(guest, Digest(reply=True), 2.0) for guest in guests for _ in range(20)]
+    assert sum(map(bool, asked)) <= gossip.GUEST_DIGESTS_BURST
+    assert node.gossip.counts.digests_in == gossip.GUEST_DIGESTS_BURST
+    node.gossip.on_digest(node.peers[0], Digest(reply=True), 2.0)
+    assert node.gossip.counts.digests_in == gossip.GUEST_DIGESTS_BURST + 1
 
 
 def test_between_old_neighbours_few_buckets_are_listed() -> None:

@@ -34,7 +34,7 @@ class Gate(Intake):
 
     def get(self, envelope: Envelope, now: float = 0.0, allowance: Bucket | None = None) -> Verdict:
         key = (envelope.author, envelope.kind)
-        return self.take(key, self.marks.get(key), parse(envelope.wire), allowance, now)
+        return self.take(key, self.marks.get(key), parse(envelope.wire), (allowance,) if allowance else (), now)
 
 
 def load(author: int = 1, seq: int = 1, inc: int = 1, issued: float = WALL, running: int = 0) -> Envelope:
@@ -106,7 +106,9 @@ def test_other_kinds_and_what_we_do_not_understand_are_nobodys_fault() -> None:
     strange = seal(signer_of(1), LOAD, (1, 1), WALL, 60, msgpack.packb(["a status of a newer version"]))
     assert gate.get(provider) is Verdict.IGNORED
     assert gate.get(strange) is Verdict.IGNORED
-    assert gate.counts.unreadable == 2
+    newer = parse(strange.wire[:1] + b"\x09" + strange.wire[2:])
+    assert gate.get(newer) is Verdict.IGNORED
+    assert gate.counts.unreadable == 3
 
 
 def test_a_relayer_has_an_allowance_of_signatures() -> None:
@@ -192,7 +194,9 @@ def test_proofs_are_bounded() -> None:
         gate.get(load(author=author))
         gate.get(load(author=author, running=1))
     assert len(gate.proofs) == MAX_PROOFS
-    assert gate.counts.equivocations == MAX_PROOFS + 2
+    assert gate.counts.equivocations == MAX_PROOFS
+    gate.get(load(author=MAX_PROOFS + 5))
+    assert gate.get(forged(load(author=MAX_PROOFS + 5, running=1))) is Verdict.KNOWN, "its signature was not checked"
 
 
 def test_a_disputed_clock_is_settled_by_the_statements_of_others() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import struct
 from collections import deque
 
@@ -25,6 +27,7 @@ from protocol.messages import (
     PING,
     PONG,
     RECORDS,
+    REFUSE,
     REQ,
     RST,
 )
@@ -40,7 +43,7 @@ def frame(channel: int, kind: int, payload: bytes = b"", *, length: int | None =
 
 
 def pair(limits: LinkSettings = SMALL) -> tuple[Mux, Mux]:
-    return Mux(limits, dialer=True), Mux(limits, dialer=False)
+    return Mux(limits, dialer=True, rng=random.Random(1)), Mux(limits, dialer=False, rng=random.Random(1))
 
 
 def carry(sender: Mux, receiver: Mux, now: float = 0.0) -> list[LinkEvent]:
@@ -182,7 +185,7 @@ def test_the_channels_of_a_link_can_be_used_up(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_settings_that_cannot_work_are_refused(limits: LinkSettings) -> None:
     with pytest.raises(LocalProtocolError):
-        Mux(limits, dialer=True)
+        Mux(limits, dialer=True, rng=random.Random(1))
 
 
 # --- channel 0 is bounded ------------------------------------------------------------------------------------------
@@ -432,6 +435,27 @@ def test_a_peer_may_exceed_its_channels_only_by_those_whose_end_crossed() -> Non
         acceptor.receive(frame(13, REQ), 0.0)
 
 
+def test_answers_that_the_peer_does_not_read_keep_their_places() -> None:
+    _, acceptor = pair()
+    for number in range(6):
+        channel = 2 * number + 1
+        acceptor.receive(frame(channel, REQ), 0.0)
+        acceptor.send(channel, REFUSE, b"no")
+        acceptor.close(channel)
+    with pytest.raises(BadFrame, match="more than 4 channels"):
+        acceptor.receive(frame(13, REQ), 0.0)
+    _, acceptor = pair()
+    for number in range(20):  # whoever reads them may go on
+        channel = 2 * number + 1
+        acceptor.receive(frame(channel, REQ), 0.0)
+        acceptor.send(channel, REFUSE, b"no")
+        acceptor.close(channel)
+        if number % 2:
+            acceptor.receive(frame(channel, RST, bytes(4)), 0.0)
+        else:
+            acceptor.data_to_send()
+
+
 def test_channels_that_ended_make_room_for_others() -> None:
     _, acceptor = pair()
     for number in range(100):
@@ -442,7 +466,7 @@ def test_channels_that_ended_make_room_for_others() -> None:
 
 
 def test_a_long_frame_in_single_bytes_is_not_copied_again_and_again() -> None:
-    acceptor = Mux(LinkSettings(), dialer=False)
+    acceptor = Mux(LinkSettings(), dialer=False, rng=random.Random(1))
     events: list[LinkEvent] = []
     for byte in frame(1, REQ, b"x" * 65536):
         events += acceptor.receive(bytes([byte]), 0.0)
@@ -463,10 +487,23 @@ def test_a_new_link_measures_the_round_trip_at_once() -> None:
 def test_a_pong_counts_once_and_only_for_the_last_ping() -> None:
     dialer, _ = pair()
     assert dialer.receive(frame(0, PONG, bytes(8)), 1.0) == []
-    dialer.ping(1.0)
-    dialer.ping(2.0)
-    first, second = struct.pack(">Q", 1), struct.pack(">Q", 2)
+    nonces = []
+    for now in (1.0, 2.0):
+        dialer.ping(now)
+        nonces.append(dialer.data_to_send()[8:])
+    first, second = nonces
     assert dialer.receive(frame(0, PONG, first) + frame(0, PONG, second) * 2, 3.0) == [Rtt(1.0)]
+
+
+def test_nobody_can_answer_a_ping_before_it_came() -> None:
+    dialer, _ = pair()
+    seen = []
+    for now in range(50):
+        dialer.ping(float(now))
+        seen.append(int.from_bytes(dialer.data_to_send()[8:], "big"))
+    steps = {after - before for before, after in itertools.pairwise(seen)}
+    assert len(set(seen)) == 50
+    assert len(steps) == 49, "the next one follows from nothing that was sent"
 
 
 def test_silence_is_answered_with_a_ping_and_then_with_the_end() -> None:
@@ -478,7 +515,7 @@ def test_silence_is_answered_with_a_ping_and_then_with_the_end() -> None:
     assert dialer.tick(5.9) == []
     assert not dialer.has_data
     assert dialer.tick(6.0) == []
-    assert dialer.data_to_send() == frame(0, PING, struct.pack(">Q", 3))
+    assert dialer.data_to_send()[:8] == frame(0, PING, bytes(8))[:8]
     assert dialer.next_deadline(6.0) == 11.0
     assert dialer.tick(11.0) == []
     assert dialer.next_deadline(11.0) == 16.0
@@ -527,7 +564,7 @@ def test_a_node_that_slept_asks_before_it_gives_up() -> None:
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=400), st.lists(st.integers(1, 30), max_size=20))
 def test_arbitrary_bytes_raise_nothing_but_remote_errors(data: bytes, cuts: list[int]) -> None:
-    mux = Mux(SMALL, dialer=False)
+    mux = Mux(SMALL, dialer=False, rng=random.Random(1))
     try:
         for cut in [*cuts, 400]:
             mux.receive(data[:cut], 0.0)
@@ -553,7 +590,7 @@ def test_the_cut_of_the_input_changes_nothing(frames: list[bytes], data: st.Data
     raw = b"".join(frames)
     outcomes = []
     for pieces in ([len(raw)], data.draw(st.lists(st.integers(1, 25), max_size=60))):
-        mux, rest, events, error = Mux(SMALL, dialer=False), raw, [], ""
+        mux, rest, events, error = Mux(SMALL, dialer=False, rng=random.Random(1)), raw, [], ""
         try:
             for piece in [*pieces, len(raw) + 1]:
                 events += mux.receive(rest[:piece], 0.0)

@@ -209,13 +209,23 @@ def test_without_anybody_choosing_us_we_choose_more() -> None:
 
 def test_others_may_choose_us_up_to_a_limit_and_the_next_waits() -> None:
     node = Alone(known=40)
-    for index in range(1, 18):
+    for index in range(1, 14):
         node.up(index, outbound=False)
-        assert node.machine.asked(peer(index)) is (index <= 16)
-    assert len(node.machine.standing()) == 16
-    assert dialled(node.tick()) == []
+        assert node.machine.asked(peer(index)) is (index <= 12)
     node.down(3)
-    assert node.machine.is_standing(peer(17))
+    assert node.machine.is_standing(peer(13))
+
+
+def test_whoever_fills_every_place_from_outside_does_not_keep_us_from_our_own_choice() -> None:
+    node = Alone(known=40)
+    for index in range(1, 21):
+        node.up(index, outbound=False)
+        node.machine.asked(peer(index))
+    node.dial_all()
+    theirs = {peer(index) for index in range(1, 13)}
+    assert len(set(node.machine.standing()) - theirs) == node.settings.target // 2
+    assert len(node.machine.standing()) == node.settings.most
+    assert dialled(node.tick()) == []
 
 
 def test_groups_not_chosen_yet_come_first() -> None:
@@ -414,10 +424,9 @@ def test_pauses_are_bounded() -> None:
 
 
 def test_with_most_links_taken_a_seed_carries_only_what_is_asked() -> None:
-    node = Alone(known=30, most=2)
-    for index in (1, 2):
-        node.up(index, outbound=False)
-        node.machine.asked(peer(index))
+    node = Alone(known=30, most=4)
+    node.dial_all()
+    assert len(node.machine.standing()) == 4
     node.machine.start(((peer(3), ("/a",)),), (), 0.0)
     assert node.up(3) == []
     assert not node.machine.is_standing(peer(3))

@@ -185,6 +185,20 @@ def test_what_we_serve_is_published_once_per_burst_of_changes_and_again() -> Non
     assert len(published) == 5
 
 
+def test_what_we_serve_is_published_under_the_incarnation_that_counts() -> None:
+    node = Alone()
+    published: list[int] = []
+    node.node.dht.publish = lambda envelopes, now: (  # type: ignore[method-assign]
+        published.extend(envelope.inc for envelope in envelopes) or []
+    )
+    node.link(1)
+    node.feed(Advertise(advert_of(0)))
+    former = statement(signer_of(0), Load(), (7, 1), WALL, 60)
+    node.get(former)
+    node.feed(TimerFired(("node", "publish")), after=1.0)
+    assert set(published) == {8}
+
+
 def test_a_neighbour_is_not_hung_up_because_the_dht_needs_it_no_more() -> None:
     node = Alone()
     node.link(1, outbound=False)

@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from protocol.adverts import Advert, Load
+from protocol.adverts import Advert, Load, ModelOffer
 from protocol.ids import PeerId
-from protocol.peerview import PeerView, group_of, network_group
+from protocol.peerview import MOST_WANTED, PeerView, group_of, network_group
 from protocol.signing import ADVERT, LOAD
 from tests.protocol.people import ME, advert, card, envelope, idle, new_view, offer, peer, put
 
@@ -275,6 +275,51 @@ def test_a_link_finds_room_at_the_expense_of_the_newest_unproven() -> None:
     assert all(number in view for number in map(peer, (3, 4, 5, 6)))
 
 
+def offering(*models: str) -> Advert:
+    return Advert(1, models=tuple(ModelOffer(name, bytes(16)) for name in models))
+
+
+def test_who_offers_what_this_node_serves_or_was_asked_for_is_kept_rather_than_others() -> None:
+    view = new_view(size=3)
+    for number in (1, 2, 3):
+        assert view.put(envelope(peer(number), ADVERT), offering("other"), float(number), 9.0)
+    assert not view.put(envelope(peer(4), ADVERT), offering("asked for"), 4.0, 9.0)
+    view.want("asked for")
+    view.put_self(offering("served"), None, 4.0)
+    assert view.put(envelope(peer(4), ADVERT), offering("asked for"), 4.0, 9.0)
+    assert view.put(envelope(peer(5), ADVERT), offering("x", "served"), 5.0, 9.0)
+    assert {record.peer for record in view.records()} == {ME, peer(1), peer(4), peer(5)}, (
+        "the newest of the others went"
+    )
+    assert not view.put(envelope(peer(6), ADVERT), offering("other"), 6.0, 9.0)
+    assert not view.put(envelope(peer(6), LOAD), Load(), 6.0, 9.0)
+    view.observe_success(peer(1))
+    assert not view.put(envelope(peer(6), ADVERT), offering("served"), 6.0, 9.0), "the proven and the wanted stay"
+    view.set_link(peer(7), True, True, "8.8.8.8", 7.0)
+    assert {record.peer for record in view.records()} == {ME, peer(1), peer(4), peer(7)}
+
+
+def test_what_was_asked_for_last_is_wanted() -> None:
+    view = new_view(size=1)
+    assert view.put(envelope(peer(1), ADVERT), offering("m0", "m5"), 1.0, 9.0)
+    for number in range(MOST_WANTED):
+        view.want(f"m{number}")
+    view.want("m0")
+    view.want("one more")  # m1 is forgotten
+    assert view.columns["wanted"][view.get(peer(1)).row]
+    for number in range(2, 6):
+        view.want(f"new {number}")
+    assert view.columns["wanted"][view.get(peer(1)).row], "m0 was asked for again"
+    for number in range(MOST_WANTED):
+        view.want(f"newer {number}")
+    assert not view.columns["wanted"][view.get(peer(1)).row]
+    view.want("m5")
+    assert view.columns["wanted"][view.get(peer(1)).row]
+    view.set_link(peer(1), True, True, "8.8.8.8", 2.0)
+    assert view.expire(100.0) == []
+    assert not view.columns["wanted"][view.get(peer(1)).row], "its advert ran out"
+
+
 def test_a_job_of_ours_keeps_a_peer() -> None:
     view = new_view(size=1)
     one = put(view, 1, until=1.0)
@@ -301,6 +346,17 @@ def test_a_group_is_bounded() -> None:
     put(view, 5, at("9.9.9.9"))
     put(view, 5, at("9.9.8.9"))
     assert sum(record.group == "8.8.8.0/24" for record in view.records()) == 3
+
+
+def test_who_dials_in_under_ever_new_names_gets_no_more_than_its_groups_part() -> None:
+    view = new_view(size=100, per_group=2)
+    for number in range(1, 30):
+        view.set_link(peer(number), True, False, f"8.8.8.{number}", 0.0)
+        assert view.put(envelope(peer(number), ADVERT), at(f"1.1.{number}.1"), 0.0, 9.0)
+        if number == 7:
+            view.observe_success(peer(7))
+        view.set_link(peer(number), False)
+    assert {record.peer for record in view.records()} == {ME, peer(1), peer(2), peer(7)}
 
 
 def test_a_private_network_may_take_a_quarter_of_the_view() -> None:

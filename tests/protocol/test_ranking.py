@@ -16,7 +16,7 @@ from protocol.ids import PeerId, peer_text, short
 from protocol.peerview import PeerView
 from protocol.policies import POLICIES, SORTS
 from protocol.ranking import JobQuery, Ranking, catalog, rank, similar
-from protocol.signing import LOAD
+from protocol.signing import ADVERT, LOAD
 from tests.protocol.people import ME, MODEL, advert, card, envelope, idle, new_view, offer, peer, put
 
 NOW = 10.0
@@ -45,6 +45,15 @@ def test_who_offers_nothing_is_told_apart_only_in_an_explanation() -> None:
     assert why_not(ranking, ME) == ("model", "offers no model")
     assert why_not(ranking, one) == ("model", "offers a, b, c and 1 more")
     assert why_not(ranking, peer(2)) == ("model", "has said nothing of itself")
+
+
+def test_who_offers_what_was_asked_for_gets_a_place_in_a_full_view() -> None:
+    view = PeerView(ME, 1, 64)
+    put(view, 1, advert(offer("another model")))
+    assert not view.put(envelope(peer(2), ADVERT), advert(offer(MODEL)), NOW, NOW + 60)
+    assert ranked(view, explain=False).candidates == ()
+    assert view.put(envelope(peer(2), ADVERT), advert(offer(MODEL)), NOW, NOW + 60)
+    assert chosen(ranked(view, explain=False)) == [peer(2)]
 
 
 def test_an_unknown_policy_is_named_with_those_that_exist() -> None:
@@ -77,13 +86,21 @@ def test_old_statements_are_not_believed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "reason", "word"),
-    [(Status.BUSY, "busy", "busy"), (Status.DRAINING, "leaving", "draining"), (Status.LEFT, "leaving", "left")],
+    ("status", "word"),
+    [(Status.DRAINING, "draining"), (Status.LEFT, "left")],
 )
-def test_a_peer_that_takes_no_jobs_is_left_out(status: Status, reason: str, word: str) -> None:
+def test_a_peer_that_takes_no_jobs_is_left_out(status: Status, word: str) -> None:
     view = new_view()
     one = put(view, 1, load=idle(status=int(status), running=8, waiting=2))
-    assert why_not(ranked(view), one) == (reason, f"{word}: 8 running, 2 waiting in 8 places")
+    assert why_not(ranked(view), one) == ("leaving", f"{word}: 8 running, 2 waiting in 8 places")
+
+
+def test_a_busy_peer_comes_last_and_is_asked_when_there_is_no_other() -> None:
+    view = new_view()
+    busy = put(view, 1, advert(gpu=card(24, 900.0)), idle(status=int(Status.BUSY)))
+    assert chosen(ranked(view)) == [busy], "its queue may have room: it says so itself if not"
+    free = put(view, 2, advert(gpu=card(24, 10.0)))
+    assert chosen(ranked(view)) == [free, busy]
 
 
 @pytest.mark.parametrize(

@@ -126,14 +126,36 @@ async def test_a_stream_that_does_not_end_as_it_should_is_a_failure(ending: str)
         assert "error" not in ending or caught.value.message == "out of memory"
 
 
-async def test_responses_end_without_done() -> None:
+async def test_responses_end_with_their_last_event_and_without_done() -> None:
+    names = ["response.created", 'a "response.completed" in a text', "response.completed"]
+
     async def responses(exchange: Exchange) -> None:
         await exchange.head()
-        await exchange.write(b'event: response.created\ndata: {"type": "response.created"}\n\n: ping\n\n')
+        for name in names:
+            await exchange.write(b"event: x\n" + sse({"type": name}) + b": ping\n\n")
         await exchange.send(h11.EndOfMessage())
 
     async with attached(responses) as (engine, _):
-        assert await received(engine, work(RESPONSES)) == [b'{"type": "response.created"}']
+        assert len(await received(engine, work(RESPONSES))) == 3
+        names.pop()
+        with pytest.raises(EngineFailed, match="too early"):
+            await received(engine, work(RESPONSES))
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+async def test_a_body_without_a_length_has_to_be_whole(cut: int) -> None:
+    body = b'{"choices": []}'
+
+    async def old(exchange: Exchange) -> None:
+        await exchange.stream.send_all(b"HTTP/1.0 200 OK\r\n\r\n" + body[: len(body) - cut])
+        await exchange.stream.aclose()
+
+    async with attached(old) as (engine, _):
+        if cut:
+            with pytest.raises(EngineFailed, match="not whole"):
+                await received(engine, work(stream=False))
+        else:
+            assert b"".join(await received(engine, work(stream=False))) == body
 
 
 async def test_a_whole_body_comes_in_pieces_of_bounded_size() -> None:

@@ -130,6 +130,7 @@ class ScriptedGateway:
         self.keys.admit_first(KEY)
         self.metrics = Metrics("test", process=False)
         self.reasons: list[str] = []
+        self.zone = "anyone"
 
     def status(self) -> dict[str, Any]:
         return {"peer_id": peer_text(PEER), "ready": not self.reasons}

@@ -96,6 +96,15 @@ async def test_preferences_become_a_query_and_are_not_forwarded() -> None:
     assert other.query.sort == "throughput"
 
 
+async def test_without_a_word_the_zone_is_the_operators_choice() -> None:
+    gateway = ScriptedGateway()
+    gateway.zone = "trusted"
+    async with running(gateway) as api:
+        for headers in ({}, {"x-p2pnode-zone": "anyone"}, {"x-p2pnode-zone": "local"}):
+            assert (await api.ask("POST", CHAT, chat(), headers)).status == 200
+    assert [spec.query.zone for spec in api.dispatch.specs] == ["trusted", "anyone", "local"]
+
+
 async def test_a_key_is_the_ceiling_of_the_zone() -> None:
     gateway = ScriptedGateway()
     secret = "sk-p2pnode-guest-0123456789"

@@ -85,6 +85,21 @@ def test_connections_are_bounded_per_peer_per_address_and_in_all() -> None:
     assert door.open == 6
 
 
+def test_a_network_group_is_bounded_unless_it_is_private() -> None:
+    door = Door(DoorSettings(per_group=5))
+    entered = [
+        enter(door, f"{network}.{number}", PeerId(bytes([number]) * 31 + network[:1].encode()))
+        for network in ("198.51.100", "192.168.7")
+        for number in range(1, 9)
+    ]
+    assert [ticket is not None for ticket in entered] == [True] * 5 + [False] * 3 + [True] * 8
+    assert door.refused == {"per group": 3}
+    assert [knock(door, f"2001:db8:1:{number}::1") is not None for number in range(7)] == [True] * 5 + [False] * 2
+    assert entered[0] is not None
+    door.leave(entered[0])
+    assert knock(door, "198.51.100.77") is not None
+
+
 def test_loopback_is_spared_only_where_asked() -> None:
     strict, local = Door(DoorSettings()), Door(DoorSettings(loopback_exempt=True))
     for _ in range(4):
