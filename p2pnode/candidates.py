@@ -33,7 +33,7 @@ REACH_S: Final = 5.0
 MOST_UNKNOWN: Final = 256
 #: A node that is younger than this and knows nobody says so, instead of that a model does not exist; seconds.
 STARTING_S: Final = 5.0
-#: The length of a prompt is estimated, good to this factor (ux.md §8): the engine's own count decides where it matters.
+#: The length of a prompt is a guess at four bytes a token, good to this factor: the engine's own count decides.
 ESTIMATE: Final = 2
 #: The field that holds the prompt.
 _PROMPTS: Final = {CHAT: "messages", COMPLETIONS: "prompt"}

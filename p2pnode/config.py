@@ -88,7 +88,7 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hosts: tuple[str, ...] = ()
     #: Web pages that may call the API (header ``Origin``), e.g. ``https://chat.example.org``.
     origins: tuple[str, ...] = ()
-    #: Open connections in all, and per remote address (threat model 2.7); loopback counts only against the first.
+    #: Open connections in all, and per remote address (DESIGN 2.7); loopback counts only against the first.
     connections: Count = 256
     connections_per_address: Count = 32
     #: Seconds a running answer may take after the node was asked to stop.

@@ -19,7 +19,7 @@ HOME_VARIABLE: Final = "P2PNODE_HOME"
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """The files of the node whose home is ``home`` (INTERFACE, "Files in the home directory")."""
+    """The files of the node whose home is ``home``."""
 
     home: Path
 

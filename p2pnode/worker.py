@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 Frames = list[tuple[int, bytes]]
 
-#: Slowest upload of a body that is waited for, bytes per second (threat model 2.7), and what any body gets, seconds.
+#: Slowest upload of a body that is waited for, bytes per second (DESIGN 2.7), and what any body gets, seconds.
 LEAST_UPLOAD_BYTES_S: Final = 8 * 1024
 BODY_S: Final = 10.0
 #: Bytes of all requests that may wait here together (guess: eight of the longest).

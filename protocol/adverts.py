@@ -18,7 +18,7 @@ from protocol.ids import ModelId, PeerId
 from protocol.signing import ADVERT, LOAD, PROVIDER, Envelope, Signer, seal
 from protocol.wire import pack, unpack
 
-#: Bounds of one advert (threat model 3.1: 64 models, at most 4 addresses).
+#: Bounds of one advert (DESIGN 3.1: 64 models, at most 4 addresses).
 MAX_MODELS: Final = 64
 MAX_ADDRS: Final = 4
 MAX_GPUS: Final = 16

@@ -14,7 +14,7 @@ any more did no work: it counts only against ``asked``.  A peer that took the jo
 ``attempts`` as well, so that a request that kills engines kills three of them at most.  A refusal because of the
 request itself ends the job at once: every other peer would say the same.
 
-Deadlines (threat model 3.3) all hang on one timer, which is moved lazily: what is heard only notes the time, and the
+Deadlines (DESIGN 3.3) all hang on one timer, which is moved lazily: what is heard only notes the time, and the
 timer looks again when it fires.  While the caller does not read (``Paused``), nothing is expected of the peer.
 
 ======= ====================== =========================================================== =======

@@ -52,7 +52,7 @@ _MOST_VALUE_BYTES: Final = 32 * 1024
 _SERVED_PER_S: Final = 100
 _SERVED_AT_ONCE: Final = 200
 _SERVED_IN_ALL_PER_S: Final = 1000
-#: An address that could not be reached is left alone for this many ``query_s``: one minute on a WAN (threat model 2.1).
+#: An address that could not be reached is left alone for this many ``query_s``: one minute on a WAN (DESIGN 2.1).
 _SHUN_QUERIES: Final = 20.0
 _MOST_SHUNNED: Final = 4096
 #: Pause before the own key is looked up again after joining, in ``query_s``; doubles until ``refresh_s``.

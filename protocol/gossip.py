@@ -55,7 +55,7 @@ MAX_RECORDS: Final = 500
 #: Bytes around a statement in ``Records``, and around ``Records`` in a frame.
 _ITEM_BYTES: Final = 3
 _FRAME_BYTES: Final = 16
-#: Signatures checked for one neighbour per second, and at once (threat model 3.1: 200 records/s; a full view at once).
+#: Signatures checked for one neighbour per second, and at once (DESIGN 3.1: 200 records/s; a full view at once).
 CHECKS_S: Final = 200
 CHECKS_BURST: Final = 8192
 #: Digests of one neighbour that are looked at between two of ours; a first exchange takes 8 in a full view (guess).

@@ -44,7 +44,7 @@ _CANDIDATES_PER_K: Final = 8
 _LATE_SHARE: Final = 0.2
 #: A look-up ends after this many ``query_s``, whatever it found (guess).
 _DEADLINE_QUERIES: Final = 3.0
-#: Addresses of one candidate that are tried (threat model 3.1).
+#: Addresses of one candidate that are tried (DESIGN 3.1).
 MOST_ADDRS: Final = 4
 
 

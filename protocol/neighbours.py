@@ -37,7 +37,7 @@ from protocol.peerview import PeerRecord, PeerView, group_of, network_group
 from protocol.rng import Rng
 from protocol.settings import NeighbourSettings
 
-#: Neighbours that may be missing from ``target`` before more than half of them are dialled (DESIGN: 6 to 8).
+#: Neighbours that may be missing from ``target`` before more than half of them are dialled (DESIGN 4: 6 to 8).
 SLACK: Final = 2
 #: Dials of a peer whose link broke until it is left to chance and to others (guess).
 LOST_TRIES: Final = 5

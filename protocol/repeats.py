@@ -1,4 +1,4 @@
-"""Which jobs a worker has already taken, so that none is run twice (threat model 2.2, "duplicate job id").
+"""Which jobs a worker has already taken, so that none is run twice (DESIGN 2.2, "duplicate job id").
 
 A job is known by its id and by who brought it: two peers may use the same id.  Who calls it: ``worker``.
 """
@@ -10,7 +10,7 @@ from typing import Final
 
 from protocol.ids import PeerId
 
-#: Seconds a job is remembered (threat model 2.2), and how many at most (guess: 100 jobs a second for ten minutes).
+#: Seconds a job is remembered (DESIGN 2.2), and how many at most (guess: 100 jobs a second for ten minutes).
 KEPT_S: Final = 600.0
 MOST: Final = 65_536
 

@@ -24,7 +24,7 @@ class GossipSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     budget_bytes_s: int = 8 * KIB
     #: Bytes saved up for newcomers, who get the whole view at once (guess: 30 records of 1.4 KiB, three times).
     burst_bytes: int = 128 * KIB
-    #: Life of an advert, seconds (threat model 2.1: at most 120 s); re-stated every half of it.
+    #: Life of an advert, seconds (DESIGN 2.1: at most 120 s); re-stated every half of it.
     advert_ttl_s: int = 120
     #: Shortest time between two loads of one node, seconds; stretches with the network (measured: 1 per 2-5 s).
     load_period_s: float = 5.0
@@ -32,11 +32,11 @@ class GossipSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     load_ttl_periods: float = 4.0
     #: A load differing by this share from the last one is stated before its period is over.
     load_change: float = 0.2
-    #: Clock error of another node that is tolerated, seconds (threat model 2.1).
+    #: Clock error of another node that is tolerated, seconds (DESIGN 2.1).
     skew_s: float = 120.0
-    #: High-water marks outlive their statement by this long, seconds (threat model 2.1: 7 days).
+    #: High-water marks outlive their statement by this long, seconds (DESIGN 2.1: 7 days).
     marks_s: float = 7 * 86400.0
-    #: Records in the view, and per network group (threat model 2.3: /24 or /48).
+    #: Records in the view, and per network group (DESIGN 2.3: /24 or /48).
     view_size: int = 4096
     view_per_group: int = 64
 
@@ -44,7 +44,7 @@ class GossipSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class NeighbourSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Standing links (``neighbours``)."""
 
-    #: Links to hold; half of them dialled by us (DESIGN: 6 to 8).
+    #: Links to hold; half of them dialled by us (DESIGN 4: 6 to 8).
     target: int = 8
     #: Most neighbours, inbound ones included; further links carry jobs only.
     most: int = 16
@@ -83,7 +83,7 @@ class DhtSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Keys stored for others, and statements under one key.
     store_keys: int = 4096
     store_per_key: int = 64
-    #: Clock error of an author that is tolerated, seconds (threat model 2.1).
+    #: Clock error of an author that is tolerated, seconds (DESIGN 2.1).
     skew_s: float = 120.0
     #: Links made for look-ups are closed after this long without use, seconds (guess: outlives the pause between two
     #: adverts, so that the closest peers that keep ours are not dialled each time).
@@ -111,7 +111,7 @@ class LinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CascadeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One job at the entry (``cascade``); deadlines from threat model 3.3."""
+    """One job at the entry (``cascade``); deadlines from DESIGN 3.3."""
 
     attempts: int = 3
     accept_s: float = 3.0
@@ -129,13 +129,13 @@ class CascadeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upload_bytes_s: int = 128 * KIB
     #: Longest answer that is not streamed, bytes: it is held back until its end proved good.
     answer_bytes: int = 16 * KIB * KIB
-    #: So many different peers failing within so many seconds look like trouble of our own (threat model 3.3).
+    #: So many different peers failing within so many seconds look like trouble of our own (DESIGN 3.3).
     own_fault_peers: int = 3
     own_fault_s: float = 10.0
 
 
 class AdmissionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One job at the worker (``admission``); bounds from threat model 3.1."""
+    """One job at the worker (``admission``); bounds from DESIGN 3.1."""
 
     queue: int = 64
     #: Jobs of one peer here, running and waiting: one gateway may serve many users (guess).

@@ -26,7 +26,7 @@ ENVELOPE_VERSION: Final = 1
 _HEADER = struct.Struct(">BB32sQIQH")
 SIGNATURE_BYTES: Final = 64
 OVERHEAD_BYTES: Final = _HEADER.size + SIGNATURE_BYTES
-#: Longest payload of any statement; with the overhead a record stays under 4 KiB (DESIGN, "State").
+#: Longest payload of any statement; with the overhead a record stays under 4 KiB (DESIGN 3.1).
 MAX_PAYLOAD_BYTES: Final = 4096 - OVERHEAD_BYTES
 #: Longest life a statement may claim, seconds (threat model: a replayed statement lives no longer than this).
 MAX_TTL_S: Final = 3600
@@ -163,7 +163,7 @@ def parse(wire: bytes) -> Envelope:
 def remaining_s(envelope: Envelope, wall: float, skew_s: float) -> float:
     """How long to keep a statement that arrives now, seconds, to be counted on the receiver's monotonic clock.
 
-    ``wall`` is our clock (Unix seconds), ``skew_s`` the error of the author's that is tolerated (threat model 2.1).
+    ``wall`` is our clock (Unix seconds), ``skew_s`` the error of the author's that is tolerated (DESIGN 2.1).
     Raises ``StaleStatement``, for which nobody is to blame: too old, or from the future.
     """
     left = envelope.issued + envelope.ttl - wall + skew_s

@@ -13,13 +13,13 @@ import msgspec
 
 from p2pnode.http.errors import ApiError, bad_parameter
 
-#: Bytes of one body (threat model 2.7).
+#: Bytes of one body (DESIGN 2.7).
 MOST_BYTES: Final = 8 * 1024 * 1024
-#: Nesting of JSON (threat model 2.7): our decoder stands more, an engine's may not.
+#: Nesting of JSON (DESIGN 2.7): our decoder stands more, an engine's may not.
 MOST_DEPTH: Final = 64
-#: Messages in one chat (threat model 2.7).
+#: Messages in one chat (DESIGN 2.7).
 MOST_MESSAGES: Final = 4096
-#: Bytes of a prompt per token (ux.md §8: good to a factor of two, corrected by what engines report).
+#: Bytes of a prompt per token (guess: good to a factor of two; engines report the truth).
 BYTES_PER_TOKEN: Final = 4
 #: Tokens that an image in a prompt counts for (guess: what common vision models use for one tile).
 IMAGE_TOKENS: Final = 1024

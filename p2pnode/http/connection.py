@@ -25,11 +25,11 @@ from p2pnode.http.errors import JSON, ApiError
 from p2pnode.http.http1 import App, Http1, Inbox, Paused, head_error
 from p2pnode.http.request_id import new_request_id
 
-#: Seconds for the whole head of a request, from the connection or the first byte (threat model 2.7).
+#: Seconds for the whole head of a request, from the connection or the first byte (DESIGN 2.7).
 HEAD_S: Final = 5.0
-#: Seconds a connection may rest between two requests (ux.md §9: clients pool; theirs is usually 60 s or less).
+#: Seconds a connection may rest between two requests (clients pool; theirs is usually 60 s or less).
 REST_S: Final = 75.0
-#: Seconds without any progress of a write after which the client counts as gone (threat model 2.7).
+#: Seconds without any progress of a write after which the client counts as gone (DESIGN 2.7).
 WRITE_IDLE_S: Final = 30.0
 #: Seconds and bytes to read on after the answer to a request that was not read to its end, so that the client gets
 #: to see the answer and not a reset (guess).

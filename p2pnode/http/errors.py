@@ -21,8 +21,8 @@ Headers = list[tuple[bytes, bytes]]
 class ApiError(Exception):
     """The request ends with this status and body.
 
-    ``code`` is one of INTERFACE §3, ``param`` names the field at fault, ``retry_after`` is seconds (None: a retry
-    cannot help), ``close`` ends the connection after the answer, ``headers`` are added.
+    ``code`` is one of those in README.md beside this file, ``param`` names the field at fault, ``retry_after`` is
+    seconds (None: a retry cannot help), ``close`` ends the connection after the answer, ``headers`` are added.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ from p2pnode.http.request import Request
 from p2pnode.keys import ApiKey, Keyring
 from p2pnode.metrics import Metrics
 
-#: Bytes of a request's head (threat model 2.7).
+#: Bytes of a request's head (DESIGN 2.7).
 MOST_HEAD_BYTES: Final = 16 * 1024
 #: Answered without a key on loopback.
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz", "/health", "/metrics"})

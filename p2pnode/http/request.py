@@ -18,7 +18,7 @@ from p2pnode.http.errors import JSON, ApiError, Headers
 from p2pnode.http.request_id import new_request_id
 from p2pnode.keys import ApiKey
 
-#: Seconds for a whole body (threat model 2.7).
+#: Seconds for a whole body (DESIGN 2.7).
 BODY_S: Final = 10.0
 
 Receive = Callable[[], Awaitable[Any]]

@@ -29,7 +29,7 @@ from p2pnode.http.http1 import App
 BACKLOG: Final = 256
 #: Seconds between two looks at the deadlines of the connections.
 SWEEP_S: Final = 0.25
-#: Milliseconds after which the kernel gives up on a client that acknowledges nothing (ux.md §9).
+#: Milliseconds after which the kernel gives up on a client that acknowledges nothing (guess: a patient minute).
 USER_TIMEOUT_MS: Final = 60_000
 #: Seconds to wait when the process has no descriptor left (trio does the same).
 NO_DESCRIPTOR_S: Final = 0.1

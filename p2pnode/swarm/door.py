@@ -1,7 +1,7 @@
 """Who may come in: counts per address and in total, kept in front of every accepted socket.
 
 A socket is *pending* from its acceptance until Noise has proven a key, then *open* until it is closed.  Bounds are
-those of the threat model 3.1.  Pure bookkeeping: the caller (``listener``) passes the time and does what it is told.
+those of the DESIGN 3.1.  Pure bookkeeping: the caller (``listener``) passes the time and does what it is told.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GRACE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class DoorSettings:
-    """Bounds on what others may open towards this node (threat model 3.1)."""
+    """Bounds on what others may open towards this node (DESIGN 3.1)."""
 
     #: Sockets accepted per second and address, and how many at once after a pause.
     rate: float = 10.0

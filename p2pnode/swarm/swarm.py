@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Penalty points within this many seconds that ban a peer and its address for as long (threat model 3.2).
+#: Penalty points within this many seconds that ban a peer and its address for as long (DESIGN 3.2).
 BAN_POINTS: Final = 5
 BAN_S: Final = 600.0
 #: Peers whose penalties are remembered.

@@ -1,4 +1,4 @@
-"""Who may ask, under which name, from which page, with which key: the matrix of threat model 2.7."""
+"""Who may ask, under which name, from which page, with which key: the matrix of DESIGN 2.7."""
 
 from __future__ import annotations
 

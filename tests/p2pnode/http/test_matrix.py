@@ -1,4 +1,4 @@
-"""The rest of threat model 2.7, byte for byte: odd framing, odd paths, what is never forwarded, what cannot be set."""
+"""The rest of DESIGN 2.7, byte for byte: odd framing, odd paths, what is never forwarded, what cannot be set."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Every known defect of py-libp2p 0.8.1 against our own node, over real sockets: to be run before the pin is changed.
 
-The numbers D1 to D18 and M1 to M13 are those of the table in ``p2pnode/swarm/containment.py`` and of the studies
-behind it.  A victim passes when an honest peer gets its answer afterwards and its stack was not even restarted.
-Hostile frames on each protocol, with the real machine behind them, are in ``test_hostile_frames``.
+The numbers D1 to D18 and M1 to M13 are those of the table in ``p2pnode/swarm/containment.py``; what is not in it is
+explained at its test.  A victim passes when an honest peer gets its answer afterwards and its stack was not even
+restarted.  Hostile frames on each protocol, with the real machine behind them, are in ``test_hostile_frames``.
 """
 
 from __future__ import annotations
