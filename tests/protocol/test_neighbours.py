@@ -367,6 +367,15 @@ def test_a_rotation_that_would_leave_too_few_keeps_all() -> None:
         assert node.up(index) == []
 
 
+def test_in_a_small_network_rotation_only_tries_somebody_out_of_sight() -> None:
+    node = Alone(known=2)
+    node.dial_all()
+    node.machine.remember(peer(77), ("/old",))
+    effects = node.rotate()
+    assert dialled(effects) == [peer(77)]
+    assert hung_up(effects) == []
+
+
 def test_rotation_tries_somebody_out_of_sight() -> None:
     node = Alone(known=9)
     node.dial_all()

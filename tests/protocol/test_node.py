@@ -85,6 +85,18 @@ def test_a_link_and_its_round_trip_are_seen_by_the_view() -> None:
     assert node.feed(LinkDown(PEER, "again")) == []
 
 
+def test_the_broken_link_of_a_neighbour_is_a_reason_to_doubt_it() -> None:
+    node = Alone()
+    node.link()
+    node.get(advert(1), said(1))
+    node.feed(TimerFired(("neighbours", "tick")), after=30.0)
+    assert node.node.neighbours.is_standing(PEER)
+    node.feed(LinkDown(PEER, "reset"))
+    assert node.node.liveness.state(PEER) == "alive"  # links break for many reasons
+    effects = node.feed(DialFailed(PEER, (), "nobody there"))
+    assert (PEER, "suspect") in states(effects)
+
+
 def test_messages_without_a_link_are_not_for_us() -> None:
     assert Alone().get(said(1)) == []
 

@@ -56,6 +56,14 @@ def test_who_offers_what_was_asked_for_gets_a_place_in_a_full_view() -> None:
     assert chosen(ranked(view, explain=False)) == [peer(2)]
 
 
+def test_who_fails_two_filters_is_told_the_first() -> None:
+    view = new_view()
+    dead = put(view, 1)
+    view.set_state(dead, "dead", 4.0)
+    ranking = ranked(view, prompt_tokens=10**7)
+    assert [each.reason for each in ranking.excluded if each.peer == dead] == ["not_alive"]
+
+
 def test_an_unknown_policy_is_named_with_those_that_exist() -> None:
     with pytest.raises(LocalProtocolError, match="no policy 'best'; choose one of neuralgrid, gputorrent"):
         ranked(new_view(), policy="best")
