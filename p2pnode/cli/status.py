@@ -33,7 +33,9 @@ def command(options: Shared, as_json: bool) -> int:
         for name, text in lines(status):
             # An address is there to be copied: it is never cut, whatever the width.
             whole = name in ("address", "node", "api")
-            console.print(f"[bold]{name:<9}[/] {text}", overflow="ellipsis", no_wrap=True, soft_wrap=whole)
+            console.print(
+                f"[bold]{name:<9}[/] {text}", overflow="ignore" if whole else "ellipsis", no_wrap=True, crop=not whole
+            )
         for problem in status.get("problems", ()):
             console.print(f"[yellow]wrong[/]     {safe(problem['what'], 300)}")
             console.print(f"[green]  mend[/]    {safe(problem['fix'], 300)}")

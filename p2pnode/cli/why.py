@@ -69,7 +69,8 @@ def draw_route(route: dict[str, Any], options: Shared, console: Console | None =
         rows = [(peer["short"], safe(peer["reason"], 24), safe(peer.get("detail") or "", 44)) for peer in excluded]
         console.print(table(("peer", "reason", "detail"), rows))
     if not candidates:
-        nobody = "Nobody can take it" if excluded else "Nobody offers it"
+        offered = any(peer["reason"] != "model" for peer in excluded)
+        nobody = "Nobody can take it" if offered else "Nobody offers it"
         options.talk.print(f"{nobody}. `p2pnode models` lists what is offered now.")
 
 

@@ -223,6 +223,24 @@ def test_status_says_it_in_ten_lines(daemon: FakeDaemon, capsys: pytest.CaptureF
     assert "3 alive, 2 linked, 4 known" in lines[7]
 
 
+def test_an_address_is_never_cut(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    address = f"/ip4/192.0.2.7/tcp/4411/p2p/{STATUS['peer_id']}{'x' * 40}"
+    daemon.answers["/v1/p2p/status"] = (200, STATUS | {"listen": [address]})
+    assert app.run(["status"]) == OK
+    assert f"address   {address}\n" in capsys.readouterr().out
+
+
+def test_a_model_that_nobody_offers_is_told_apart(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+    other = {"peer": "p", "short": "p", "reason": "model", "detail": "offers another"}
+    route = {"model": "m", "policy": "random", "candidates": [], "excluded": [other]}
+    daemon.answers["/v1/p2p/route"] = (200, route)
+    assert app.run(["why", "m"]) == FAILED
+    assert "Nobody offers it" in capsys.readouterr().err
+
+
 def test_status_says_what_is_wrong_and_how_to_mend_it(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
     problems = [{"what": "no bootstrap peer answers", "fix": "check the address"}]
     daemon.answers["/v1/p2p/status"] = (200, STATUS | {"ready": False, "problems": problems})
