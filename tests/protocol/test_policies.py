@@ -34,7 +34,10 @@ def test_the_seed_formula_is_the_default() -> None:
 
 
 def published_vram_term(need_mib: float, vram_mib: float) -> float:
-    """Right-sizing as published: the share of the card that stays empty, so that the largest card fits best."""
+    """Right-sizing with the published bug: the share of the card that stays empty, so that the largest card fits best.
+
+    Rebuilt from the description of the formula; the published code itself was not at hand.
+    """
     return 1 - need_mib / vram_mib
 
 
