@@ -10,10 +10,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export P2PNODE_VLLM_PYTHON ?= $(CURDIR)/$(VLLM_VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench vllm clean
+.PHONY: help demo test check bench simulations sim-quick vllm clean
 
 help: ## what there is to make
-	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/'
 
 demo: $(VENV)/.installed ## a network on loopback: asked, explained, a peer killed, served by another (ENGINE=vllm for real vLLM)
 	@if [ "$(ENGINE)" = vllm ]; then $(MAKE) --no-print-directory $(VLLM_VENV)/.installed; fi
@@ -32,6 +32,12 @@ check: $(VENV)/.installed ## formatting, lint, types, import contracts, and ever
 
 bench: $(VENV)/.installed ## what a request, a token, a decision and a second of gossip cost here
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+simulations: $(VENV)/.installed ## every experiment, held against the baselines (hours; SIM_ARGS="--jobs 4")
+	$(BIN)/p2pnode sim run all --baseline simulations/baselines $(SIM_ARGS)
+
+sim-quick: $(VENV)/.installed ## the quick experiments, held against the baselines (minutes)
+	$(BIN)/p2pnode sim run quick --baseline simulations/baselines $(SIM_ARGS)
 
 vllm: $(VLLM_VENV)/.installed ## the CPU build of vLLM in its own environment (3.5 GB), for the tests and the demo
 

@@ -59,7 +59,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     region: Label = ""
     owner: Label = ""
     #: How candidates are ranked; the names of ``protocol/policies.py``.
-    policy: str = "neuralgrid"
+    policy: str = "expected-seconds"
     #: Intervals and deadlines; ``test`` is fast, for tests and demos.
     profile: Literal["lan", "wan", "local", "test"] = "wan"
 
@@ -321,7 +321,7 @@ def _check(config: Config) -> None:
         )
     if config.routing.trusted:
         _check_peers(config)
-    if config.node.policy != "neuralgrid":  # saves the import, which brings numpy, in the usual case
+    if config.node.policy != "expected-seconds":  # saves the import, which brings numpy, in the usual case
         from protocol.policies import POLICIES  # noqa: PLC0415
 
         if config.node.policy not in POLICIES:

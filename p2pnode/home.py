@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -51,7 +51,7 @@ class Home:
 
 
 @contextmanager
-def open_home(paths: Paths) -> Iterator[Home]:
+def open_home(paths: Paths, wall: Callable[[], float] = time.time, *, threads: bool = True) -> Iterator[Home]:
     """Open it for one daemon; raises ``CannotStart``."""
     try:
         prepare_home(paths.home)
@@ -60,7 +60,7 @@ def open_home(paths: Paths) -> Iterator[Home]:
     except KeyProblem as error:
         raise CannotStart(str(error)) from None
     SECRETS.add(seed)
-    ledger = Ledger(paths.database)
+    ledger = Ledger(paths.database, wall, threads=threads)
     try:
         yield Home(
             paths,
@@ -78,19 +78,18 @@ def open_home(paths: Paths) -> Iterator[Home]:
         os.close(lock)
 
 
-async def keep_memory(home: Home, swarm: Swarm, machine: Node) -> None:
+async def keep_memory(home: Home, swarm: Swarm, machine: Node, wall: Callable[[], float] = time.time) -> None:
     """Write the addresses of those who are alive, and the marks, every now and then and once more at the end."""
     try:
         while True:
             await trio.sleep(KEEP_EVERY_S)
-            await _remember(home, swarm, machine)
+            await _remember(home, swarm, machine, wall())
     finally:
         with trio.CancelScope(deadline=trio.current_time() + LAST_WRITE_S, shield=True), suppress(sqlite3.Error):
-            await _remember(home, swarm, machine)
+            await _remember(home, swarm, machine, wall())
 
 
-async def _remember(home: Home, swarm: Swarm, machine: Node) -> None:
-    wall = time.time()
+async def _remember(home: Home, swarm: Swarm, machine: Node, wall: float) -> None:
     peers = [
         (bytes(record.peer), tuple(record.advert.addrs), wall)
         for record in swarm.view.records()

@@ -53,13 +53,14 @@ _log = structlog.get_logger("p2pnode.ledger")
 class Ledger:
     """An open database.  Every method blocks; :meth:`ask` runs one in the writer thread."""
 
-    def __init__(self, path: Path, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: Path, wall: Callable[[], float] = time.time, *, threads: bool = True) -> None:
         self.path = path
         #: One line on what is wrong with the disk, empty while all is well.
         self.problem = ""
         #: Where an unreadable database was put.
         self.set_aside: Path | None = None
         self._wall = wall
+        self._threads = threads
         self._limiter = trio.CapacityLimiter(1)
         self._connection = self._opened()
 
@@ -128,7 +129,10 @@ class Ledger:
     # --- asking ----------------------------------------------------------------------------------------------------
 
     async def ask(self, method: Callable[Concatenate[Ledger, P], T], *arguments: P.args, **options: P.kwargs) -> T:
-        """``await ledger.ask(Ledger.keys)``: run a method in a thread, one at a time."""
+        """``await ledger.ask(Ledger.keys)``: run a method in a thread, one at a time (or here, if so it was opened)."""
+        if not self._threads:
+            await trio.lowlevel.checkpoint()
+            return method(self, *arguments, **options)
         return await trio.to_thread.run_sync(lambda: method(self, *arguments, **options), limiter=self._limiter)
 
     def _write(self, statements: Iterable[tuple[str, Iterable[tuple[object, ...]]]]) -> bool:

@@ -6,7 +6,6 @@ It decides nothing and knows no protocol; it says who exists and who talks to wh
 
 from __future__ import annotations
 
-import random
 import sys
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -15,12 +14,11 @@ import structlog
 import trio
 
 from p2pnode import __version__
-from p2pnode.announce import announce
 from p2pnode.config import Config, is_loopback, reached_here
 from p2pnode.dispatch import Dispatch
 from p2pnode.engine.base import Engine
 from p2pnode.engine.choice import NoSuchEngine, choose_engine
-from p2pnode.hardware.probe import GpuReading, survey, watch
+from p2pnode.hardware.probe import GpuReading, watch
 from p2pnode.home import Home, keep_memory, open_home
 from p2pnode.http.app import create_app
 from p2pnode.http.gate import Doors
@@ -36,6 +34,7 @@ from p2pnode.seeds import check_listen, grouped, listed_seeds
 from p2pnode.statements import Machine, advert_of, load_of
 from p2pnode.stopping import Stopping, WrongFlag, starting, watch_parent, watch_signals
 from p2pnode.surface import Surface
+from p2pnode.surroundings import Surroundings
 from p2pnode.swarm.net import NetError
 from p2pnode.swarm.swarm import Swarm
 from p2pnode.worker import Worker
@@ -70,6 +69,7 @@ class Daemon:
     book: JobBook
     keys: Keyring
     surface: Surface
+    around: Surroundings = field(default_factory=Surroundings)
     stopping: Stopping = field(default_factory=Stopping)
     api_ended: trio.Event = field(default_factory=trio.Event)
     hardware: Machine = field(default_factory=Machine)
@@ -98,46 +98,54 @@ async def run_node(
         async with trio.open_nursery() as nursery:
             await nursery.start(watch_signals, daemon.stopping)
             nursery.start_soon(watch_parent, daemon.stopping)
-            with starting(NetError, ApiAddressProblem):
-                await nursery.start(daemon.swarm.run)
-                port = await nursery.start(_serve_api, daemon)
-            if daemon.engine is not None:
-                await nursery.start(daemon.engine.run)
-                nursery.start_soon(_follow_engine, daemon)
-            daemon.advertise()
-            nursery.start_soon(_look_at_hardware, daemon)
-            nursery.start_soon(_report, daemon)
-            nursery.start_soon(_follow_addrs, daemon)
-            nursery.start_soon(_follow_keys, daemon)
-            nursery.start_soon(_say_problems, daemon)
-            nursery.start_soon(keep_memory, home, daemon.swarm, daemon.machine)
-            facts = _say_ready(daemon, port)
-            task_status.started(facts)
-            await _wind_down(daemon)
-            daemon.stopping.settled = True
+            await live(daemon, task_status=task_status)
             nursery.cancel_scope.cancel()
 
 
-def _engine(config: Config, home: Home) -> Engine | None:
+async def live(daemon: Daemon, *, task_status: trio.TaskStatus[dict[str, Any]] = trio.TASK_STATUS_IGNORED) -> None:
+    """The life of a node that was built, whoever asks it to end; see :func:`run_node`."""
+    async with trio.open_nursery() as nursery:
+        with starting(NetError, ApiAddressProblem):
+            await nursery.start(daemon.swarm.run)
+            port = await nursery.start(_serve_api, daemon)
+        if daemon.engine is not None:
+            await nursery.start(daemon.engine.run)
+            nursery.start_soon(_follow_engine, daemon)
+        daemon.advertise()
+        nursery.start_soon(_look_at_hardware, daemon)
+        nursery.start_soon(_report, daemon)
+        nursery.start_soon(_follow_addrs, daemon)
+        nursery.start_soon(_follow_keys, daemon)
+        nursery.start_soon(_say_problems, daemon)
+        nursery.start_soon(keep_memory, daemon.home, daemon.swarm, daemon.machine, daemon.around.wall)
+        facts = _say_ready(daemon, port)
+        task_status.started(facts)
+        await _wind_down(daemon)
+        daemon.stopping.settled = True
+        nursery.cancel_scope.cancel()
+
+
+def _engine(config: Config, home: Home, around: Surroundings) -> Engine | None:
     try:
-        return choose_engine(config, home.paths.logs)
+        return choose_engine(config, home.paths.logs, around.environ)
     except NoSuchEngine as error:
         raise WrongFlag(str(error)) from None
 
 
-async def build(config: Config, home: Home) -> Daemon:
+async def build(config: Config, home: Home, around: Surroundings | None = None) -> Daemon:
     """Make every part and tell each whom it talks to; nothing runs yet."""
+    around = around or Surroundings()
     with starting(ValueError, KeyProblem, NetError):
         check_listen(config.network.listen)
         seeds = grouped(config.network.bootstrap or listed_seeds())
-        engine = _engine(config, home)
+        engine = _engine(config, home, around)
         keys = Keyring(home.ledger.keys(), required=not config.http.no_auth)
         secret = load_api_key(home.paths.api_key)
         net = await _net(config, home)
     SECRETS.add(secret)
     keys.admit_first(secret)
     settings = config.settings
-    machine = Node(home.signer, settings, random.Random(), home.inc, seeds, known=home.known, marks=home.marks)
+    machine = Node(home.signer, settings, around.dice(), home.inc, seeds, known=home.known, marks=home.marks)
     # This node's own jobs and those of guests stand in one queue.
     places = Places(engine, settings.admission) if engine is not None else None
     worker = Worker(engine, home.signer, settings, places)
@@ -147,18 +155,19 @@ async def build(config: Config, home: Home) -> Daemon:
         settings,
         config.network.name,
         worker.on_job,
+        wall=around.wall,
         agent=f"p2pnode/{__version__}",
     )
-    book = JobBook()
+    book = JobBook(wall=around.wall)
     trusted = frozenset(peer_from_text(text) for text in config.routing.trusted)
     metrics = Metrics(__version__)
     dispatch = Dispatch(
-        *(swarm, engine, config.node.policy, settings, random.Random(), book, places),
+        *(swarm, engine, config.node.policy, settings, around.dice(), book, places),
         trusted=trusted,
         decided=metrics.dispatch.observe,
     )
     surface = Surface(config, home, engine, machine, swarm, dispatch, book, keys, metrics)
-    return Daemon(config, home, engine, machine, swarm, worker, dispatch, book, keys, surface)
+    return Daemon(config, home, engine, machine, swarm, worker, dispatch, book, keys, surface, around)
 
 
 async def _net(config: Config, home: Home) -> Any:
@@ -169,7 +178,8 @@ async def _net(config: Config, home: Home) -> Any:
 
         return Libp2pNet
 
-    net = await trio.to_thread.run_sync(load)
+    loaded = "p2pnode.swarm.libp2p" in sys.modules
+    net = load() if loaded else await trio.to_thread.run_sync(load)
     return net(home.seed, config.network.listen)
 
 
@@ -206,7 +216,7 @@ def _say_ready(daemon: Daemon, port: int) -> dict[str, Any]:
     if config.routing.zone == "anyone":
         note = 'strangers may serve, and read, what is asked here; routing.zone = "trusted" in config.toml changes that'
         log.info("open_network", zone="anyone", note=note)
-    announce(
+    daemon.around.announce(
         facts,
         as_json=config.log.format == "json" or (config.log.format == "auto" and not sys.stdout.isatty()),
         ready_file=config.http.ready_file,
@@ -254,7 +264,7 @@ async def _follow_engine(daemon: Daemon) -> None:
 
 async def _look_at_hardware(daemon: Daemon) -> None:
     """Ask the drivers, bounded and after the API is up; then keep an eye on the cards."""
-    found = await survey()
+    found = await daemon.around.survey()
     daemon.hardware = replace(daemon.hardware, survey=found)
     daemon.surface.hardware = daemon.hardware
     daemon.advertise()
@@ -287,7 +297,7 @@ async def _say_problems(daemon: Daemon) -> None:
     said: set[str] = set()
     while True:
         await trio.sleep(PROBLEMS_EVERY_S)
-        found = {problem["fix"]: problem["what"] for problem in daemon.surface.status()["problems"]}
+        found = {problem["fix"]: problem["what"] for problem in daemon.surface.problems()}
         for fix in found.keys() - said:
             log.warning("problem", what=found[fix], fix=fix)
         said = set(found)

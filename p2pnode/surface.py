@@ -77,11 +77,11 @@ class Surface:
         self._sampled = (self._started, 0)
         self._counted: Counter[object] = Counter()
         self._out_bytes_s = 0.0
+        metrics.view_age.set_function(self._view_age)  # a median over all peers: only when somebody asks
 
     def sample(self) -> None:
         """Measure gossip and what it brought; called every now and then."""
         self._sample_gossip()
-        self.metrics.view_age.set(self._view_age())
         now, sent = trio.current_time(), int(self._machine.stats().get("bytes_out", 0))
         then, before = self._sampled
         if now - then >= SAMPLE_S:
@@ -170,7 +170,7 @@ class Surface:
                 "budget_bytes_s": self.config.settings.gossip.budget_bytes_s,
                 **self._machine.stats(),
             },
-            "problems": [{"what": what, "fix": fix} for what, fix in self._problems()],
+            "problems": self.problems(),
         }
 
     def _load(self, engine: Engine) -> Load:
@@ -184,8 +184,11 @@ class Surface:
         linked = sum(record.linked for record in others)
         return {"known": len(others), "linked": linked, **{state: states[state] for state in STATES}}
 
-    def _problems(self) -> Iterator[tuple[str, str]]:
+    def problems(self) -> list[dict[str, str]]:
         """What is wrong, and how to mend it."""
+        return [{"what": what, "fix": fix} for what, fix in self._problems()]
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
         engine, ledger = self._engine, self._home.ledger
         if engine is not None and engine.problem:
             yield f"engine {engine.name}: {engine.problem}", f"its log is in {self._home.paths.logs}, if it has one"

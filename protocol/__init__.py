@@ -20,6 +20,8 @@ the same effects with a heap and a virtual clock.
 * machines of a job: ``cascade`` with the vocabulary of ``attempts`` (entry), ``admission`` (worker)
 * who gets it: ``ranking``, on ``crowd`` (who offers the model), ``filters`` (who cannot take it) and ``policies`` (who
   is best); ``catalog`` (what can be asked for)
+* the engine of a simulated GPU: ``batching``, on ``stepclock`` (when), ``kvcache`` and ``residency`` (memory), ``pace``
+  (how fast) and ``generation`` (its values)
 * tables and physics: ``hardware``, ``predict``, ``tables/``
 
 Times called ``now`` are seconds on the caller's monotonic clock; ``wall`` is seconds since the Unix epoch and is used

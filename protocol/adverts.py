@@ -143,15 +143,22 @@ def statement(
 
 
 def read(envelope: Envelope) -> Advert | Load | Provider:
-    """Decode what a statement says; raises ``BadEnvelope``, or ``UnknownStatement`` if a newer version may say it."""
+    """Decode what a statement says; raises ``BadEnvelope``, or ``UnknownStatement`` if a newer version may say it.
+
+    The value is remembered on the envelope: whoever else holds the same object need not decode it.
+    """
+    known = envelope.value
+    if isinstance(known, Advert | Load | Provider):
+        return known
     if envelope.kind not in _TYPES:
         raise UnknownStatement(f"kind {envelope.kind}")
     if not envelope.check():
         raise BadEnvelope("signature")
     try:
-        return unpack(envelope.payload, _TYPES[envelope.kind])
+        envelope.value = value = unpack(envelope.payload, _TYPES[envelope.kind])
     except BadFrame as error:
         raise UnknownStatement(error.detail) from None
+    return value
 
 
 def offers(advert: Advert) -> dict[ModelId, ModelOffer]:

@@ -26,7 +26,14 @@ class Bucket:
 
     def spend(self, cost: float, now: float, debt: float = 0.0) -> bool:
         """Take ``cost`` bytes if that leaves no more than ``debt`` owed; otherwise take nothing and say no."""
-        if self.level(now) - cost < -debt:
+        tokens = self.tokens
+        if now > self._at:  # as ``level``, without the call: this is asked for every statement
+            tokens += (now - self._at) * self.rate
+            if tokens > self.capacity:
+                tokens = self.capacity
+            self._at = now
+        if tokens - cost < -debt:
+            self.tokens = tokens
             return False
-        self.tokens -= cost
+        self.tokens = tokens - cost
         return True

@@ -1,4 +1,4 @@
-"""Structures of arrays: what ranking reads, as numpy columns that grow by doubling.
+"""Structures of arrays: what ranking reads, as numpy columns that grow by half.
 
 ``Columns`` is one set of named columns of the same length; ``Offers`` is the index of one model: which rows of the
 view offer it, and on what terms.  Neither knows what a peer is.  Who calls it: ``peerview``, which keeps them current.
@@ -6,6 +6,8 @@ view offer it, and on what terms.  Neither knows what a peer is.  Who calls it: 
 
 from __future__ import annotations
 
+import functools
+import struct
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -24,53 +26,100 @@ _FIRST_ROWS: Final = 16
 #: An index forgets kinds that nobody offers any more once it knows twice as many as it has rows, and this many.
 _SPARE_KINDS: Final = 16
 
+#: Offers whose sizes are remembered (guess: the same few models on most nodes).
+_SIZES: Final = 4096
+
 #: What two offers of one model may differ in beyond numbers: capabilities and quantization.
 Kind = tuple[tuple[str, ...], str]
 
 
 class Columns:
-    """Named columns; ``columns["rtt"][row]``.  Rows are given out by the owner."""
+    """Named columns; ``columns["rtt"][row]``.  Rows are given out by the owner.
 
-    __slots__ = ("_arrays", "_defaults", "capacity")
+    They lie in memory row by row: what is written together (:meth:`packer`, :meth:`put`) is one write, and a column is
+    every so many bytes, which costs numpy nothing that can be measured at the size of a view.
+    """
+
+    __slots__ = ("_arrays", "_bytes", "_default", "_dtype", "capacity")
 
     def __init__(self, defaults: Mapping[str, tuple[type[np.generic], float]]) -> None:
-        self._defaults = dict(defaults)
-        self.capacity = _FIRST_ROWS
-        self._arrays: dict[str, npt.NDArray[Any]] = {
-            name: np.full(self.capacity, default, kind) for name, (kind, default) in self._defaults.items()
-        }
+        self._dtype, self._default = _layout(tuple(defaults.items()))
+        self.capacity = 0
+        self._bytes = bytearray()
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+        self._grow(_FIRST_ROWS)
+
+    def _grow(self, rows: int) -> None:
+        self._bytes = self._bytes + self._default * (rows - self.capacity)
+        self.capacity = rows
+        table = np.frombuffer(self._bytes, self._dtype)
+        self._arrays = {name: table[name] for name in self._dtype.fields or ()}
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         return self._arrays[name]
 
     def reserve(self, rows: int) -> None:
         """Make room for ``rows`` rows."""
-        while self.capacity < rows:
-            for name, (kind, default) in self._defaults.items():
-                self._arrays[name] = np.concatenate((self._arrays[name], np.full(self.capacity, default, kind)))
-            self.capacity *= 2
+        if self.capacity < rows:
+            self._grow(max(rows, self.capacity + self.capacity // 2))
+
+    def packer(self, *names: str) -> struct.Struct:
+        """For :meth:`put`: columns of 64-bit floats that were named one after the other."""
+        start = self.offset(names[0])
+        assert [self.offset(name) - start for name in names] == [8 * place for place in range(len(names))]
+        return struct.Struct(f"={len(names)}d")
+
+    def offset(self, name: str) -> int:
+        """Where a column begins in a row, bytes."""
+        fields = self._dtype.fields
+        assert fields is not None, "made of fields"
+        return int(fields[name][1])
+
+    def put(self, packer: struct.Struct, offset: int, row: int, *values: float) -> None:
+        """Write the columns of a packer, the first of which is at ``offset``."""
+        packer.pack_into(self._bytes, row * len(self._default) + offset, *values)
 
     def clear(self, row: int) -> None:
         """Put a row's defaults back."""
-        for name, (_, default) in self._defaults.items():
-            self._arrays[name][row] = default
+        size = len(self._default)
+        self._bytes[row * size : (row + 1) * size] = self._default
 
     def move(self, source: int, target: int) -> None:
         """Copy one row over another."""
-        for array in self._arrays.values():
-            array[target] = array[source]
+        size = len(self._default)
+        self._bytes[target * size : (target + 1) * size] = self._bytes[source * size : (source + 1) * size]
+
+
+@functools.lru_cache
+def _layout(defaults: tuple[tuple[str, tuple[type[np.generic], float]], ...]) -> tuple[np.dtype[Any], bytes]:
+    """A row: its type, columns in the given order, as long as whole words; and one that holds the defaults."""
+    sizes = [np.dtype(kind).itemsize for _, (kind, _) in defaults]
+    offsets = [sum(sizes[:place]) for place in range(len(sizes))]
+    names, kinds = [name for name, _ in defaults], [kind for _, (kind, _) in defaults]
+    whole = -(-sum(sizes) // 8) * 8
+    dtype = np.dtype({"names": names, "formats": kinds, "offsets": offsets, "itemsize": whole})
+    row = np.zeros(1, dtype)
+    for name, (_, value) in defaults:
+        row[name] = value
+    return dtype, row.tobytes()
 
 
 _OFFER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "rows": (np.int64, 0),
-    "state": (np.int8, 0),
     "context": (np.int64, 0),
     "price_in": (np.float64, 0.0),
     "price_out": (np.float64, 0.0),
     "need_mib": (np.float64, 0.0),
     "weight_bytes": (np.float64, 0.0),
-    "kind": (np.int64, 0),
+    "kind": (np.int32, 0),
+    "state": (np.int8, 0),
 }
+
+
+@functools.lru_cache(_SIZES)
+def _sizes(offer: ModelOffer) -> tuple[float, float]:
+    """What has to be free to load it, MiB, and the bytes of its weights."""
+    return need_mib(offer), weight_bytes(offer)
 
 
 class Offers:
@@ -143,8 +192,7 @@ class Offers:
         columns["context"][place] = offer.context
         columns["price_in"][place] = offer.price_in
         columns["price_out"][place] = offer.price_out
-        columns["need_mib"][place] = need_mib(offer)
-        columns["weight_bytes"][place] = weight_bytes(offer)
+        columns["need_mib"][place], columns["weight_bytes"][place] = _sizes(offer)
         kind = (offer.capabilities, offer.quantization)
         columns["kind"][place] = 0
         number = self._kinds.get(kind)

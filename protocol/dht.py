@@ -38,7 +38,7 @@ from protocol.messages import Contact, DhtQuery, DhtReply, DhtStore, NodeMessage
 from protocol.rng import Rng
 from protocol.settings import DhtSettings
 from protocol.shelf import Shelf, home_of, vouch
-from protocol.signing import Envelope, parse
+from protocol.signing import Envelope, parse_again
 
 #: Searches at one time; more find nothing (guess: a search per HTTP request for an unknown model is the worst case).
 MOST_LOOKUPS: Final = 64
@@ -253,7 +253,7 @@ class Dht:
 
     def _keep(self, peer: PeerId, link: _Link, store: DhtStore, now: float, wall: float) -> list[Effect]:
         try:
-            envelope = parse(store.value)
+            envelope = parse_again(store.value)
             if envelope.author != peer:
                 raise BadEnvelope("brought by somebody else than its author")
             left = vouch(store.target, envelope, wall, self._settings.skew_s)
@@ -340,7 +340,7 @@ class Dht:
         """Take over the values of a reply that hold; the first that does not ends it."""
         for wire in reply.values:
             try:
-                envelope = parse(wire)
+                envelope = parse_again(wire)
                 known = lookup.values.get(envelope.author)
                 if envelope.author != self.me and (known is None or known.version < envelope.version):
                     vouch(lookup.target, envelope, wall, self._settings.skew_s)
@@ -485,6 +485,8 @@ class Dht:
 
 def _short(addrs: tuple[str, ...]) -> tuple[str, ...]:
     """Addresses that may be kept and passed on."""
+    if len(addrs) <= MOST_ADDRS and sum(map(len, addrs)) <= _MOST_ADDR:
+        return addrs  # the commonest case: nothing is too long
     return tuple(addr for addr in addrs if len(addr) <= _MOST_ADDR)[:MOST_ADDRS]
 
 

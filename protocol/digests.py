@@ -24,15 +24,16 @@ Not here: when, to whom and at what cost (``gossip``).
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
-from protocol.freshness import Key, Marks
+from protocol.freshness import BUCKETS, Key, Mark, Marks
 from protocol.ids import PeerId
 from protocol.messages import Digest
 from protocol.signing import ADVERT, LOAD
 
-BUCKETS: Final = 256
 HASH_BYTES: Final = 8
+_SUMMARY: Final = struct.Struct(f">{BUCKETS}Q")
 #: A view of at most this many entries is said in full: no more bytes than the hashes of a large one twice (guess).
 MAX_PLAIN: Final = 128
 #: Entries in one message (the bound of ``Digest``).
@@ -43,11 +44,6 @@ FEW_BUCKETS: Final = 16
 Entry = tuple[int, bytes, int, int]
 
 
-def bucket_of(author: bytes) -> int:
-    """Keys are uniform, so the first byte is as good as any hash."""
-    return author[0]
-
-
 def size(digest: Digest) -> int:
     """Bytes of a digest on the wire, from above: an entry has at most 49."""
     return 24 + len(digest.buckets) + 2 * len(digest.listed) + 49 * len(digest.entries)
@@ -55,34 +51,26 @@ def size(digest: Digest) -> int:
 
 def opening(marks: Marks, now: float) -> Digest:
     """The first message of an exchange."""
-    entries = _entries(marks, now)
-    if len(entries) <= MAX_PLAIN:
-        return Digest(entries=tuple(entries), reply=True)
-    return Digest(buckets=b"".join(h.to_bytes(HASH_BYTES, "big") for h in _hashes(marks, now)), reply=True)
+    if marks.living(now) <= MAX_PLAIN:
+        return Digest(entries=tuple(_entry(key, mark) for key, mark in marks.items() if mark.lives(now)), reply=True)
+    return Digest(buckets=_SUMMARY.pack(*marks.hashes(now)), reply=True)
 
 
 def differing(marks: Marks, buckets: bytes, now: float) -> list[int]:
     """The numbers of the buckets whose hash is not ours; nothing for a summary of another shape."""
     if len(buckets) != BUCKETS * HASH_BYTES:
         return []
-    ours = _hashes(marks, now)
-    return [
-        number
-        for number in range(BUCKETS)
-        if ours[number] != int.from_bytes(buckets[number * HASH_BYTES : (number + 1) * HASH_BYTES], "big")
-    ]
+    pairs = zip(marks.hashes(now), _SUMMARY.unpack(buckets), strict=True)
+    return [number for number, (ours, theirs) in enumerate(pairs) if ours != theirs]
 
 
 def details(marks: Marks, numbers: list[int], now: float) -> list[Digest]:
     """Every entry of the numbered buckets, in as many messages as it takes; a bucket is never torn apart."""
-    filled: dict[int, list[Entry]] = {number: [] for number in numbers}
-    for entry in _entries(marks, now):
-        if bucket_of(entry[1]) in filled:
-            filled[bucket_of(entry[1])].append(entry)
     messages: list[Digest] = []
     listed: list[int] = []
     entries: list[Entry] = []
-    for number, found in filled.items():
+    for number in numbers:
+        found = [_entry(key, mark) for key, mark in marks.within(number) if mark.lives(now)]
         if len(found) > MAX_ENTRIES:  # keys ground to share a byte: such a bucket is not repaired
             continue
         if len(entries) + len(found) > MAX_ENTRIES:
@@ -97,11 +85,11 @@ def details(marks: Marks, numbers: list[int], now: float) -> list[Digest]:
 
 def compare(marks: Marks, digest: Digest, now: float) -> tuple[list[Key], list[Entry]]:
     """``(lacks, wants)``: what the sender of ``everything`` or ``detail`` lacks, and what we ask it for."""
-    scope = frozenset(digest.listed)
+    ours = [entry for number in dict.fromkeys(digest.listed) for entry in _within(marks, number)]
     theirs = {(PeerId(author), kind): (inc, seq) for kind, author, inc, seq in digest.entries}
     lacks = []
-    for key, mark in marks.items():
-        if mark.envelope is None or not mark.lives(now) or (scope and bucket_of(key[0]) not in scope):
+    for key, mark in ours if digest.listed else marks.items():
+        if mark.envelope is None or not mark.lives(now):
             continue
         if theirs.get(key, (-1, -1)) < (mark.inc, mark.seq):
             lacks.append(key)
@@ -129,13 +117,10 @@ def _older(inc: int, seq: int, until: float | None, version: tuple[int, int]) ->
     return (inc, seq) < version or (until is None and (inc, seq) == version)
 
 
-def _entries(marks: Marks, now: float) -> list[Entry]:
-    return [(kind, author, mark.inc, mark.seq) for (author, kind), mark in marks.items() if mark.lives(now)]
+def _within(marks: Marks, number: int) -> list[tuple[Key, Mark]]:
+    """The marks of a bucket that somebody else has numbered."""
+    return marks.within(number) if 0 <= number < BUCKETS else []
 
 
-def _hashes(marks: Marks, now: float) -> list[int]:
-    hashes = [0] * BUCKETS
-    for (author, _), mark in marks.items():
-        if mark.lives(now):
-            hashes[bucket_of(author)] ^= mark.tag
-    return hashes
+def _entry(key: Key, mark: Mark) -> Entry:
+    return (key[1], key[0], mark.inc, mark.seq)

@@ -22,13 +22,13 @@ Not here: signatures (``signing``), what to do with a statement (``gossip``).
 
 from __future__ import annotations
 
-import hashlib
+import math
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from protocol.errors import StaleStatement
 from protocol.ids import PeerId
-from protocol.signing import MAX_TTL_S, Envelope, remaining_s
+from protocol.signing import MAX_TTL_S, Envelope
 
 #: Author and kind: what a mark is kept for.
 Key = tuple[PeerId, int]
@@ -41,6 +41,9 @@ JUMP_S: Final = 5.0
 MAX_VOTES: Final = 256
 #: Marks kept at once: eight times a full view of two kinds (guess; about 10 MB).
 MAX_MARKS: Final = 65536
+#: Buckets of authors in a digest: keys are uniform, so the first byte is as good as any hash.
+BUCKETS: Final = 256
+_PAST_ALL: Final = bytes((255,)) * 40
 
 
 class WallClock:
@@ -96,22 +99,25 @@ class WallClock:
 
 
 def _life(envelope: Envelope, wall: float, skew_s: float) -> float:
-    try:
-        return remaining_s(envelope, wall, skew_s)
-    except StaleStatement:
+    """``signing.remaining_s`` for the many, without an exception for those that are out of their time."""
+    left = envelope.issued + envelope.ttl - wall + skew_s
+    if left <= 0 or envelope.issued > wall + skew_s:
         return 0.0
+    return min(float(envelope.ttl), left)
 
 
 class Mark:
     """The newest statement of one author and kind.
 
     ``until`` is when that statement runs out (monotonic), None if it was seen before a restart only.  ``envelope`` is
-    the statement itself while the view holds it.  ``tag`` is its hash for digests.
+    the statement itself while the view holds it.  ``tag`` is its hash for digests while it counts there, then 0.
+    ``keep`` is until when the mark itself is kept; None is ``marks_s`` after ``until``.  A key has the same mark as long
+    as it is known, so that a mark stands for its key.
     """
 
     __slots__ = ("envelope", "inc", "keep", "seq", "tag", "until")
 
-    def __init__(self, inc: int, seq: int, keep: float) -> None:
+    def __init__(self, inc: int, seq: int, keep: float | None = None) -> None:
         self.inc = inc
         self.seq = seq
         self.keep = keep
@@ -125,12 +131,22 @@ class Mark:
 
 
 class Marks:
-    """All marks of a node, oldest update first."""
+    """All marks of a node, oldest update first, and the hashes of what lives, by the first byte of the author.
+
+    The hashes are kept current as marks change.  That time passes changes them only when a statement runs out without
+    a newer one: ``_sure_until`` is when that may be next, and only then all are looked at; ``_kept_until`` is the same
+    for marks that are to be forgotten.
+    """
 
     def __init__(self, marks_s: float, most: int = MAX_MARKS) -> None:
         self._marks_s = marks_s
         self._most = most
         self._marks: dict[Key, Mark] = {}
+        self._hashes = [0] * BUCKETS
+        self._living = 0
+        self._sure_until = self._kept_until = math.inf
+        #: The keys in their order, while that is known.
+        self._sorted: list[Key] | None = None
         #: Lookup by key; bound once because every record received goes through it.
         self.get = self._marks.get
 
@@ -141,39 +157,102 @@ class Marks:
         """Every mark, in the order of their last update."""
         return iter(self._marks.items())
 
+    def within(self, bucket: int) -> list[tuple[Key, Mark]]:
+        """The marks of the authors whose first byte is ``bucket``, in the order of their keys."""
+        if self._sorted is None:
+            self._sorted = sorted(self._marks)
+        first, last = PeerId(bytes((bucket,))), PeerId(bytes((bucket, *_PAST_ALL)))
+        start, end = bisect_left(self._sorted, (first, 0)), bisect_left(self._sorted, (last, 0))
+        return [(key, self._marks[key]) for key in self._sorted[start:end]]
+
     def advance(self, envelope: Envelope, until: float, held: bool) -> Mark:
         """The statement is now the newest of its author and kind."""
-        key = (envelope.author, envelope.kind)
-        self._marks.pop(key, None)
-        if len(self._marks) >= self._most:
-            self._forget_one()
-        mark = self._marks[key] = Mark(envelope.inc, envelope.seq, until + self._marks_s)
-        mark.until = until
+        key, tag = envelope.key, envelope.tag
+        mark = self._marks.pop(key, None)
+        bucket = key[0][0]
+        if mark is None:
+            if len(self._marks) >= self._most:
+                self._forget_one()
+            self._sorted = None
+            mark = Mark(0, 0)
+        if mark.tag:
+            self._hashes[bucket] ^= mark.tag
+        else:
+            self._living += 1
+        self._hashes[bucket] ^= tag
+        if until < self._sure_until:
+            self._sure_until = until
+        if until + self._marks_s < self._kept_until:
+            self._kept_until = until + self._marks_s
+        self._marks[key] = mark
+        mark.inc, mark.seq, mark.until, mark.keep = envelope.inc, envelope.seq, until, None
         mark.envelope = envelope if held else None
-        digest = hashlib.blake2b(envelope.wire[1:46], digest_size=8).digest()  # kind, author, inc, seq
-        mark.tag = int.from_bytes(digest, "big")
+        mark.tag = tag
         return mark
 
     def _forget_one(self) -> None:
         """Drop the mark that was updated longest ago, rather one whose statement nobody can use any more."""
         idle = next((key for key, mark in self._marks.items() if mark.envelope is None), None)
-        del self._marks[idle if idle is not None else next(iter(self._marks))]
+        self._drop(idle if idle is not None else next(iter(self._marks)))
+
+    def _drop(self, key: Key) -> None:
+        mark = self._marks.pop(key)
+        self._sorted = None
+        if mark.tag:
+            self._hashes[key[0][0]] ^= mark.tag
+            self._living -= 1
+        mark.tag, mark.envelope = 0, None  # whoever still holds it sees that nothing is there
+
+    def hashes(self, now: float) -> list[int]:
+        """The hash of each bucket of authors over all statements that live; change nothing there."""
+        self._make_sure(now)
+        return self._hashes
+
+    def living(self, now: float) -> int:
+        """How many statements live."""
+        self._make_sure(now)
+        return self._living
+
+    def _make_sure(self, now: float) -> None:
+        """Let go of statements that ran out, and take them off the hashes."""
+        if now < self._sure_until:
+            return
+        self._sure_until = math.inf
+        for key, mark in self._marks.items():
+            if not mark.tag:
+                continue
+            assert mark.until is not None, "a statement that counts has been seen"
+            if mark.until > now:
+                self._sure_until = min(self._sure_until, mark.until)
+            else:
+                self._hashes[key[0][0]] ^= mark.tag
+                self._living -= 1
+                mark.tag, mark.envelope = 0, None
+
+    def _keep(self, mark: Mark) -> float:
+        if mark.keep is not None:
+            return mark.keep
+        assert mark.until is not None, "only marks of an earlier life have no time"
+        return mark.until + self._marks_s
 
     def sweep(self, now: float) -> None:
         """Let go of statements that ran out and of marks that are older than they are kept."""
-        for key in [key for key, mark in self._marks.items() if mark.keep <= now]:
-            del self._marks[key]
-        for mark in self._marks.values():
-            if mark.envelope is not None and not mark.lives(now):
-                mark.envelope = None
+        self._make_sure(now)
+        if now < self._kept_until:
+            return
+        for key in [key for key, mark in self._marks.items() if self._keep(mark) <= now]:
+            self._drop(key)
+        self._kept_until = min(map(self._keep, self._marks.values()), default=math.inf)
 
     def export(self, now: float, wall: float) -> dict[Key, tuple[int, int, float]]:
         """What has to survive a restart."""
-        return {key: (mark.inc, mark.seq, mark.keep - now + wall) for key, mark in self._marks.items()}
+        return {key: (mark.inc, mark.seq, self._keep(mark) - now + wall) for key, mark in self._marks.items()}
 
     def load(self, table: MarkTable, now: float, wall: float) -> None:
         """Take up what an earlier life of this node exported."""
+        self._sorted = None
         for key, (inc, seq, until) in list(table.items())[-self._most :]:
             keep = min(until - wall, self._marks_s + MAX_TTL_S)
             if keep > 0:
                 self._marks[key] = Mark(inc, seq, now + keep)
+                self._kept_until = min(self._kept_until, now + keep)

@@ -66,7 +66,6 @@ GUESTS: Final = 4
 GUEST_DIGESTS_S: Final = 16
 GUEST_DIGESTS_BURST: Final = 128
 
-_OURS, _GOODBYE, _OTHERS = range(3)
 _TICK: Final[TimerKey] = ("gossip", "tick")
 _DIGEST: Final[TimerKey] = ("gossip", "digest")
 
@@ -79,8 +78,8 @@ class _Neighbour:
         #: Whether the other end has made the link; then it spends from ``guests``, too.
         self.guest = guests is not None
         self.standing = False
-        #: Newest last; a dict because it keeps its order and forgets in constant time.
-        self.lacks: dict[Key, None] = {}
+        #: Marks of what it lacks, newest last; a dict because it keeps its order and forgets in constant time.
+        self.lacks: dict[Mark, None] = {}
         own = Bucket(CHECKS_S, CHECKS_BURST, now)
         self.checks = (own,) if guests is None else (own, guests)
         self.digests = 0
@@ -104,6 +103,8 @@ class Gossip:
         self._links: dict[PeerId, _Neighbour] = {}
         self._standing: list[_Neighbour] = []
         self._to_digest: dict[PeerId, None] = {}
+        #: Goodbyes that may still be on a list of what a neighbour lacks, newest last.
+        self._goodbyes: dict[Mark, None] = {}
         self._next_sync = 0.0
 
     def start(self, marks: MarkTable, now: float, wall: float) -> list[Effect]:
@@ -183,7 +184,8 @@ class Gossip:
     def link_up(self, peer: PeerId, outbound: bool, now: float) -> None:
         """A link stands; the peer lacks at least what we say of ourselves."""
         link = self._links[peer] = _Neighbour(peer, None if outbound else self._guest_checks, now)
-        link.lacks = {(self.me, kind): None for kind in (ADVERT, LOAD) if self.own(kind) is not None}
+        own = [self._marks.get((self.me, kind)) for kind in (ADVERT, LOAD)]
+        link.lacks = {mark: None for mark in own if mark is not None and mark.envelope is not None}
 
     def link_down(self, peer: PeerId) -> None:
         """The link is gone, and with it what we knew of what the peer has."""
@@ -213,9 +215,9 @@ class Gossip:
 
     def lacks(self, peer: PeerId, key: Key) -> None:
         """A neighbour has shown that it does not have the newest statement."""
-        link = self._links.get(peer)
-        if link is not None:
-            link.lacks[key] = None
+        link, mark = self._links.get(peer), self._marks.get(key)
+        if link is not None and mark is not None:
+            link.lacks[mark] = None
 
     # --- what we hear --------------------------------------------------------------------------------------------
 
@@ -229,17 +231,16 @@ class Gossip:
         find, known, lacks = self._marks.get, 0, link.lacks
         self.counts.records_in += len(records.envelopes)
         for envelope in records.envelopes:
-            key = (envelope.author, envelope.kind)
-            mark = find(key)
+            mark = find(envelope.key)
             held = mark.envelope if mark is not None else None
             # The commonest case by far, and the reason why nothing is decoded before it.
             if held is envelope or (held is not None and held.wire == envelope.wire):
                 known += 1
-                if key in lacks:
-                    del lacks[key]
+                if mark in lacks:
+                    del lacks[mark]  # held, so there is one
                 continue
             try:
-                effects += self._take(link, key, mark, envelope, now)
+                effects += self._take(link, mark, envelope, now)
             except BadEnvelope as error:
                 self.counts.forged += 1
                 effects.append(Penalise(peer, error.blame, str(error)))
@@ -251,9 +252,8 @@ class Gossip:
         """Statements from elsewhere (the DHT); wrong ones are dropped."""
         effects: list[Effect] = []
         for envelope in envelopes:
-            key = (envelope.author, envelope.kind)
             try:
-                effects += self._take(None, key, self._marks.get(key), envelope, now)
+                effects += self._take(None, self._marks.get(envelope.key), envelope, now)
             except BadEnvelope:
                 self.counts.forged += 1
         return effects
@@ -268,18 +268,18 @@ class Gossip:
         mark = self._marks.get((peer, LOAD))
         return (mark.inc, mark.seq) if mark is not None else (0, 0)
 
-    def _take(
-        self, link: _Neighbour | None, key: Key, mark: Mark | None, envelope: Envelope, now: float
-    ) -> list[Effect]:
+    def _take(self, link: _Neighbour | None, mark: Mark | None, envelope: Envelope, now: float) -> list[Effect]:
         """One statement that is not the one we hold; raises ``BadEnvelope`` where the relayer is to blame."""
+        key = envelope.key
         verdict = self._intake.take(key, mark, envelope, link.checks if link is not None else (), now)
-        if link is not None and verdict in (Verdict.KNOWN, Verdict.NEW):
-            link.lacks.pop(key, None)
-        elif link is not None and verdict is Verdict.STALE:
-            link.lacks[key] = None
+        if link is not None and mark is not None:
+            if verdict is Verdict.NEW or verdict is Verdict.KNOWN:
+                link.lacks.pop(mark, None)
+            elif verdict is Verdict.STALE:
+                link.lacks[mark] = None
         if verdict is Verdict.OWN:
             return self._state(self._own.overtake(envelope.inc, self._nodes(), now, self.wall(now)), now)
-        if verdict not in (Verdict.NEW, Verdict.UNHELD):
+        if verdict is not Verdict.NEW and verdict is not Verdict.UNHELD:
             return []
         self._news.append(envelope)
         effects: list[Effect] = []
@@ -287,29 +287,32 @@ class Gossip:
             self._intake.clock_changed = False
             effects += self._state(self._own.repeat(self._nodes(), now, self.wall(now)), now)
         if verdict is Verdict.NEW:
-            self._spread(envelope, link)
-            if self._rank(key) == _GOODBYE:
+            mark = self._spread(envelope, link)
+            if self._is_goodbye(envelope):
+                self._goodbyes[mark] = None
                 effects += self._flush(envelope, now)
         return effects
 
     # --- what we pass on -----------------------------------------------------------------------------------------
 
-    def _spread(self, envelope: Envelope, source: _Neighbour | None) -> None:
-        key, author = (envelope.author, envelope.kind), envelope.author
-        if source is not None:
-            source.lacks.pop(key, None)
+    def _spread(self, envelope: Envelope, source: _Neighbour | None) -> Mark:
+        mark, author = self._marks.get(envelope.key), envelope.author
+        assert mark is not None, "what is new is held"
         for link in self._standing:
             if link is not source and link.peer != author:
-                link.lacks.pop(key, None)  # so that it moves to the end: newest last
-                link.lacks[key] = None
+                lacks = link.lacks
+                if mark in lacks:
+                    del lacks[mark]  # so that it moves to the end: newest last
+                lacks[mark] = None
+        return mark
 
     def _flush(self, envelope: Envelope, now: float) -> list[Effect]:
         """One statement to every neighbour that lacks it, now; what the budget does not allow waits for the tick."""
-        key, cost = (envelope.author, envelope.kind), len(envelope.wire) + _ITEM_BYTES + _FRAME_BYTES
+        mark, cost = self._marks.get(envelope.key), len(envelope.wire) + _ITEM_BYTES + _FRAME_BYTES
         effects: list[Effect] = []
         for link in self._standing:
-            if key in link.lacks and self._flow.spend(cost, now, debt=self._flow.rate):
-                del link.lacks[key]
+            if mark in link.lacks and self._flow.spend(cost, now, debt=self._flow.rate):
+                del link.lacks[mark]  # it is there
                 effects.append(self._send(link, [envelope], cost))
         return effects
 
@@ -319,38 +322,51 @@ class Gossip:
         self.counts.bytes_out += cost
         return Send(link.peer, Records(tuple(envelopes)))
 
-    def _rank(self, key: Key) -> int:
-        """What goes first when not everything can: our own, goodbyes, the rest."""
-        if key[0] == self.me:
-            return _OURS
-        record = self._view.get(key[0]) if key[1] == LOAD else None
-        load = record.load if record is not None else None
-        return _GOODBYE if load is not None and load.status == Status.LEFT else _OTHERS
+    def _is_goodbye(self, envelope: Envelope | None) -> bool:
+        record = self._view.get(envelope.author) if envelope is not None and envelope.kind == LOAD else None
+        return record is not None and record.load is not None and record.load.status == Status.LEFT
 
-    def _pending(self, link: _Neighbour, now: float) -> list[Envelope]:
-        """What the neighbour lacks and we still hold, oldest first."""
-        pending, find = [], self._marks.get
-        for key in list(link.lacks):
-            mark = find(key)
-            if mark is not None and mark.envelope is not None and mark.lives(now):
-                pending.append(mark.envelope)
-            else:
-                del link.lacks[key]
-        return pending
+    def _first(self, link: _Neighbour) -> list[Mark]:
+        """What it lacks that goes before all the rest: our own, then goodbyes, the newest first."""
+        for mark in [mark for mark in self._goodbyes if not self._is_goodbye(mark.envelope)]:
+            del self._goodbyes[mark]
+        own = [self._marks.get((self.me, kind)) for kind in (LOAD, ADVERT)]
+        return [mark for mark in (*own, *reversed(self._goodbyes)) if mark is not None and mark in link.lacks]
+
+    def _pending(self, link: _Neighbour, room: float, now: float) -> list[tuple[Mark, Envelope]]:
+        """What the neighbour lacks and we still hold, oldest first, if it all fits into ``room`` bytes.
+
+        Else what goes first, then the newest first, a little more than fits.
+        """
+        pending: list[tuple[Mark, Envelope]] = []
+        dead = []
+        room -= _FRAME_BYTES
+        for mark in reversed(link.lacks):
+            envelope = mark.envelope
+            if envelope is None or not mark.lives(now):
+                dead.append(mark)
+                continue
+            pending.append((mark, envelope))
+            room -= len(envelope.wire) + _ITEM_BYTES
+            if room < 0:
+                break
+        for mark in dead:
+            del link.lacks[mark]
+        if room >= 0:
+            pending.reverse()
+            return pending
+        first = [(mark, mark.envelope) for mark in self._first(link) if mark.envelope is not None and mark.lives(now)]
+        return first + [item for item in pending if item not in first] if first else pending
 
     def _push(self, link: _Neighbour, bucket: Bucket, now: float, debt: float, most: float = 1e18) -> list[Effect]:
         """Send what is lacking as far as the bucket goes; ``most`` bytes for this neighbour."""
         if not link.lacks:
             return []
-        pending = self._pending(link, now)
         room = min(bucket.level(now) + debt, most)
-        if sum(len(envelope.wire) + _ITEM_BYTES for envelope in pending) + _FRAME_BYTES > room:
-            pending.reverse()
-            pending.sort(key=lambda envelope: self._rank((envelope.author, envelope.kind)))
         effects: list[Effect] = []
         batch: list[Envelope] = []
-        cost, spent = _FRAME_BYTES, 0
-        for envelope in pending:
+        cost, spent, lacks = _FRAME_BYTES, 0, link.lacks
+        for mark, envelope in self._pending(link, room, now):
             item = len(envelope.wire) + _ITEM_BYTES
             if spent + cost + item > room:
                 break
@@ -359,7 +375,7 @@ class Gossip:
                 spent, batch, cost = spent + cost, [], _FRAME_BYTES
             batch.append(envelope)
             cost += item
-            del link.lacks[(envelope.author, envelope.kind)]
+            del lacks[mark]
         if batch:
             effects.append(self._send(link, batch, cost))
             spent += cost
@@ -389,12 +405,20 @@ class Gossip:
 
     def _digest_round(self, now: float) -> list[Effect]:
         self._intake.sweep(now)
+        most = 2 * self._nodes()
         for link in self._links.values():
             link.digests = 0
+            if len(link.lacks) > most:  # more than we hold: some of it is gone
+                self._forget_the_dead(link, now)
         if self._standing:
             self._to_digest[self._rng.choice(self._standing).peer] = None
         pause = self._settings.digest_s * self._rng.uniform(0.9, 1.1)
         return [*self._next_digest(now), SetTimer(_DIGEST, now + pause)]
+
+    def _forget_the_dead(self, link: _Neighbour, now: float) -> None:
+        for mark in list(link.lacks):
+            if mark.envelope is None or not mark.lives(now):
+                del link.lacks[mark]
 
     # --- digests -------------------------------------------------------------------------------------------------
 
@@ -435,7 +459,7 @@ class Gossip:
         else:
             lacks = digests.wanted(self._marks, digest, now)
         self._rng.shuffle(lacks)  # so that a newcomer gets other parts first from other neighbours
-        link.lacks.update(dict.fromkeys(lacks))
+        link.lacks.update((self._marks.get(key), None) for key in lacks)  # type: ignore[misc]  # all are of our marks
         effects = self._push(link, self._sync, now, debt=0.0)
         if wants and now >= self._next_sync:
             self._next_sync = now + self._settings.tick_s

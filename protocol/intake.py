@@ -80,6 +80,13 @@ class Counts:
         return asdict(self)
 
 
+def _afford(allowances: tuple[Bucket, ...], now: float) -> bool:
+    for allowance in allowances:  # no generator: this is asked for every statement that is new
+        if not allowance.spend(1, now):
+            return False
+    return True
+
+
 class Intake:
     """What this node has seen, and the decision on what it sees next."""
 
@@ -93,6 +100,8 @@ class Intake:
         self.proofs: dict[PeerId, tuple[Envelope, Envelope]] = {}
         #: Set when a statement settled a dispute about our clock: what we said before has the wrong time on it.
         self.clock_changed = False
+        #: How much the view had dropped when that was last looked at.
+        self._dropped = 0
 
     def start(self, marks: MarkTable, now: float, wall: float) -> None:
         """Begin with the marks of an earlier life."""
@@ -104,11 +113,11 @@ class Intake:
     ) -> Verdict:
         """Judge one statement that is not, byte for byte, the one held; raises ``BadEnvelope``."""
         if mark is not None:
-            version, newest = (envelope.inc, envelope.seq), (mark.inc, mark.seq)
-            if version < newest:
+            ahead = envelope.inc - mark.inc or envelope.seq - mark.seq
+            if ahead < 0:
                 self._counts.stale += 1
                 return Verdict.STALE
-            if version == newest and mark.until is not None:
+            if not ahead and mark.until is not None:
                 self._counts.known += 1
                 self._compare(mark.envelope, envelope)
                 return Verdict.KNOWN
@@ -128,7 +137,7 @@ class Intake:
             self._counts.unreadable += 1
         elif life <= 0:
             self._counts.skewed += 1
-        elif not all(allowance.spend(1, now) for allowance in allowances):
+        elif not _afford(allowances, now):
             self._counts.shed += 1
         else:
             return True
@@ -161,6 +170,9 @@ class Intake:
     def sweep(self, now: float) -> None:
         """Let go of what ran out and of what the view dropped to make room for somebody else."""
         self.marks.sweep(now)
+        if self._view.dropped == self._dropped:
+            return
+        self._dropped = self._view.dropped
         for (author, kind), mark in self.marks.items():
             if mark.envelope is None or author == self._me:
                 continue

@@ -11,8 +11,10 @@ Who calls it: ``dht``.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +22,8 @@ from protocol.ids import ModelId, PeerId
 
 KEY_BYTES: Final = 32
 _BITS: Final = 8 * KEY_BYTES
+#: Keys that are remembered (guess: 2 MB).
+_KEYS: Final = 16_384
 #: Queries in a row that a contact may leave unanswered until it is dropped (guess: one may be lost to a busy peer).
 _MOST_FAILURES: Final = 2
 #: Groups that are not limited: everybody on a loopback or private network has such an address.
@@ -29,6 +33,7 @@ _PRIVATE: Final = (
 )
 
 
+@functools.lru_cache(_KEYS)
 def peer_key(peer: PeerId) -> bytes:
     """Where a peer is in the key space."""
     return hashlib.blake2b(peer, digest_size=KEY_BYTES).digest()
@@ -42,6 +47,12 @@ def model_key(model: ModelId) -> bytes:
 def as_number(key: bytes) -> int:
     """A key as the number whose XOR is the distance."""
     return int.from_bytes(key, "big")
+
+
+@functools.lru_cache(_KEYS)
+def peer_number(peer: PeerId) -> int:
+    """The key of a peer as a number."""
+    return as_number(peer_key(peer))
 
 
 def limited(group: str) -> bool:
@@ -88,7 +99,7 @@ class Buckets:
 
     def get(self, peer: PeerId) -> Contact | None:
         """The contact, if it has a place."""
-        bucket = self._buckets.get(self.index(as_number(peer_key(peer))))
+        bucket = self._buckets.get(self.index(peer_number(peer)))
         return bucket.contacts.get(peer) if bucket is not None else None
 
     def index(self, number: int) -> int:
@@ -97,7 +108,7 @@ class Buckets:
 
     def seen(self, peer: PeerId, addrs: tuple[str, ...], group: str, now: float) -> None:
         """A peer proved to be there: remember it, or bring up to date what we know."""
-        number = as_number(peer_key(peer))
+        number = peer_number(peer)
         if peer == self._me:
             return
         bucket = self._buckets.setdefault(self.index(number), _Bucket())
@@ -128,7 +139,7 @@ class Buckets:
 
     def failed(self, peer: PeerId, unreachable: bool) -> None:
         """A contact left a query unanswered, or could not be reached at all; the latter is dropped at once."""
-        bucket = self._buckets.get(self.index(as_number(peer_key(peer))))
+        bucket = self._buckets.get(self.index(peer_number(peer)))
         if bucket is None:
             return
         if unreachable:
@@ -152,9 +163,21 @@ class Buckets:
     def closest(self, target: bytes, count: int) -> list[Contact]:
         """The contacts whose keys are closest to the target, closest first."""
         number = as_number(target)
-        contacts = [contact for bucket in self._buckets.values() for contact in bucket.contacts.values()]
+        here = self.index(number)
+        found = self._by_distance((here,), number)
+        if len(found) < count:  # whoever shares more bits with us than the target does is as far as we are
+            found += self._by_distance([index for index in self._buckets if index > here], number)
+        for index in range(here - 1, -1, -1):
+            if len(found) >= count:
+                break
+            found += self._by_distance((index,), number)
+        return found[:count]
+
+    def _by_distance(self, indices: Iterable[int], number: int) -> list[Contact]:
+        buckets = [self._buckets[index] for index in indices if index in self._buckets]
+        contacts = [contact for bucket in buckets for contact in bucket.contacts.values()]
         contacts.sort(key=lambda contact: contact.number ^ number)
-        return contacts[:count]
+        return contacts
 
     def looked_up(self, target: bytes, now: float) -> None:
         """A look-up of this target refreshes the bucket that it falls into."""

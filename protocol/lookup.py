@@ -28,13 +28,14 @@ FAILED    named again under another address, once  NEW
 from __future__ import annotations
 
 import math
-from bisect import insort
+from bisect import bisect_left
 from collections import Counter
 from enum import IntEnum
+from itertools import islice
 from typing import Final
 
 from protocol.ids import PeerId
-from protocol.kbuckets import as_number, peer_key
+from protocol.kbuckets import as_number, peer_number
 from protocol.settings import DhtSettings
 from protocol.signing import Envelope
 
@@ -72,9 +73,6 @@ class Candidate:
         self.retried = False
         self.sources: set[PeerId | None] = set()
 
-    def __lt__(self, other: Candidate) -> bool:
-        return self.distance < other.distance
-
 
 class Lookup:
     """A search for ``target``.  ``queries`` are the numbers of the callers who wait for its end."""
@@ -94,7 +92,13 @@ class Lookup:
         self._deadline = now + settings.query_s * _DEADLINE_QUERIES
         self._settled = math.inf
         self._begun = False
+        #: All candidates, closest first, and their distances.
         self._sorted: list[Candidate] = []
+        self._distances: list[int] = []
+        #: Those that are waited for, those that failed, and the sources of those that answered.
+        self._asked: dict[PeerId, Candidate] = {}
+        self._failed: dict[PeerId, Candidate] = {}
+        self._heard: set[PeerId | None] = {None}
         self._by_peer: dict[PeerId, Candidate] = {}
 
     def get(self, peer: PeerId) -> Candidate | None:
@@ -105,22 +109,28 @@ class Lookup:
         """Somebody (None: our own table) named a peer."""
         known = self._by_peer.get(peer)
         if known is None:
-            known = Candidate(peer, as_number(peer_key(peer)) ^ self._number, addrs, source.hops + 1 if source else 1)
+            known = Candidate(peer, peer_number(peer) ^ self._number, addrs, source.hops + 1 if source else 1)
             self._by_peer[peer] = known
-            insort(self._sorted, known)
+            place = bisect_left(self._distances, known.distance)
+            self._distances.insert(place, known.distance)
+            self._sorted.insert(place, known)
             self._trim()
         elif not set(addrs) <= set(known.addrs):
             known.addrs = tuple(dict.fromkeys(known.addrs + addrs))[:MOST_ADDRS]
             if known.state is State.FAILED and not known.retried:
                 known.addrs, known.retried, known.state = addrs, True, State.NEW
-        known.sources.add(source.peer if source else None)
+                del self._failed[peer]
+        named = source.peer if source else None
+        known.sources.add(named)
+        if known.state is State.ANSWERED:
+            self._heard.add(named)
 
     def _trim(self) -> None:
         """Forget the farthest candidate that nobody was asked about yet, if there are too many."""
         if len(self._sorted) > self._most:
-            farthest = next(candidate for candidate in reversed(self._sorted) if candidate.state is State.NEW)
-            self._sorted.remove(farthest)
-            del self._by_peer[farthest.peer]
+            last = len(self._sorted) - 1
+            place = next(last - back for back, c in enumerate(reversed(self._sorted)) if c.state is State.NEW)
+            del self._by_peer[self._sorted.pop(place).peer], self._distances[place]
 
     def found(self, envelope: Envelope, hops: int, now: float) -> None:
         """A verified value came in, newer than what its author had here; the first one starts the grace."""
@@ -135,6 +145,8 @@ class Lookup:
         if candidate is None or candidate.state is not State.ASKED:
             return None
         candidate.state = State.ANSWERED
+        del self._asked[peer]
+        self._heard |= candidate.sources
         return candidate
 
     def connected(self, peer: PeerId, now: float) -> Candidate | None:
@@ -150,14 +162,19 @@ class Lookup:
         candidate = self._by_peer.get(peer)
         if candidate is None or candidate.state is not State.ASKED:
             return False
-        candidate.state = State.FAILED
+        self._fail(candidate)
         return True
+
+    def _fail(self, candidate: Candidate) -> None:
+        candidate.state = State.FAILED
+        del self._asked[candidate.peer]
+        self._failed[candidate.peer] = candidate
 
     def overdue(self, now: float) -> list[PeerId]:
         """Candidates whose time is over; they count as failed from here on."""
-        over = [c for c in self._sorted if c.state is State.ASKED and now >= c.since + self._query_s]
+        over = [c for c in self._asked.values() if now >= c.since + self._query_s]
         for candidate in over:
-            candidate.state = State.FAILED
+            self._fail(candidate)
         return [candidate.peer for candidate in over]
 
     def next(self, now: float) -> list[Candidate]:
@@ -168,37 +185,39 @@ class Lookup:
         if self.values and self._begun:
             return []
         self._begun = True
-        flying = [c for c in self._sorted if c.state is State.ASKED]
-        free = self._alpha - sum(now < c.since + self._late_s for c in flying)
-        free = min(free, self._most_in_flight - len(flying))
-        picked = [c for c in self._window(now) if c.state is State.NEW][: max(0, free)]
+        free = self._alpha - sum(now < c.since + self._late_s for c in self._asked.values())
+        free = min(free, self._most_in_flight - len(self._asked))
+        if free <= 0:
+            return []
+        picked = [c for c in self._window(now) if c.state is State.NEW][:free]
         for candidate in picked:
             candidate.state = State.ASKED
             candidate.since = now
+            self._asked[candidate.peer] = candidate
         return picked
 
     def _window(self, now: float) -> list[Candidate]:
         """The closest ``width`` that did not fail; those whom only distrusted sources named if nobody else is new."""
-        alive = [c for c in self._sorted if c.state is not State.FAILED]
+        alive = (c for c in self._sorted if c.state is not State.FAILED)
         doubted = self._doubted(now)
         if doubted:
-            trusted = [c for c in alive if c.state is not State.NEW or not c.sources <= doubted][: self._width]
+            trusted = [
+                c
+                for c in self._sorted
+                if c.state is not State.FAILED and (c.state is not State.NEW or not c.sources <= doubted)
+            ][: self._width]
             if any(c.state is State.NEW for c in trusted):
                 return trusted
-        return alive[: self._width]
+        return list(islice(alive, self._width))
 
     def _doubted(self, now: float) -> set[PeerId | None]:
         """Sources of which ``alpha`` contacts were silent and none answered."""
         late = now - self._late_s
-        silent = [c for c in self._sorted if c.state is State.FAILED or (c.state is State.ASKED and c.since <= late)]
+        silent = [*self._failed.values(), *(c for c in self._asked.values() if c.since <= late)]
         if len(silent) < self._alpha:
             return set()
         named = Counter(source for candidate in silent for source in candidate.sources)
-        heard: set[PeerId | None] = {None}
-        for candidate in self._sorted:
-            if candidate.state is State.ANSWERED:
-                heard |= candidate.sources
-        return {source for source, count in named.items() if count >= self._alpha and source not in heard}
+        return {source for source, count in named.items() if count >= self._alpha and source not in self._heard}
 
     def over(self, now: float) -> bool:
         """Whether nothing more is to come."""
@@ -208,7 +227,7 @@ class Lookup:
         if target is not None and target.state is State.ANSWERED:
             return True
         if self.values and self._begun:
-            return all(c.state is not State.ASKED for c in self._sorted)
+            return not self._asked
         return all(c.state is State.ANSWERED for c in self._window(now))
 
     def exact(self) -> Candidate | None:
@@ -222,8 +241,7 @@ class Lookup:
     def wake(self, now: float) -> float:
         """When to look again if nothing happens."""
         times = [min(self._deadline, self._settled)]
-        for candidate in self._sorted:
-            if candidate.state is State.ASKED:
-                late = candidate.since + self._late_s
-                times.append(late if late > now else candidate.since + self._query_s)
+        for candidate in self._asked.values():
+            late = candidate.since + self._late_s
+            times.append(late if late > now else candidate.since + self._query_s)
         return min(times)

@@ -34,7 +34,8 @@ from protocol.ids import ModelId, PeerId, name_key
 from protocol.liveness import Liveness
 from protocol.messages import Digest, Doubt, Records
 from protocol.neighbours import Known, Neighbours, Seeds
-from protocol.peerview import PeerView, network_group
+from protocol.netgroup import network_group
+from protocol.peerview import PeerView
 from protocol.rng import Rng
 from protocol.settings import NodeSettings
 from protocol.signing import ADVERT, LOAD, Envelope, Signer

@@ -27,9 +27,7 @@ Everything here except times, links, states and counts is the peer's own claim. 
 
 from __future__ import annotations
 
-import ipaddress
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,6 +37,7 @@ from protocol.adverts import Advert, Load, ModelOffer
 from protocol.columns import BoolArray, Columns, IntArray, Offers
 from protocol.ids import PeerId
 from protocol.kbuckets import limited
+from protocol.netgroup import group_of, network_group
 from protocol.signing import Envelope
 
 STATES: Final = ("alive", "suspect", "dead", "left")
@@ -57,56 +56,32 @@ _RTTVAR_GAIN: Final = 1 / 4
 _NAN: Final = math.nan
 _INF: Final = math.inf
 _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
+    # What a load says, written at once.
+    "load_until": (np.float64, _INF),  # nothing was said of the load: assumed to be idle
+    "until": (np.float64, -_INF),
+    "jobs": (np.float64, 0.0),
+    "slots": (np.float64, 0.0),
+    "prefill": (np.float64, 0.0),
+    "covered": (np.float64, 0.0),  # in flight when the load arrived, so counted in it
+    "free": (np.float64, 0.0),
+    "advert_until": (np.float64, -_INF),
+    "vram": (np.float64, 0.0),
+    "tflops": (np.float64, 0.0),
+    "bandwidth": (np.float64, 0.0),
+    "first_seen": (np.float64, 0.0),
+    "rtt": (np.float64, _NAN),
+    "rttvar": (np.float64, _NAN),
+    "inflight": (np.float64, 0.0),
+    "group": (np.int64, 0),
+    "protocol": (np.int32, 0),
+    "status": (np.int8, 0),
+    "alive": (np.int8, 0),
     "used": (np.bool_, 0),
     "kept": (np.bool_, 0),  # never gives way
     "me": (np.bool_, 0),
     "wanted": (np.bool_, 0),  # offers a model that this node serves or was asked for
-    "alive": (np.int8, 0),
-    "protocol": (np.int32, 0),
-    "group": (np.int64, 0),
-    "first_seen": (np.float64, 0.0),
-    "advert_until": (np.float64, -_INF),
-    "load_until": (np.float64, _INF),  # nothing was said of the load: assumed to be idle
-    "until": (np.float64, -_INF),
-    "rtt": (np.float64, _NAN),
-    "rttvar": (np.float64, _NAN),
-    "vram": (np.float64, 0.0),
-    "free": (np.float64, 0.0),
-    "tflops": (np.float64, 0.0),
-    "bandwidth": (np.float64, 0.0),
-    "status": (np.int8, 0),
-    "jobs": (np.float64, 0.0),
-    "slots": (np.float64, 0.0),
-    "prefill": (np.float64, 0.0),
-    "inflight": (np.float64, 0.0),
-    "covered": (np.float64, 0.0),  # in flight when the load arrived, so counted in it
 }
-
-
-def network_group(address: str) -> str:
-    """The part of an IP address that one party controls: the /24 of IPv4, the /48 of IPv6; empty if it is none.
-
-    The text starts as the address does (``192.0.2.0/24``), so that private groups can be told by their prefix.
-    """
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return ""
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    if ip.is_loopback:
-        return "127.0.0.0/8" if ip.version == 4 else "::1/128"
-    return str(ipaddress.ip_network((ip, 24 if ip.version == 4 else 48), strict=False))
-
-
-def group_of(addrs: Iterable[str]) -> str:
-    """The group of multiaddresses: that of the first public IP address among them, else of the first one."""
-    groups = [
-        group
-        for parts in (addr.split("/") for addr in addrs)
-        if len(parts) > 2 and parts[1] in ("ip4", "ip6") and (group := network_group(parts[2]))
-    ]
-    return next((group for group in groups if limited(group)), groups[0] if groups else "")
+_OF_A_LOAD: Final = ("load_until", "until", "jobs", "slots", "prefill", "covered", "free")
 
 
 @dataclass(slots=True, eq=False)
@@ -135,6 +110,8 @@ class PeerRecord:
     address: str = ""
     linked: bool = False
     outbound: bool = False
+    #: All memory that its advert claims.
+    vram_mib: int = 0
     #: Our jobs that run there now, and those that went well.
     inflight: int = 0
     successes: int = 0
@@ -157,6 +134,8 @@ class PeerView:
         self._size = size
         self._per_group = per_group
         self.columns = Columns(_PEER_COLUMNS)
+        self._of_a_load = self.columns.packer(*_OF_A_LOAD)
+        self._load_offset = self.columns.offset(_OF_A_LOAD[0])
         self._records: dict[PeerId, PeerRecord] = {}
         self._rows: list[PeerRecord | None] = []
         self._free_rows: list[int] = []
@@ -164,6 +143,10 @@ class PeerView:
         self._groups_seen = 0
         self._models: dict[str, Offers] = {}
         self._wanted: dict[str, None] = {}  # the last one asked for at the end
+        #: Until then nothing in the view expires.
+        self._sure_until = -_INF
+        #: How often a statement was let go of.
+        self.dropped = 0
         self._add(PeerRecord(me, 0, 0.0, is_self=True), "")
 
     # --- reading -------------------------------------------------------------------------------------------------
@@ -210,6 +193,10 @@ class PeerView:
         if envelope.author == self.me:
             return False
         record = self._records.get(envelope.author)
+        if record is not None and isinstance(value, Load):  # the commonest case by far
+            record.load_env = envelope
+            self._set_load(record, value, now, until)
+            return True
         group = group_of(value.addrs) if isinstance(value, Advert) else ""
         if record is None:
             if not self._make_room(group, now, isinstance(value, Advert) and self._is_wanted(value)):
@@ -264,32 +251,40 @@ class PeerView:
     def _set_advert(self, record: PeerRecord, advert: Advert, now: float, until: float) -> None:
         offered = () if record.advert is None else record.advert.models
         record.advert, record.advert_at, record.advert_until = advert, now, until
+        self._sure_until = min(self._sure_until, until)
         self._index(record.row, offered, advert.models)
         self._set_wanted(record)
         row, columns = record.row, self.columns
         columns["protocol"][row] = advert.protocol
         columns["advert_until"][row] = until
         columns["until"][row] = max(until, record.load_until)
-        columns["vram"][row] = advert.vram_mib
+        columns["vram"][row] = record.vram_mib = advert.vram_mib
         columns["tflops"][row] = sum(gpu.count * max(gpu.bf16_tflops, gpu.fp16_tflops) for gpu in advert.gpus)
         columns["bandwidth"][row] = sum(gpu.count * gpu.bandwidth_gb_s for gpu in advert.gpus)
-        self._set_free(record)
+        columns["free"][row] = self._free(record)
 
     def _set_load(self, record: PeerRecord, load: Load, now: float, until: float) -> None:
+        if (record.load.status if record.load is not None else 0) != load.status:
+            self.columns["status"][record.row] = load.status
         record.load, record.load_at, record.load_until = load, now, until
-        row, columns = record.row, self.columns
-        columns["load_until"][row] = until
-        columns["until"][row] = max(until, record.advert_until)
-        columns["status"][row] = load.status
-        columns["jobs"][row] = load.running + load.waiting
-        columns["slots"][row] = load.slots
-        columns["prefill"][row] = load.queued_prefill_tokens
-        columns["covered"][row] = record.inflight
-        self._set_free(record)
+        if record.advert is None and until < self._sure_until:
+            self._sure_until = until
+        self.columns.put(
+            self._of_a_load,
+            self._load_offset,
+            record.row,
+            until,
+            max(until, record.advert_until),
+            load.running + load.waiting,
+            load.slots,
+            load.queued_prefill_tokens,
+            record.inflight,
+            self._free(record),
+        )
 
-    def _set_free(self, record: PeerRecord) -> None:
-        total = 0 if record.advert is None else record.advert.vram_mib
-        self.columns["free"][record.row] = total if record.load is None else min(total, record.load.free_vram_mib)
+    def _free(self, record: PeerRecord) -> int:
+        total = 0 if record.advert is None else record.vram_mib
+        return total if record.load is None else min(total, record.load.free_vram_mib)
 
     def _index(self, row: int, old: tuple[ModelOffer, ...], new: tuple[ModelOffer, ...]) -> None:
         """Bring the index of models from one list of offers to the next; of two offers of one name the first counts."""
@@ -328,6 +323,8 @@ class PeerView:
         elif (record.advert is None and record.load is None) or not (self._is_kept(record) or self._fits(record)):
             self.remove(peer)
             return
+        else:
+            self._sure_until = -_INF  # what it said may have run out while the link stood
         self._keep(record)
 
     def observe_rtt(self, peer: PeerId, seconds: float) -> None:
@@ -366,6 +363,7 @@ class PeerView:
         if record is None or record.is_self:
             return
         del self._records[peer]
+        self.dropped += 1
         if record.advert is not None:
             self._index(record.row, record.advert.models, ())
         self._leave_group(record)
@@ -376,14 +374,21 @@ class PeerView:
     def expire(self, now: float) -> list[PeerId]:
         """Forget adverts that ran out, and peers of whom nothing is left; returns those peers."""
         gone: list[PeerId] = []
-        for row in np.flatnonzero(self.columns["used"] & (self.columns["advert_until"] <= now)).tolist():
+        if now < self._sure_until:
+            return gone
+        used, until = self.columns["used"], self.columns["advert_until"]
+        self._sure_until = float(until.min(initial=_INF, where=used & (until > now)))
+        for row in np.flatnonzero(used & (until <= now)).tolist():
             record = self.at(row)
+            if record.load_until > now:
+                self._sure_until = min(self._sure_until, record.load_until)
             if record.load_until <= now and not record.linked and not record.is_self:
                 self.remove(record.peer)
                 gone.append(record.peer)
             elif record.advert is not None:
                 self._index(row, record.advert.models, ())
                 record.advert = record.advert_env = None
+                self.dropped += 1
                 self._set_wanted(record)
         return gone
 

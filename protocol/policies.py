@@ -18,7 +18,7 @@ import numpy as np
 from protocol.adverts import ModelState
 from protocol.columns import BoolArray, FloatArray
 from protocol.crowd import Crowd
-from protocol.predict import LEAST_TFLOPS
+from protocol.predict import ANSWER_TOKENS, LEAST_TFLOPS
 
 #: Where a number comes from: statements of the peer, our link to it, our own count, our own die.
 Basis = Literal["advert", "load", "link", "own"]
@@ -34,6 +34,13 @@ MATCH: Final = (1.0, 0.5, 0.25)
 HALVING_RTT_S: Final = 0.1
 #: Share of free memory of a peer that does not say what it has (guess).
 UNKNOWN_FREE: Final = 0.5
+#: Temperature of the draw by seconds: a peer that is twice as fast is asked ten times as often (DESIGN 5; 0.1 to 0.6
+#: differ little in the simulator, 0 herds).
+TEMPERATURE: Final = 0.3
+#: No job is taken to need less, seconds, so that a logarithm exists.
+LEAST_S: Final = 1e-3
+#: What being drawn by ``power-of-two`` is worth: more than any load.
+DRAWN: Final = 1e6
 #: Weight of a GPU that is not known, TFLOPS (guess: a small one).
 UNKNOWN_WEIGHT: Final = 10.0
 
@@ -58,7 +65,9 @@ class Policy:
     """A way to order candidates; the highest score goes first.
 
     ``product``: the parts are multiplied, not added.  ``warm_first``: a peer with the model resident comes before any
-    that has to load it.  ``free_first``: a peer with a free place comes before any without.
+    that has to load it.  ``free_first``: a peer with a free place comes before any without.  ``temperature``: peers are
+    drawn one after the other, each with weight seconds^(-1/temperature), where the score is minus the seconds; 0 takes
+    the best.
     """
 
     name: str
@@ -67,6 +76,7 @@ class Policy:
     product: bool = False
     warm_first: bool = True
     free_first: bool = True
+    temperature: float = 0.0
 
     def scores(self, parts: list[Part]) -> FloatArray:
         """What the parts come to."""
@@ -74,6 +84,16 @@ class Policy:
         for part in parts[1:]:
             score = score * part.makes if self.product else score + part.makes
         return score
+
+    def keys(self, scores: FloatArray, noise: FloatArray) -> FloatArray:
+        """What orders the peers, highest first: the scores, or a draw by them.
+
+        The draw is weighted sampling without replacement: the highest of ``log weight + Gumbel noise`` (Yellott 1977).
+        """
+        if not self.temperature:
+            return scores
+        keys: FloatArray = -np.log(np.maximum(-scores, LEAST_S)) / self.temperature - np.log(-np.log(noise))
+        return keys
 
 
 def vram_fit(need_mib: FloatArray, vram_mib: FloatArray) -> FloatArray:
@@ -98,6 +118,15 @@ def neuralgrid(crowd: Crowd) -> list[Part]:
     ]
 
 
+def neuralgrid_published(crowd: Crowd) -> list[Part]:
+    """The seed formula as described: its memory term is the share that stays empty, so that the largest card wins."""
+    vram, need = crowd.column("vram"), crowd.offered("need_mib")
+    known = (vram > 0) & (need > 0)
+    spare = np.maximum(0.0, np.divide(vram - need, vram, out=np.zeros(len(crowd)), where=known))
+    _, compute, price = neuralgrid(crowd)
+    return [Part("vram spare", spare, "share", VRAM_WEIGHT * spare, "advert", known), compute, price]
+
+
 def gputorrent(crowd: Crowd) -> list[Part]:
     """GPU Torrent's: free / total memory, times a bonus for the state of the model, times a penalty for latency."""
     vram, state, rtt = crowd.column("vram"), crowd.offered("state"), crowd.rtt
@@ -115,6 +144,13 @@ def least_loaded(crowd: Crowd) -> list[Part]:
     """Fewest jobs per place, ours that its load cannot know of included."""
     load = crowd.jobs / crowd.slots
     return [Part("jobs per place", load, "jobs", -load, "load", crowd.column("slots") > 0)]
+
+
+def power_of_two(crowd: Crowd) -> list[Part]:
+    """Two at random, and of these the one with fewer jobs per place (Mitzenmacher 2001)."""
+    drawn = np.zeros(len(crowd))
+    drawn[np.argsort(-crowd.noise)[:2]] = 1.0
+    return [Part("drawn", drawn, "", DRAWN * drawn, "own"), *least_loaded(crowd)]
 
 
 def weighted_round_robin(crowd: Crowd) -> list[Part]:
@@ -164,6 +200,13 @@ def soonest(crowd: Crowd) -> list[Part]:
     ]
 
 
+def expected_seconds(crowd: Crowd) -> list[Part]:
+    """Seconds to the end of the answer: those to its first token, and each token after it."""
+    tokens = float(min(crowd.query.max_tokens, ANSWER_TOKENS))
+    answer = crowd.itl * tokens
+    return [*soonest(crowd), Part("answer", answer, "s", -answer, "load", crowd.column("bandwidth") > 0)]
+
+
 def _rtt_known(crowd: Crowd) -> BoolArray:
     known: BoolArray = crowd.column("me") | ~np.isnan(crowd.column("rtt"))
     return known
@@ -173,14 +216,30 @@ def _rtt_known(crowd: Crowd) -> BoolArray:
 POLICIES: Final[dict[str, Policy]] = {
     policy.name: policy
     for policy in (
+        Policy(
+            "expected-seconds",
+            "the soonest answer, drawn so that not everybody asks the same peer",
+            expected_seconds,
+            warm_first=False,
+            free_first=False,
+            temperature=TEMPERATURE,
+        ),
         Policy("neuralgrid", "just enough memory, much compute, a low price", neuralgrid),
+        Policy(
+            "neuralgrid-published",
+            "much spare memory, much compute, a low price, whoever is busy",
+            neuralgrid_published,
+            warm_first=False,
+            free_first=False,
+        ),
         Policy("gputorrent", "much free memory, a warm model, a short way", gputorrent, product=True, warm_first=False),
         Policy("least-loaded", "fewest jobs per place", least_loaded),
+        Policy("power-of-two", "the less loaded of two", power_of_two),
         Policy("weighted-round-robin", "a share of the jobs in proportion to compute", weighted_round_robin),
         Policy("random", "anybody", random, warm_first=False, free_first=False),
     )
 }
-DEFAULT: Final = "neuralgrid"
+DEFAULT: Final = "expected-seconds"
 
 #: What a caller may ask for instead of the policy.
 SORTS: Final[dict[str, Policy]] = {

@@ -13,6 +13,8 @@ Not here: what a payload means (``adverts``), which statement is newer than whic
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import struct
 from typing import Final, Protocol
 
@@ -30,6 +32,8 @@ OVERHEAD_BYTES: Final = _HEADER.size + SIGNATURE_BYTES
 MAX_PAYLOAD_BYTES: Final = 4096 - OVERHEAD_BYTES
 #: Longest life a statement may claim, seconds (threat model: a replayed statement lives no longer than this).
 MAX_TTL_S: Final = 3600
+#: Statements that :func:`parse_again` remembers (guess: 10 MB at most).
+_REMEMBERED: Final = 8192
 #: The last incarnation.
 MAX_INC: Final = (1 << 64) - 1
 
@@ -87,25 +91,29 @@ def verify(author: PeerId, message: bytes, signature: bytes) -> bool:
 class Envelope:
     """One statement, parsed as far as its fixed header.  Immutable by convention and shared between all who hold it.
 
-    ``issued`` is seconds since the epoch by the author's clock, ``ttl`` seconds.  :meth:`check` verifies the
-    signature once and remembers the result on the object, so that a simulation of ten thousand holders of the same
-    object verifies it once.
+    ``issued`` is seconds since the epoch by the author's clock, ``ttl`` seconds, ``key`` what marks are kept under.
+    :meth:`check` verifies the signature once and remembers the result on the object, so that a simulation of ten
+    thousand holders of the same object verifies it once; ``value`` (what it says, once ``adverts`` has decoded it) and
+    ``tag`` are remembered for the same reason.
     """
 
-    __slots__ = ("_verified", "author", "inc", "issued", "kind", "payload", "seq", "ttl", "wire")
+    __slots__ = ("_tag", "_verified", "author", "inc", "issued", "key", "kind", "payload", "seq", "ttl", "value", "wire")
 
     def __init__(
         self, kind: int, author: PeerId, inc: int, seq: int, issued: float, ttl: int, payload: bytes, wire: bytes
     ) -> None:
         self.kind = kind
         self.author = author
+        self.key = (author, kind)
         self.inc = inc
         self.seq = seq
         self.issued = issued
         self.ttl = ttl
         self.payload = payload
         self.wire = wire
+        self.value: object = None
         self._verified: bool | None = None
+        self._tag = 0
 
     @property
     def version(self) -> tuple[int, int]:
@@ -116,6 +124,14 @@ class Envelope:
     def body(self) -> bytes:
         """What is signed: header and payload, without the signature."""
         return self.wire[: _HEADER.size] + self.payload
+
+    @property
+    def tag(self) -> int:
+        """The hash of kind, author and version, 64 bits and never 0: what digests are made of."""
+        if not self._tag:
+            digest = hashlib.blake2b(self.wire[1:46], digest_size=8).digest()  # kind, author, inc, seq
+            self._tag = int.from_bytes(digest, "big") or 1
+        return self._tag
 
     def check(self) -> bool:
         """Whether the signature holds over the bytes received; that of an unknown kind never does."""
@@ -158,6 +174,11 @@ def parse(wire: bytes) -> Envelope:
     if not 0 < ttl <= MAX_TTL_S:
         raise BadEnvelope(f"ttl {ttl} s")
     return Envelope(kind, PeerId(author), inc, seq, issued_ms / 1000, ttl, wire[OVERHEAD_BYTES:], bytes(wire))
+
+
+#: ``parse`` for statements that come again and again, as those of the DHT do: the same bytes give the same object, on
+#: which signature and value are remembered.
+parse_again: Final = functools.lru_cache(_REMEMBERED)(parse)
 
 
 def remaining_s(envelope: Envelope, wall: float, skew_s: float) -> float:

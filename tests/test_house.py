@@ -116,7 +116,12 @@ def test_the_wheel_contains_the_four_packages_and_nothing_else(tmp_path: Path) -
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == set(PACKAGES)
-    for needed in ("bootstrap/seeds.toml", "protocol/README.md", "p2pnode/node.py", "protocol/tables/README.md"):
+    for needed in (
+        *("bootstrap/seeds.toml", "protocol/README.md", "p2pnode/node.py", "protocol/tables/README.md"),
+        "simulations/__main__.py",
+        "simulations/costs.toml",
+        "simulations/scenarios/base.toml",
+    ):
         assert needed in names
 
     target = tmp_path / "fresh"

@@ -27,6 +27,7 @@ VERBS: Final = {
     "keys": "API keys: new, ls, rm.",
     "doctor": "Check this machine; each failed line says what to do.",
     "demo": "A whole network on this machine in half a minute.",
+    "sim": "The network simulator: run, compare, report.",
 }
 
 

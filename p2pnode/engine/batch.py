@@ -1,24 +1,23 @@
-"""The running batch of a simulated GPU: how many steps it has done, kept as arithmetic instead of timers.
+"""The engine machine in real time: jobs go in, and readers wait until their tokens are due.
 
-Theory of operation.  Running jobs share one batch, which advances in steps; a step gives every running choice one
-token.  The batch keeps a count of the steps done so far, a real number that grows at 1/step_s and is brought up to
-date whenever the batch changes.  A job knows the count at which its decoding began, so what it owes at any moment is a
-subtraction: a reader that comes late gets all due tokens at once.  Prompts are read one after the other before
-decoding, as a real engine's prefill queue does.
+There is no task of its own.  Everything that was due happens when somebody asks, at the time at which it was due; so a
+reader that comes late gets all its tokens at once, and nobody has to be awake while nobody listens.
 
-Who calls it: ``mock``.
+Not here: what takes how long (``protocol.batching``).  Who calls it: ``mock``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 import trio
 
-from p2pnode.engine.pace import Pace
+from protocol.adverts import Load
+from protocol.batching import Batching, BatchingEffect, Finished, WakeAt, Work
+from protocol.pace import Pace
 
 #: Shortest sleep, seconds: with faster steps the tokens come in small batches, as they do over a network anyway.
 SHORTEST_SLEEP_S: Final = 0.004
@@ -27,80 +26,60 @@ ROUNDING: Final = 1e-6
 
 
 class Batch:
-    """Slots, prefill queue and step count.  An instant batch (``pace.scale`` 0) owes everything at once."""
+    """All jobs of one engine.  One whose paces have scale 0 owes everything at once."""
 
-    def __init__(self, pace: Pace, slots: int, clock: Callable[[], float]) -> None:
-        self.pace = pace
-        self.slots = slots
-        self.running = 0
-        self.waiting = 0
-        self.sequences = 0
-        self.context_tokens = 0
-        self.queued_prefill = 0
-        self.step_s = 0.0
+    def __init__(self, paces: Mapping[str, Pace], slots: int, clock: Callable[[], float]) -> None:
+        self._engine = Batching(paces, slots=slots)
         self._clock = clock
-        self._free = trio.Semaphore(slots)
-        self._steps = 0.0
-        self._since = 0.0
-        self._prefill_until = 0.0
+        self._wake = math.inf
+        self._changed = trio.Event()
+        self._unfinished: set[int] = set()
+        self._submitted = 0
 
-    @property
-    def steps(self) -> float:
-        """Steps done until now."""
-        if self.pace.scale == 0.0:
-            return math.inf
-        now = self._clock()
-        if self.step_s > 0.0:
-            self._steps += (now - self._since) / self.step_s
-        self._since = now
-        return self._steps
+    @contextmanager
+    def joined(self, model: str, sequences: int, prompt_tokens: int, output_tokens: int) -> Iterator[int]:
+        """The job is in the engine within the block; gives its number."""
+        self._submitted += 1
+        number = self._submitted
+        self._unfinished.add(number)
+        work = Work(number, model, prompt_tokens, output_tokens, sequences)
+        self._perform(self._engine.submit(work, self._clock()))
+        try:
+            yield number
+        finally:
+            self._unfinished.discard(number)
+            self._perform(self._engine.cancel(number, self._clock()))
 
-    @asynccontextmanager
-    async def joined(self, sequences: int, prompt_tokens: int) -> AsyncIterator[float]:
-        """Wait for a slot, read the prompt, decode within the block; gives the count at which decoding began."""
-        async with self._slot():
-            await self._prefill(prompt_tokens)
-            self._change(1, sequences, prompt_tokens)
-            try:
-                yield 0.0 if self.pace.scale == 0.0 else self._steps
-            finally:
-                self._change(-1, -sequences, -prompt_tokens)
-
-    async def reached(self, target: float) -> float:
-        """Wait until the count is there; returns it.  Always a checkpoint."""
-        if (done := self.steps) >= target - ROUNDING:
+    async def reached(self, number: int, tokens: float) -> float:
+        """Wait until each sequence of the job has so many tokens; returns how many it has.  Always a checkpoint."""
+        if (made := self.tokens(number)) >= tokens:
             await trio.lowlevel.checkpoint()
-        while (done := self.steps) < target - ROUNDING:  # noqa: ASYNC110 - time is what is waited for
-            await trio.sleep(max(SHORTEST_SLEEP_S, (target - done) * self.step_s))
-        return done + ROUNDING
+        while (made := self.tokens(number)) < tokens:
+            due = min(self._wake, self._engine.due(number, tokens))
+            with trio.move_on_at(max(due, self._clock() + SHORTEST_SLEEP_S)):
+                await self._changed.wait()
+        return made
 
-    def _change(self, jobs: int, sequences: int, context_tokens: int) -> None:
-        _ = self.steps  # the past went at the old speed
-        self.running += jobs
-        self.sequences += sequences
-        self.context_tokens += context_tokens
-        self.step_s = self.pace.step_s(max(1, self.sequences), self.context_tokens)
+    def tokens(self, number: int) -> float:
+        """Tokens that each sequence of the job has now; infinitely many once it is complete."""
+        now = self._catch_up()
+        return self._engine.tokens(number, now) + ROUNDING if number in self._unfinished else math.inf
 
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        try:
-            self._free.acquire_nowait()
-        except trio.WouldBlock:
-            self.waiting += 1
-            try:
-                await self._free.acquire()
-            finally:
-                self.waiting -= 1
-        try:
-            yield
-        finally:
-            self._free.release()
+    def load(self) -> Load:
+        """How busy it is now."""
+        return self._engine.load(self._catch_up())
 
-    async def _prefill(self, tokens: int) -> None:
+    def _catch_up(self) -> float:
         now = self._clock()
-        self._prefill_until = max(now, self._prefill_until) + self.pace.prefill_s(tokens)
-        self.queued_prefill += tokens
-        try:
-            await trio.sleep(self._prefill_until - now)
-        finally:
-            self.queued_prefill -= tokens
+        if self._wake <= now:
+            self._perform(self._engine.timer(now))
+        return now
+
+    def _perform(self, effects: Iterable[BatchingEffect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Finished):
+                self._unfinished.discard(effect.job)
+            elif isinstance(effect, WakeAt):
+                self._wake = effect.at
+                self._changed.set()
+                self._changed = trio.Event()

@@ -1,7 +1,7 @@
 """An engine without a model: timed like a GPU of the tables, saying deterministic text, failing on demand.
 
 It is open about being a mock: ``simulated``, runtime ``simulated``, ``system_fingerprint`` ``p2pnode-mock``.
-Not here: what is said (``speech``), its JSON (``answers``), its speed (``pace``), the running batch (``batch``).
+Not here: what is said (``speech``), its JSON (``answers``), when (``batch``, on ``protocol.batching``).
 Who calls it: ``node`` with ``--engine mock``, the demo, benches and nearly every test.
 """
 
@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import trio
 
 from p2pnode.engine import speech
@@ -32,9 +33,9 @@ from p2pnode.engine.base import (
     ModelSpec,
 )
 from p2pnode.engine.batch import Batch
-from p2pnode.engine.pace import Pace
-from protocol.adverts import Gpu, Load, ModelOffer, Status
+from protocol.adverts import Gpu, Load, ModelOffer
 from protocol.hardware import need_mib, shape_of
+from protocol.pace import Pace
 
 #: Tokens of context of a mock model that does not say.
 DEFAULT_CONTEXT: Final = 8192
@@ -45,7 +46,7 @@ DEFAULT_DIMENSIONS: Final = 64
 #: Most pieces of one ``receive``: an instant engine must not answer with a megabyte at once.
 MOST_PIECES: Final = 64
 
-#: A piece of an answer and the step of the batch at which it is due.
+#: A piece of an answer and how many tokens have to be made before it is due.
 Pieces = Iterator[tuple[int, bytes]]
 
 
@@ -89,11 +90,9 @@ class MockEngine:
         self._seed = seed
         self._wall = wall
         self._dice = random.Random(seed)
-        # One batch for all models, as slow as the largest: nobody mocks several to measure them.
-        largest = max(models, key=lambda spec: shape_of(spec.name, spec.params_b).params, default=ModelSpec(""))
-        shape = shape_of(largest.name, largest.params_b)
-        pace = Pace(gpu, shape, largest.quantization, 0.0 if math.isinf(speed) else 1.0 / speed)
-        self._batch = Batch(pace, slots, clock)
+        scale = 0.0 if math.isinf(speed) else 1.0 / speed
+        paces = {spec.name: Pace(gpu, shape_of(spec.name, spec.params_b), spec.quantization, scale) for spec in models}
+        self._batch = Batch(paces, slots, clock)
         self._changes = Changes()
         self._jobs = 0
         self.faults = faults or Faults()
@@ -117,19 +116,10 @@ class MockEngine:
         return (self._gpu,)
 
     def load(self) -> Load:
-        batch = self._batch
+        # An operator may say what a model takes, and the advert does.
         used = round(sum(map(need_mib, self.offers())))
-        return Load(
-            status=int(Status.BUSY if batch.waiting else Status.ONLINE),
-            free_vram_mib=max(0, self._gpu.vram_mib * self._gpu.count - used),
-            running=batch.running,
-            waiting=batch.waiting,
-            slots=batch.slots,
-            kv_permille=min(1000, int(1000 * batch.context_tokens / max(1.0, batch.pace.kv_tokens))),
-            queued_prefill_tokens=batch.queued_prefill,
-            tokens_s=round(batch.sequences / batch.step_s) if batch.step_s else 0,
-            gpu_percent=100 if batch.running else 0,
-        )
+        free = max(0, self._gpu.vram_mib * self._gpu.count - used)
+        return msgspec.structs.replace(self._batch.load(), free_vram_mib=free)
 
     async def wait_changed(self, seen: int | None = None) -> int:
         return await self._changes.wait(seen)
@@ -145,13 +135,14 @@ class MockEngine:
         if job.path == EMBEDDINGS:
             vectors = speech.embed(ask, self._seed, ask.dimensions or DEFAULT_DIMENSIONS)
             pieces: Pieces = iter([(0, embeddings(ask.model, vectors, ask.encoding_format))])
-            yield MockReply(pieces, job.stream, self._batch, 0.0, self.faults)
+            yield MockReply(pieces, job.stream, None, 0, self.faults)
             return
         prompt = speech.prompt_tokens(ask, job.path)
         sayings = self._sayings(job, ask, prompt)
-        async with self._batch.joined(len(sayings), prompt) as begun:
+        longest = max(len(saying.tokens) for saying in sayings)
+        with self._batch.joined(ask.model, len(sayings), prompt, longest) as number:
             pieces = self._pieces(job, ask, sayings, prompt)
-            yield MockReply(pieces, job.stream, self._batch, begun, self.faults)
+            yield MockReply(pieces, job.stream, self._batch, number, self.faults)
 
     def _admit(self, job: EngineJob) -> speech.Ask:
         """The request, or the refusal that it or the faults ask for."""
@@ -217,16 +208,16 @@ def _response_pieces(writer: ResponseWriter, saying: speech.Saying, prompt: int,
 
 
 class MockReply:
-    """An answer that comes with the steps of the batch."""
+    """An answer that comes with the tokens of its job, or at once where there is no batch."""
 
     status = 200
 
-    def __init__(self, pieces: Pieces, stream: bool, batch: Batch, begun: float, faults: Faults) -> None:
+    def __init__(self, pieces: Pieces, stream: bool, batch: Batch | None, number: int, faults: Faults) -> None:
         self.content_type = "text/event-stream" if stream else "application/json"
         self._pieces = pieces
         self._next = next(pieces, None)
         self._batch = batch
-        self._begun = begun
+        self._number = number
         self._faults = faults
         self._given = 0
 
@@ -241,8 +232,12 @@ class MockReply:
         if self._next is None:
             await trio.lowlevel.checkpoint()
             return []
-        done = await self._batch.reached(self._begun + self._next[0])
-        due = self._due(done - self._begun, self._most())
+        if self._batch is None:
+            await trio.lowlevel.checkpoint()
+            done = math.inf
+        else:
+            done = await self._batch.reached(self._number, self._next[0])
+        due = self._due(done, self._most())
         self._given += len(due)
         return due
 

@@ -274,7 +274,7 @@ class Connection:
                 return
             rest = rest[sent:]
             with trio.move_on_after(self._write_idle_s) as idle:
-                await trio.lowlevel.wait_writable(self._raw.fileno())
+                await self._socket.wait_writable()
             if idle.cancelled_caught:
                 self.drop()
                 return

@@ -73,11 +73,11 @@ class Settings(Config):
         return self._headers
 
 
-def listen(host: str, port: int) -> trio.socket.SocketType:
+async def listen(host: str, port: int) -> trio.socket.SocketType:
     """A listening socket; raises ``ApiAddressProblem``."""
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family, kind, number)
+        sock = trio.socket.socket(family, kind, number)
     except OSError as error:
         raise ApiAddressProblem(f"{host} is no address of this machine ({error}): choose another with --api") from None
     try:
@@ -85,7 +85,7 @@ def listen(host: str, port: int) -> trio.socket.SocketType:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; inherited by the connections
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
-        sock.bind(address)
+        await sock.bind(address)
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
@@ -94,8 +94,10 @@ def listen(host: str, port: int) -> trio.socket.SocketType:
                 f"another program listens on {host}:{port}: stop it, or choose another port with --api {host}:0"
             ) from None
         raise ApiAddressProblem(f"cannot listen on {host}:{port} ({error.strerror}): choose another --api") from None
-    sock.setblocking(False)
-    return trio.socket.from_stdlib_socket(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 class Server:
@@ -225,4 +227,4 @@ async def serve(
       ApiAddressProblem: nothing can listen there.
     """
     server = Server(app, limits, watch)
-    await server.run(listen(host, port), trio.Event() if stop is None else stop, task_status=task_status)
+    await server.run(await listen(host, port), trio.Event() if stop is None else stop, task_status=task_status)

@@ -1,6 +1,7 @@
 """``make bench``: the table of what things cost, each ratio taken in one run.
 
-``python -m tests.bench [ROW …] [--json]``; rows: ttft rps stream link decide gossip start.  The litellm ratio needs
+``python -m tests.bench [ROW …] [--json]``; rows: ttft rps stream link decide gossip start costs;
+the last one writes its figures where ``--write FILE`` says.  The litellm ratio needs
 litellm's proxy in ``.venv-litellm`` (installed on the first run) and is left out, with a word, where that fails.
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import decisions, gossip, network
+from tests.bench import costs, decisions, gossip, network
 from tests.bench.row import Row
 
 
@@ -51,12 +52,14 @@ ROWS: dict[str, Callable[[Path], list[Row]]] = {
     "link": link,
     "decide": decisions.decide,
     "gossip": gossip.at_rest,
+    "costs": costs.costs,
 }
 
 
 def main(arguments: list[str]) -> int:
     """Measure the rows that were asked for (default: all) and print them."""
-    names = [name for name in arguments if not name.startswith("-")] or list(ROWS)
+    values = [value for option, value in zip(arguments, arguments[1:], strict=False) if option == "--write"]
+    names = [name for name in arguments if not name.startswith("-") and name not in values] or list(ROWS)
     unknown = [name for name in names if name not in ROWS]
     if unknown:
         print(f"no such row: {', '.join(unknown)}; there are: {', '.join(ROWS)}", file=sys.stderr)

@@ -33,7 +33,7 @@ def test_the_defaults_are_those_of_the_interface(tmp_path: Path) -> None:
     config = load(None, tmp_path)
     assert config.network.listen == ("/ip4/0.0.0.0/tcp/4411",)
     assert (config.http.api, config.engine.kind, config.engine.mock_gpu) == ("127.0.0.1:8411", "auto", "RTX 4090")
-    assert (config.node.profile, config.node.policy, config.http.no_auth) == ("wan", "neuralgrid", False)
+    assert (config.node.profile, config.node.policy, config.http.no_auth) == ("wan", "expected-seconds", False)
     assert config.settings is PROFILES["wan"]
     assert config.api_address == ("127.0.0.1", 8411)
     assert config.origin("http.api") == "default"
@@ -129,7 +129,7 @@ def test_models_may_be_tables(tmp_path: Path) -> None:
         ('version = 1\n[engine]\nmodels = ["=x"]\n', "has no name"),
         ("version = 1\n[[engine.models]]\nnam = 1\n", "unknown field `nam`"),
         ('version = 1\n[node]\nprofile = "fast"\n', "must be one of lan, wan, local, test"),
-        ('version = 1\n[node]\npolicy = "best"\n', "must be one of neuralgrid"),
+        ('version = 1\n[node]\npolicy = "best"\n', "must be one of expected-seconds"),
         ('version = 1\n[http]\nno_auth = true\napi = "0.0.0.0:1"\n', "only loopback may be served"),
     ],
 )

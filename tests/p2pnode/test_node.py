@@ -86,7 +86,7 @@ async def test_marks_are_remembered_until_their_time_is_over(tmp_path: Path) -> 
     machine: Any = SimpleNamespace(export_marks=lambda: marks)
     swarm: Any = SimpleNamespace(view=SimpleNamespace(records=tuple))
     with open_home(find_paths(tmp_path / "home")) as home:
-        await home_module._remember(home, swarm, machine)
+        await home_module._remember(home, swarm, machine, now)
         assert home.ledger.marks() == {(PEER, 1): (3, 4, now + 60.0)}
 
 

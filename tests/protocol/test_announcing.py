@@ -83,14 +83,14 @@ def test_goodbye_is_the_last_word() -> None:
     assert node.report(IDLE, 1, 9.0, WALL) == node.due(1, 99.0, WALL) == node.refute(1, 99.0, WALL) == []
 
 
-def test_a_doubt_is_refuted_once_per_tick() -> None:
+def test_a_doubt_is_refuted_once_per_load_period_however_many_there_are() -> None:
     node = announcer()
     assert node.refute(1, 0.0, WALL) == []
     (_, load) = node.advertise(advert_of(0), 1, 0.0, WALL)
-    assert node.refute(1, 0.5, WALL) == []
-    (again,) = node.refute(1, 1.0, WALL)
+    assert [node.refute(1, at / 10, WALL) for at in range(1, 50)] == [[]] * 49
+    (again,) = node.refute(1, 5.0, WALL)
     assert again.version > load.version
-    assert node.refute(1, 1.5, WALL) == []
+    assert node.refute(1, 9.9, WALL) == []
 
 
 def test_a_newer_statement_in_our_name_is_overtaken_but_two_holders_of_a_key_do_not_race() -> None:

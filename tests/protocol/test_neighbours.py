@@ -12,7 +12,8 @@ from protocol.adverts import Load, statement
 from protocol.effects import Dial, Effect, Hangup, SetTimer
 from protocol.ids import PeerId
 from protocol.neighbours import Neighbours
-from protocol.peerview import PeerView, group_of
+from protocol.netgroup import group_of
+from protocol.peerview import PeerView
 from protocol.settings import PROFILES, NeighbourSettings
 from tests.protocol.harness import WALL, MemoryNetwork, addr_of, advert_of, signer_of
 

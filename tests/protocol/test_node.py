@@ -125,7 +125,7 @@ def test_a_doubt_about_us_is_refuted_at_once() -> None:
     node.feed(Advertise(advert_of(0)))
     node.link()
     node.feed(Received(PEER, Digest(reply=True)))  # it wants to be neighbours
-    effects = node.feed(Received(PEER, Doubt(node.node.me, 1, 2)), after=2.0)
+    effects = node.feed(Received(PEER, Doubt(node.node.me, 1, 2)), after=5.0)
     (push,) = [effect for effect in effects if isinstance(effect, Send)]
     assert isinstance(push.message, Records)
     assert push.message.envelopes[0].version > (1, 2)

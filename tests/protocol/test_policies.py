@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.adverts import ModelState
+from protocol.adverts import Load, ModelState
 from protocol.crowd import Crowd, JobQuery, noise
 from protocol.ids import PeerId
 from protocol.peerview import PeerView
@@ -26,28 +26,60 @@ def order(view: PeerView, policy: str, seed: int = 1, **wishes: object) -> list[
     return [candidate.peer for candidate in rank(view, query, policy, random.Random(seed), 1.0).candidates]
 
 
-def test_the_seed_formula_is_the_default() -> None:
-    assert DEFAULT == "neuralgrid" == next(iter(POLICIES))
-    assert set(POLICIES) == {"neuralgrid", "gputorrent", "least-loaded", "weighted-round-robin", "random"}
+def test_the_expected_seconds_are_the_default() -> None:
+    assert DEFAULT == "expected-seconds" == next(iter(POLICIES))
+    baselines = {"neuralgrid", "neuralgrid-published", "gputorrent", "least-loaded", "power-of-two", "random"}
+    assert set(POLICIES) == {"expected-seconds", "weighted-round-robin", *baselines}
     assert set(SORTS) == {"price", "throughput", "latency"}
     assert all(policy.about for policy in (*POLICIES.values(), *SORTS.values()))
 
 
-def published_vram_term(need_mib: float, vram_mib: float) -> float:
-    """Right-sizing with the published bug: the share of the card that stays empty, so that the largest card fits best.
+def test_the_default_draws_a_peer_that_is_twice_as_fast_ten_times_as_often() -> None:
+    scores, draws = np.array([-1.0, -2.0]), 4000
+    first = Counter(
+        int(np.argmax(POLICIES["expected-seconds"].keys(scores, noise(seed, 2)))) for seed in range(draws)
+    )
+    odds = 2 ** (1 / 0.3)
+    assert abs(first[0] / draws - odds / (1 + odds)) < 0.02
 
-    Rebuilt from the description of the formula; the published code itself was not at hand.
-    """
-    return 1 - need_mib / vram_mib
+
+def test_the_default_counts_the_queue_the_way_and_the_cold_start_in_seconds() -> None:
+    view = new_view()
+    busy = put(view, 1, load=Load(slots=1, running=1, waiting=3))
+    cold = put(view, 2, advert(offer(state=ModelState.ON_DISK)))
+    free = put(view, 3)
+    first = Counter(order(view, "expected-seconds", seed)[0] for seed in range(200))
+    assert first[free] > 190
+    ranking = rank(view, JobQuery(MODEL), "expected-seconds", random.Random(1), 1.0, explain=True)
+    seconds = {each.peer: -each.score for each in ranking.candidates}
+    assert seconds[free] < seconds[cold]
+    assert seconds[free] < seconds[busy]
+    (terms,) = (each.terms for each in ranking.candidates if each.peer == free)
+    assert [term.name for term in terms] == ["round trip", "cold start", "queue", "prompt", "answer"]
+    assert sum(term.contribution for term in terms) == pytest.approx(-seconds[free])
 
 
-def test_the_smallest_gpu_that_is_large_enough_wins_where_the_published_term_prefers_the_largest() -> None:
+def test_of_two_that_are_drawn_the_less_loaded_is_asked_first() -> None:
+    view = new_view()
+    idle_one = put(view, 1)
+    loaded = {put(view, number, load=Load(slots=4, running=number)) for number in (2, 3)}
+    first = Counter(order(view, "power-of-two", seed)[0] for seed in range(300))
+    assert set(first) == {idle_one, *loaded} - {max(loaded, key=lambda peer: view.get(peer).load.running)}  # type: ignore[union-attr]
+    assert first[idle_one] > 150
+
+
+def test_the_published_formula_prefers_the_largest_card() -> None:
+    view = new_view()
+    small, large = put(view, 1, advert(gpu=card(24))), put(view, 2, advert(gpu=card(80)))
+    assert order(view, "neuralgrid-published") == [large, small]
+    assert order(view, "neuralgrid") == [small, large]
+
+
+def test_the_smallest_gpu_that_is_large_enough_wins() -> None:
     view, need = new_view(), 16 * 1024
     cards = {put(view, number, advert(gpu=card(gib))): gib for number, gib in enumerate((80, 17, 24, 48), 1)}
     ours = sorted(cards, key=lambda peer: -float(vram_fit(np.array([need]), np.array([cards[peer] * 1024.0]))[0]))
-    published = sorted(cards, key=lambda peer: -published_vram_term(need, cards[peer] * 1024))
     assert [cards[peer] for peer in ours] == [17, 24, 48, 80]
-    assert [cards[peer] for peer in published] == [80, 48, 24, 17]
     assert order(view, "neuralgrid") == ours
 
 

@@ -65,7 +65,7 @@ def test_who_fails_two_filters_is_told_the_first() -> None:
 
 
 def test_an_unknown_policy_is_named_with_those_that_exist() -> None:
-    with pytest.raises(LocalProtocolError, match="no policy 'best'; choose one of neuralgrid, gputorrent"):
+    with pytest.raises(LocalProtocolError, match="no policy 'best'; choose one of expected-seconds, neuralgrid"):
         ranked(new_view(), policy="best")
 
 

@@ -276,6 +276,29 @@ async def test_jobs_beyond_the_slots_wait_and_a_cancelled_one_frees_its_slot(aut
     assert (mock.load().running, mock.load().waiting) == (0, 0)
 
 
+async def test_an_answer_that_nobody_reads_is_made_all_the_same(autojump_clock: MockClock) -> None:
+    mock = engine(speed=1.0, slots=1)
+    async with mock.open(job(max_tokens=20, ignore_eos=True)) as reply:
+        assert mock.load().running == 1
+        await trio.sleep(60.0)
+        assert mock.load().running == 0
+        assert await reply.receive()
+        assert await reply.receive() == []
+
+
+async def test_two_models_take_turns(autojump_clock: MockClock) -> None:
+    async def seconds(*models: str) -> float:
+        mock = MockEngine([ModelSpec("m", params_b=8.0), ModelSpec("s", params_b=1.0)], CARD, wall=lambda: 1.0)
+        begun = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for model in models:
+                nursery.start_soon(pieces, mock, job(model=model, max_tokens=200, ignore_eos=True))
+        return trio.current_time() - begun
+
+    large, small, both = await seconds("m"), await seconds("s"), await seconds("m", "s")
+    assert both == pytest.approx(large + small, rel=0.05)
+
+
 async def test_faults_strike_where_they_should(autojump_clock: MockClock) -> None:
     with pytest.raises(EngineFailed, match="refuse"):
         await whole(engine(faults=Faults(refuse=503)))

@@ -489,16 +489,16 @@ async def test_an_api_without_clients_ends_at_once() -> None:
 async def test_an_address_that_cannot_be_used_is_one_clear_line() -> None:
     async with running() as api:
         with pytest.raises(ApiAddressProblem, match=f"another program listens on 127.0.0.1:{api.port}.*--api"):
-            listen("127.0.0.1", api.port)
+            await listen("127.0.0.1", api.port)
     with pytest.raises(ApiAddressProblem, match="--api"):
-        listen("192.0.2.1", 0)
+        await listen("192.0.2.1", 0)
     with pytest.raises(ApiAddressProblem, match="no address of this machine"):
-        listen("no such host", 0)
+        await listen("no such host", 0)
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux only")
 async def test_connections_inherit_the_patience_of_the_kernel() -> None:
-    sock = listen("127.0.0.1", 0)
+    sock = await listen("127.0.0.1", 0)
     with sock:
         client = await trio.open_tcp_stream(*sock.getsockname())
         async with client:

@@ -1,0 +1,500 @@
+"""The engine of a simulated GPU: slots, a batch that advances in steps, prompts that are read, memory that runs out.
+
+Theory of operation
+===================
+
+*Steps.*  Running jobs share one batch; a step gives each of their sequences one token.  The machine keeps a count ``v``
+of the steps done, and knows for each job the count at which it ends, so that nothing happens per token: the next thing
+to happen is the smallest of a few counts, and ``WakeAt`` says when that is.  Jobs join and leave only where a step
+ends, where ``v`` is a whole number, as they do in a real engine.  ``stepclock`` turns counts into times; it is set anew
+at each change of the batch, at the latest after ``HORIZON`` steps.  With ``exact`` that is after every step, and blocks
+of the KV cache are counted one by one instead of on average: dear, for checking.
+
+*Prompts* are read one after the other, in chunks of ``CHUNK_TOKENS``.  A step with a chunk takes as long as both one
+after the other, so whoever decodes meanwhile gets a token per chunk.  The first token comes with the step after the
+last chunk.  A request needs ``REQUEST_S`` before it can be read, during which it has its slot.
+
+*Several models* take turns at the GPU: a round is one step of each that has sequences, and takes the sum.
+
+*Memory.*  The first job of the queue is taken if there is a slot and memory for its prompt and everybody's next token;
+those behind it wait, though they might fit.  When the next token would not fit, the youngest job is preempted: it goes
+back to the head of the queue and will have its prompt and all it had made read again.  A job that is alone is never
+preempted, and takes what it needs even if the whole memory is less.  Blocks of prompts are shared (``kvcache``).
+
+*Models* come and go (``residency``).  A job whose model is not resident waits for it outside the queue.
+
+======== ======================== ============================================ ===================
+job is   event                    effects                                      then is
+======== ======================== ============================================ ===================
+unknown  submit                   WakeAt                                       loading, waiting, reading
+loading  its model is there       ModelChanged                                 waiting, reading
+waiting  slot and memory          none                                         reading
+reading  its last chunk           none                                         decoding
+decoding a step                   FirstToken once, Finished at last            decoding, unknown
+admitted memory is short          none                                         waiting
+any      cancel                   WakeAt                                       unknown
+======== ======================== ============================================ ===================
+
+Not here: words and HTTP (the daemon's mock engine), who is let in (``admission``).  Who calls it: the daemon's mock
+engine in real time, the simulator's workers in virtual time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from heapq import heappop, heappush
+from math import ceil, floor, inf
+from typing import Final
+
+from protocol.adverts import Load, ModelState, Status
+from protocol.generation import (
+    BatchingEffect,
+    Finished,
+    FirstToken,
+    Job,
+    Lane,
+    ModelChanged,
+    UnknownModel,
+    WakeAt,
+    Work,
+)
+from protocol.kvcache import KvCache
+from protocol.pace import CHUNK_TOKENS, Pace
+from protocol.residency import Changed, Residency
+from protocol.stepclock import StepClock
+
+__all__ = ["Batching", "BatchingEffect", "Finished", "FirstToken", "ModelChanged", "UnknownModel", "WakeAt", "Work"]
+
+#: Steps after which the time of a step is computed anew even if nothing changes (guess).
+HORIZON: Final = 256
+#: A millionth of a step is rounding, not time; so is a nanosecond.
+_ROUNDING: Final = 1e-6
+_ROUNDING_S: Final = 1e-9
+
+
+class Batching:
+    """See the module's docstring.  ``memory_bytes`` is for weights and KV cache; by default what the GPU has."""
+
+    def __init__(
+        self,
+        paces: Mapping[str, Pace],
+        *,
+        slots: int,
+        resident: Iterable[str] | None = None,
+        block_tokens: int = 16,
+        prefix_reuse: bool = True,
+        memory_bytes: float | None = None,
+        exact: bool = False,
+    ) -> None:
+        self.slots = slots
+        self.preemptions = 0
+        self.prefix_hit_tokens = 0
+        self.prompt_tokens_total = 0
+        self._lanes = {name: Lane(pace, index) for index, (name, pace) in enumerate(paces.items())}
+        self._all = tuple(self._lanes.values())
+        memory = min((pace.memory_bytes for pace in paces.values()), default=inf)
+        memory = memory if memory_bytes is None else memory_bytes
+        self._models = Residency(paces, paces if resident is None else resident, memory)
+        self._block_tokens = block_tokens
+        self._reuse = prefix_reuse
+        self._exact = exact
+        self._steps = 1 if exact else HORIZON
+        self._kv = KvCache()
+        self._jobs: dict[int, Job] = {}
+        self._queue: deque[Job] = deque()  # those that left meanwhile are only marked as gone
+        self._waiting = 0
+        self._admitted: dict[int, Job] = {}  # those that have a slot, the oldest first
+        self._unread: deque[Job] = deque()
+        self._reading: Job | None = None
+        self._read_until = 0.0
+        self._chunk_s = 0.0
+        self._ends: list[tuple[float, int, Job]] = []  # by count; one that the job does not know any more is stale
+        self._firsts: deque[tuple[float, Job]] = deque()
+        self._own = 0.0  # bytes that jobs hold alone are own + growth * v
+        self._growth = 0.0
+        self._sequences = 0
+        self._clock = StepClock()
+        self._next_v = inf
+        self._wake = inf
+        self._told = inf
+
+    def submit(self, work: Work, now: float) -> list[BatchingEffect]:
+        """A job has come."""
+        lane = self._lanes.get(work.model)
+        if lane is None:
+            raise UnknownModel(work.model)
+        effects = self._pass(now)
+        keys = lane.keys(work.blocks, work.prompt_tokens // self._block_tokens) if self._reuse else ()
+        job = self._jobs[work.job] = Job(work, lane, keys, now + lane.pace.request_s)
+        lane.jobs += 1
+        self.prompt_tokens_total += work.prompt_tokens
+        self._models.use(work.model, now)
+        self._waiting += 1
+        if self._models.states[work.model] == ModelState.RESIDENT:
+            self._queue.append(job)
+            self._fill(now)
+        else:
+            lane.cold.append(job)
+            self._models.want(work.model)
+            self._load_next(now, effects)
+        return self._planned(now, effects)
+
+    def cancel(self, job: int, now: float) -> list[BatchingEffect]:
+        """Nobody wants the job any more; harmless if it is not known."""
+        effects = self._pass(now)
+        left = self._jobs.get(job)
+        if left is None:
+            return self._tell(effects)
+        if job in self._admitted:
+            v = self._clock.count(now)
+            self._release(left, v)
+            self._rebase(v, now)
+        else:
+            self._waiting -= 1
+            left.gone = True
+        self._forget(left)
+        self._fill(now)
+        self._load_next(now, effects)
+        return self._planned(now, effects)
+
+    def timer(self, now: float) -> list[BatchingEffect]:
+        """The time of the newest ``WakeAt`` has come."""
+        self._told = -inf
+        return self._tell(self._pass(now))
+
+    def throttle(self, factor: float, now: float) -> list[BatchingEffect]:
+        """The GPU runs at so much of its speed from now on; 0 is not at all."""
+        effects = self._pass(now)
+        v = self._clock.count(now)
+        self._clock.slow = 1.0 / factor if factor > 0 else inf
+        self._rebase(v, now)
+        return self._planned(now, effects)
+
+    # --- models ----------------------------------------------------------------------------------------------------
+
+    def wake(self, model: str, now: float) -> list[BatchingEffect]:
+        """Make it resident as soon as it fits."""
+        effects = self._pass(now)
+        self._models.use(model, now)
+        self._models.want(model)
+        self._load_next(now, effects)
+        return self._planned(now, effects)
+
+    def sleep(self, model: str, now: float) -> list[BatchingEffect]:
+        """Put it aside, from where it comes back sooner; not if it has jobs or is not resident."""
+        return self._put(model, ModelState.SLEEPING, now)
+
+    def evict(self, model: str, now: float) -> list[BatchingEffect]:
+        """Free what it takes; not if it has jobs or is on disk."""
+        return self._put(model, ModelState.ON_DISK, now)
+
+    def _put(self, model: str, state: ModelState, now: float) -> list[BatchingEffect]:
+        effects = self._pass(now)
+        models = self._models
+        if not self._lanes[model].jobs and models.states[model] > state and model != models.loading:
+            self._changed(models.move(model, state), effects)
+            self._load_next(now, effects)
+        return self._planned(now, effects)
+
+    def _load_next(self, now: float, effects: list[BatchingEffect]) -> None:
+        if self._models.waits:
+            used = self._kv.pinned_bytes + self._own_bytes(self._clock.count(now))
+            for change in self._models.begin(now, lambda name: self._lanes[name].jobs > 0, used):
+                self._changed(change, effects)
+
+    def _changed(self, change: Changed, effects: list[BatchingEffect]) -> None:
+        model, state = change
+        self._lanes[model].moves += state != ModelState.RESIDENT
+        effects.append(ModelChanged(model, state))
+
+    def _loaded(self, now: float, effects: list[BatchingEffect]) -> None:
+        change = self._models.finish()
+        self._changed(change, effects)
+        lane = self._lanes[change[0]]
+        self._queue += [job for job in lane.cold if not job.gone]
+        lane.cold.clear()
+        self._fill(now)
+        self._load_next(now, effects)
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    def _pass(self, now: float) -> list[BatchingEffect]:
+        """Let everything happen that was due until now."""
+        effects: list[BatchingEffect] = []
+        while self._wake <= now:
+            at = self._wake
+            if self._models.due <= at:
+                self._loaded(at, effects)
+            else:
+                self._boundary(self._next_v, at, effects)
+            self._plan(at)
+        return effects
+
+    def _planned(self, now: float, effects: list[BatchingEffect]) -> list[BatchingEffect]:
+        """After a change from outside: what happens next, at once or later."""
+        self._plan(now)
+        effects += self._pass(now)
+        return self._tell(effects)
+
+    def _tell(self, effects: list[BatchingEffect]) -> list[BatchingEffect]:
+        if self._wake != self._told:
+            self._told = self._wake
+            effects.append(WakeAt(self._wake))
+        return effects
+
+    def _boundary(self, v: float, now: float, effects: list[BatchingEffect]) -> None:
+        """A step ends at which something happens."""
+        anew = v - floor(self._clock.v) >= self._steps
+        firsts, ends = self._firsts, self._ends
+        if firsts and firsts[0][0] <= v:  # no two of them are at one count, and the next is never stale
+            job = firsts.popleft()[1]
+            job.unsaid = False
+            effects.append(FirstToken(job.number))
+        while ends and ends[0][0] <= v:
+            due, _, job = heappop(ends)
+            if job.end == due and job.decoding:
+                self._release(job, v)
+                self._forget(job)
+                effects.append(Finished(job.number))
+                anew = True
+        if self._reading is not None and self._read_until <= v:
+            self._join(self._reading, v)
+            anew = True
+        while len(self._admitted) > 1 and not self._fits(self._own_bytes(v + 1)):
+            self._preempt(v)
+            anew = True
+        self._fill(now)
+        self._load_next(now, effects)
+        if self._reading is None and self._unread and self._unread[0].ready_at <= now + _ROUNDING_S:
+            self._read(self._unread.popleft(), v)
+            anew = True
+        if anew:
+            self._rebase(v, now)
+
+    def _rebase(self, v: float, now: float) -> None:
+        """The batch has changed."""
+        chunk_s = self._chunk_s if self._reading is not None else 0.0
+        self._clock.draw(v, now, chunk_s, self._all)
+        if self._reading is None and not self._sequences:
+            # Nothing runs: start to count anew, so that rounding does not add up.
+            self._clock.v = self._growth = 0.0
+            self._ends.clear()
+            self._firsts.clear()
+            for lane in self._all:
+                lane.context = 0.0
+            self._own = sum(job.own_bytes for job in self._admitted.values())
+
+    def _plan(self, now: float) -> None:
+        """Find what happens next."""
+        if self._reading is None and not self._sequences:
+            self._next_v = self._clock.v
+            wake = max(now, self._unread[0].ready_at) if self._unread else inf
+        else:
+            v = self._next_v = self._next_count(now)
+            wake = self._clock.when(v)
+        due = self._models.due
+        self._wake = wake if wake < due else due
+
+    def _next_count(self, now: float) -> float:
+        """The count at which something happens to those that run."""
+        ends, firsts = self._ends, self._firsts
+        v = floor(self._clock.v) + self._steps + 0.0
+        while ends and not (ends[0][2].decoding and ends[0][2].end == ends[0][0]):
+            heappop(ends)
+        if ends and ends[0][0] < v:
+            v = ends[0][0]
+        while firsts and not (firsts[0][1].decoding and firsts[0][1].first == firsts[0][0]):
+            firsts.popleft()
+        if firsts and firsts[0][0] < v:
+            v = firsts[0][0]
+        if self._reading is not None:
+            v = min(v, self._read_until)
+        elif self._unread:
+            ready = ceil(self._clock.count(max(now, self._unread[0].ready_at)) - _ROUNDING)
+            v = min(v, max(ready, self._next_step(now)))
+        total = self._models.kv_bytes
+        if self._growth and total < inf and len(self._admitted) > 1:
+            full = floor((total - self._kv.pinned_bytes - self._own) / self._growth)
+            if full < v:
+                v = max(full, self._next_step(now))
+        return v
+
+    def _next_step(self, now: float) -> float:
+        return floor(self._clock.count(now) + _ROUNDING) + 1.0
+
+    # --- what a job goes through -----------------------------------------------------------------------------------
+
+    def _fill(self, now: float) -> None:
+        """Give slots to those that wait, in their order, as far as there is memory."""
+        queue = self._queue
+        while queue and len(self._admitted) < self.slots:
+            if not queue[0].gone:
+                if not self._admit(queue[0], now):
+                    return
+                self._waiting -= 1
+            queue.popleft()
+
+    def _admit(self, job: Job, now: float) -> bool:
+        """A slot and the memory of the prompt, if there is enough of it for everybody's next token, too."""
+        lane, kv, total = job.lane, self._kv, self._models.kv_bytes
+        block = lane.pace.kv_bytes * self._block_tokens
+        v = self._clock.count(now)
+        if total < inf and self._admitted:
+            need = job.held_bytes(job.made + 1, self._block_tokens, self._exact) + kv.unpinned(job.keys) * block
+            if not self._fits(self._own_bytes(v + 1) + need):
+                return False
+        job.own_bytes = job.held_bytes(job.made, self._block_tokens, self._exact)
+        text = job.prompt + job.made
+        cached = 0
+        if job.keys:
+            kv.trim(total - kv.pinned_bytes - self._own_bytes(v))
+            job.hits = kv.known(job.keys)
+            cached = min(job.hits * self._block_tokens, text - 1)
+            kv.pin(job.keys, block)
+            self.prefix_hit_tokens += cached
+        job.unread = max(1, text - cached)
+        self._admitted[job.number] = job
+        self._unread.append(job)
+        self._own += job.own_bytes
+        return True
+
+    def _read(self, job: Job, v: float) -> None:
+        chunks = -(-job.unread // CHUNK_TOKENS)
+        self._reading = job
+        self._read_until = v + chunks
+        self._chunk_s = job.lane.pace.read_s(job.unread) / chunks
+
+    def _join(self, job: Job, v: float) -> None:
+        """Its prompt is read: from now on it has a token per step."""
+        lane = job.lane
+        self._reading = None
+        job.decoding = True
+        job.origin = v - job.made
+        job.end = job.origin + job.output
+        lane.add(job)
+        self._sequences += job.sequences
+        growth = lane.pace.kv_bytes * job.sequences
+        self._growth += growth
+        self._own -= growth * v
+        heappush(self._ends, (job.end, job.number, job))
+        if job.unsaid:
+            job.first = v + 1.0
+            self._firsts.append((job.first, job))
+
+    def _release(self, job: Job, v: float) -> None:
+        """Take its slot and its memory; what it has made stays with it."""
+        lane = job.lane
+        del self._admitted[job.number]
+        self._own -= job.own_bytes
+        written = job.hits
+        if job.decoding:
+            job.decoding = False
+            lane.remove(job)
+            self._sequences -= job.sequences
+            growth = lane.pace.kv_bytes * job.sequences
+            self._growth -= growth
+            self._own += growth * (job.origin + job.made)
+            job.made = int(v - job.origin + _ROUNDING)
+            written = len(job.keys)
+        elif job is self._reading:
+            self._reading = None
+        else:
+            self._unread.remove(job)
+        if job.keys:
+            self._kv.unpin(job.keys, lane.pace.kv_bytes * self._block_tokens, written)
+
+    def _preempt(self, v: float) -> None:
+        """The youngest gives its memory back and waits before all others."""
+        job = next(reversed(self._admitted.values()))
+        self._release(job, v)
+        self._queue.appendleft(job)
+        self._waiting += 1
+        self.preemptions += 1
+
+    def _forget(self, job: Job) -> None:
+        del self._jobs[job.number]
+        job.lane.jobs -= 1
+
+    # --- memory ----------------------------------------------------------------------------------------------------
+
+    def _own_bytes(self, v: float) -> float:
+        """Bytes that all jobs hold alone at this count."""
+        if self._exact:
+            made = ((job, v - job.origin if job.decoding else job.made) for job in self._admitted.values())
+            return sum(job.held_bytes(tokens, self._block_tokens, True) for job, tokens in made)
+        return self._own + self._growth * v
+
+    def _fits(self, own_bytes: float) -> bool:
+        return own_bytes + self._kv.pinned_bytes <= self._models.kv_bytes + 1.0  # a byte of rounding
+
+    # --- figures ---------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> int:
+        """Jobs that have a slot."""
+        return len(self._admitted)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that have none."""
+        return self._waiting
+
+    @property
+    def cold_loads(self) -> int:
+        return self._models.loads
+
+    def state_of(self, model: str) -> ModelState:
+        return self._models.states[model]
+
+    def tokens(self, job: int, now: float) -> float:
+        """Output tokens that each sequence of a job has; 0 if it is not known (any more)."""
+        known = self._jobs.get(job)
+        if known is None:
+            return 0.0
+        if not known.decoding:
+            return known.made
+        # Who asks before the timer has been told gets no more than is certain.
+        return min(self._clock.count(now), max(self._clock.v, self._next_v)) - known.origin
+
+    def due(self, job: int, tokens: float) -> float:
+        """When each sequence of a job will have so many tokens, if nothing changes; infinity if it does not decode."""
+        known = self._jobs.get(job)
+        return self._clock.when(known.origin + tokens) if known is not None and known.decoding else inf
+
+    def cached_tokens(self, blocks: tuple[int, ...], model: str) -> int:
+        """How much of a prompt that begins with these blocks would not have to be read."""
+        lane = self._lanes[model]
+        return self._kv.known(lane.keys(blocks, len(blocks))) * self._block_tokens
+
+    def kv_used_bytes(self, now: float) -> float:
+        """Bytes of the KV cache that jobs hold."""
+        return min(self._models.kv_bytes, self._own_bytes(self._clock.count(now)) + self._kv.pinned_bytes)
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds during which the GPU was in use, up to the last change of the batch."""
+        return self._clock.busy_s
+
+    def load(self, now: float) -> Load:
+        """What is gossiped of it."""
+        total, step_s, slow = self._models.kv_bytes, self._clock.step_s(now), self._clock.slow
+        return Load(
+            status=int(Status.BUSY if self._waiting else Status.ONLINE),
+            free_vram_mib=self._models.free_mib(),
+            running=len(self._admitted),
+            waiting=self._waiting,
+            slots=self.slots,
+            kv_permille=int(1000 * self.kv_used_bytes(now) / total) if total < inf else 0,
+            queued_prefill_tokens=self._queued_tokens(),
+            tokens_s=round(self._sequences / step_s) if step_s else 0,
+            gpu_percent=100 if self._admitted else 0,
+            throttled=slow > 1.0,
+            clock_percent=min(200, round(100 / slow)),
+        )
+
+    def _queued_tokens(self) -> int:
+        """Tokens of prompts that have to be read before a new one."""
+        unread = sum(job.unread for job in self._unread) + (self._reading.unread if self._reading else 0)
+        waits = sum(job.prompt + job.made for job in self._queue if not job.gone)
+        return unread + waits + sum(job.prompt for lane in self._all for job in lane.cold if not job.gone)

@@ -1,0 +1,145 @@
+"""What goes into the engine machine and comes out of it, and what it remembers of a job and of a model.
+
+Not here: what it does with them (``batching``).  Who calls it: ``batching``, which passes the public ones on.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Final
+
+import msgspec
+
+from protocol.adverts import ModelState
+from protocol.errors import LocalProtocolError
+from protocol.kvcache import Keys, chain
+from protocol.pace import Pace
+
+#: A millionth of a token is rounding.
+_ROUNDING: Final = 1e-6
+
+
+class Work(msgspec.Struct, frozen=True, gc=False):
+    """A job for the engine: so many ``sequences`` of ``output_tokens`` each.
+
+    ``blocks`` are the ids of the blocks that the prompt begins with; equal ids after equal ids are equal text.
+    """
+
+    job: int
+    model: str
+    prompt_tokens: int
+    output_tokens: int
+    sequences: int = 1
+    blocks: tuple[int, ...] = ()
+
+
+class FirstToken(msgspec.Struct, frozen=True, gc=False):
+    """The job has its first token."""
+
+    job: int
+
+
+class Finished(msgspec.Struct, frozen=True, gc=False):
+    """The job has all its tokens and is forgotten."""
+
+    job: int
+
+
+class WakeAt(msgspec.Struct, frozen=True, gc=False):
+    """Call ``timer`` then.  The newest replaces all before; infinity means that nothing is waited for."""
+
+    at: float
+
+
+class ModelChanged(msgspec.Struct, frozen=True, gc=False):
+    """A model has become resident, sleeps or is on disk: advertise it anew."""
+
+    model: str
+    state: ModelState
+
+
+BatchingEffect = FirstToken | Finished | WakeAt | ModelChanged
+
+
+class UnknownModel(LocalProtocolError):
+    """A job was given to an engine that does not have its model."""
+
+
+class Lane:
+    """One model: its part of the batch.  The context it holds is ``context + sequences * v`` tokens."""
+
+    __slots__ = ("cold", "context", "index", "jobs", "moves", "pace", "sequences")
+
+    def __init__(self, pace: Pace, index: int) -> None:
+        self.pace = pace
+        self.index = index
+        self.jobs = 0
+        self.sequences = 0
+        self.context = 0.0
+        #: Jobs that wait for the model to be loaded.
+        self.cold: list[Job] = []
+        #: How often it has left the memory: what was cached before is not known any more.
+        self.moves = 0
+
+    def keys(self, blocks: tuple[int, ...], most: int) -> Keys:
+        """What the cache calls the first ``most`` blocks of a prompt."""
+        if not blocks:
+            return ()
+        # A hash of numbers only, so that it does not depend on the hash seed.
+        return chain(hash((self.index, self.moves)), blocks[:most])
+
+    def add(self, job: Job) -> None:
+        """A job of this model joins the batch at ``job.origin + job.made``."""
+        self.sequences += job.sequences
+        self.context += job.sequences * (job.prompt - job.origin)
+
+    def remove(self, job: Job) -> None:
+        """It leaves the batch."""
+        self.sequences -= job.sequences
+        self.context -= job.sequences * (job.prompt - job.origin)
+
+
+class Job:
+    """``made`` tokens were made before it was last admitted; it decodes from ``origin`` (less ``made``) to ``end``."""
+
+    __slots__ = (
+        *(
+            "decoding",
+            "end",
+            "first",
+            "gone",
+            "hits",
+            "keys",
+            "lane",
+            "made",
+            "number",
+            "origin",
+            "output",
+            "own_bytes",
+        ),
+        *("prompt", "ready_at", "sequences", "unread", "unsaid"),
+    )
+
+    def __init__(self, work: Work, lane: Lane, keys: Keys, ready_at: float) -> None:
+        self.number = work.job
+        self.lane = lane
+        self.prompt = work.prompt_tokens
+        self.output = max(1, work.output_tokens)
+        self.sequences = work.sequences
+        self.keys = keys
+        self.ready_at = ready_at
+        self.made = 0
+        self.hits = self.unread = 0
+        self.own_bytes = 0.0
+        self.origin = self.end = self.first = 0.0
+        self.decoding = self.gone = False
+        self.unsaid = True
+
+    def held_bytes(self, made: float, block: int, whole: bool) -> float:
+        """Bytes of the KV cache that it holds alone with so many tokens made.
+
+        In whole blocks of ``block`` tokens, or as if the last of each sequence were half full on average.
+        """
+        full, rest = divmod(self.prompt - len(self.keys) * block, block)
+        last = ceil((rest + made - _ROUNDING) / block) * block if whole else rest + made + 0.5 * (block - 1)
+        return self.lane.pace.kv_bytes * (full * block + self.sequences * last)

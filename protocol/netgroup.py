@@ -1,0 +1,43 @@
+"""The network group of an address: the part of it that one party controls, because an address costs what a name does not.
+
+Who calls it: ``peerview``, ``neighbours``, ``node``.  Which groups are scarce is for ``kbuckets.limited`` to say.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from typing import Final
+
+from protocol.kbuckets import limited
+
+#: Addresses whose group is remembered (guess: those of two full views).
+_ADDRESSES: Final = 8192
+
+
+@functools.lru_cache(_ADDRESSES)
+def network_group(address: str) -> str:
+    """The part of an IP address that one party controls: the /24 of IPv4, the /48 of IPv6; empty if it is none.
+
+    The text starts as the address does (``192.0.2.0/24``), so that private groups can be told by their prefix.
+    """
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return ""
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if ip.is_loopback:
+        return "127.0.0.0/8" if ip.version == 4 else "::1/128"
+    return str(ipaddress.ip_network((ip, 24 if ip.version == 4 else 48), strict=False))
+
+
+@functools.lru_cache(_ADDRESSES)
+def group_of(addrs: tuple[str, ...]) -> str:
+    """The group of multiaddresses: that of the first public IP address among them, else of the first one."""
+    groups = [
+        group
+        for parts in (addr.split("/") for addr in addrs)
+        if len(parts) > 2 and parts[1] in ("ip4", "ip6") and (group := network_group(parts[2]))
+    ]
+    return next((group for group in groups if limited(group)), groups[0] if groups else "")

@@ -1,0 +1,122 @@
+"""Which models are in the memory of a simulated GPU: loading, sleeping, leaving, and what that leaves for the KV cache.
+
+Theory of operation
+===================
+
+A model that somebody wants is loaded when its weights fit beside those that are there and what the KV cache is using;
+models that nobody has used for the longest time leave for the disk to make room, but never one that has jobs.  One
+model is loaded at a time (there is one disk); those that do not fit yet wait in their order, and do not keep the
+models that are there from taking more jobs.  A model that is alone always fits: what the memory cannot hold runs all
+the same, without a bound on its KV cache.
+
+========== ================= ===========================================================
+state      event             then
+========== ================= ===========================================================
+on disk    wanted            resident after reading it and starting (``predict.cold_s``)
+sleeping   wanted            resident after copying it back
+resident   sleep             sleeping, if it has no jobs
+not on     evict, or room    on disk, if it has no jobs and is not being loaded
+disk       is needed
+========== ================= ===========================================================
+
+Not here: jobs (``batching``).  Who calls it: ``batching``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+
+from protocol.adverts import ModelState
+from protocol.hardware import MIB
+from protocol.pace import Pace
+
+#: Name of a model, and what it has become.
+Changed = tuple[str, ModelState]
+
+
+class Residency:
+    """See the module's docstring.  ``memory_bytes`` is what weights and KV cache may use together."""
+
+    __slots__ = ("_memory_bytes", "_paces", "_used_at", "_wanted", "due", "kv_bytes", "loading", "loads", "states")
+
+    def __init__(self, paces: Mapping[str, Pace], resident: Iterable[str], memory_bytes: float) -> None:
+        self._paces = paces
+        self._memory_bytes = memory_bytes
+        self.states = dict.fromkeys(paces, ModelState.ON_DISK)
+        self.states |= dict.fromkeys(resident, ModelState.RESIDENT)
+        self._used_at = dict.fromkeys(paces, -inf)
+        # Models that wait to be loaded, the first first.
+        self._wanted: dict[str, None] = {}
+        #: The model on its way into memory, and when it is there.
+        self.loading: str | None = None
+        self.due = inf
+        self.loads = 0
+        #: Bytes for the KV cache; infinite where the memory has no bound.
+        self.kv_bytes = self._kv_room()
+
+    def weights(self) -> float:
+        """Bytes of the models that are in memory or on their way."""
+        states = self.states
+        there = sum(self._paces[name].weights for name in states if states[name] == ModelState.RESIDENT)
+        return there + (self._paces[self.loading].weights if self.loading else 0.0)
+
+    def free_mib(self) -> int:
+        """Memory that no model takes, MiB; 0 if its size is not known."""
+        return max(0, int((self._memory_bytes - self.weights()) / MIB)) if self._memory_bytes < inf else 0
+
+    def use(self, model: str, now: float) -> None:
+        """A job of this model has come."""
+        self._used_at[model] = now
+
+    def want(self, model: str) -> None:
+        """Load it as soon as it fits; harmless if it is there."""
+        if self.states[model] != ModelState.RESIDENT and model != self.loading:
+            self._wanted[model] = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether a model waits for memory."""
+        return bool(self._wanted) and self.loading is None
+
+    def begin(self, now: float, busy: Callable[[str], bool], kv_used: float) -> list[Changed]:
+        """Start to load the model that waits longest, if it can be made to fit; only if one ``waits``."""
+        model = next(iter(self._wanted))
+        leave = self._leavers(model, busy, kv_used)
+        if leave is None:
+            return []
+        changed = [self.move(name, ModelState.ON_DISK) for name in leave]
+        del self._wanted[model]
+        self.loading = model
+        self.due = now + self._paces[model].load_s(self.states[model])
+        self.kv_bytes = self._kv_room()
+        return changed
+
+    def _leavers(self, model: str, busy: Callable[[str], bool], kv_used: float) -> list[str] | None:
+        """Who has to leave so that the model fits; None if that is not enough."""
+        here = [name for name, state in self.states.items() if state == ModelState.RESIDENT]
+        lack = self.weights() + self._paces[model].weights + kv_used - self._memory_bytes
+        leave: list[str] = []
+        for name in sorted((name for name in here if not busy(name)), key=self._used_at.__getitem__):
+            if lack <= 0:
+                break
+            lack -= self._paces[name].weights
+            leave.append(name)
+        return leave if lack <= 0 or len(leave) == len(here) else None
+
+    def finish(self) -> Changed:
+        """The model that was being loaded is there."""
+        model, self.loading, self.due = self.loading, None, inf
+        assert model is not None
+        self.loads += 1
+        return self.move(model, ModelState.RESIDENT)
+
+    def move(self, model: str, state: ModelState) -> Changed:
+        """It is in this state from now on."""
+        self.states[model] = state
+        self.kv_bytes = self._kv_room()
+        return model, state
+
+    def _kv_room(self) -> float:
+        room = self._memory_bytes - self.weights()
+        return room if room > 0 else inf

@@ -1,0 +1,138 @@
+"""What all attackers share: when they attack, what they do again and again, and how they put raw bytes on a link.
+
+An attacker pays for the bytes that it sends (its uplink) but not with its processor: it runs a program of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from protocol.messages import NodeMessage, encode, kind_of
+from simulations.dice import dice
+from simulations.jobs import Attempt
+from simulations.network import Link
+from simulations.peer import Peer, message_bytes
+from simulations.scenario import Attack
+from simulations.worker import Worker
+
+if TYPE_CHECKING:
+    from simulations.world import World
+
+
+class Attacker(Peer):
+    """Honest until its attack begins and after it has ended."""
+
+    attack: ClassVar[Attack]
+    window: ClassVar[tuple[float, float]]
+    WORKS_AS: ClassVar[type[Worker]] = Worker
+    #: Seconds between two of its acts; 0 if it only reacts.
+    EVERY_S: ClassVar[float] = 0.0
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.honest = False
+        self.die = dice(self.seed, "attack", self.index)
+        self.world: World | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the attack is on."""
+        return self.window[0] <= self.kernel.now < self.window[1]
+
+    def amount(self, usual: float) -> float:
+        """How much of it: what the scenario says, or what is usual for the kind."""
+        return self.attack.amount or usual
+
+    def enlist(self, world: World) -> None:
+        """Schedule the attack."""
+        self.world = world
+        begins, ends = self.window
+        self.kernel.at(max(begins, self.kernel.now), self.begin)
+        if ends < world.scenario.duration_s:
+            self.kernel.at(ends, self.cease)
+
+    def begin(self) -> None:
+        """The attack begins; what the node says of itself may be different from now on."""
+        if self.up:
+            self.advertise(self.make_advert())
+        if self.EVERY_S:
+            self.kernel.at(self.kernel.now + self.EVERY_S * self.die.random(), self._again)
+
+    def cease(self) -> None:
+        """The attack is over."""
+        if self.up:
+            self.advertise(self.make_advert())
+
+    def _again(self) -> None:
+        if not self.active:
+            return
+        if self.up:
+            self.act()
+        self.kernel.at(self.kernel.now + self.EVERY_S * self.die.uniform(0.9, 1.1), self._again)
+
+    def act(self) -> None:
+        """What it does every :attr:`EVERY_S` seconds of its attack."""
+
+    # --- tools -----------------------------------------------------------------------------------------------------
+
+    def victims(self) -> list[Link]:
+        """The links to honest nodes."""
+        return [link for link in self.links.values() if link.other(self).honest]
+
+    def known(self) -> list[Peer]:
+        """Honest nodes that it has heard of, in the order in which it did."""
+        by_peer = self.network.by_peer
+        peers = (by_peer.get(record.peer) for record in self.node.view.records()[1:])
+        return [peer for peer in peers if peer is not None and peer.honest]
+
+    def seek(self, count: int) -> None:
+        """Dial so many honest nodes to which there is no link yet."""
+        strangers = [peer for peer in self.known() if peer.peer_id not in self.links]
+        for peer in self.die.sample(strangers, min(count, len(strangers))):
+            self.perform_dial(peer.peer_id, (peer.addr,))
+
+    def push(self, link: Link, message: NodeMessage) -> None:
+        """A message that its node has not made; well-formed, so nothing would be learnt from taking it apart."""
+        self.network.carry(link, self, message_bytes(message), link.other(self).received, self.peer_id, message)
+
+    def push_raw(self, link: Link, message: NodeMessage) -> None:
+        """The same as bytes, which the other end has to read: they may be anything."""
+        payload = encode(message)
+        other = link.other(self)
+        self.network.carry(link, self, len(payload), other.received_bytes, self.peer_id, kind_of(message), payload)
+
+
+class BadWorker(Worker):
+    """A worker of an attacker."""
+
+    @property
+    def bad(self) -> bool:
+        """Whether the next job is treated badly."""
+        assert isinstance(self.peer, Attacker), "only attackers have such workers"
+        return self.peer.active
+
+    @property
+    def attacker(self) -> Attacker:
+        assert isinstance(self.peer, Attacker), "only attackers have such workers"
+        return self.peer
+
+
+class Pretender(BadWorker):
+    """Takes every job at once and leaves the engine in peace."""
+
+    def requested(self, attempt: Attempt) -> None:
+        """A job came."""
+        if not self.bad:
+            super().requested(attempt)
+            return
+        self.arrivals += 1
+        attempt.worker_life = self.peer.life
+        self.pretend(attempt)
+
+    def pretend(self, attempt: Attempt) -> None:
+        """What it does instead of the job."""
+        raise NotImplementedError
+
+    def talks(self, attempt: Attempt) -> bool:
+        """Whether there is still somebody to talk to about this job."""
+        return not attempt.over and attempt.worker_life == self.peer.life and self.peer.up

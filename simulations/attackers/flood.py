@@ -1,0 +1,68 @@
+"""A flooder: everything that a protocol lets a node send, a hundred times as often."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from protocol.adverts import Load, Provider, statement
+from protocol.kbuckets import model_key
+from protocol.ids import model_id
+from protocol.messages import DhtQuery, DhtStore, Digest, Records
+from simulations.attackers.armed import Attacker
+from simulations.jobs import REQ_BYTES, Attempt, Job, Truth
+from simulations.network import Link
+
+#: Messages per second and link, and jobs per second in all.
+MESSAGES_PER_S: Final = 100.0
+JOBS_PER_S: Final = 2.0
+#: What its jobs ask for, tokens.
+PROMPT_TOKENS: Final = 2000
+OUTPUT_TOKENS: Final = 500
+#: Numbers of its jobs: none that a real job has.
+_FIRST_JOB: Final = 1 << 40
+
+
+class Flooder(Attacker):
+    """Digests, questions, things to keep, statements of its own, jobs.  ``amount``: messages per second and link."""
+
+    EVERY_S = 0.5
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._made = 0
+
+    def act(self) -> None:
+        self.seek(2)
+        count = round(self.amount(MESSAGES_PER_S) * self.EVERY_S)
+        for link in self.victims():
+            for number in range(count):
+                self._send_one(link, number % 4)
+            self._send_jobs(link)
+
+    def _send_one(self, link: Link, form: int) -> None:
+        self._made += 1
+        die, wall = self.die, self.wall()
+        if form == 0:
+            self.push(link, Digest(buckets=die.randbytes(8 * 256), reply=True))
+        elif form == 1:
+            self.push(link, DhtQuery(die.getrandbits(32), die.randbytes(32), values=True))
+        elif form == 2:
+            model = model_id(f"flood-{self._made}", "", "", "", 1)
+            provider = statement(self.signer, Provider(model, (self.addr,)), (self.life, self._made), wall, 3600)
+            self.push(link, DhtStore(model_key(model), provider.wire))
+        else:
+            load = Load(running=self._made % 1000, slots=1000)
+            self.push(link, Records((statement(self.signer, load, (self.life, 1000 + self._made), wall, 60),)))
+
+    def _send_jobs(self, link: Link) -> None:
+        """Jobs whose answers nobody waits for, at a worker that there is a link to."""
+        worker = link.other(self).worker
+        if worker is None or self.die.random() >= JOBS_PER_S * self.EVERY_S / len(self.links):
+            return
+        self._made += 1
+        number = _FIRST_JOB + (self.index << 24) + self._made
+        model = self.die.choice(worker.peer.machine.offers).name
+        job = Job(number, model, PROMPT_TOKENS, OUTPUT_TOKENS, True, (), 0, self.kernel.now)
+        attempt = Attempt(number, job, Truth(OUTPUT_TOKENS), self, worker.peer)
+        attempt.entry_life = self.life
+        self.network.carry(link, self, REQ_BYTES + job.body_bytes, worker.requested, attempt)

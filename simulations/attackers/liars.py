@@ -1,0 +1,123 @@
+"""They lie about themselves, in statements that they sign: about their load, about their hardware and models."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from protocol.admission import AdmissionEvent, Arrived
+from protocol.adverts import Advert, Load, ModelOffer
+from protocol.hardware import find_gpu
+from simulations.attackers.armed import Attacker, BadWorker
+from simulations.attackers.stalling import IdleLoad
+from simulations.fleet import bare_offer
+from simulations.jobs import Attempt, Job
+
+#: How much slower the machine of a liar about its load is than it looks.
+SLOWER: Final = 5.0
+#: What a liar about its specs says to have: the name in the table of GPUs, and how many of them.
+CLAIMED: Final = ("H100 SXM5 80GB", 8)
+
+
+class LiarLoadWorker(BadWorker):
+    """Takes everything at once, whatever waits: no queue, no BUSY; the engine does what it can."""
+
+    def __init__(self, *args: object, **named: object) -> None:
+        super().__init__(*args, **named)  # type: ignore[arg-type]
+        self._taken: dict[int, None] = {}
+
+    def _feed(self, event: AdmissionEvent) -> None:
+        if isinstance(event, Arrived) and self.bad:
+            self._stale = True
+            self._taken[event.job] = None
+            attempt = self._tasks[event.job]
+            self._accept(attempt, 0.0)
+            self._begin(attempt)
+        elif getattr(event, "job", None) not in self._taken:
+            super()._feed(event)
+
+    def crashed(self) -> None:
+        super().crashed()
+        self._taken.clear()
+
+
+class LiarLoad(Attacker):
+    """Always idle, takes everything, and is slow.  ``amount``: how many times slower than its GPU."""
+
+    WORKS_AS = LiarLoadWorker
+
+    def __init__(self, *args: object, **named: object) -> None:
+        super().__init__(*args, **named)
+        self._idle = IdleLoad()
+
+    def begin(self) -> None:
+        super().begin()
+        self._throttle(1 / self.amount(SLOWER))
+
+    def cease(self) -> None:
+        super().cease()
+        self._throttle(1.0)
+
+    def _throttle(self, share: float) -> None:
+        if self.worker is not None:
+            self.worker.throttle(share)
+
+    def make_load(self) -> Load:
+        true = super().make_load()
+        gpu = self.machine.gpu
+        return self._idle.of(true, gpu.vram_mib * gpu.count) if self.active and gpu is not None else true
+
+
+class LiarSpecsWorker(BadWorker):
+    """Answers for every model with the one that it has."""
+
+    def __init__(self, *args: object, **named: object) -> None:
+        super().__init__(*args, **named)  # type: ignore[arg-type]
+        self._swapped: dict[int, None] = {}
+
+    def runs_as(self, job: Job) -> str | None:
+        own = super().runs_as(job)
+        return next(iter(self.paces)) if own is None and self.bad else own
+
+    def _begin(self, attempt: Attempt) -> None:
+        if attempt.job.model not in self.paces:
+            self._swapped[attempt.number] = None
+        super()._begin(attempt)
+
+    def finish(self, attempt: Attempt, rest: int) -> None:
+        if attempt.number in self._swapped:
+            del self._swapped[attempt.number]
+            self.peer.recorder.lied(attempt)
+        super().finish(attempt, rest)
+
+
+class LiarSpecs(Attacker):
+    """Claims eight of the best GPUs and every model of the catalogue, at its own price for the model that it has."""
+
+    WORKS_AS = LiarSpecsWorker
+
+    def make_advert(self) -> Advert:
+        advert = super().make_advert()
+        if not self.active or not advert.models:
+            return advert
+        gpu = find_gpu(CLAIMED[0])
+        assert gpu is not None, "the table has what is claimed"
+        return msgspec.structs.replace(
+            advert, gpus=(msgspec.structs.replace(gpu, count=CLAIMED[1]),), models=claimed_models(self, advert)
+        )
+
+
+def claimed_models(peer: Attacker, advert: Advert) -> tuple[ModelOffer, ...]:
+    """Every model of the catalogue, resident; the own ones as they are."""
+    assert peer.world is not None or peer.active, "attackers are enlisted before they attack"
+    own = {offer.name: offer for offer in advert.models}
+    catalogue = peer.world.scenario.models.catalogue if peer.world is not None else ()
+    price_in, price_out = advert.models[0].price_in, advert.models[0].price_out
+    others = [
+        msgspec.structs.replace(bare_offer(model), price_in=price_in, price_out=price_out)
+        for model in catalogue
+        if model.name not in own
+    ]
+    return (*own.values(), *others)
+

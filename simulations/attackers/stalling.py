@@ -1,0 +1,108 @@
+"""They take jobs, or say that they would, and do not do them: black hole, slow drip, refuser."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import msgspec
+
+from protocol.adverts import Load, Status
+from protocol.attempts import Completed, Progress, WasBusy
+from simulations.attackers.armed import Attacker, BadWorker, Pretender
+from simulations.jobs import END_BYTES, PIECE_BYTES, REFUSAL_BYTES, Attempt
+
+#: Tokens per second of a slow drip: twice what an entry puts up with at least.
+DRIP_PER_S: Final = 1.0
+
+
+class BlackHoleWorker(Pretender):
+    """Says that it takes the job and that it is alive, and nothing more.  ``amount``: the promise it makes, seconds."""
+
+    def pretend(self, attempt: Attempt) -> None:
+        self._accept(attempt, self.attacker.amount(0.0))
+
+
+class BlackHole(Attacker):
+    """Accepts, and never answers."""
+
+    WORKS_AS = BlackHoleWorker
+
+
+class SlowDripWorker(Pretender):
+    """The right answer, one token per second; ``amount``: tokens per second."""
+
+    def pretend(self, attempt: Attempt) -> None:
+        self._accept(attempt, 0.0)
+        self._drip(attempt)
+
+    def _drip(self, attempt: Attempt) -> None:
+        if not self.talks(attempt):
+            return
+        attempt.sent += 1
+        if attempt.sent > attempt.truth.output_tokens:
+            attempt.over = True
+            self._say(attempt, END_BYTES, Completed(self.peer.peer_id))
+            return
+        if attempt.job.streamed or attempt.sent == attempt.truth.output_tokens:
+            self._say(attempt, PIECE_BYTES, Progress(self.peer.peer_id, 1))
+        self.kernel.at(self.kernel.now + 1 / self.attacker.amount(DRIP_PER_S), self._drip, attempt)
+
+
+class SlowDrip(Attacker):
+    """Slow enough to hurt, fast enough for every deadline."""
+
+    WORKS_AS = SlowDripWorker
+
+
+class IdleLoad:
+    """A load that says: nothing to do here, all memory free."""
+
+    def __init__(self) -> None:
+        self._last: Load | None = None
+
+    def of(self, true: Load, vram_mib: int) -> Load:
+        """The true load without its burden; the same object as the last time if it says the same."""
+        load = msgspec.structs.replace(
+            true,
+            status=int(Status.ONLINE),
+            free_vram_mib=vram_mib,
+            running=0,
+            waiting=0,
+            kv_permille=0,
+            queued_prefill_tokens=0,
+            tokens_s=0,
+            gpu_percent=0,
+            throttled=False,
+        )
+        if load != self._last:
+            self._last = load
+        assert self._last is not None, "it was just made"
+        return self._last
+
+
+class RefuserWorker(BadWorker):
+    """Has never time for the jobs of others."""
+
+    def requested(self, attempt: Attempt) -> None:
+        if not self.bad:
+            super().requested(attempt)
+            return
+        self.arrivals += 1
+        attempt.over = True
+        self._say(attempt, REFUSAL_BYTES, WasBusy(self.peer.peer_id, math.ceil(self.attacker.amount(1.0))))
+
+
+class Refuser(Attacker):
+    """A free rider: looks idle, is busy for everybody, and would have its own jobs done by others."""
+
+    WORKS_AS = RefuserWorker
+
+    def __init__(self, *args: object, **named: object) -> None:
+        super().__init__(*args, **named)
+        self._idle = IdleLoad()
+
+    def make_load(self) -> Load:
+        true = super().make_load()
+        gpu = self.machine.gpu
+        return self._idle.of(true, gpu.vram_mib * gpu.count) if self.active and gpu is not None else true

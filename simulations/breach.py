@@ -1,0 +1,13 @@
+"""An invariant that does not hold.  Who raises it: ``invariants`` and ``healing``; who catches it: ``world``."""
+
+from __future__ import annotations
+
+
+class Breach(Exception):
+    """Which invariant, when, and what was seen."""
+
+    def __init__(self, invariant: str, at_s: float, what: str) -> None:
+        super().__init__(f"{invariant} at {at_s:.3f} s: {what}")
+        self.invariant = invariant
+        self.at_s = at_s
+        self.what = what

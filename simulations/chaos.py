@@ -1,0 +1,62 @@
+"""A random mix of faults with random parameters, drawn from the seed: what nobody thought of.
+
+Swarm testing: each run has only some of the kinds, so that one does not drown the others, and those often.  A fault is
+drawn as a scenario would say it, so that a chaotic run can be repeated with its faults written out.
+
+Who calls it: ``faults``, for scenarios with ``chaos``.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final
+
+from simulations.dice import dice
+from simulations.faults import KINDS
+from simulations.scenario import Fault, Scenario
+
+#: Kinds in one run, and seconds between two faults on average (guesses).
+LEAST_KINDS: Final = 2
+MOST_KINDS: Final = 6
+EVERY_S: Final = 25.0
+#: Bounds of what is drawn (guesses): seconds a fault lasts, and share of the nodes it hits.
+LEAST_S: Final = 1.0
+MOST_S: Final = 90.0
+MOST_SHARE: Final = 0.5
+#: From, to: what ``amount`` may be, by kind; where none is given it does not count.
+AMOUNTS: Final[dict[str, tuple[float, float]]] = {
+    "bandwidth_cap": (0.2, 5.0),
+    "clock_jump": (-7200.0, 7200.0),
+    "drop": (0.01, 0.3),
+    "hold": (0.5, 12.0),
+    "latency_spike": (0.05, 3.0),
+    "loss": (0.01, 0.3),
+    "slow_cpu": (2.0, 200.0),
+    "throttle": (0.05, 0.9),
+}
+#: Sides that a partition may have.
+_SIDES: Final = ((0.5, 0.5), (0.8, 0.2), (0.95, 0.05), (0.34, 0.33, 0.33), (0.25, 0.25, 0.25, 0.25))
+
+
+def drawn(scenario: Scenario, seed: int) -> tuple[Fault, ...]:
+    """The faults of a chaotic run, in the order of their times; none in the quiet phase, and none lasts into it."""
+    die = dice(seed, "chaos")
+    kinds = die.sample(list(KINDS), die.randint(LEAST_KINDS, MOST_KINDS))
+    start, end = scenario.topology.join_s, scenario.duration_s - scenario.quiet_s
+    faults = []
+    at = start + die.expovariate(1 / EVERY_S)
+    while at < end:
+        faults.append(_fault(die, die.choice(kinds), at, end))
+        at += die.expovariate(1 / EVERY_S)
+    return tuple(faults)
+
+
+def _fault(die: Random, kind: str, at: float, end: float) -> Fault:
+    for_s = min(LEAST_S * (MOST_S / LEAST_S) ** die.random(), end - at)
+    share = MOST_SHARE ** (1 + 4 * die.random())
+    least, most = AMOUNTS.get(kind, (0.0, 0.0))
+    amount = die.uniform(least, most)
+    groups, one_way = die.choice(_SIDES), die.random() < 0.3
+    if kind == "partition":
+        amount = float(die.random() < 0.2)  # a bridge
+    return Fault(kind=kind, at_s=at, for_s=for_s, share=share, groups=groups, one_way=one_way, amount=amount)

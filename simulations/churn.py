@@ -1,0 +1,148 @@
+"""Nodes that come and go by themselves: how long each stays, how it leaves, what it has forgotten when it is back.
+
+Theory of operation
+===================
+
+Every node has a die of its own for its lengths of stay and one for its ways to go, so that a node more does not change
+the fate of the others::
+
+    up    its session is over      -> crash (``crash_share``; without a word) or goodbye     -> down
+    down  its time off is over     -> starts again; with ``amnesia``, of the crashed, without its state   -> up
+    down  a fault holds it down    -> looks again after another time off
+
+Sessions are exponential, Weibull (heavy tailed with a shape below 1), or bimodal: a share is stable and stays for ever,
+the others are restless, with exponential sessions.  The mean is ``mean_session_s`` in every case.  A node that joins
+before ``from_s`` begins its first session then.  Newcomers are machines that were never there before; they stay as
+long as everybody.
+
+At ``until_s``, or when the quiet phase begins, everything stops: whoever is away comes back at that moment, because in
+the quiet phase the whole network has to be found whole again.
+
+Not here: what breaks by accident (``faults``).  Who calls it: ``world``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from simulations.dice import dice
+
+if TYPE_CHECKING:
+    from simulations.peer import Peer
+    from simulations.scenario import Churn
+    from simulations.world import World
+
+#: Seconds within which a node that says goodbye is gone (``peer`` takes half of one).
+GOODBYE_S: Final = 1.0
+
+
+def prepare(world: World) -> None:
+    """Schedule the comings and goings."""
+    Comings(world).prepare()
+
+
+def quiet_at(world: World) -> float:
+    """When the quiet phase begins; the end of the run if there is none."""
+    return world.scenario.duration_s - world.scenario.quiet_s
+
+
+class Comings:
+    """See the module's docstring."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.kernel = world.kernel
+        self.churn: Churn = world.scenario.churn
+        end = quiet_at(world)
+        self.until = min(end, self.churn.until_s) if self.churn.until_s else end
+        self._away: dict[int, Peer] = {}
+
+    def prepare(self) -> None:
+        """Everybody's first session, and the newcomers."""
+        churn = self.churn
+        if churn.newcomers_per_s:
+            self._next_newcomer(len(self.world.peers), churn.from_s)
+        if churn.crowd_factor:
+            self.kernel.at(churn.crowd_at_s, self._crowd)
+        if churn.model == "none":
+            return
+        for peer in self.world.peers:
+            self._begin(peer)
+        self.kernel.at(self.until, self._all_back)
+
+    # --- newcomers -----------------------------------------------------------------------------------------------
+
+    def _next_newcomer(self, number: int, after: float) -> None:
+        gap = dice(self.world.seed, "newcomer", number).expovariate(self.churn.newcomers_per_s)
+        if after + gap < self.until:
+            self.kernel.at(after + gap, self._newcomer, number, after + gap)
+
+    def _newcomer(self, number: int, at: float) -> None:
+        self._join()
+        self._next_newcomer(number + 1, at)
+
+    def _crowd(self) -> None:
+        count = round(self.churn.crowd_factor * len(self.world.peers))
+        for number in range(count):
+            self.kernel.at(self.kernel.now + self.churn.crowd_over_s * number / count, self._join)
+
+    def _join(self) -> None:
+        peer = self.world.add(len(self.world.peers))
+        self.world.start(peer)
+        if self.churn.model != "none":
+            self._begin(peer)
+
+    # --- sessions ------------------------------------------------------------------------------------------------
+
+    def _begin(self, peer: Peer) -> None:
+        if self.churn.spare_seeds and peer.index < self.world.scenario.topology.seeds:
+            return
+        die = dice(self.world.seed, "session", peer.index)
+        if self.churn.model == "bimodal" and die.random() < self.churn.stable:
+            return
+        start = max(self.churn.from_s, self.kernel.now)
+        self._stay(peer, start, 0)
+
+    def _stay(self, peer: Peer, start: float, number: int) -> None:
+        end = start + self._session_s(peer, number)
+        if end < self.until:
+            self.kernel.at(end, self._go, peer, number)
+
+    def _session_s(self, peer: Peer, number: int) -> float:
+        die, churn = dice(self.world.seed, f"session-{number}", peer.index), self.churn
+        if churn.model == "weibull":
+            scale = churn.mean_session_s / math.gamma(1 + 1 / churn.shape)
+            return die.weibullvariate(scale, churn.shape)
+        return die.expovariate(1 / churn.mean_session_s)
+
+    def _go(self, peer: Peer, number: int) -> None:
+        die, churn = dice(self.world.seed, f"way-{number}", peer.index), self.churn
+        crashes, forgets = die.random() < churn.crash_share, die.random() < churn.amnesia
+        off = die.expovariate(1 / churn.mean_off_s)
+        if crashes:
+            peer.stop(silently=True, forgets=forgets)
+        else:
+            peer.leave()
+        self._away[peer.index] = peer
+        self.kernel.at(self.kernel.now + off, self._back, peer, number, off)
+
+    def _back(self, peer: Peer, number: int, off: float) -> None:
+        if peer.index not in self._away:
+            return  # it came back with all others
+        if peer.held and self.kernel.now + off < self.until:
+            self.kernel.at(self.kernel.now + off, self._back, peer, number, off)
+            return
+        del self._away[peer.index]
+        self._start(peer)
+        self._stay(peer, self.kernel.now, number + 1)
+
+    def _all_back(self) -> None:
+        for peer in self._away.values():
+            self._start(peer)
+        self._away.clear()
+
+    def _start(self, peer: Peer) -> None:
+        if not peer.held:
+            # Whoever is just saying goodbye has to have gone before.
+            self.kernel.at(self.kernel.now + (GOODBYE_S if peer.up else 0.0), self.world.start, peer)

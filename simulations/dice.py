@@ -1,0 +1,26 @@
+"""One die per node and purpose, made from the seed, so that a new node or a new metric does not shift the others' throws.
+
+Who calls it: whatever draws anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import numpy as np
+
+
+def _number(seed: int, purpose: str, index: int) -> int:
+    text = f"{seed}/{purpose}/{index}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:16], "big")
+
+
+def dice(seed: int, purpose: str, index: int = 0) -> random.Random:
+    """The die of one node for one purpose."""
+    return random.Random(_number(seed, purpose, index))
+
+
+def numpy_dice(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
+    """The same for many draws at once."""
+    return np.random.Generator(np.random.PCG64(_number(seed, purpose, index)))

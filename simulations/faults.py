@@ -1,0 +1,433 @@
+"""Things that break, and mend: one small class per kind of fault, which knows how to begin and how to end.
+
+Theory of operation
+===================
+
+A fault begins at ``at_s`` and ends after ``for_s`` seconds, at the latest when the quiet phase begins; then everything
+it did is undone.  Faults overlap: what each adds is kept apart (``Weather``), so that the end of one does not end the
+other.  It hits ``nodes``, or a ``share`` of those that are up when it begins, one at least, drawn by a die of its own.
+
+Not here: which faults a chaotic run has (``chaos``), nodes that leave of their own will (``churn``), bad intent
+(``attackers``).  Who calls it: ``world``; the names in ``KINDS`` are what ``Fault.kind`` may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from simulations.churn import quiet_at
+from simulations.dice import dice
+
+if TYPE_CHECKING:
+    from simulations.peer import Peer
+    from simulations.scenario import Fault
+    from simulations.world import World
+
+#: Messages held back are let go after this long if nothing else is said, seconds: below the life of a silent link.
+HOLD_S: Final = 5.0
+#: Share of the messages lost, more seconds on the way, Mbit/s that are left, seconds a clock jumps, share of its speed
+#: that a GPU keeps, times that a processor is slower: where ``amount`` is 0 (guesses, each bad enough to be felt).
+LOSS: Final = 0.1
+SPIKE_S: Final = 0.5
+CAP_MBIT: Final = 1.0
+JUMP_S: Final = 3600.0
+THROTTLE: Final = 0.2
+SLOW: Final = 50.0
+
+#: Whether nothing gets from the one to the other.
+Cut = Callable[["Peer", "Peer"], bool]
+Detour = Callable[["Peer", "Peer"], float]
+
+
+class Weather:
+    """What all faults together do to the network."""
+
+    def __init__(self, world: World) -> None:
+        self._network = world.network
+        self._cuts: dict[object, Cut] = {}
+        self._detours: dict[object, Detour] = {}
+
+    def cut(self, fault: object, cut: Cut) -> None:
+        """Nothing gets from some to some others."""
+        self._cuts[fault] = cut
+        self._changed()
+
+    def detour(self, fault: object, detour: Detour) -> None:
+        """Some messages take longer."""
+        self._detours[fault] = detour
+        self._changed()
+
+    def clear(self, fault: object) -> None:
+        """What this one did is over."""
+        self._cuts.pop(fault, None)
+        self._detours.pop(fault, None)
+        self._changed()
+
+    def _changed(self) -> None:
+        cuts, detours = tuple(self._cuts.values()), tuple(self._detours.values())
+        network = self._network
+        network.cut = (lambda a, b: any(cut(a, b) for cut in cuts)) if cuts else None
+        network.detour = (lambda a, b: sum(detour(a, b) for detour in detours)) if detours else None
+        network.reconsider()
+
+
+class Breakage:
+    """Base of all kinds: whom it hits, and what is to be undone.  ``number`` tells faults of one scenario apart."""
+
+    #: What ``amount`` is if the scenario does not say.
+    AMOUNT: ClassVar[float] = 0.0
+
+    def __init__(self, world: World, weather: Weather, fault: Fault, number: int) -> None:
+        self.world = world
+        self.weather = weather
+        self.fault = fault
+        self.kernel = world.kernel
+        self.amount = fault.amount or self.AMOUNT
+        self.die = dice(world.seed, "fault", number)
+        self.number = number
+        self.hit: list[Peer] = []
+
+    def choose(self) -> list[Peer]:
+        """Whom it hits."""
+        peers, fault = self.world.peers, self.fault
+        if fault.nodes:
+            return [peers[index] for index in fault.nodes if index < len(peers)]
+        alive = self.world.alive
+        return self.die.sample(alive, min(len(alive), max(1, round(fault.share * len(alive)))))
+
+    def begin(self) -> None:
+        """It happens."""
+        self.hit = self.choose()
+        for peer in self.hit:
+            self.strike(peer)
+
+    def end(self) -> None:
+        """It is over, and as it was before."""
+        for peer in self.hit:
+            self.mend(peer)
+
+    def strike(self, peer: Peer) -> None:
+        """What it does to one node."""
+
+    def mend(self, peer: Peer) -> None:
+        """Undo it."""
+
+
+# --- processes -----------------------------------------------------------------------------------------------------
+
+
+class Crash(Breakage):
+    """``share`` or ``nodes``: machines lose their power, nobody is told; they come back with what was on their disks."""
+
+    SILENTLY: ClassVar[bool] = True
+    FORGETS: ClassVar[bool] = False
+
+    def strike(self, peer: Peer) -> None:
+        peer.held += 1
+        peer.stop(silently=self.SILENTLY, forgets=self.FORGETS)
+
+    def mend(self, peer: Peer) -> None:
+        peer.held -= 1
+        if not peer.held:
+            self.world.start(peer)
+
+
+class CrashForget(Crash):
+    """As ``crash``, but the disks are empty when they come back: no marks, no addresses, no incarnation."""
+
+    FORGETS = True
+
+
+class Restart(Crash):
+    """``share`` or ``nodes``: the process ends, its links are reset; it comes back after ``for_s`` with its state."""
+
+    SILENTLY = False
+
+
+class Leave(Crash):
+    """``share`` or ``nodes``: they say goodbye and go; they come back after ``for_s``."""
+
+    def strike(self, peer: Peer) -> None:
+        peer.held += 1
+        peer.leave()
+
+    def mend(self, peer: Peer) -> None:
+        peer.held -= 1
+        if not peer.held:
+            # Whoever is just saying goodbye has to have gone before.
+            self.kernel.at(self.kernel.now + (1.0 if peer.up else 0.0), self.world.start, peer)
+
+
+class SeedsDown(Crash):
+    """No field but the times counts: all nodes that everybody knows from the start are gone."""
+
+    def choose(self) -> list[Peer]:
+        return self.world.peers[: self.world.scenario.topology.seeds]
+
+
+class Freeze(Breakage):
+    """``share`` or ``nodes``: the process is stopped (a laptop's lid, SIGSTOP): it answers nothing, and goes on later.
+
+    What reaches its machine meanwhile waits in the sockets; whoever hears no PONG gives the link up.
+    """
+
+    def begin(self) -> None:
+        super().begin()
+        frozen = {peer.index for peer in self.hit}
+        self.weather.cut(self, lambda a, b: a.index in frozen or b.index in frozen)
+
+    def strike(self, peer: Peer) -> None:
+        peer.hindered_until = peer.cpu_until = max(peer.cpu_until, until(self.world, self.fault))
+
+    def end(self) -> None:
+        self.weather.clear(self)
+
+
+class SlowCpu(Breakage):
+    """``share`` or ``nodes``: whatever the daemon does takes ``amount`` times as long (Lifeguard's experiment)."""
+
+    AMOUNT = SLOW
+
+    def strike(self, peer: Peer) -> None:
+        peer.slowness *= self.amount
+        peer.hindered_until = max(peer.hindered_until, until(self.world, self.fault))
+
+    def mend(self, peer: Peer) -> None:
+        peer.slowness /= self.amount
+
+
+class ClockJump(Breakage):
+    """``share`` or ``nodes``: the wall clock jumps by ``amount`` seconds, and back at the end."""
+
+    AMOUNT = JUMP_S
+
+    def strike(self, peer: Peer) -> None:
+        peer.wall_error += self.amount
+
+    def mend(self, peer: Peer) -> None:
+        peer.wall_error -= self.amount
+
+
+class DiskFull(Breakage):
+    """``share`` or ``nodes``: nothing is written any more; a restart finds what was there when the disk was full.
+
+    So marks, addresses and the incarnation of a restart are old.  Models that are on the disk can still be read.
+    """
+
+    def strike(self, peer: Peer) -> None:
+        if peer.up:
+            peer.save()
+        peer.disk_full = True
+
+    def mend(self, peer: Peer) -> None:
+        peer.disk_full = False
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+class Partition(Breakage):
+    """``groups`` are shares of the nodes on each side (two, three, more), or ``regions`` against all others.
+
+    ``one_way``: the first side hears the others, but is not heard.  ``amount``: so many nodes belong to all sides, a
+    bridge.
+    """
+
+    def begin(self) -> None:
+        self._sides: dict[int, int] = {}
+        order = list(self.world.peers)
+        self.die.shuffle(order)
+        bridges = int(self.amount)
+        for place, peer in enumerate(order):
+            bridge = place < bridges
+            self._sides[peer.index] = -1 if bridge else self._side(peer, (place + 0.5) / len(order))
+        self.weather.cut(self, self._cut)
+
+    def end(self) -> None:
+        self.weather.clear(self)
+
+    def side(self, peer: Peer) -> int:
+        """0, 1, ..., or -1 of a bridge; whoever joins meanwhile is put somewhere, too."""
+        known = self._sides.get(peer.index)
+        if known is None:
+            draw = dice(self.world.seed, f"side-{self.number}", peer.index).random()
+            known = self._sides[peer.index] = self._side(peer, draw)
+        return known
+
+    def _side(self, peer: Peer, draw: float) -> int:
+        if self.fault.regions:
+            return int(peer.machine.region not in self.fault.regions)
+        shares, below = self.fault.groups, 0.0
+        for side, share in enumerate(shares):
+            below += share / (sum(shares) or 1.0)
+            if draw < below:
+                return side
+        return len(shares) - 1
+
+    def _cut(self, source: Peer, target: Peer) -> bool:
+        a, b = self.side(source), self.side(target)
+        if a == b or a < 0 or b < 0:
+            return False
+        return not self.fault.one_way or a == 0
+
+
+class Hold(Breakage):
+    """``share`` or ``nodes``: what goes to and from them is held back for ``amount`` seconds, let go, held back again.
+
+    Longer than a link may be silent it is a partition.
+    """
+
+    AMOUNT = HOLD_S
+
+    def begin(self) -> None:
+        self.hit = self.choose()
+        self._over = False
+        self._clog(True)
+
+    def _clog(self, on: bool) -> None:
+        if self._over:
+            return
+        if on:
+            held = {peer.index for peer in self.hit}
+            self.weather.cut(self, lambda a, b: a.index in held or b.index in held)
+        else:
+            self.weather.clear(self)
+        self.kernel.at(self.kernel.now + self.amount, self._clog, not on)
+
+    def end(self) -> None:
+        self._over = True
+        self.weather.clear(self)
+
+
+class Loss(Breakage):
+    """``amount``: share of all segments that are lost on top; on a stream that is delay."""
+
+    AMOUNT = LOSS
+
+    def begin(self) -> None:
+        self.world.network.loss += self.amount
+
+    def end(self) -> None:
+        self.world.network.loss = max(0.0, self.world.network.loss - self.amount)
+
+
+class Drop(Breakage):
+    """``amount``: share of all messages that vanish although their link stands."""
+
+    AMOUNT = LOSS
+
+    def begin(self) -> None:
+        self.world.network.drop += self.amount
+
+    def end(self) -> None:
+        self.world.network.drop = max(0.0, self.world.network.drop - self.amount)
+
+
+class LatencySpike(Breakage):
+    """``share`` or ``nodes``: everything to and from them takes ``amount`` seconds more."""
+
+    AMOUNT = SPIKE_S
+
+    def begin(self) -> None:
+        self.hit = self.choose()
+        far = {peer.index for peer in self.hit}
+        self.weather.detour(self, lambda a, b: self.amount if a.index in far or b.index in far else 0.0)
+
+    def end(self) -> None:
+        self.weather.clear(self)
+
+
+class BandwidthCap(Breakage):
+    """``share`` or ``nodes``: their access links have ``amount`` Mbit/s each way."""
+
+    AMOUNT = CAP_MBIT
+
+    def strike(self, peer: Peer) -> None:
+        most = self.amount * 1e6 / 8
+        peer.up_bytes_s, peer.down_bytes_s = min(peer.up_bytes_s, most), min(peer.down_bytes_s, most)
+
+    def mend(self, peer: Peer) -> None:
+        peer.up_bytes_s, peer.down_bytes_s = peer.machine.up_bytes_s, peer.machine.down_bytes_s
+
+
+# --- engines ---------------------------------------------------------------------------------------------------------
+
+
+class Throttle(Breakage):
+    """``share`` or ``nodes``: their GPUs run at ``amount`` of their speed (too hot)."""
+
+    AMOUNT = THROTTLE
+
+    def strike(self, peer: Peer) -> None:
+        if peer.worker is not None:
+            peer.worker.throttle(self.amount)
+
+    def mend(self, peer: Peer) -> None:
+        if peer.worker is not None:
+            peer.worker.throttle(1.0)
+
+
+class HangingEngine(Breakage):
+    """``share`` or ``nodes``: their engines take jobs and never answer."""
+
+    def strike(self, peer: Peer) -> None:
+        if peer.worker is not None:
+            peer.worker.broken = True
+
+    def mend(self, peer: Peer) -> None:
+        if peer.worker is not None:
+            peer.worker.broken = False
+
+
+class EngineCrash(Breakage):
+    """``share`` or ``nodes``: all running jobs fail at once and the models have to be loaded again; ``for_s`` is that."""
+
+    def strike(self, peer: Peer) -> None:
+        if peer.worker is not None and peer.up:
+            peer.worker.engine_crashed()
+
+
+#: What ``Fault.kind`` may be.
+KINDS: Final[dict[str, type[Breakage]]] = {
+    "bandwidth_cap": BandwidthCap,
+    "clock_jump": ClockJump,
+    "crash": Crash,
+    "crash_forget": CrashForget,
+    "disk_full": DiskFull,
+    "drop": Drop,
+    "engine_crash": EngineCrash,
+    "freeze": Freeze,
+    "hanging_engine": HangingEngine,
+    "hold": Hold,
+    "latency_spike": LatencySpike,
+    "leave": Leave,
+    "loss": Loss,
+    "partition": Partition,
+    "restart": Restart,
+    "seeds_down": SeedsDown,
+    "slow_cpu": SlowCpu,
+    "throttle": Throttle,
+}
+
+
+def prepare(world: World) -> None:
+    """Schedule the faults of the scenario, and those of chaos.  Raises ``ValueError`` where one makes no sense."""
+    from simulations.chaos import drawn  # chaos draws from the kinds
+
+    scenario, weather = world.scenario, Weather(world)
+    faults = scenario.faults + (drawn(scenario, world.seed) if scenario.chaos else ())
+    for number, fault in enumerate(faults):
+        kind = KINDS.get(fault.kind)
+        if kind is None:
+            raise ValueError(f"no fault {fault.kind!r}; there are {', '.join(KINDS)}")
+        if scenario.quiet_s and fault.at_s >= quiet_at(world):
+            raise ValueError(f"the fault {fault.kind} at {fault.at_s:g} s is in the quiet phase")
+        breakage = kind(world, weather, fault, number)
+        world.kernel.at(fault.at_s, breakage.begin)
+        world.kernel.at(until(world, fault), breakage.end)
+
+
+def until(world: World, fault: Fault) -> float:
+    """When a fault ends."""
+    return min(fault.at_s + fault.for_s, quiet_at(world)) if world.scenario.quiet_s else fault.at_s + fault.for_s

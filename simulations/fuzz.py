@@ -1,0 +1,260 @@
+"""Random networks under random faults and attacks, from nothing but a number: only the invariants judge them.
+
+Theory of operation
+===================
+
+A seed decides everything: where the nodes are, what they run, who asks for what, who comes and goes, what breaks, who
+is of bad intent.  Every run ends with a quiet phase, in which the network has to become whole again (I9).  A seed that
+fails is written down in ``fuzz_regressions.toml`` and from then on made first, every time.
+
+The repeating command is all that is needed to see a failure again: ``p2pnode sim fuzz --from-seed N --seeds 1``.
+
+Not here: which faults a chaotic run has (``chaos``), what must hold (``invariants``), processes (``runs``).  Who calls
+it: ``cli``, tests.
+"""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import msgspec
+
+from protocol.settings import PROFILES, NodeSettings
+from simulations.attackers import KINDS as ATTACKERS
+from simulations.dice import dice
+from simulations.runs import Audience, Made, Planned, Runs, here
+from simulations.scenario import (
+    Attack,
+    Churn,
+    Engine,
+    Hardware,
+    Lengths,
+    Lookups,
+    Measure,
+    Model,
+    Models,
+    Scenario,
+    Topology,
+    Workload,
+)
+
+#: Seeds that failed once.
+REGRESSIONS: Final = Path(__file__).with_name("fuzz_regressions.toml")
+NODES: Final = 30
+TIME_S: Final = 300.0
+#: The quiet phase, and within which part of it the network has to be whole (guess: what two probing periods and the
+#: longest pause between two dials of a seed add up to).
+QUIET_S: Final = 125.0
+LIVENESS_S: Final = 110.0
+#: Share of the bad at most, and of the runs that have any.
+BAD_SHARE: Final = 0.3
+BAD_RUNS: Final = 0.6
+_GPUS: Final = ("rtx 3090", "rtx 4070", "rtx 4090", "a100", "h100", "l4")
+_CATALOGUE: Final = (
+    Model(name="llama-3.1-8b-instruct"),
+    Model(name="qwen2.5-7b-instruct"),
+    Model(name="mistral-7b-instruct"),
+)
+
+
+# --- what a seed means -------------------------------------------------------------------------------------------------
+
+
+def scenario_of(seed: int, nodes: int = NODES, duration_s: float = TIME_S) -> Scenario:
+    """The run of one seed.  Shorter than its quiet phase a run cannot be."""
+    die = dice(seed, "fuzz")
+    return Scenario(
+        name=f"fuzz-{seed}",
+        about="Drawn at random.",
+        seeds=(seed,),
+        duration_s=duration_s,
+        warmup_s=min(20.0, duration_s / 4),
+        quiet_s=min(QUIET_S, duration_s * 2 / 3),
+        chaos=True,
+        topology=_topology(die, nodes),
+        hardware=_hardware(die),
+        models=_models(die),
+        engine=Engine(efficiency_sigma=die.choice((0.0, 0.15, 0.4)), prefix_reuse=die.random() < 0.7),
+        workload=_workload(die),
+        lookups=Lookups(rate_per_s=die.choice((0.0, 0.0, 0.5))),
+        node=_settings(die),
+        churn=_churn(die),
+        attacks=_attacks(die, duration_s - min(QUIET_S, duration_s * 2 / 3)),
+        measure=Measure(sample_s=5.0, invariants_every_s=die.choice((3.0, 5.0, 7.0)), liveness_s=LIVENESS_S),
+    )
+
+
+def _topology(die: Random, nodes: int) -> Topology:
+    return Topology(
+        nodes=nodes,
+        seeds=die.randint(1, max(1, min(5, nodes // 3))),
+        latency=die.choice(("planetlab490", "seattle99", "regions8", "uniform")),
+        latency_s=die.choice((0.001, 0.025, 0.2)),
+        jitter=die.choice((0.0, 0.1, 0.5)),
+        loss=die.choice((0.0, 0.0, 0.02, 0.1)),
+        drop=die.choice((0.0, 0.0, 0.0, 0.02)),
+        join_s=die.choice((0.0, 5.0, 30.0)),
+        settled=die.random() < 0.2,
+        clock_skew_s=die.choice((0.0, 0.5, 20.0)),
+        per_group=die.choice((1, 4, 16)),
+    )
+
+
+def _hardware(die: Random) -> tuple[Hardware, ...]:
+    gpus = die.sample(_GPUS, die.randint(1, 3))
+    return tuple(Hardware(gpu=gpu, share=die.uniform(0.1, 1.0), slots=die.choice((1, 4, 16))) for gpu in gpus)
+
+
+def _models(die: Random) -> Models:
+    return Models(
+        catalogue=_CATALOGUE[: die.randint(1, len(_CATALOGUE))],
+        zipf=die.choice((0.0, 0.9, 1.5)),
+        warm=die.choice((1, 1, 2)),
+        on_disk=die.choice((0, 1, 2)),
+        without_engine=die.choice((0.0, 0.3, 0.7)),
+        shift_at_s=die.choice((0.0, 100.0)),
+    )
+
+
+def _workload(die: Random) -> Workload:
+    return Workload(
+        kind=die.choice(("poisson", "bursty", "diurnal", "flash", "sessions")),
+        rate_per_s=die.choice((0.1, 0.3, 0.6)),
+        prompt=Lengths(median=die.choice((50.0, 500.0, 3000.0)), most=16384),
+        output=Lengths(median=die.choice((20.0, 200.0)), sigma=0.9, most=2048),
+        cv=die.choice((2.0, 6.0)),
+        flash_factor=die.choice((3.0, 10.0)),
+        streamed=die.choice((1.0, 0.5)),
+        entries=die.choice((1.0, 0.2)),
+        patience_s=die.choice((0.0, 0.0, 10.0)),
+    )
+
+
+def _settings(die: Random) -> NodeSettings:
+    """The default profile, some of it other than anybody would set it."""
+    base = PROFILES[die.choice(("wan", "wan", "wan", "lan"))]
+    replace = msgspec.structs.replace
+    gossip = replace(
+        base.gossip,
+        tick_s=die.choice((base.gossip.tick_s, 1.0, 2.0)),
+        digest_s=die.choice((10.0, 30.0)),
+        budget_bytes_s=die.choice((4096, 8192, 65536)),
+        view_size=die.choice((4096, 4096, 64)),
+    )
+    neighbours = replace(base.neighbours, target=die.choice((4, 6, 8)), rotate_s=die.choice((60.0, 600.0)))
+    cascade = replace(base.cascade, attempts=die.choice((1, 3)), asked=die.choice((3, 8)))
+    admission = replace(base.admission, queue=die.choice((1, 64)), per_peer=die.choice((2, 64)))
+    return replace(base, gossip=gossip, neighbours=neighbours, cascade=cascade, admission=admission)
+
+
+def _churn(die: Random) -> Churn:
+    return Churn(
+        model=die.choice(("none", "exponential", "weibull", "bimodal")),
+        mean_session_s=die.choice((60.0, 300.0)),
+        mean_off_s=die.choice((5.0, 60.0)),
+        crash_share=die.choice((0.0, 0.7, 1.0)),
+        amnesia=die.choice((0.0, 0.5)),
+        spare_seeds=die.random() < 0.3,
+        newcomers_per_s=die.choice((0.0, 0.0, 0.03)),
+        crowd_factor=die.choice((0.0, 0.0, 0.0, 0.3)),
+    )
+
+
+def _attacks(die: Random, until_s: float) -> tuple[Attack, ...]:
+    if die.random() >= BAD_RUNS or not ATTACKERS:
+        return ()
+    kinds = die.sample(sorted(ATTACKERS), die.randint(1, min(3, len(ATTACKERS))))
+    share = die.uniform(0.03, BAD_SHARE) / len(kinds)
+    return tuple(
+        Attack(kind=kind, share=share, from_s=die.choice((0.0, 60.0)), until_s=until_s, identities=3) for kind in kinds
+    )
+
+
+# --- many seeds --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Fuzzed:
+    """What came of it: every run, and those that broke something or crashed."""
+
+    made: list[Made] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """The runs that did not go well, as they are in results."""
+        return [one.run for one in self.made if one.run["breach"] or one.run["error"]]
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor seconds that all runs took."""
+        return float(sum(one.timing.get("cpu_s") or 0.0 for one in self.made))
+
+
+def command(seed: int, nodes: int, duration_s: float) -> list[str]:
+    """The words that repeat one seed."""
+    text = f"{duration_s / 60:g}m" if duration_s % 60 == 0 else f"{duration_s:g}s"
+    options = ["--from-seed", str(seed), "--seeds", "1", "--nodes", str(nodes), "--time", text]
+    return ["p2pnode", "sim", "fuzz", *options]
+
+
+def planned(seeds: Sequence[int], nodes: int = NODES, duration_s: float = TIME_S) -> list[Planned]:
+    """The runs of these seeds."""
+    return [
+        Planned(scenario_of(seed, nodes, duration_s), {}, seed, tuple(command(seed, nodes, duration_s)))
+        for seed in seeds
+    ]
+
+
+def regressions(path: Path = REGRESSIONS) -> list[Planned]:
+    """What failed once, the oldest first."""
+    if not path.is_file():
+        return []
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    return [run for one in table.get("seed", []) for run in planned([one["seed"]], one["nodes"], one["time_s"])]
+
+
+def run(plan: Sequence[Planned], jobs: int, audience: Audience) -> Fuzzed:
+    """Make the runs, so many at once; 0: one after the other in this process."""
+    if jobs:
+        runs = Runs(plan, jobs, audience)
+        fuzzed = Fuzzed(runs.all(), runs.interrupted)
+    else:
+        fuzzed = Fuzzed(here(plan, audience))
+    for failed in fuzzed.failures:
+        whole = next(each for each in plan if each.seed == failed["seed"])
+        for what in (failed["breach"], failed["error"]):
+            if what:
+                what["repeat"] = shlex.join(whole.repeat)
+    return fuzzed
+
+
+def remember(fuzzed: Fuzzed, plan: Sequence[Planned], path: Path = REGRESSIONS) -> int:
+    """Write down the seeds that failed and are not there yet; how many these were."""
+    known = {(each.seed, len_of(each), each.scenario.duration_s) for each in regressions(path)}
+    lines = []
+    for failed in fuzzed.failures:
+        each = next(one for one in plan if one.seed == failed["seed"])
+        if (each.seed, len_of(each), each.scenario.duration_s) in known:
+            continue
+        what = failed["breach"] or failed["error"]
+        note = f"{what.get('invariant', 'crash')}: {what['what']}".replace("\\", "/").replace('"', "'")
+        lines.append(
+            f"\n[[seed]]\nseed = {each.seed}\nnodes = {len_of(each)}\ntime_s = {each.scenario.duration_s}\n"
+            f'note = "{note}"\n'
+        )
+    if lines:
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(lines)
+    return len(lines)
+
+
+def len_of(each: Planned) -> int:
+    """Nodes of a run."""
+    return each.scenario.topology.nodes

@@ -1,0 +1,125 @@
+"""Whether the network is whole again after everything that broke (I9), and how long that took.
+
+Whole is: every honest node that lives knows nearly every other (as far as its view has room), what it knows is not
+older than two periods of whoever said it, and the links between honest nodes do not fall apart into islands.  From the
+begin of the quiet phase on that is looked at every second; it has to be so within ``measure.liveness_s``, and at the
+end.  Of very many nodes a sample looks, drawn anew each time.
+
+Who calls it: ``invariants``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from protocol.signing import ADVERT, LOAD
+from simulations.breach import Breach
+from simulations.dice import dice
+
+if TYPE_CHECKING:
+    from protocol.peerview import PeerRecord
+    from simulations.peer import Peer
+    from simulations.world import World
+
+#: Share of what is to be known that has to be (the note's).
+SHARE: Final = 0.999
+#: Viewers looked at; all, if there are no more.
+VIEWERS: Final = 64
+#: A statement may be this many periods of its author old, and so many seconds on its way.
+PERIODS: Final = 2.0
+WAY_S: Final = 10.0
+#: Seconds between two looks.
+EVERY_S: Final = 1.0
+
+
+class Healing:
+    """See the module's docstring."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        scenario = world.scenario
+        self.start = scenario.duration_s - scenario.quiet_s
+        self.due = self.start + scenario.measure.liveness_s
+        self.healed_at: float | None = None
+        self._die = dice(world.seed, "healing")
+
+    def prepare(self) -> None:
+        """Nothing is demanded where there is no quiet phase long enough."""
+        if self.world.scenario.quiet_s and self.due <= self.world.scenario.duration_s:
+            self.world.kernel.at(self.start + EVERY_S, self._look)
+
+    def metrics(self) -> dict[str, Any]:
+        """How long it took."""
+        return {} if self.healed_at is None else {"heal_s": round(self.healed_at - self.start, 3)}
+
+    def _look(self) -> None:
+        now = self.world.kernel.now
+        wrong = self.wrong()
+        if not wrong:
+            self.healed_at = now if self.healed_at is None else self.healed_at
+        elif now >= self.due:
+            raise Breach("I9", now, f"{now - self.start:.0f} s after the last fault {wrong}")
+        else:
+            self.healed_at = None
+        if now < self.due:
+            self.world.kernel.at(min(self.due, now + EVERY_S), self._look)
+
+    def wrong(self) -> str:
+        """What is not as it should be, or nothing."""
+        alive = [peer for peer in self.world.alive if peer.honest]
+        if len(alive) < 2:
+            return ""
+        islands = islands_of(alive)
+        if islands > 1:
+            return f"the links between honest nodes make {islands} islands"
+        viewers = alive if len(alive) <= VIEWERS else self._die.sample(alive, VIEWERS)
+        room = min(len(alive) - 1, self.world.scenario.node.gossip.view_size)
+        wanted, known, example = room * len(viewers), 0, ""
+        for viewer in viewers:
+            fresh = 0
+            for other in alive:
+                if other is not viewer:
+                    why = self._why_not(viewer, other)
+                    fresh += not why
+                    example = example or (why and f"node {viewer.index} has of node {other.index} {why}")
+            known += min(room, fresh)
+        return "" if known >= SHARE * wanted else f"{known} of {wanted} places in views are filled: {example}"
+
+    def _why_not(self, viewer: Peer, other: Peer) -> str:
+        """What of ``other`` is missing in the view, or nothing."""
+        record = viewer.node.view.get(other.peer_id)
+        if record is None or record.advert_env is None:
+            return "no advert"
+        if record.state not in ("alive", "suspect"):
+            return f"the belief that it is {record.state}"
+        return _old(record, other, self.world.kernel.now)
+
+
+def _old(record: PeerRecord, author: Peer, now: float) -> str:
+    gossip = author.node.gossip
+    wall = gossip.wall(now)
+    for name, kind, envelope in (("advert", ADVERT, record.advert_env), ("load", LOAD, record.load_env)):
+        own = gossip.own(kind)
+        if envelope is None or own is None or envelope.version == own.version:
+            continue
+        age = wall - envelope.issued
+        if age > PERIODS * gossip.period(kind) + WAY_S:
+            return f"a {name} of {age:.0f} s"
+    return ""
+
+
+def islands_of(peers: list[Peer]) -> int:
+    """Into how many parts the links divide them."""
+    left = {peer.index: peer for peer in peers}
+    islands = 0
+    while left:
+        islands += 1
+        _, first = left.popitem()
+        border = [first]
+        while border:
+            peer = border.pop()
+            for link in peer.links.values():
+                other = link.other(peer)
+                if link.up and link.blocked_since is None and other.index in left:
+                    border.append(left.pop(other.index))
+    return islands

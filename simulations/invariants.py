@@ -1,0 +1,242 @@
+"""What has to hold at every moment of every run; a breach ends the run and says where and when.
+
+=== ==================================== ================================================================================
+I1  jobs are conserved                   submitted = completed + failed + open, in total and at every entry
+I2  a job is answered once               at most one answer, no more executions than attempts, none for nobody
+I3  life cycle                           asked <= accepted <= first token <= answered <= ended; no attempt after the end
+I4  time                                 never goes back; no timer or message of a dead life arrives
+I5  engines                              0 <= used <= total, for slots and memory; nobody waits while a slot is free
+I6  statements                           a view holds only what its author signed, and never an older one than before
+I7  the oracle boundary                  who chooses and admits has no way to see how long an answer will be
+I8  memory is bounded                    view, marks, lists per link, shelf of the DHT, timers, what waits
+I9  liveness                             after the last fault the network is whole again in time (``healing``)
+I10 reputation                           no honest node blames or bans an honest one
+I11 no loops                             a job is brought to each worker once, and to no more than ``asked``
+I12 determinism                          same scenario and seed, same digest: that is for tests, not for a run to see
+=== ==================================== ================================================================================
+
+Some are noticed where they happen (``recorder.violations``) and only raised here.  Cheap ones are looked at every
+second, those that look at whole states every ``measure.invariants_every_s``.
+
+Who calls it: ``world``, after every second of virtual time and at the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Final
+
+from protocol.admission import Arrived
+from protocol.attempts import Begin
+from protocol.freshness import MAX_MARKS
+from protocol.ranking import JobQuery
+from simulations.breach import Breach
+from simulations.dice import dice
+from simulations.engines import engine_fault
+from simulations.healing import Healing
+from simulations.jobs import Job
+from simulations.probes import node_sizes
+
+if TYPE_CHECKING:
+    from protocol.signing import Envelope
+    from simulations.peer import Peer
+    from simulations.world import World
+
+__all__ = ["Breach", "Checks"]
+
+#: Views looked at for statements at a time: whole views, so that none is looked at too rarely (guess).
+VIEWS: Final = 4
+#: Seconds that an execution for nobody may go on: a silent link is found out, a queue worked off (guess).
+GRACE_S: Final = 60.0
+#: Bounds that no setting has: what may wait for a processor, timers and dials of one node (guesses, above any need).
+MOST_WAITING: Final = 50_000
+MOST_TIMERS: Final = 10_000
+MOST_DIALS: Final = 4_096
+#: A job may be this much older than its limit before it counts as forgotten, seconds (guess).
+LATE_S: Final = 30.0
+#: What nobody may be told before it is done.
+SECRETS: Final = frozenset({"output_tokens", "truth"})
+
+
+class Checks:
+    """The checks of one run."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.made = 0
+        self.healing = Healing(world)
+        self._now = 0.0
+        self._judged = 0
+        self._die = dice(world.seed, "invariants")
+        #: The newest version that a life of a node has shown, by author and kind.
+        self._versions: dict[tuple[int, int], dict[tuple[bytes, int], tuple[int, int]]] = {}
+        #: Since when an attempt has been working for nobody.
+        self._orphans: dict[int, float] = {}
+
+    def prepare(self) -> None:
+        """Schedule what is not looked at every second."""
+        self._boundary()
+        every = self.world.scenario.measure.invariants_every_s
+        if every:
+            self.world.kernel.at(every, self._states, every)
+        self.healing.prepare()
+
+    def look(self) -> None:
+        """What can be seen cheaply."""
+        recorder, now = self.world.recorder, self.world.kernel.now
+        self.made += 1
+        if recorder.violations:
+            what = recorder.violations[0]
+            raise Breach(what.partition(":")[0], now, what.partition(": ")[2])
+        if recorder.submitted != recorder.completed + recorder.failed + len(recorder.open):
+            self._breach("I1", "jobs were lost or made up")
+        if now < self._now:
+            self._breach("I4", f"the time went back from {self._now:.6f} s")
+        self._now = now
+        self._life_cycles()
+
+    def at_end(self) -> None:
+        """What holds when everything has come to rest."""
+        self.look()
+        self.whole()
+        self.forgotten()
+
+    def metrics(self) -> dict[str, Any]:
+        """What the results say of the checks."""
+        return {"checks": self.made} | self.healing.metrics()
+
+    def whole(self) -> None:
+        """Everything that looks at states, now."""
+        self.conserved()
+        asked = self.world.scenario.node.cascade.asked
+        for note in self.world.recorder.open.values():
+            if note.attempts > asked:
+                self._breach("I11", f"job {note.number} was brought to {note.attempts} workers")
+        for peer in self.world.peers:
+            if peer.up:
+                self.engine(peer)
+                self.bounded(peer)
+                self.bans(peer)
+        alive = self.world.alive
+        for peer in self._die.sample(alive, min(VIEWS, len(alive))):
+            self.statements(peer)
+
+    def _states(self, every: float) -> None:
+        self.whole()
+        self.world.kernel.at(self.world.kernel.now + every, self._states, every)
+
+    def _breach(self, invariant: str, what: str) -> None:
+        raise Breach(invariant, self.world.kernel.now, what)
+
+    # --- jobs ------------------------------------------------------------------------------------------------------
+
+    def conserved(self) -> None:
+        """I1 at every entry: what is open is there, and in nobody else's hands."""
+        open_at: dict[int, int] = {}
+        for note in self.world.recorder.open.values():
+            open_at[note.entry] = open_at.get(note.entry, 0) + 1
+        for peer in self.world.peers:
+            here = peer.entry.under_way if peer.entry is not None else 0
+            if here != open_at.get(peer.index, 0):
+                self._breach("I1", f"node {peer.index} has {here} jobs, but {open_at.get(peer.index, 0)} are open there")
+
+    def _life_cycles(self) -> None:
+        """I3 of the measured jobs that have come since."""
+        measured = self.world.recorder.measured
+        while self._judged < len(measured) and measured[self._judged].end:
+            note = measured[self._judged]
+            times = [note.asked_at, note.committed_at, note.ended_at]
+            known = [time for time in times if time is not None]
+            if known != sorted(known) or (note.end == "completed" and len(known) < 3):
+                self._breach("I3", f"job {note.number} has the times {times}")
+            self._judged += 1
+
+    def forgotten(self) -> None:
+        """I9: no job is open for longer than a cascade may take."""
+        now, most = self.world.kernel.now, self.world.scenario.node.cascade.total_s + LATE_S
+        for note in self.world.recorder.open.values():
+            if now - note.asked_at > most:
+                self._breach("I9", f"job {note.number} has been open for {now - note.asked_at:.0f} s")
+
+    # --- engines ---------------------------------------------------------------------------------------------------
+
+    def engine(self, peer: Peer) -> None:
+        """I2, I3 and I5 of one worker."""
+        if peer.worker is None or not peer.honest:  # what attackers do to their own engines is their affair
+            return
+        now = self.world.kernel.now
+        fault = engine_fault(peer.worker, now)
+        if fault:
+            self._breach("I5", f"node {peer.index}: {fault}")
+        for attempt in peer.worker.tasks():
+            if attempt.accepted_at is not None and attempt.accepted_at < attempt.job.asked_at:
+                self._breach("I3", f"job {attempt.job.number} was accepted before it was asked for")
+            if attempt.first_at is not None and (attempt.accepted_at is None or attempt.first_at < attempt.accepted_at):
+                self._breach("I3", f"job {attempt.job.number} had a token before it was accepted")
+            entry: Any = attempt.entry
+            wanted = entry.up and entry.life == attempt.entry_life and not attempt.aborted
+            if wanted and attempt.job.number in self.world.recorder.open:
+                self._orphans.pop(attempt.number, None)
+            elif now - max(self._orphans.setdefault(attempt.number, now), peer.hindered_until) > GRACE_S:
+                self._breach("I2", f"node {peer.index} works on job {attempt.job.number} for nobody")
+
+    # --- one node ----------------------------------------------------------------------------------------------------
+
+    def bounded(self, peer: Peer) -> None:
+        """I8, and I4 of its machines."""
+        node, settings = peer.node, peer.settings
+        sizes = node_sizes(node)
+        view = settings.gossip.view_size + sizes["links"]
+        bounds = {
+            "view": view,
+            "marks": MAX_MARKS,
+            "lacks": sizes["marks"],
+            "shelf_keys": settings.dht.store_keys,
+            "shelf_statements": 4 * settings.dht.store_keys,
+            "penalties": MOST_DIALS,
+            "backlog": MOST_WAITING,
+            "timers": MOST_TIMERS,
+            "dials": MOST_DIALS,
+        }
+        sizes |= peer.sizes()
+        for name, most in bounds.items():
+            if not 0 <= sizes[name] <= most:
+                self._breach("I8", f"node {peer.index} has {name} of {sizes[name]}, at most {most} are allowed")
+        if node.gossip.inc < peer.inc:
+            self._breach("I4", f"node {peer.index} speaks under an incarnation before its own")
+
+    def bans(self, peer: Peer) -> None:
+        """I10: an honest node has not banned an honest one."""
+        if peer.honest:
+            for banned in peer.banned:
+                other = self.world.network.by_peer.get(banned) if isinstance(banned, bytes) else None
+                if other is not None and other.honest:
+                    self._breach("I10", f"node {peer.index} has banned node {other.index}, which is honest")
+
+    def statements(self, peer: Peer) -> None:
+        """I6: signed by whom it is about, and never older than what this life of the viewer had before."""
+        versions = self._versions.setdefault((peer.index, peer.life), {})
+        for record in peer.node.view.records()[1:]:
+            for envelope in (record.advert_env, record.load_env):
+                if envelope is not None:
+                    self._statement(peer, record.peer, envelope, versions)
+
+    def _statement(
+        self, peer: Peer, about: bytes, envelope: Envelope, versions: dict[tuple[bytes, int], tuple[int, int]]
+    ) -> None:
+        if envelope.author != about:
+            self._breach("I6", f"node {peer.index} believes what somebody else said of a peer")
+        if not envelope.check():
+            self._breach("I6", f"node {peer.index} believes a statement that was not signed")
+        if envelope.version < versions.get(envelope.key, (0, 0)):
+            self._breach("I6", f"node {peer.index} went back to version {envelope.version} of a statement")
+        versions[envelope.key] = envelope.version
+
+    # --- the oracle boundary -------------------------------------------------------------------------------------------
+
+    def _boundary(self) -> None:
+        """I7: what an entry, a ranking and an admission are given has no field for what they must not know."""
+        for given in (Job, JobQuery, Begin, Arrived):
+            told = {each.name for each in dataclasses.fields(given)} & SECRETS
+            if told:
+                self._breach("I7", f"{given.__name__} tells {', '.join(sorted(told))}")

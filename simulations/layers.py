@@ -1,0 +1,234 @@
+"""The layers of a scenario on top of each other, and which of them said what: so that a mistake is shown where it is.
+
+The layers are the file that is extended, the file, ``--policy``, ``--trace``, ``--set``, ``--seed``.  Tables of a
+later layer are merged into those before, everything else is replaced.
+
+Not here: what is right and wrong (``checking``), sweeps (``files``).  Who calls it: ``files``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+from simulations.checking import TRACES, Problem, listed, meant
+
+#: Problems told at once; more are mostly the same one again.
+MOST_PROBLEMS: Final = 8
+#: What a file for ``--policy`` may have.
+POLICY_TABLES: Final = ("routing", "node", "profile")
+
+
+class ScenarioError(ValueError):
+    """A scenario cannot be read; every line names file, key, what is wrong and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the command line says beyond the files."""
+
+    settings: tuple[str, ...] = ()
+    policy: Path | None = None
+    trace: Path | None = None
+    seeds: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self != Overrides()
+
+    def words(self) -> list[str]:
+        """The options again, for a command that repeats a run; without the seeds."""
+        words = [] if self.policy is None else ["--policy", str(self.policy)]
+        words += [] if self.trace is None else ["--trace", str(self.trace)]
+        return words + [word for text in self.settings for word in ("--set", text)]
+
+
+@dataclass(slots=True)
+class Layers:
+    """The table so far, and what each layer said."""
+
+    table: dict[str, Any] = field(default_factory=dict)
+    said: list[tuple[str, Any]] = field(default_factory=list)
+    #: Where the layers after the files start.
+    files: int = 0
+
+    @classmethod
+    def of_file(cls, path: Path) -> Layers:
+        """A file and all that it extends."""
+        layers = cls()
+        for origin, table in _chain(path, ()):
+            layers.merge(origin, table)
+        layers.files = len(layers.said)
+        return layers
+
+    def merge(self, origin: str, table: Mapping[str, Any]) -> None:
+        """Lay a table on top."""
+        self.table = merge(self.table, table)
+        self.said.append((origin, table))
+
+    def put(self, origin: str, key: str, value: Any) -> None:
+        """Lay one value on top."""
+        try:
+            put(self.table, key, value)
+        except KeyError as error:
+            raise ScenarioError(f"{origin}: {error.args[0]}") from None
+        self.said.append((origin, _nested(key, value)))
+
+    def override(self, overrides: Overrides) -> None:
+        """Lay on top what the command line says; its sweeps are merged like any other table."""
+        if overrides.policy is not None:
+            self.merge(f"--policy {overrides.policy}", read_policy(overrides.policy))
+        if overrides.trace is not None:
+            if not overrides.trace.is_file():
+                raise ScenarioError(f"--trace {overrides.trace}: there is no such file")
+            table = {"workload": {"kind": "trace", "trace": str(overrides.trace)}}
+            self.merge(f"--trace {overrides.trace}", table)
+        for text in overrides.settings:
+            key, value = read_setting(text)
+            if key.startswith("sweep."):
+                self.merge(f"--set {text}", {"sweep": {key.removeprefix("sweep."): value}})
+            else:
+                self.put(f"--set {text}", key, value)
+        if overrides.seeds:
+            self.put("--seed", "seeds", list(overrides.seeds))
+
+    def origin(self, key: str) -> str:
+        """The last layer that says something about ``key``, or about the table it would be in; else the file."""
+        words = key.split(".")
+        for length in range(len(words), 0, -1):
+            for origin, table in self.said[::-1]:
+                if _has(table, words[:length]):
+                    return origin
+        return self.said[self.files - 1][0]
+
+    def fail(self, problems: Sequence[Problem], at: str = "") -> None:
+        """Raise ``ScenarioError`` if there are any; ``at`` names the point of a sweep."""
+        if not problems:
+            return
+        lines = [f"{self.origin(problem.key)}: {at}{problem.key} {problem.says}" for problem in problems]
+        more = [f"and {len(lines) - MOST_PROBLEMS} more"] if len(lines) > MOST_PROBLEMS else []
+        raise ScenarioError("\n".join([*lines[:MOST_PROBLEMS], *more]))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file; ``ScenarioError`` with its name if it is none."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"{path} is not TOML: {error}") from None
+    except OSError as error:
+        raise ScenarioError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def read_policy(path: Path) -> dict[str, Any]:
+    """Settings of the user's own: ``[routing]`` and ``[node]`` of a scenario, or the daemon's ``config.toml``."""
+    table = read_toml(path)
+    if "version" in table:
+        return _daemons(table)
+    for name in table:
+        if name not in POLICY_TABLES:
+            raise ScenarioError(
+                f"--policy {path}: {name} has no place here{meant(name, POLICY_TABLES)}; "
+                f"it may have {listed(POLICY_TABLES)}, or be the daemon's config.toml"
+            )
+    return table
+
+
+def _daemons(table: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the daemon's configuration decides how it routes and gossips: ``node.policy`` and ``node.profile``."""
+    node = table.get("node", {})
+    chosen: dict[str, Any] = {}
+    if "policy" in node:
+        chosen["routing"] = {"policy": node["policy"]}
+    if "profile" in node:
+        chosen["profile"] = node["profile"]
+    return chosen
+
+
+def read_setting(text: str) -> tuple[str, Any]:
+    """``KEY=VALUE``, the value as in TOML or else as text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ScenarioError(f"--set {text}: write KEY=VALUE, as in --set topology.nodes=100")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables are merged, everything else is replaced; neither argument is changed, now or by a later ``put``."""
+    merged = deepcopy(dict(below))
+    for key, value in above.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both else deepcopy(value)  # type: ignore[arg-type]
+    return merged
+
+
+def put(table: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key, making tables on the way; a number steps into a list.  Raises ``KeyError`` with a sentence."""
+    words = key.split(".")
+    last = words[-1]
+    here: Any = table
+    for word, after in pairwise(words):
+        if isinstance(here, dict) and word not in here and after.isdigit():
+            raise KeyError(f"{key} cannot be set: the scenario has no list {word}")
+        here = here[_index(here, word, key)] if isinstance(here, list) else here.setdefault(word, {})
+        if not isinstance(here, dict | list):
+            raise KeyError(f"{key} cannot be set: {word} is no table")
+    here[_index(here, last, key) if isinstance(here, list) else last] = deepcopy(value)
+
+
+def _index(array: list[Any], word: str, key: str) -> int:
+    if not word.isdigit() or int(word) >= len(array):
+        raise KeyError(f"{key} cannot be set: {word!r} is no item of a list of {len(array)}; they count from 0")
+    return int(word)
+
+
+def _nested(key: str, value: Any) -> Any:
+    for word in reversed(key.split(".")):
+        value = {word: value}
+    return value
+
+
+def _has(table: Any, words: list[str]) -> bool:
+    for word in words:
+        if isinstance(table, Mapping) and word in table:
+            table = table[word]
+        elif isinstance(table, list) and word.isdigit() and int(word) < len(table):
+            table = table[int(word)]
+        else:
+            return False
+    return True
+
+
+def _chain(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The file and those below it, the lowest first."""
+    here = path.resolve()
+    if here in seen:
+        circle = " extends ".join(each.name for each in (*seen[seen.index(here) :], here))
+        raise ScenarioError(f"{path}: extends goes in a circle: {circle}")
+    table = read_toml(path)
+    below = table.pop("extends", None)
+    if below is not None:
+        if not isinstance(below, str):
+            raise ScenarioError(f"{path}: extends = {below!r} is wrong: it must be the name of one TOML file in quotes")
+        if not (path.parent / below).is_file():
+            raise ScenarioError(f"{path}: extends = {below!r} is wrong: there is no file {path.parent / below}")
+        yield from _chain(path.parent / below, (*seen, here))
+    _find_trace(table, path.parent)
+    yield str(path), table
+
+
+def _find_trace(table: dict[str, Any], folder: Path) -> None:
+    """A trace that is a file is looked for beside the scenario."""
+    workload = table.get("workload")
+    trace = workload.get("trace") if isinstance(workload, dict) else None
+    if isinstance(workload, dict) and isinstance(trace, str) and trace and trace not in TRACES:
+        beside = folder / trace
+        workload["trace"] = str(beside) if beside.is_file() else trace

@@ -1,0 +1,274 @@
+"""What came of a run, as plain numbers: the metrics, curves and series that goals are judged by and reports drawn from.
+
+Who calls it: ``world`` at the end of a run; ``results`` writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from simulations.invariants import Breach
+
+if TYPE_CHECKING:
+    from simulations.recorder import JobNote
+    from simulations.world import World
+
+#: Points of a curve, columns of a heat map and of a series in the results: what a picture can show.
+POINTS: Final = 64
+COLUMNS: Final = 150
+#: Digits that a result keeps.
+_DIGITS: Final = 6
+
+
+@dataclass
+class Outcome:
+    """One run.  ``metrics``: numbers, or quantiles as dictionaries; all virtual time, nothing of the machine it ran on."""
+
+    seed: int
+    digest: str
+    events: int
+    virtual_s: float
+    partial: bool
+    breach: dict[str, Any] | None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, list[list[float]]] = field(default_factory=dict)
+    series: dict[str, list[Any]] = field(default_factory=dict)
+    heat: dict[str, Any] = field(default_factory=dict)
+
+
+def outcome_of(world: World, breach: Breach | None, *, partial: bool) -> Outcome:
+    """Everything that was seen, added up."""
+    kernel = world.kernel
+    outcome = Outcome(
+        world.seed,
+        kernel.digest,
+        kernel.events,
+        rounded(kernel.now),
+        partial,
+        None if breach is None else {"invariant": breach.invariant, "at_s": rounded(breach.at_s), "what": breach.what},
+    )
+    metrics = outcome.metrics
+    metrics.update(_jobs(world))
+    metrics.update(_spreading(world))
+    metrics.update(_traffic(world))
+    metrics.update(_views(world))
+    metrics.update(_fates(world))
+    metrics.update(world.checks.metrics())
+    outcome.curves = _curves(world)
+    outcome.series = _series(world)
+    outcome.heat = _heat(world)
+    return outcome
+
+
+def rounded(value: float) -> float:
+    """To so many significant digits that results compare."""
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def quantiles(values: Iterable[float]) -> dict[str, float] | None:
+    """``n, mean, p50, p90, p99, max``; None of nothing."""
+    array = np.fromiter(values, np.float64)
+    if not array.size:
+        return None
+    p50, p90, p99 = np.quantile(array, (0.5, 0.9, 0.99)).tolist()
+    found = {"mean": float(array.mean()), "p50": p50, "p90": p90, "p99": p99, "max": float(array.max())}
+    return {"n": int(array.size)} | {name: rounded(value) for name, value in found.items()}
+
+
+# --- jobs ----------------------------------------------------------------------------------------------------------
+
+
+def ttfts(notes: Sequence[JobNote]) -> list[float]:
+    """Seconds to the first piece, of those that got one."""
+    return [note.committed_at - note.asked_at for note in notes if note.committed_at is not None]
+
+
+def _itls(notes: Sequence[JobNote]) -> list[float]:
+    return [
+        (note.ended_at - note.committed_at) / (note.tokens - 1)
+        for note in notes
+        if note.end == "completed" and note.committed_at is not None and note.ended_at is not None and note.tokens > 1
+    ]
+
+
+def _jobs(world: World) -> dict[str, Any]:
+    recorder, scenario = world.recorder, world.scenario
+    notes = recorder.measured
+    found: dict[str, Any] = {
+        "jobs_submitted": recorder.submitted,
+        "jobs_completed": recorder.completed,
+        "jobs_failed": recorder.failed,
+        "jobs_open": len(recorder.open),
+        "executions": recorder.executions,
+    }
+    if not notes:
+        return found
+    window = max(1e-9, min(world.kernel.now, recorder.window[1]) - recorder.window[0])
+    done = [note for note in notes if note.end == "completed"]
+    slo = scenario.workload
+    well = 0
+    for note in done:
+        assert note.committed_at is not None and note.ended_at is not None, "what is completed was answered"
+        itl = (note.ended_at - note.committed_at) / max(1, note.tokens - 1)
+        well += note.committed_at - note.asked_at <= slo.slo_ttft_s and (itl <= slo.slo_itl_s or not slo.streamed)
+    engines = [peer.worker.engine for peer in world.peers if peer.worker is not None]
+    prompts = sum(engine.prompt_tokens_total for engine in engines)
+    arrivals = [recorder.arrivals_all[peer.index] / peer.machine.slots for peer in world.peers if peer.worker is not None]
+    found |= {
+        "jobs_measured": len(notes),
+        "jobs_unserved": sum(note.committed_at is None for note in notes),
+        "success_rate": rounded(len(done) / len(notes)),
+        "offered_per_s": rounded(len(notes) / window),
+        "goodput_per_s": rounded(well / window),
+        "within_slo": rounded(well / len(notes)),
+        "attempts_per_job": rounded(sum(note.attempts for note in notes) / len(notes)),
+        "cascades": sum(note.attempts > 1 for note in notes),
+        "duplicates": sum(note.executions > 1 for note in notes),
+        "jobs_duplicated_share": rounded(sum(note.executions > 1 for note in notes) / len(notes)),
+        "ttft_s": quantiles(ttfts(notes)),
+        "itl_s": quantiles(_itls(notes)),
+        "e2e_s": quantiles(
+            note.ended_at - note.asked_at for note in notes if note.end == "completed" and note.ended_at is not None
+        ),
+        "wasted_gpu_s": rounded(recorder.wasted_s),
+        "utilisation": rounded(sum(engine.busy_s for engine in engines) / max(1e-9, world.kernel.now * len(engines))),
+        "cold_starts": sum(engine.cold_loads for engine in engines),
+        "preemptions": sum(engine.preemptions for engine in engines),
+        "prefix_hit_share": rounded(sum(engine.prefix_hit_tokens for engine in engines) / max(1, prompts)),
+        "herd_peak": rounded(world.watch.herd_peak),
+        "jain": rounded(jain(arrivals)),
+    }
+    return found
+
+
+def jain(values: Sequence[float]) -> float:
+    """Jain's index of fairness: 1 if all are equal, 1/n if one has everything."""
+    squares = sum(value * value for value in values)
+    return sum(values) ** 2 / (len(values) * squares) if squares else 1.0
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+def _spreading(world: World) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    followed = [tracked for tracked in world.watch.tracked if tracked.nodes > 0]
+    if not followed:
+        return found
+    t50: list[float] = []
+    t99: list[float] = []
+    t100: list[float] = []
+    shares = []
+    for tracked in followed:
+        times = sorted(tracked.arrivals)
+        shares.append(len(times) / tracked.nodes)
+        for share, into in ((0.5, t50), (0.99, t99), (1.0, t100)):
+            needed = max(1, int(np.ceil(share * tracked.nodes)))
+            if len(times) >= needed:
+                into.append(times[needed - 1])
+            elif not tracked.missing or world.kernel.now - tracked.born > 30:
+                into.append(float("inf"))
+    for name, values in (("coverage_t50_s", t50), ("coverage_t99_s", t99), ("coverage_t100_s", t100)):
+        if values:
+            middle = float(np.median(values))
+            if np.isfinite(middle):
+                found[name] = rounded(middle)
+            worst = max(values)
+            found[f"{name}_worst"] = rounded(worst) if np.isfinite(worst) else None
+    found["coverage_share"] = rounded(float(np.mean(shares)))
+    return found
+
+
+def _traffic(world: World) -> dict[str, Any]:
+    rates = world.watch.traffic()
+    if not rates:
+        return {}
+    columns = list(zip(*rates, strict=True))
+    names = ("bytes_up_per_s", "gossip_bytes_per_s", "messages_per_s", "cpu_share")
+    found: dict[str, Any] = {name: quantiles(column) for name, column in zip(names, columns, strict=True)}
+    counts = [peer.node.gossip.counts for peer in world.peers if peer.life]
+    came, known = sum(count.records_in for count in counts), sum(count.known for count in counts)
+    if came > known:
+        found["redundancy"] = rounded(came / (came - known))
+    return found
+
+
+def _views(world: World) -> dict[str, Any]:
+    watch = world.watch
+    found: dict[str, Any] = {
+        "view_completeness": quantiles(watch.completeness),
+        "load_age_s": quantiles(watch.load_ages),
+        "advert_age_s": quantiles(watch.advert_ages),
+    }
+    if watch.lookups:
+        found |= {
+            "dht_lookups": watch.lookups,
+            "dht_found_share": rounded(watch.found / watch.lookups),
+            "dht_hops": quantiles(watch.hops),
+            "dht_s": quantiles(watch.found_s),
+        }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _fates(world: World) -> dict[str, Any]:
+    recorder = world.recorder
+    found: dict[str, Any] = {
+        "false_deaths": recorder.false_deaths,
+        "penalties": sum(recorder.penalties.values()),
+        "penalised_honest": recorder.penalised_honest,
+    }
+    if recorder.true_deaths:
+        found["detection_s"] = quantiles(recorder.true_deaths)
+    return found | (world.damage.metrics() if world.damage is not None else {})
+
+
+# --- what pictures are made of -----------------------------------------------------------------------------------------
+
+
+def cdf(values: Sequence[float], total: int | None = None) -> list[list[float]]:
+    """Points of the cumulative share; of ``total``, if some have no value."""
+    if not values:
+        return []
+    ordered = np.sort(np.asarray(values, np.float64))
+    ranks = np.unique(np.linspace(0, len(ordered) - 1, POINTS).astype(int))
+    whole = total or len(ordered)
+    return [[rounded(float(ordered[rank])), rounded((rank + 1) / whole)] for rank in ranks.tolist()]
+
+
+def _curves(world: World) -> dict[str, list[list[float]]]:
+    watch, notes = world.watch, world.recorder.measured
+    curves = {"ttft_cdf": cdf(ttfts(notes), len(notes) or None), "load_age_cdf": cdf(watch.load_ages)}
+    followed = [tracked for tracked in watch.tracked if tracked.nodes > 0]
+    arrivals = [time for tracked in followed for time in tracked.arrivals]
+    curves["coverage"] = cdf(arrivals, sum(tracked.nodes for tracked in followed) or None)
+    return {name: curve for name, curve in curves.items() if curve}
+
+
+def _series(world: World) -> dict[str, list[Any]]:
+    series = world.watch.series
+    count = len(series["t"])
+    step = max(1, -(-count // COLUMNS))
+    thin: dict[str, list[Any]] = {}
+    for name, values in series.items():
+        means = [values[at : at + step] for at in range(0, count, step)]
+        thin[name] = [rounded(part[-1] if name == "t" else sum(part) / len(part)) for part in means]
+    return thin | world.watch.extra_series(step)
+
+
+def _heat(world: World) -> dict[str, Any]:
+    watch = world.watch
+    if not watch.heat or not watch.heat_rows or not world.recorder.submitted:
+        return {}
+    step = max(1, -(-len(watch.heat) // COLUMNS))
+    columns = np.asarray(watch.heat, np.float64)
+    means = [columns[at : at + step].mean(axis=0) for at in range(0, len(columns), step)]
+    rows = np.round(np.asarray(means).T, 2)
+    return {
+        "rows": [f"node {peer.index}" for peer in watch.heat_rows],
+        "t": [rounded(time) for time in watch.series["t"][::step]][: rows.shape[1]],
+        "values": rows.tolist(),
+    }

@@ -1,0 +1,50 @@
+"""``report.html``: what came of a simulation, as one file with tables and pictures for people.
+
+One page without any reference to the outside: style and drawings are in it, so that it can be mailed, kept beside the
+results, read on a phone and printed.  The same results give the same bytes.
+
+=========== =======================================================================
+module      what
+=========== =======================================================================
+points      results by points of the sweep: lines, spreads over seeds
+metrics     titles, units and formats of the metrics
+canvas      matplotlib to inline SVG that follows the colour scheme
+against     metrics over a swept key; ``questions`` says which over which
+curves      distributions, and spreading over time
+timelines   courses over virtual time, partitions, the map of load
+pictures    which of these a report has
+page        HTML
+=========== =======================================================================
+
+Not here: judging goals (``simulations.goals``) and writing ``results.json`` (``simulations.results``).  Who calls it:
+``simulations.cli``.  Without matplotlib the page has everything but the pictures, and says so.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simulations.report import page
+from simulations.report.points import Results
+
+if TYPE_CHECKING:
+    from simulations.report.canvas import Picture
+
+
+def write(results: dict[str, Any], timing: dict[str, Any], path: Path) -> None:
+    """Write the report on the content of ``results.json`` (and of ``timing.json``, or nothing) to ``path``."""
+    read = Results(results)
+    drawn: list[Picture] | None = None
+    if find_spec("matplotlib") is not None:
+        from simulations.report.pictures import pictures  # noqa: PLC0415 - slow to import, and may be missing
+
+        drawn = pictures(read)
+    content = page.html(read, timing, drawn)
+    half = path.with_name(f".{path.name}.new")
+    half.write_text(content, encoding="utf-8")
+    half.replace(path)
+
+
+__all__ = ["write"]

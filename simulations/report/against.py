@@ -1,0 +1,267 @@
+"""Metrics over a swept key: the machine behind every picture of the kind "this against that".
+
+Theory of operation: one metric and one axis make a *drawing*.  Every combination of the other swept keys is a line;
+if there are more lines than eyes can tell apart, the drawings are split by one of the keys (policies stay together
+longest). Metrics of one unit share a drawing when nothing else is swept (t50, t99, t100 over the number of nodes).
+
+Not here: which metrics belong together and why (``questions``).  Who calls it: those, and ``pictures``
+for what no picture of their own covers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from matplotlib.axes import Axes
+
+from simulations.report import canvas
+from simulations.report.canvas import Legend, Panel, Picture, Style
+from simulations.report.metrics import Metric, known
+from simulations.report.points import POLICY, Line, Point, Results, is_number, key_title, label, thinned
+
+#: Lines in one drawing.
+MOST_LINES: Final = 10
+#: Drawings in one picture.
+MOST_PANELS: Final = 8
+#: From this ratio on between the largest and the least, an axis is logarithmic.
+WIDE: Final = 30.0
+#: The policy that is a ceiling and no competitor.
+CEILING: Final = "omniscient"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A line that was not measured: a bound that holds everywhere, or a law fitted to the first metric."""
+
+    words: str
+    bound: float | None = None
+    law: Callable[[float], float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked: these metrics over whichever of these keys was swept."""
+
+    key: str
+    title: str
+    reading: str
+    #: Names of swept keys, or their beginning and end with ``*`` between.
+    over: tuple[str, ...]
+    metrics: tuple[str, ...]
+    #: The metrics have one unit and may share a drawing.
+    together: bool = False
+    reference: Reference | None = None
+
+
+def matches(key: str, pattern: str) -> bool:
+    """``attack*.share`` is ``attacks.0.share``."""
+    start, star, end = pattern.partition("*")
+    return key.startswith(start) and key.endswith(end) if star else key == pattern
+
+
+def picture(results: Results, question: Question) -> Picture | None:
+    """The answer, if the runs hold it."""
+    for key in results.keys:
+        if results.numeric(key) and any(matches(key, pattern) for pattern in question.over):
+            answer = over(results, question, key)
+            if answer is not None:
+                return answer
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a drawing."""
+
+    metric: Metric
+    label: str
+    line: Line
+    style: Style
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """One set of axes: its lines, all in one unit, over one key."""
+
+    title: str
+    axis: str
+    entries: tuple[Entry, ...]
+
+
+def over(results: Results, question: Question, key: str) -> Picture | None:
+    """The metrics over this key."""
+    drawings, left_out = drawings_of(results, question, key)
+    if not drawings:
+        return None
+    reference = reference_line(drawings[0], question)
+    panels = tuple(
+        Panel(draw(results, question, key, drawing, f"{question.key}-{i}"), drawing.title)
+        for i, drawing in enumerate(drawings)
+    )
+    legend = {entry.label: Legend(entry.label, entry.style, dots=True) for d in drawings for entry in d.entries}
+    if reference is not None and question.reference is not None:
+        legend[question.reference.words] = Legend(question.reference.words, Style(reference=True))
+    many_seeds = any(len(point.runs) > 1 for point in results.points)
+    note = "Bands reach from the least to the most of the seeds. " if many_seeds else ""
+    if left_out:
+        note += f"Not drawn, but in the table: {left_out} more groups of points."
+    covers = frozenset((key, entry.metric.name) for drawing in drawings for entry in drawing.entries)
+    shown = tuple(legend.values()) if len(legend) > 1 or len(results.keys) > 1 else ()
+    return Picture(question.key, question.title, question.reading, panels, shown, note.strip(), covers=covers)
+
+
+def drawings_of(results: Results, question: Question, key: str) -> tuple[list[Drawing], int]:
+    """All drawings of a question, and how many groups of points had no room."""
+    others = [other for other in results.keys if other != key]
+    groups = results.panels(results.points, others, MOST_LINES)
+    names = [name for name in question.metrics if long_enough(results, results.points, key, name)]
+    shown = thinned(groups, max(2, MOST_PANELS // max(1, len(names))))
+    drawings = []
+    for values, points in shown:
+        found = {name: lines for name in names if (lines := long_enough(results, points, key, name))}
+        where = label(values, list(values))
+        inside = [other for other in others if other not in values]
+        if question.together and found and all(len(lines) == 1 for lines in found.values()):
+            entries = tuple(
+                Entry(known(name), known(name).title, lines[0], Style(i))
+                for i, (name, lines) in enumerate(found.items())
+            )
+            drawings.append(Drawing(where, shared_axis([entry.metric for entry in entries]), entries))
+            continue
+        for name, lines in found.items():
+            entries = tuple(
+                Entry(known(name), label(line.values, inside), line, style_of(results, line.values, inside, i))
+                for i, line in enumerate(thinned(lines, MOST_LINES))
+            )
+            drawings.append(Drawing(where, known(name).axis, entries))
+    return drawings, len(groups) - len(shown)
+
+
+def long_enough(results: Results, points: Sequence[Point], key: str, name: str) -> list[Line]:
+    """The lines of a metric that have two points at least."""
+    return [line for line in results.lines(points, key, name) if len(line.xs) > 1]
+
+
+def shared_axis(metrics: Sequence[Metric]) -> str:
+    """What several metrics of one unit have in common: the beginning of their titles."""
+    if len(metrics) == 1:
+        return metrics[0].axis
+    words = []
+    for column in zip(*(metric.title.split() for metric in metrics), strict=False):
+        if len(set(column)) > 1:
+            break
+        words.append(column[0])
+    return replace(metrics[0], title=" ".join(words) or metrics[0].title).axis
+
+
+def style_of(results: Results, values: dict[str, object], keys: Sequence[str], index: int) -> Style:
+    """A policy keeps its look in every picture; any other line is counted."""
+    if list(keys) != [POLICY]:
+        return Style(index)
+    policy = values.get(POLICY)
+    competitors = [value for value in results.values_of(POLICY) if value != CEILING]
+    return Style(reference=True) if policy == CEILING else Style(competitors.index(policy))
+
+
+def reference_line(drawing: Drawing, question: Question) -> tuple[list[float], list[float]] | None:
+    """The law fitted to the middle metric of a drawing, or the bound, over the range of the axis."""
+    reference = question.reference
+    if reference is None:
+        return None
+    xs = sorted({x for entry in drawing.entries for x in entry.line.xs})
+    if reference.bound is not None:
+        return [xs[0], xs[-1]], [reference.bound, reference.bound]
+    if reference.law is None:
+        return None
+    entry = drawing.entries[min(1, len(drawing.entries) - 1)]
+    law = [reference.law(x) for x in entry.line.xs]
+    square = math.fsum(value * value for value in law)
+    scale = math.fsum(value * y.mean for value, y in zip(law, entry.line.ys, strict=True)) / square if square else 0.0
+    return xs, [scale * reference.law(x) for x in xs]
+
+
+def draw(results: Results, question: Question, key: str, drawing: Drawing, name: str) -> str:
+    """One set of axes."""
+    figure, (ax,) = canvas.sheet()
+    tops: list[float] = []
+    for entry in drawing.entries:
+        ys, divisor = entry.line.ys, entry.metric.divisor
+        means, lows, highs = ([getattr(y, part) / divisor for y in ys] for part in ("mean", "low", "high"))
+        tops += means
+        canvas.curve(ax, entry.line.xs, means, entry.style, dots=True, low=lows, high=highs)
+    reference = reference_line(drawing, question)
+    divisor = drawing.entries[0].metric.divisor
+    if reference is not None:
+        heights = [y / divisor for y in reference[1]]
+        canvas.curve(ax, reference[0], heights, Style(reference=True))
+        tops += heights
+    bounds = sorted({bound / divisor for entry in drawing.entries for bound in results.bounds(entry.metric.name)})
+    across(ax, [*tops, *bounds], drawing.entries[0].metric.unit)
+    for bound in bounds:
+        if reference is None or reference[1] != [bound * divisor, bound * divisor]:
+            canvas.level(ax, bound, "goal", right=freer_right(drawing, bound * divisor))
+    along(ax, [float(x) for x in results.values_of(key) if is_number(x)], key)
+    canvas.titles(ax, y=drawing.axis, x=key_title(key))
+    return canvas.finish(
+        figure, name, f"{question.title}: {drawing.axis} against {key_title(key)} {drawing.title}".strip()
+    )
+
+
+def freer_right(drawing: Drawing, bound: float) -> bool:
+    """Whether the lines keep further away from a bound at their right ends than at their left ones."""
+    left, right = (min(abs(entry.line.ys[end].mean - bound) for entry in drawing.entries) for end in (0, -1))
+    return right >= left
+
+
+def across(ax: Axes, values: Sequence[float], unit: str) -> None:
+    """The y axis: from nought, or logarithmic where the values lie far apart; shares as percentages."""
+    if unit == "%":
+        low, high = min(values), max(values)
+        # Shares close to one would all lie on the upper edge of an axis from nought.
+        bottom = 0.0 if low < 0.7 or high - low > 0.5 else low - max(0.15 * (1 - low), 0.0005)
+        ax.set_ylim(bottom, max(high + 0.06 * (high - bottom), 1e-6))
+        canvas.linear(ax, "y", formatter=canvas.percent_of)
+        return
+    positive = [value for value in values if value > 0]
+    if len(positive) == len(values) and max(positive) / min(positive) > WIDE:
+        low, high = min(positive) / 1.3, max(positive) * 1.3
+        ax.set_ylim(low, high)
+        canvas.logarithmic(ax, "y", low, high)
+        ax.set_ylim(low, high)
+        return
+    ax.set_ylim(min(0.0, *values), max(1.12 * max(values), 1e-9))
+    canvas.linear(ax, "y")
+
+
+def along(ax: Axes, xs: Sequence[float], key: str) -> None:
+    """The x axis: numbers at what was swept; logarithmic where it spans more than a decade."""
+    shares = key.endswith((".share", "utilisation", "loss", "drop", "_share")) and max(xs) <= 2
+    log = min(xs) > 0 and max(xs) / min(xs) >= 10
+    canvas.at_values(ax, xs, log=log, formatter=canvas.percent_of if shares else canvas.figure_of)
+
+
+def dots(results: Results, name: str, title: str, reading: str, metrics: Sequence[str]) -> Picture | None:
+    """One row per point and one drawing per metric: for sweeps over things that have no order, such as policies."""
+    panels: list[Panel] = []
+    for metric in (known(one) for one in metrics):
+        rows = [(label(p.values, results.keys), found) for p in results.points if (found := p.spread(metric.name))]
+        rows = thinned(rows, 16)
+        if len(rows) < 2:
+            continue
+        figure, (ax,) = canvas.sheet(0.75 + 0.27 * len(rows))
+        for i, (_, found) in enumerate(rows):
+            low, mean, high = (value / metric.divisor for value in (found.low, found.mean, found.high))
+            ax.plot([low, high], [-i, -i], color=canvas.SERIES[0], linewidth=2, alpha=0.45)
+            ax.plot([mean], [-i], marker="o", markersize=6, color=canvas.SERIES[0], markeredgewidth=0)
+        for bound in results.bounds(metric.name):
+            ax.axvline(bound / metric.divisor, color=canvas.INK, linewidth=0.9, linestyle="--")
+        canvas.linear(ax, "x", ticks=4, formatter=canvas.percent_of if metric.unit == "%" else canvas.figure_of)
+        names = [canvas.plain(words if len(words) <= 26 else words[:25] + "…") for words, _ in rows]
+        ax.set_yticks([-i for i in range(len(rows))], names)
+        ax.margins(x=0.08, y=0.6 / len(rows))
+        canvas.titles(ax, y=metric.axis)
+        panels.append(Panel(canvas.finish(figure, f"{name}-{len(panels)}", f"{title}: {metric.axis}")))
+    return Picture(name, title, reading, tuple(panels)) if panels else None

@@ -1,0 +1,150 @@
+"""What the metrics are called and in which unit people read them.
+
+Not here: how they are measured (``recorder``).  Who calls it: the tables of ``page`` and the axes of every picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from simulations.report.points import PICKS, Spread
+
+KIB: Final = 1024.0
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric by the name that ``points.read`` takes, its title, its unit, and what it is divided by to be in it."""
+
+    name: str
+    title: str
+    unit: str = ""
+    divisor: float = 1.0
+
+    @property
+    def axis(self) -> str:
+        """Title and unit for an axis; shares carry their unit on the numbers."""
+        return f"{self.title}, {self.unit}" if self.unit not in ("", "%") else self.title
+
+
+#: Known metrics; a distribution's quantile is named by its joint, ``ttft_s.p99``.
+KNOWN: Final = {
+    metric.name: metric
+    for metric in (
+        Metric("success_rate", "success", "%"),
+        Metric("within_slo", "within SLO", "%"),
+        Metric("ttft_s", "TTFT", "s"),
+        Metric("e2e_s", "whole answer", "s"),
+        Metric("itl_s", "time per token", "s"),
+        Metric("ttft_p50_ratio", "TTFT p50 to omniscient", "×"),
+        Metric("ttft_p99_ratio", "TTFT p99 to omniscient", "×"),
+        Metric("goodput_ratio", "goodput to omniscient", "×"),
+        Metric("goodput_per_s", "goodput", "jobs/s"),
+        Metric("offered_per_s", "offered", "jobs/s"),
+        Metric("utilisation", "utilisation", "%"),
+        Metric("attempts_per_job", "attempts per job"),
+        Metric("cold_starts", "cold starts"),
+        Metric("prefix_hit_share", "prefix hits", "%"),
+        Metric("wasted_gpu_s", "wasted GPU time", "s"),
+        Metric("coverage_t50_s", "coverage t50", "s"),
+        Metric("coverage_t99_s", "coverage t99", "s"),
+        Metric("coverage_t100_s", "coverage t100", "s"),
+        Metric("coverage_share", "coverage reached", "%"),
+        Metric("view_completeness", "view completeness", "%"),
+        Metric("load_age_s", "age of load", "s"),
+        Metric("advert_age_s", "age of adverts", "s"),
+        Metric("bytes_up_per_s", "upload per node", "KiB/s", KIB),
+        Metric("gossip_bytes_per_s", "gossip per node", "KiB/s", KIB),
+        Metric("messages_per_s", "messages per node and s"),
+        Metric("redundancy", "redundancy", "×"),
+        Metric("cpu_share", "CPU share", "%"),
+        Metric("dht_found_share", "DHT found", "%"),
+        Metric("dht_hops", "DHT hops"),
+        Metric("dht_s", "DHT look-up", "s"),
+        Metric("false_deaths", "false deaths"),
+        Metric("detection_s", "detection of a death", "s"),
+        Metric("heal_s", "healed after", "s"),
+        Metric("bad_job_share", "jobs sent to bad peers", "%"),
+        Metric("time_to_isolate_s", "time to isolate", "s"),
+        Metric("false_bans", "false bans"),
+        Metric("herd_peak", "herd peak", "× mean"),
+        Metric("jain", "fairness (Jain)"),
+        Metric("jobs_submitted", "jobs"),
+        Metric("jobs_failed", "failed"),
+        Metric("jobs_unserved", "never served"),
+    )
+}
+
+#: The columns of the summary table, in order; a column without any value is left out.
+HEADLINE: Final = (
+    "jobs_submitted",
+    "success_rate",
+    "jobs_unserved",
+    "ttft_s.p50",
+    "ttft_s.p99",
+    "ttft_p99_ratio",
+    "e2e_s.p50",
+    "goodput_per_s",
+    "offered_per_s",
+    "utilisation",
+    "within_slo",
+    "attempts_per_job",
+    "herd_peak",
+    "jain",
+    "coverage_t50_s",
+    "coverage_t99_s",
+    "coverage_t100_s",
+    "view_completeness.mean",
+    "load_age_s.p50",
+    "load_age_s.p99",
+    "gossip_bytes_per_s.mean",
+    "gossip_bytes_per_s.max",
+    "redundancy",
+    "dht_found_share",
+    "dht_hops.p50",
+    "dht_s.p99",
+    "false_deaths",
+    "detection_s.p50",
+    "heal_s",
+    "bad_job_share",
+    "time_to_isolate_s",
+    "false_bans",
+    "wasted_gpu_s",
+)
+
+
+def known(name: str) -> Metric:
+    """A metric by name; of one that nobody described, what its name tells."""
+    if name in KNOWN:
+        return KNOWN[name]
+    for joint in (".", "_"):
+        base, _, pick = name.rpartition(joint)
+        if pick in PICKS and base in KNOWN:
+            whole = KNOWN[base]
+            return Metric(name, f"{whole.title} {pick}", whole.unit, whole.divisor)
+    title = name.removesuffix("_s").replace("_", " ").replace(".", " ")
+    if name.endswith(("_share", "_rate")):
+        return Metric(name, title, "%")
+    return Metric(name, title, "s" if name.endswith("_s") and not name.endswith("_per_s") else "")
+
+
+def text(metric: Metric, value: float) -> str:
+    """A value for a table, with three digits or as a percentage."""
+    value /= metric.divisor
+    if metric.unit == "%":
+        return f"{100 * value:.2f} %" if 0.9 < value < 1 else f"{100 * value:.1f} %"
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    return f"{value:,.0f}".replace(",", " ") if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def with_interval(metric: Metric, found: Spread) -> str:
+    """Mean, and the 95 % interval where there is more than one seed."""
+    words = text(metric, found.mean)
+    if found.n < 2 or found.ci <= 1e-6 * abs(found.mean):
+        return words
+    half = found.ci / metric.divisor
+    if metric.unit == "%":
+        return f"{words} ± {100 * half:.2g} %"
+    return f"{words} ± {half:.0f}" if half >= 10 else f"{words} ± {half:.2g}"

@@ -1,0 +1,244 @@
+"""Results as pictures and tables want them: points of the sweep, lines over a swept key, spreads over the seeds.
+
+Not here: drawing (``canvas``), and which picture shows what (``questions``, ``curves``, ``timelines``).  Who calls
+it: all of the report.  Reads the content of ``results.json`` and never changes it; what is missing is ``None`` and no
+error, since a run that was broken off has to be readable too.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeGuard, TypeVar
+
+Item = TypeVar("Item")
+
+POLICY: Final = "routing.policy"
+#: Quantiles that a distribution is told in.
+PICKS: Final = ("n", "mean", "p50", "p90", "p99", "max")
+#: Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond the table the normal one.
+T95: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+NORMAL95: Final = 1.960
+
+#: What a swept key is called on an axis or in a legend.
+KEY_TITLES: Final = {
+    "topology.nodes": "nodes",
+    "topology.loss": "loss",
+    "topology.drop": "vanishing messages",
+    "workload.utilisation": "utilisation",
+    "workload.rate_per_s": "offered jobs per s",
+    "churn.mean_session_s": "mean session, s",
+    "churn.crash_share": "share of crashes",
+    "node.gossip.load_period_s": "load period, s",
+    "node.gossip.tick_s": "gossip tick, s",
+    "node.gossip.budget_bytes_s": "gossip budget, B/s",
+    "models.zipf": "Zipf exponent",
+    POLICY: "policy",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One metric at one point: its mean over the seeds, the extremes, and half the width of the 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    ci: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One combination of the swept values, with its runs: one per seed."""
+
+    values: dict[str, Any]
+    runs: tuple[dict[str, Any], ...]
+
+    def spread(self, metric: str) -> Spread | None:
+        """Over the seeds; ``metric`` as in ``read``."""
+        return spread([value for run in self.runs if (value := read(run.get("metrics") or {}, metric)) is not None])
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A metric over one swept key while the other keys stand still."""
+
+    label: str
+    values: dict[str, Any]
+    xs: tuple[float, ...]
+    ys: tuple[Spread, ...]
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """A finite number that is no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def read(metrics: dict[str, Any], metric: str) -> float | None:
+    """``success_rate``, or a quantile of a distribution: ``ttft_s.p99``, also written ``ttft_s_p99``."""
+    value = metrics.get(metric)
+    if value is None:
+        for joint in (".", "_"):
+            name, _, pick = metric.rpartition(joint)
+            if pick in PICKS and isinstance(metrics.get(name), dict):
+                value = metrics[name].get(pick)
+                break
+    if isinstance(value, dict):
+        value = value.get("mean")
+    return float(value) if is_number(value) else None
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """Of some seeds; one seed has no interval, none has no spread."""
+    if not values:
+        return None
+    n, mean = len(values), math.fsum(values) / len(values)
+    ci = 0.0
+    if n > 1:
+        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+        ci = (T95[n - 2] if n - 2 < len(T95) else NORMAL95) * deviation / math.sqrt(n)
+    return Spread(mean, min(values), max(values), ci, n)
+
+
+def short(value: object) -> str:
+    """A value as people write it: 1000 stays, 0.30000000000000004 does not."""
+    if is_number(value):
+        number = float(value)
+        return str(int(number)) if number == int(number) and abs(number) < 1e15 else f"{number:.4g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def key_title(key: str) -> str:
+    """``churn.stable`` is "stable", ``attacks.0.share`` is "share of bad peers"."""
+    if key.startswith("attack") and key.endswith(".share"):
+        return "share of bad peers"
+    if key.startswith("attack") and key.endswith(".kind"):
+        return "attack"
+    if key in KEY_TITLES:
+        return KEY_TITLES[key]
+    last = key.rsplit(".", 1)[-1]
+    for ending, unit in (("_bytes_s", " (B/s)"), ("_per_s", " per s"), ("_ms", ", ms"), ("_s", ", s")):
+        if last.endswith(ending):
+            return last.removesuffix(ending).replace("_", " ") + unit
+    return last.replace("_", " ")
+
+
+def label(values: dict[str, Any], keys: Sequence[str]) -> str:
+    """The point in words: names stand alone, numbers with what they count."""
+    words = []
+    for key in keys:
+        value = values.get(key)
+        named = isinstance(value, str)
+        count = key_title(key) == "nodes"
+        words.append(
+            short(value) if named else f"{short(value)} nodes" if count else f"{key_title(key)} {short(value)}"
+        )
+    return " · ".join(words)
+
+
+def thinned(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many, evenly taken, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+class Results:
+    """What one ``results.json`` holds, by points of its sweep."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.content = content
+        self.scenario: dict[str, Any] = content.get("scenario") or {}
+        self.runs: list[dict[str, Any]] = list(content.get("runs") or [])
+        self.goals: list[dict[str, Any]] = list(content.get("goals") or [])
+        together: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
+        for run in self.runs:
+            name = tuple((key, repr(value)) for key, value in (run.get("point") or {}).items())
+            together.setdefault(name, []).append(run)
+        self.points = [Point(dict(runs[0].get("point") or {}), tuple(runs)) for runs in together.values()]
+        keys = {key: None for point in self.points for key in point.values}
+        #: The keys that really vary, in the order of the sweep.
+        self.keys = [key for key in keys if len(self.values_of(key)) > 1]
+
+    def values_of(self, key: str, points: Sequence[Point] | None = None) -> list[Any]:
+        """The values a key takes: numbers in order, anything else as they came."""
+        found: dict[str, Any] = {}
+        for point in self.points if points is None else points:
+            if key in point.values:
+                found.setdefault(repr(point.values[key]), point.values[key])
+        values = list(found.values())
+        return sorted(values) if all(is_number(value) for value in values) else values
+
+    def numeric(self, key: str) -> bool:
+        """Whether a key can be an axis: it varies, and every value is a number."""
+        return key in self.keys and all(is_number(value) for value in self.values_of(key))
+
+    def where(self, *needed: str) -> list[Point]:
+        """The points with a run that has all of these: ``curves.ttft_cdf`` is ``run["curves"]["ttft_cdf"]``."""
+        return [point for point in self.points if all(any(dig(run, path) for run in point.runs) for path in needed)]
+
+    def split(self, points: Sequence[Point], keys: Sequence[str]) -> Iterator[tuple[dict[str, Any], list[Point]]]:
+        """The points by the values that some keys take."""
+        parts: dict[tuple[str, ...], list[Point]] = {}
+        order = {key: {repr(v): i for i, v in enumerate(self.values_of(key))} for key in keys}
+        for point in points:
+            parts.setdefault(tuple(repr(point.values.get(key)) for key in keys), []).append(point)
+        for name in sorted(parts, key=lambda name: [order[k].get(v, -1) for k, v in zip(keys, name, strict=True)]):
+            part = parts[name]
+            yield {key: part[0].values.get(key) for key in keys}, part
+
+    def lines(self, points: Sequence[Point], x: str, metric: str) -> list[Line]:
+        """The metric over ``x``, one line for every combination of the other swept keys."""
+        others = [key for key in self.keys if key != x]
+        found = []
+        for values, part in self.split(points, others):
+            dots = sorted(
+                ((float(point.values[x]), y) for point in part if x in point.values and (y := point.spread(metric))),
+                key=lambda dot: dot[0],
+            )
+            if dots:
+                xs, ys = zip(*dots, strict=True)
+                found.append(Line(label(values, others), values, xs, ys))
+        return found
+
+    def panels(
+        self, points: Sequence[Point], keys: Sequence[str], most_lines: int
+    ) -> list[tuple[dict[str, Any], list[Point]]]:
+        """The points in so many groups that none needs more lines than can be told apart.
+
+        Policies stay together longest: they are what a reader compares.
+        """
+        inside, outside = list(keys), list[str]()
+        for key in [key for key in keys if key != POLICY] + [POLICY]:
+            if key not in inside or len(list(self.split(points, inside))) <= most_lines or len(inside) == 1:
+                break
+            inside.remove(key)
+            outside.append(key)
+        return list(self.split(points, outside))
+
+    def bounds(self, metric: str) -> list[float]:
+        """The numbers in the goals on this metric."""
+        found: dict[float, None] = {}
+        for goal in self.goals:
+            if metric_of(goal) == metric:
+                found |= {
+                    float(number): None
+                    for number in re.findall(r"-?\d[\d_]*(?:\.\d+)?(?:[eE][-+]?\d+)?", str(goal.get("bound", "")))
+                }
+        return sorted(found)
+
+
+def metric_of(goal: dict[str, Any]) -> str:
+    """The metric that a goal is about: its key may have the points in front."""
+    return str(goal.get("metric") or str(goal.get("goal", "")).rpartition(":")[2].strip())
+
+
+def dig(content: dict[str, Any], path: str) -> Any:
+    """What lies under a dotted path, or ``None``."""
+    here: Any = content
+    for name in path.split("."):
+        here = here.get(name) if isinstance(here, dict) else None
+    return here

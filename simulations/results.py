@@ -1,0 +1,222 @@
+"""``results.json``: what the runs of a scenario came to; the same bytes for the same scenario, seeds and code.
+
+So there is no time of day in it, no duration and no name of a machine: those are in ``timing.json`` beside it.
+Numbers are rounded to nine digits, keys are sorted, runs are in the order of the sweep and then of the seeds.
+
+Not here: running (``runs``), comparing (``compare``), pictures (``report``).  Who calls it: ``cli``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from protocol import __version__
+from simulations.files import CEILING, POLICY_KEY, Loaded, Point, value_at
+from simulations.goals import judged, metric_of
+from simulations.layers import ScenarioError
+from simulations.scenario import Scenario
+
+#: Version of the format.
+SCHEMA: Final = 1
+#: Significant digits of the numbers: more than any figure is good for, fewer than where platforms differ.
+DIGITS: Final = 9
+RESULTS: Final = "results.json"
+TIMING: Final = "timing.json"
+#: Quantiles of Student's t at 97.5 % by degrees of freedom (from the usual tables); beyond, of the normal distribution.
+# fmt: off
+STUDENT: Final = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)
+# fmt: on
+NORMAL: Final = 1.960
+#: Ratios to the ceiling: what is divided.
+RATIOS: Final = {
+    "ttft_p50_ratio": "ttft_s.p50",
+    "ttft_p99_ratio": "ttft_s.p99",
+    "goodput_ratio": "goodput_per_s",
+}
+
+#: One run as it stands in the results.
+Run = dict[str, Any]
+
+
+def document(loaded: Loaded, runs: Sequence[Run], stopped: bool) -> dict[str, Any]:
+    """Everything about one scenario; ``runs`` may lack some if ``stopped``."""
+    scenario = loaded.scenario
+    runs = with_ratios([tidy(run) for run in runs])
+    whole = {
+        "schema": SCHEMA,
+        "name": scenario.name,
+        "about": scenario.about,
+        "scenario": msgspec.to_builtins(scenario),
+        "scenario_hash": scenario_hash(scenario),
+        "commit": commit(),
+        "partial": stopped or any(run["partial"] for run in runs),
+        "runs": runs,
+        "summary": [summary(point, _at(runs, point)) for point, _ in loaded.points],
+        "goals": [
+            judged(goal, point, _at(runs, point), len(scenario.seeds))
+            for goal in loaded.goals
+            for point, at in loaded.points
+            if goal.concerns(partial(value_at, at))
+        ],
+    }
+    tidied: dict[str, Any] = tidy(whole)
+    return tidied
+
+
+def tidy(value: Any) -> Any:
+    """Plain values for JSON: rounded numbers, null for what is no number."""
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(f"{float(value):.{DIGITS}g}") if math.isfinite(float(value)) else None
+    if isinstance(value, Mapping):
+        return {str(key): tidy(item) for key, item in value.items()}
+    if isinstance(value, Iterable):
+        return [tidy(item) for item in value]
+    raise TypeError(f"{type(value).__name__} has no place in results")
+
+
+def encoded(document: Mapping[str, Any]) -> bytes:
+    """The bytes of the file: one line."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def write(folder: Path, document: Mapping[str, Any], timing: Mapping[str, Any]) -> Path:
+    """Both files; the path of the results.  A reader never sees half a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in ((RESULTS, document), (TIMING, timing)):
+        half = folder / f".{name}.new"
+        half.write_bytes(encoded(content))
+        half.replace(folder / name)
+    return folder / RESULTS
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Results by their file or folder; ``ScenarioError`` if there are none."""
+    file = path / RESULTS if path.is_dir() else path
+    try:
+        document = json.loads(file.read_bytes())
+    except OSError as error:
+        raise ScenarioError(f"{file} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise ScenarioError(f"{file} is not JSON") from None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise ScenarioError(f"{file} holds no results of schema {SCHEMA}")
+    return document
+
+
+def read_timing(folder: Path) -> dict[str, Any]:
+    """What the runs cost, if that is known."""
+    path = folder / TIMING
+    return read(path) if path.is_file() else {"schema": SCHEMA, "runs": []}
+
+
+def scenario_hash(scenario: Scenario) -> str:
+    """SHA-256 of the scenario as resolved; a trace that is a file counts with its content, not with its name."""
+    plain = tidy(msgspec.to_builtins(scenario))
+    trace = Path(scenario.workload.trace)
+    if scenario.workload.kind == "trace" and trace.is_file():
+        plain["workload"]["trace"] = hashlib.sha256(trace.read_bytes()).hexdigest()
+    return hashlib.sha256(encoded(plain)).hexdigest()
+
+
+def commit() -> str:
+    """The commit of the checkout that runs, ``-dirty`` if tracked files were changed; else the version."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return __version__
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        return f"{head}-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else head
+    except (OSError, subprocess.CalledProcessError):
+        return __version__
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+
+# --- over the seeds and against the ceiling --------------------------------------------------------------------------
+
+
+def with_ratios(runs: Sequence[Run]) -> list[Run]:
+    """The runs, with their ratios to the omniscient run of the same point and seed where there is one."""
+    ceilings = {_beside(run): run["metrics"] for run in runs if run["point"].get(POLICY_KEY) == CEILING}
+    filled = []
+    for run in runs:
+        ceiling = ceilings.get(_beside(run))
+        ratios = {} if ceiling is None else {name: _ratio(run, ceiling, what) for name, what in RATIOS.items()}
+        known = {name: value for name, value in ratios.items() if value is not None}
+        filled.append({**run, "metrics": {**run["metrics"], **known}})
+    return filled
+
+
+def _beside(run: Run) -> str:
+    """The point but for the policy, and the seed."""
+    point = {key: value for key, value in run["point"].items() if key != POLICY_KEY}
+    return json.dumps([point, run["seed"]], sort_keys=True)
+
+
+def _ratio(run: Run, ceiling: Mapping[str, Any], what: str) -> float | None:
+    mine, best = metric_of(run["metrics"], what), metric_of(ceiling, what)
+    return None if mine is None or not best else tidy(mine / best)
+
+
+def summary(point: Point, runs: Sequence[Run]) -> dict[str, Any]:
+    """One point over its seeds: mean, median and 95 % confidence interval of every metric."""
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        for name in flat(run["metrics"]):
+            value = metric_of(run["metrics"], name)
+            if value is not None:
+                values.setdefault(name, []).append(value)
+    jobs = {name: int(sum(values.get(f"jobs_{name}", []))) for name in ("submitted", "completed", "failed", "unserved")}
+    return {
+        "point": point,
+        "seeds": [run["seed"] for run in runs],
+        "jobs": jobs,
+        "metrics": {name: over_seeds(found) for name, found in sorted(values.items())},
+    }
+
+
+def flat(metrics: Mapping[str, Any]) -> list[str]:
+    """The names of all single values in the metrics of a run, figures of distributions with their dot."""
+    names = []
+    for name, value in metrics.items():
+        names += [f"{name}.{figure}" for figure in value] if isinstance(value, Mapping) else [name]
+    return names
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, median and the interval that holds the mean of all seeds with 95 % (Student); none for one seed."""
+    mean, count = statistics.fmean(values), len(values)
+    interval = None
+    if count > 1:
+        t = STUDENT[count - 2] if count - 2 < len(STUDENT) else NORMAL
+        half = t * statistics.stdev(values) / math.sqrt(count)
+        interval = [mean - half, mean + half]
+    return {"n": count, "mean": mean, "median": statistics.median(values), "ci95": interval}
+
+
+def _at(runs: Sequence[Run], point: Point) -> list[Run]:
+    """The runs of a point."""
+    wanted = tidy(point)
+    return [run for run in runs if run["point"] == wanted]

@@ -1,0 +1,341 @@
+"""Traces of real traffic, and how they are replayed: times and lengths as recorded, beginnings of prompts where known.
+
+Theory of operation
+===================
+
+``time_scale`` stretches the time of the trace.  The rate that is wanted is then reached with copies: the first begins
+with the trace, each further one at a random place of it, and of the last only so many conversations are taken as it
+needs.  So the shape over minutes stays, unlike with a trace played faster.  A trace that ends before the run begins
+again.  Copies and rounds are other people: they share no blocks.
+
+Mooncake's traces name the 512-token blocks of each prompt; an id stands for the block and all before it.  They become
+ids of the engine's blocks: block ``i`` of the engine is named after the place of its last token, which decides whether
+two are equal.  Requests that go on where an earlier one was are one session (one entry, one model); blocks that more
+than :data:`EVERYBODYS` of the requests begin with tell nothing about that.
+
+A trace of one's own is a CSV file with a heading, gzip or not: ``arrival_ms`` or ``arrival_s``, ``input_tokens``,
+``output_tokens``, and if known ``model`` (of the catalogue) and ``block_ids`` (``0 14-27`` is 0, 14, 15, ..., 27).
+
+Not here: ServeGen, which publishes statistics and no requests (``servegen``).  Who calls it: ``workload``.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from simulations.arrivals import BLOCK, Arrival, Callers, Floats, Ints, mixed
+from simulations.dice import dice
+from simulations.scenario import Scenario
+
+#: The traces that come along, by the name that a scenario calls them; ``servegen`` is the fifth.
+NAMES: Final = ("azure-code", "azure-conv", "mooncake-conversation", "mooncake-synthetic")
+#: Tokens of a block of a trace (Mooncake).
+TRACE_BLOCK: Final = 512
+#: Share of the requests from which on a common beginning is a system prompt and not a conversation (guess).
+EVERYBODYS: Final = 0.05
+#: Most blocks that one request may name: what 10 million tokens have.  Bounds what a wrong range costs.
+MOST_BLOCKS: Final = 20_000
+_TIMES: Final = ("arrival_ms", "arrival_s")
+_NEEDED: Final = ("input_tokens", "output_tokens")
+_COLUMNS: Final = (*_TIMES, *_NEEDED, "model", "block_ids")
+
+
+class BadTrace(ValueError):
+    """This trace cannot be read; the text says where and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A trace in order of time; ``at`` is seconds from its first request.
+
+    ``models`` are names, empty where the trace does not say.  ``conversation`` numbers what belongs together, and
+    ``began`` is the place of the first request of each; ``ids`` is how many block ids there are.
+    """
+
+    at: Floats
+    prompt: Ints
+    output: Ints
+    models: tuple[str, ...]
+    blocks: tuple[tuple[int, ...], ...]
+    conversation: Ints
+    began: Ints
+    ids: int
+
+    @property
+    def span_s(self) -> float:
+        """How long it goes on: to the last request, and a mean gap more."""
+        if len(self.at) < 2 or self.at[-1] <= 0:
+            return 1.0
+        return float(self.at[-1]) * len(self.at) / (len(self.at) - 1)
+
+    @property
+    def rate_per_s(self) -> float:
+        return len(self.at) / self.span_s
+
+
+def load(name: str) -> Trace:
+    """A trace by its name or the path of a file; raises ``BadTrace``."""
+    if name in NAMES:
+        return _shipped(name)
+    path = Path(name)
+    if not path.is_file():
+        known = ", ".join((*NAMES, "servegen"))
+        raise BadTrace(f"there is no trace {name!r}: it is neither a file nor one of {known}")
+    raw = path.read_bytes()
+    try:
+        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise BadTrace(f"{name}: not a CSV file in UTF-8 ({error})") from None
+    return parse(text, name)
+
+
+@lru_cache(maxsize=len(NAMES))
+def _shipped(name: str) -> Trace:
+    raw = resources.files("simulations").joinpath("data", "traces", f"{name}.csv.gz").read_bytes()
+    return parse(gzip.decompress(raw).decode(), name)
+
+
+def parse(text: str, name: str) -> Trace:
+    """Read the text of a CSV file; ``name`` is for the error."""
+    rows = csv.reader(text.splitlines())
+    heading = [column.strip() for column in next(rows, [])]
+    scale = _check_heading(heading, name)
+    arrival = heading.index(next(column for column in _TIMES if column in heading))
+    prompt, output = (heading.index(column) for column in _NEEDED)
+    model = heading.index("model") if "model" in heading else None
+    blocks = heading.index("block_ids") if "block_ids" in heading else None
+    read = []
+    for cells in rows:
+        if not cells:
+            continue
+        where = f"{name}:{rows.line_num}"
+        if len(cells) != len(heading):
+            raise BadTrace(f"{where}: {len(cells)} cells under {len(heading)} columns ({', '.join(heading)})")
+        tokens = _count(cells[prompt], where, "input_tokens")
+        ids = _block_ids(cells[blocks], where, tokens) if blocks is not None else ()
+        read.append(
+            (
+                _seconds(cells[arrival], where, heading[arrival]) * scale,
+                tokens,
+                _count(cells[output], where, "output_tokens"),
+                cells[model].strip() if model is not None else "",
+                ids,
+            )
+        )
+    if not read:
+        raise BadTrace(f"{name}: no requests below the heading")
+    read.sort(key=lambda row: row[0])
+    return _trace(*zip(*read, strict=True))
+
+
+def _check_heading(heading: list[str], name: str) -> float:
+    """Seconds per unit of the arrivals."""
+    times = [column for column in heading if column in _TIMES]
+    missing = [column for column in _NEEDED if column not in heading]
+    unknown = [column for column in heading if column not in _COLUMNS]
+    double = sorted({column for column in heading if heading.count(column) > 1})
+    wrong = ""
+    if unknown:
+        wrong = f"unknown column {unknown[0]!r}"
+    elif double:
+        wrong = f"column {double[0]!r} twice"
+    elif len(times) != 1:
+        wrong = "both arrival_ms and arrival_s" if times else "neither arrival_ms nor arrival_s"
+    elif missing:
+        wrong = f"no column {missing[0]!r}"
+    if wrong:
+        raise BadTrace(
+            f"{name}:1: {wrong}; needed are arrival_ms or arrival_s, input_tokens, output_tokens, "
+            "and there may be model, block_ids"
+        )
+    return 1e-3 if times[0] == "arrival_ms" else 1.0
+
+
+def _seconds(text: str, where: str, column: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (0 <= value < math.inf):
+        raise BadTrace(f"{where}: {column} is {text!r}, not a number from 0 on")
+    return value
+
+
+def _count(text: str, where: str, column: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 31:
+        raise BadTrace(f"{where}: {column} is {text!r}, not a whole number from 0 on")
+    return value
+
+
+def _block_ids(text: str, where: str, tokens: int) -> tuple[int, ...]:
+    """``0 14-27`` as numbers."""
+    ids: list[int] = []
+    most = -(-tokens // TRACE_BLOCK)
+    for item in text.split():
+        first, _, last = item.partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
+            raise BadTrace(f"{where}: block_ids has {item!r}, neither a number nor a range like 14-27")
+        begin, end = int(first), int(last or first) + 1
+        if len(ids) + end - begin > min(most, MOST_BLOCKS):
+            raise BadTrace(f"{where}: block_ids names more than the {most} blocks of {TRACE_BLOCK} input_tokens")
+        ids.extend(range(begin, end))
+    return tuple(ids)
+
+
+def _trace(
+    at: tuple[float, ...],
+    prompt: tuple[int, ...],
+    output: tuple[int, ...],
+    models: tuple[str, ...],
+    blocks: tuple[tuple[int, ...], ...],
+) -> Trace:
+    begin = np.array(at) - at[0]
+    conversation = _conversations(blocks)
+    return Trace(
+        at=begin,
+        prompt=np.array(prompt),
+        output=np.array(output),
+        models=models,
+        blocks=blocks,
+        conversation=conversation,
+        began=np.unique(conversation, return_index=True)[1],
+        ids=1 + max((max(ids) for ids in blocks if ids), default=0),
+    )
+
+
+def _conversations(blocks: tuple[tuple[int, ...], ...]) -> Ints:
+    """Number what goes on where an earlier request was; a request without blocks is by itself."""
+    users: dict[int, int] = {}
+    for ids in blocks:
+        for block in ids:
+            users[block] = users.get(block, 0) + 1
+    most = max(2, EVERYBODYS * len(blocks))
+    owner: dict[int, int] = {}
+    numbers: list[int] = []
+    count = 0
+    for ids in blocks:
+        known = next((owner[block] for block in reversed(ids) if block in owner and users[block] <= most), count)
+        count += known == count
+        numbers.append(known)
+        for block in ids:
+            owner.setdefault(block, known)
+    return np.array(numbers)
+
+
+# --- replay ----------------------------------------------------------------------------------------------------------
+
+
+def replay(scenario: Scenario, seed: int, rate_per_s: float) -> Iterator[Arrival]:
+    """The trace of the scenario at this rate, or at its own for 0; raises ``BadTrace``, before the first job."""
+    workload = scenario.workload
+    trace = load(workload.trace)
+    _check_models(trace, scenario)
+    own = trace.rate_per_s / workload.time_scale
+    return _Replay(trace, scenario, seed, (rate_per_s or own) / own).jobs()
+
+
+def _check_models(trace: Trace, scenario: Scenario) -> None:
+    names = [model.name for model in scenario.models.catalogue]
+    unknown = sorted({name for name in trace.models if name and name not in names})
+    if unknown:
+        raise BadTrace(
+            f"{scenario.workload.trace}: model {unknown[0]!r} is not in the catalogue of the scenario; "
+            f"there are {', '.join(names)}"
+        )
+
+
+class _Replay:
+    """Copies of a trace side by side, as many times as ``copies`` says."""
+
+    def __init__(self, trace: Trace, scenario: Scenario, seed: int, copies: float) -> None:
+        self._trace = trace
+        self._scale = scenario.workload.time_scale
+        self._until_s = scenario.duration_s
+        self._copies = math.ceil(copies - 1e-9)
+        #: Share of the conversations of the last copy.
+        self._last = copies - (self._copies - 1)
+        die = dice(seed, "arrivals copies")
+        self._starts = [0.0] + [die.random() * trace.span_s for _ in range(self._copies - 1)]
+        self._salts = [die.getrandbits(64) for _ in range(3)]
+        self._callers = Callers(scenario, seed)
+        self._block_tokens = scenario.engine.block_tokens
+        self._sessions = len(trace.began) if trace.ids > 1 else 0
+        names = {name: place for place, name in enumerate(self._callers.names)}
+        self._said: Ints = np.array([names.get(model, -1) for model in trace.models])
+
+    def jobs(self) -> Iterator[Arrival]:
+        """In order of time, a window at a time; a window of all copies has about :data:`BLOCK` jobs."""
+        window_s = BLOCK / (len(self._starts) * self._trace.rate_per_s / self._scale)
+        window = 0
+        while window * window_s < self._until_s:
+            begin, end = window * window_s, min((window + 1) * window_s, self._until_s)
+            parts = [part for copy in range(self._copies) for part in self._rows(copy, begin, end)]
+            window += 1
+            if not parts:
+                continue
+            at, rows, serial = (np.concatenate(column) for column in zip(*parts, strict=True))
+            order = np.argsort(at, kind="stable")
+            yield from self._ask(at[order], rows[order], serial[order])
+
+    def _rows(self, copy: int, begin: float, end: float) -> Iterator[tuple[Floats, Ints, Ints]]:
+        """Times, rows and the number of the round of one copy between two moments."""
+        trace, span = self._trace, self._trace.span_s
+        first, last = (moment / self._scale + self._starts[copy] for moment in (begin, end))
+        for turn in range(int(first // span), int(last // span) + 1):
+            low, high = np.searchsorted(trace.at, (first - turn * span, last - turn * span))
+            rows = np.arange(low, high)
+            serial = turn * self._copies + copy
+            if copy == self._copies - 1 and self._last < 1:
+                draws = mixed(trace.conversation[rows] + serial * len(trace.began), self._salts[0])
+                rows = rows[draws < self._last]
+            if rows.size:
+                at = (trace.at[rows] + turn * span - self._starts[copy]) * self._scale
+                yield np.maximum(at, begin), rows, np.full(len(rows), serial)
+
+    def _ask(self, at: Floats, rows: Ints, serial: Ints) -> Iterator[Arrival]:
+        trace, callers = self._trace, self._callers
+        conversation = trace.conversation[rows] + serial * len(trace.began)
+        # All of a conversation wants the model that was popular when it began.
+        began = at - (trace.at[rows] - trace.at[trace.began[trace.conversation[rows]]]) * self._scale
+        drawn = callers.models(np.append(began, at[-1:]), np.append(mixed(conversation, self._salts[1]), 0.0))[:-1]
+        models = np.where(self._said[rows] >= 0, self._said[rows], drawn)
+        prompt, output = callers.cut(trace.prompt[rows], trace.output[rows], models)
+        limits = callers.declared(prompt, output, models)
+        entries = mixed(conversation, self._salts[2]).tolist()
+        columns = (at, models, prompt, output, limits, rows, serial, conversation)
+        streams = callers.streams(len(rows))
+        for job, entry, streamed in zip(
+            zip(*(c.tolist() for c in columns), strict=True), entries, streams, strict=True
+        ):
+            when, model, before, after, limit, row, number, talk = job
+            ids = trace.blocks[row]
+            blocks = engine_blocks(ids, number * trace.ids, before, self._block_tokens) if ids else ()
+            session = talk + 1 if self._sessions else 0
+            yield Arrival(when, entry, callers.names[model], before, after, limit, session, blocks, streamed)
+
+
+def engine_blocks(ids: tuple[int, ...], base: int, tokens: int, block_tokens: int) -> tuple[int, ...]:
+    """The ids of the full engine blocks of a prompt of so many tokens, named after the places of their last tokens.
+
+    ``base`` is added to each trace id.
+    """
+    found: list[int] = []
+    for place, block in enumerate(ids):
+        first = (block_tokens - 1 - TRACE_BLOCK * place) % block_tokens
+        start = (base + block) * TRACE_BLOCK
+        found.extend(range(start + first, start + TRACE_BLOCK, block_tokens))
+    return tuple(found[: tokens // block_tokens])

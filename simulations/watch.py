@@ -1,0 +1,216 @@
+"""Looks at the network from outside while it runs: series, spreading adverts, how old and how whole the views are.
+
+It reads and changes nothing, but for one thing: ``measure.track_every_s`` makes a node change its advert, so that its
+spreading can be followed.  Who calls it: ``world``; ``outcome`` reads it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+
+from protocol.effects import Found
+from protocol.signing import ADVERT, Envelope
+from simulations.dice import dice
+from simulations.peer import WALL
+
+if TYPE_CHECKING:
+    from simulations.peer import Peer
+    from simulations.world import World
+
+#: Seconds between two counts of who has a tracked advert.
+TRACK_S: Final = 0.1
+#: A tracked advert is given up after this long.
+TRACK_MOST_S: Final = 120.0
+#: Nodes whose views are looked at, and how often in a run.
+LOOK_AT: Final = 40
+LOOKS: Final = 4
+
+
+class _Tracked:
+    """One change of an advert on its way."""
+
+    def __init__(self, peer: Peer, envelope: Envelope, born: float, missing: list[Peer]) -> None:
+        self.peer = peer
+        self.envelope = envelope
+        self.born = born
+        self.missing = missing
+        self.nodes = len(missing)
+        self.arrivals: list[float] = []
+
+
+class Watch:
+    """See the module's docstring."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.lookups = 0
+        self.found = 0
+        self.found_s: list[float] = []
+        self.hops: list[float] = []
+        self.tracked: list[_Tracked] = []
+        self.load_ages: list[float] = []
+        self.advert_ages: list[float] = []
+        self.completeness: list[float] = []
+        self.series: dict[str, list[float]] = {name: [] for name in _SERIES}
+        self.heat: list[list[float]] = []
+        self.heat_rows: list[Peer] = []
+        self.herd_peak = 0.0
+        self.bytes_at_warmup: list[tuple[int, int, int, float]] = []
+        self.sides: list[tuple[float, float]] = []
+        self._before = (0, 0, 0)
+        self._die = dice(world.seed, "watch")
+
+    def prepare(self) -> None:
+        """Schedule the looks."""
+        scenario, kernel = self.world.scenario, self.world.kernel
+        kernel.at(scenario.warmup_s, self._warm)
+        kernel.at(scenario.measure.sample_s, self._sample)
+        if scenario.measure.track_every_s:
+            kernel.at(scenario.warmup_s, self._track)
+        span = scenario.duration_s - scenario.warmup_s
+        for number in range(1, LOOKS):
+            kernel.at(scenario.warmup_s + span * number / LOOKS, self.last_look)
+        workers = [peer for peer in self.world.peers if peer.worker is not None]
+        step = max(1, len(workers) // scenario.measure.heat_rows)
+        self.heat_rows = workers[::step][: scenario.measure.heat_rows]
+
+    # --- traffic -------------------------------------------------------------------------------------------------
+
+    def _warm(self) -> None:
+        self.bytes_at_warmup = [
+            (peer.bytes_up, peer.gossip_bytes, peer.messages_up, peer.cpu_s) for peer in self.world.peers
+        ]
+
+    def traffic(self) -> list[tuple[float, float, float, float]]:
+        """Of each node that lived: bytes up, of gossip, messages, processor share; per second since the warm-up."""
+        span = self.world.kernel.now - self.world.scenario.warmup_s
+        if span <= 0 or not self.bytes_at_warmup:
+            return []
+        rates = []
+        for peer, before in zip(self.world.peers, self.bytes_at_warmup, strict=False):
+            if peer.life:
+                now = (peer.bytes_up, peer.gossip_bytes, peer.messages_up, peer.cpu_s)
+                rates.append(tuple((new - old) / span for new, old in zip(now, before, strict=True)))
+        return rates  # type: ignore[return-value]
+
+    # --- series --------------------------------------------------------------------------------------------------
+
+    def _sample(self) -> None:
+        world, recorder = self.world, self.world.recorder
+        kernel, sample_s = world.kernel, world.scenario.measure.sample_s
+        alive = sum(peer.up for peer in world.peers)
+        total = sum(peer.bytes_up for peer in world.peers)
+        completed, failed, before = recorder.completed, recorder.failed, self._before
+        self._before = (completed, failed, total)
+        series = self.series
+        series["t"].append(kernel.now)
+        series["jobs_running"].append(len(recorder.open))
+        series["completed_per_s"].append((completed - before[0]) / sample_s)
+        series["failed_per_s"].append((failed - before[1]) / sample_s)
+        series["bytes_up_per_s"].append((total - before[2]) / sample_s / max(1, alive))
+        series["alive"].append(alive)
+        if recorder.arrivals and kernel.now > world.scenario.warmup_s:
+            mean = sum(recorder.arrivals.values()) / max(1, sum(peer.worker is not None for peer in world.peers))
+            self.herd_peak = max(self.herd_peak, max(recorder.arrivals.values()) / max(mean, 1.0))
+        recorder.arrivals.clear()
+        self.heat.append([self._heat(peer) for peer in self.heat_rows])
+        if kernel.now + sample_s <= world.scenario.duration_s:
+            kernel.at(kernel.now + sample_s, self._sample)
+
+    def _heat(self, peer: Peer) -> float:
+        worker = peer.worker
+        if worker is None or not peer.up:
+            return 0.0
+        return (worker.running + worker.waiting) / max(1, peer.machine.slots)
+
+    # --- spreading -----------------------------------------------------------------------------------------------
+
+    def _track(self) -> None:
+        world = self.world
+        scenario, kernel = world.scenario, world.kernel
+        if kernel.now >= scenario.duration_s:
+            return
+        kernel.at(kernel.now + scenario.measure.track_every_s, self._track)
+        peer = self._die.choice([peer for peer in world.alive if peer.honest])
+        assert peer.advert is not None, "whoever lives has advertised"
+        peer.advertise(msgspec.structs.replace(peer.advert, owner=f"changed at {kernel.now:.0f}"))
+        envelope = peer.node.gossip.own(ADVERT)
+        if envelope is not None:
+            missing = [other for other in world.alive if other is not peer and other.honest]
+            tracked = _Tracked(peer, envelope, kernel.now, missing)
+            self.tracked.append(tracked)
+            kernel.at(kernel.now + TRACK_S, self._count, tracked)
+
+    def _count(self, tracked: _Tracked) -> None:
+        kernel, missing = self.world.kernel, tracked.missing
+        if self.world.network.by_peer[tracked.peer.peer_id].life != tracked.peer.life or not tracked.peer.up:
+            tracked.nodes = 0
+            return
+        still = []
+        for peer in missing:
+            if not peer.up:
+                tracked.nodes -= 1
+            elif has(peer, tracked.envelope):
+                tracked.arrivals.append(kernel.now - tracked.born)
+            else:
+                still.append(peer)
+        tracked.missing = still
+        if still and kernel.now - tracked.born < TRACK_MOST_S:
+            kernel.at(kernel.now + TRACK_S, self._count, tracked)
+
+    # --- views ---------------------------------------------------------------------------------------------------
+
+    def last_look(self) -> None:
+        """How old and how whole a few views are now."""
+        world = self.world
+        alive = [peer for peer in world.alive if peer.honest]
+        if len(alive) < 2:
+            return
+        living = {peer.peer_id: peer for peer in alive}
+        room = min(len(alive) - 1, world.scenario.node.gossip.view_size)
+        for peer in self._die.sample(alive, min(LOOK_AT, len(alive))):
+            known = 0
+            for record in peer.node.view.records()[1:]:
+                other = living.get(record.peer)
+                if other is None:
+                    continue
+                true_wall = WALL + world.kernel.now + other.wall_error
+                if record.advert_env is not None:
+                    known += 1
+                    self.advert_ages.append(true_wall - record.advert_env.issued)
+                if record.load_env is not None:
+                    self.load_ages.append(true_wall - record.load_env.issued)
+            self.completeness.append(known / room)
+
+    # --- the DHT -------------------------------------------------------------------------------------------------
+
+    def extra_series(self, step: int) -> dict[str, list[object]]:
+        """Series that only some runs have."""
+        return {}
+
+    def looked_up(self, model: str, found: Found, seconds: float) -> None:
+        """A question of ours was answered; it is a find if somebody in it lives and has the model."""
+        network = self.world.network
+        for envelope in found.envelopes:
+            peer = network.by_peer.get(envelope.author)
+            if peer is not None and peer.up and any(offer.name == model for offer in peer.machine.offers):
+                self.found += 1
+                break
+        self.found_s.append(seconds)
+        self.hops.append(float(found.hops))
+
+
+_SERIES: Final = ("t", "jobs_running", "completed_per_s", "failed_per_s", "bytes_up_per_s", "alive")
+
+
+def has(peer: Peer, envelope: Envelope) -> bool:
+    """Whether the node holds this advert of its author, or a newer one."""
+    record = peer.node.view.get(envelope.author)
+    held = record.advert_env if record is not None else None
+    return held is not None and held.version >= envelope.version
+
+
+

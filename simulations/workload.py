@@ -1,0 +1,48 @@
+"""The jobs of a scenario in order of time, made as they are needed: which source they come from.
+
+``none`` is silence; ``poisson``, ``bursty``, ``diurnal`` and ``flash`` are times (``timing``) with log-normal lengths;
+``sessions`` are conversations; ``trace`` replays one of ``data/traces`` or a file.
+
+Who calls it: ``world``, ``capacity``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from simulations.arrivals import Arrival, Callers, Wanted, drawn
+from simulations.dice import numpy_dice
+from simulations.scenario import Scenario
+from simulations.servegen import servegen
+from simulations.sessions import sessions
+from simulations.timing import times
+from simulations.traces import replay
+
+__all__ = ["Arrival", "arrivals"]
+
+
+def arrivals(scenario: Scenario, seed: int, rate_per_s: float) -> Iterator[Arrival]:
+    """The jobs before ``duration_s``, ``rate_per_s`` of them on average.
+
+    ``diurnal`` and ``flash`` swing around it and leap from it.  At 0 a trace goes at its own rate, and nothing else
+    comes at all.  Raises ``BadTrace``.
+    """
+    workload = scenario.workload
+    if workload.kind == "none":
+        return iter(())
+    if workload.kind == "sessions":
+        return sessions(scenario, seed, rate_per_s)
+    if workload.kind == "trace":
+        if workload.trace == "servegen":
+            return servegen(scenario, seed, rate_per_s)
+        return replay(scenario, seed, rate_per_s)
+    return _independent(scenario, seed, rate_per_s)
+
+
+def _independent(scenario: Scenario, seed: int, rate_per_s: float) -> Iterator[Arrival]:
+    callers = Callers(scenario, seed)
+    prompts, answers = numpy_dice(seed, "arrivals prompts"), numpy_dice(seed, "arrivals answers")
+    for at in times(scenario.workload, seed, rate_per_s, scenario.duration_s):
+        prompt = drawn(scenario.workload.prompt, prompts, len(at))
+        output = drawn(scenario.workload.output, answers, len(at))
+        yield from callers.ask(Wanted(at, prompt, output))

@@ -1,0 +1,77 @@
+"""``python -m tests.fullstack --nodes 30 --time 60``: the whole stack in virtual time, in figures.
+
+Every node runs the daemon as it is (libp2p, Noise, yamux, gossip, DHT, HTTP, mock engine) on a virtual TCP network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import pstats
+import sys
+from typing import Any
+
+from tests.fullstack.figures import MEANING, Run
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    default = Run()
+    text = "\n".join(f"  {name}: {meaning}" for name, meaning in MEANING.items())
+    parser = argparse.ArgumentParser(
+        "python -m tests.fullstack", description=__doc__, epilog=f"figures:\n{text}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--nodes", type=int, default=default.nodes)
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--latency-ms", type=float, default=0.0, help="one way, between any two nodes")
+    parser.add_argument("--profile", default=default.profile, choices=["wan", "lan", "local", "test"])
+    parser.add_argument(
+        "--stagger", type=float, default=default.stagger_s, help="seconds between starts (virtual only)"
+    )
+    parser.add_argument("--warm", type=float, default=default.warm_s, help="seconds before the measured window")
+    parser.add_argument("--time", type=float, default=default.time_s, help="seconds that are measured")
+    parser.add_argument("--change-every", type=float, default=default.change_s, help="seconds between changed adverts")
+    parser.add_argument("--jobs-per-s", type=float, default=default.jobs_per_s, help="Poisson, over all nodes")
+    parser.add_argument("--prompt-tokens", type=int, default=default.prompt_tokens)
+    parser.add_argument("--output-tokens", type=int, default=default.output_tokens)
+    parser.add_argument("--gpu", default=default.gpu, help="of every node's mock engine")
+    parser.add_argument("--real", action="store_true", help="real processes on loopback, in real time")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--cprofile", action="store_true", help="where the time goes (the run is then twice as slow)")
+    return parser.parse_args(given)
+
+
+def run_of(given: argparse.Namespace) -> Run:
+    return Run(
+        given.nodes, given.seed, given.latency_ms / 1000, given.profile, given.stagger, given.warm, given.time, given.change_every,
+        given.jobs_per_s, given.prompt_tokens, given.output_tokens, given.gpu,
+    )  # fmt: skip
+
+
+def main() -> None:
+    given = arguments()
+    run = run_of(given)
+    if given.real:
+        from tests.fullstack.real import measure
+    else:
+        from tests.fullstack.bench import measure
+    profile = cProfile.Profile() if given.cprofile else None
+    found: dict[str, Any] = profile.runcall(measure, run) if profile is not None else measure(run)
+    if given.json:
+        print(json.dumps(found))
+    else:
+        for name, value in found.items():
+            print(f"{name:<26} {_shown(value):<64} {MEANING.get(name, '')}")
+    if profile is not None:
+        pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(40)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{name} {_shown(part)}" for name, part in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

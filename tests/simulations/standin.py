@@ -1,0 +1,48 @@
+"""A world without a network, for tests of what is around it: what it does is the scenario's ``about``."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from simulations.runs import Word
+from simulations.scenario import Scenario
+
+
+@dataclass
+class Came:
+    digest: str
+    events: int
+    virtual_s: float
+    partial: bool
+    breach: dict[str, Any] | None
+    metrics: dict[str, Any]
+    curves: dict[str, Any] = field(default_factory=dict)
+    series: dict[str, Any] = field(default_factory=dict)
+    heat: dict[str, Any] = field(default_factory=dict)
+
+
+def run(scenario: Scenario, seed: int, progress: Word | None, until: float | None) -> Came:
+    if scenario.about == "crash" and seed == 2:
+        raise ZeroDivisionError("nothing to share")
+    if scenario.about == "die" and seed == 2:
+        os._exit(7)
+    end = scenario.duration_s if until is None else min(until, scenario.duration_s)
+    now = _slowly(end, progress) if scenario.about == "slow" and progress else end
+    breach = None
+    if scenario.about == "breach" and seed == 2:
+        breach = {"invariant": "I2", "at_s": 7.25, "what": "job 3 was answered twice"}
+    policy = scenario.routing.policy
+    p50 = {"omniscient": 0.1, "random": 0.4}.get(policy, 0.2)
+    ttft = {"n": 100, "mean": p50, "p50": p50, "p90": 2 * p50, "p99": 3 * p50 + seed / 1000, "max": 1.0}
+    metrics = {"success_rate": 1 - seed / 1000, "ttft_s": ttft, "goodput_per_s": 1 / p50, "jobs_submitted": 100}
+    return Came(f"{seed:016x}", 10 * scenario.topology.nodes, now, now < scenario.duration_s, breach, metrics)
+
+
+def _slowly(end: float, progress: Word) -> float:
+    while progress.virtual_s < end and not progress.stop:
+        time.sleep(0.01)
+        progress.virtual_s += 1.0
+    return progress.virtual_s

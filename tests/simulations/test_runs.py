@@ -1,0 +1,205 @@
+"""Runs in processes: order, crashes, deaths, breaches, what repeats them, and ctrl-C with a real signal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulations.files import load
+from simulations.layers import Overrides
+from simulations.runs import Made, Planned, Runs, Word, here, one_run, plan, toml_text
+
+STANDIN = "tests.simulations.standin:run"
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Silent:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def begins(self, index: int, planned: Planned) -> None:
+        self.told.append(("begins", index))
+
+    def goes(self, index: int, word: Word) -> None:
+        self.told.append(("goes", index, word.virtual_s))
+
+    def ends(self, index: int, made: Made | None) -> None:
+        self.told.append(("ends", index))
+
+    def stopping(self) -> None:
+        self.told.append(("stopping",))
+
+
+def planned(folder: Path, about: str = "", until: float | None = None) -> list[Planned]:
+    path = folder / "x.toml"
+    path.write_text(f'name = "x"\nabout = "{about}"\nseeds = [1, 2]\n[sweep]\n"topology.nodes" = [5, 6]\n')
+    return plan(load(path), until)
+
+
+def test_the_command_that_repeats_a_run_makes_the_same_run(tmp_path: Path) -> None:
+    path = tmp_path / "a b.toml"
+    path.write_text(
+        'name = "x"\nseeds = [3, 4]\n[[faults]]\nkind = "crash"\n[sweep]\n"faults.0.share" = [0.25]\n'
+        'hardware = [[{gpu = "T4", slots = 3}, {gpu = "A10"}]]\n"topology.settled" = [true]\n'
+        '"routing.policy" = ["random"]\n'
+    )
+    given = Overrides(("topology.nodes=9",))
+    run = plan(load(path, given))[1]
+    words = shlex.split(run.command())
+    assert words[:4] == ["p2pnode", "sim", "run", str(path)]
+    pairs = list(zip(words[4::2], words[5::2], strict=True))
+    again = Overrides(
+        tuple(value for option, value in pairs if option == "--set"),
+        seeds=tuple(int(value) for option, value in pairs if option == "--seed"),
+    )
+    ((point, scenario),) = load(path, again).points
+    assert point == {}
+    assert again.seeds == (4,)
+    assert scenario.hardware == run.scenario.hardware
+    assert scenario.faults == run.scenario.faults
+    assert (scenario.topology, scenario.routing) == (run.scenario.topology, run.scenario.routing)
+    assert shlex.split(run.command(7.5))[-2:] == ["--until", "7.5"]
+
+
+def test_values_are_written_as_in_toml() -> None:
+    value = [{"gpu": 'a "b" \\', "n": 1, "x": 0.5, "y": True}]
+    assert toml_text(value) == '[{gpu = "a \\"b\\" \\\\", n = 1, x = 0.5, y = true}]'
+
+
+def test_a_crash_and_a_breach_say_how_to_repeat_them(tmp_path: Path) -> None:
+    made = here(planned(tmp_path, "crash"), Silent(), STANDIN)
+    crashed = made[1].run
+    assert crashed["error"]["what"] == "ZeroDivisionError: nothing to share"
+    assert crashed["error"]["repeat"].endswith("--seed 2 --set topology.nodes=5")
+    assert "in run" in made[1].timing["traceback"]
+    assert [one.run["error"] is None for one in made] == [True, False, True, False]
+    broken = one_run(planned(tmp_path, "breach")[1], STANDIN).run["breach"]
+    assert broken["invariant"] == "I2"
+    assert broken["repeat"].endswith("--seed 2 --set topology.nodes=5 --until 9")
+
+
+def test_until_makes_a_run_partial(tmp_path: Path) -> None:
+    run = one_run(planned(tmp_path, until=30.0)[0], STANDIN).run
+    assert (run["partial"], run["virtual_s"]) == (True, 30.0)
+
+
+@pytest.mark.slow
+def test_runs_come_back_in_order_and_one_death_is_one_runs(tmp_path: Path) -> None:
+    audience = Silent()
+    made = Runs(planned(tmp_path, "die"), 3, audience, STANDIN).all()
+    assert [(one.run["point"]["topology.nodes"], one.run["seed"]) for one in made] == [(5, 1), (5, 2), (6, 1), (6, 2)]
+    assert [one.run["error"] and one.run["error"]["what"] for one in made] == [
+        *(None, "the process ended with exit code 7") * 2
+    ]
+    assert sorted(told for told in audience.told if told[0] != "goes") == sorted(
+        (what, index) for what in ("begins", "ends") for index in range(4)
+    )
+    assert all(one.timing["peak_mib"] > 1 for one in made if not one.run["error"])
+
+
+@pytest.mark.slow
+def test_processes_and_this_process_make_the_same(tmp_path: Path) -> None:
+    plans = planned(tmp_path)
+    apart = [one.run for one in Runs(plans, 2, Silent(), STANDIN).all()]
+    assert apart == [one.run for one in here(plans, Silent(), STANDIN)]
+
+
+#: Runs a campaign of stand-ins: argv is scenario and folder.
+PROGRAM = """
+import sys
+from pathlib import Path
+from simulations.campaign import Campaign
+from simulations.files import load
+if __name__ == "__main__":
+    loaded = [load(Path(sys.argv[1]))]
+    sys.exit(Campaign(Path(sys.argv[2]), jobs=1, report=False, world="tests.simulations.standin:run").all(loaded))
+"""
+
+
+@pytest.fixture
+def campaign(tmp_path: Path) -> subprocess.Popen[str]:
+    """Four runs of 1,000 s of 10 ms per second each, one at a time, in a process group of their own like a shell's."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    text = 'name = "x"\nabout = "slow"\nseeds = [1, 2, 3, 4]\nduration_s = 1000\n[goals]\nsuccess_rate = ">= 0"\n'
+    (tmp_path / "x.toml").write_text(text)
+    return subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "x.toml"), str(tmp_path / "out")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def child_of(process: subprocess.Popen[str]) -> None:
+    """Until a run is under way, which is when the program has a grandchild."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        children = _children(process.pid)
+        if any(_children(child) for child in children):
+            time.sleep(0.5)
+            return
+        time.sleep(0.05)
+    raise AssertionError("no run began")
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+@linux
+@pytest.mark.slow
+def test_ctrl_c_writes_what_is_done_and_says_that_it_is_not_all(
+    campaign: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    child_of(campaign)
+    os.killpg(campaign.pid, signal.SIGINT)  # the whole group, as a terminal does
+    said, _ = campaign.communicate(timeout=60)
+    assert campaign.returncode == 130, said
+    document = json.loads((tmp_path / "out/x/results.json").read_text())
+    assert document["partial"] is True
+    (run,) = document["runs"]
+    assert run["partial"] is True
+    assert 0 <= run["virtual_s"] < 1000
+    (goal,) = document["goals"]
+    assert (goal["passed"], goal["reason"]) == (False, f"seed 1 was stopped at {run['virtual_s']:g} s")
+    assert "stopping: what is done will be written" in said
+    assert "x, stopped before its end" in said
+    assert "Traceback" not in said
+
+
+@linux
+@pytest.mark.slow
+def test_a_second_ctrl_c_kills(campaign: subprocess.Popen[str], tmp_path: Path) -> None:
+    child_of(campaign)
+    (server,) = [child for child in _children(campaign.pid) if _children(child)]
+    (run,) = _children(server)
+    os.kill(run, signal.SIGSTOP)  # it can hear nothing
+    os.kill(campaign.pid, signal.SIGINT)
+    time.sleep(1.0)
+    assert campaign.poll() is None
+    os.kill(campaign.pid, signal.SIGINT)
+    said, _ = campaign.communicate(timeout=60)
+    assert campaign.returncode == 130, said
+    assert "seed 1: killed" in said
+    assert json.loads((tmp_path / "out/x/results.json").read_text())["runs"] == []
+    assert not Path(f"/proc/{run}").exists()
