@@ -103,9 +103,9 @@ class Announcer:
     def refute(self, nodes: int, now: float, wall: float) -> list[Envelope]:
         """Somebody doubts that we live: say that we do, once per load period at most.
 
-        A doubt costs its author fifty bytes and nothing proves its cause, but the answer goes to the whole network: asked
-        every tick, everybody's answers would leave no room for adverts.  Whoever doubts what we said a moment ago hears
-        from us again before it may count us as dead.
+        A doubt costs its author fifty bytes and nothing proves its cause, but the answer goes to the whole network:
+        asked every tick, everybody's answers would leave no room for adverts.  Whoever doubts what we said a moment
+        ago hears from us again before it may count us as dead.
         """
         if self.left or self.load is None or now - self._stated_at < self._settings.load_period_s:
             return []

@@ -29,8 +29,7 @@ class Bucket:
         tokens = self.tokens
         if now > self._at:  # as ``level``, without the call: this is asked for every statement
             tokens += (now - self._at) * self.rate
-            if tokens > self.capacity:
-                tokens = self.capacity
+            tokens = min(tokens, self.capacity)
             self._at = now
         if tokens - cost < -debt:
             self.tokens = tokens

@@ -111,8 +111,8 @@ class Mark:
 
     ``until`` is when that statement runs out (monotonic), None if it was seen before a restart only.  ``envelope`` is
     the statement itself while the view holds it.  ``tag`` is its hash for digests while it counts there, then 0.
-    ``keep`` is until when the mark itself is kept; None is ``marks_s`` after ``until``.  A key has the same mark as long
-    as it is known, so that a mark stands for its key.
+    ``keep`` is until when the mark itself is kept; None is ``marks_s`` after ``until``.  A key has the same mark
+    as long as it is known, so that a mark stands for its key.
     """
 
     __slots__ = ("envelope", "inc", "keep", "seq", "tag", "until")
@@ -180,10 +180,8 @@ class Marks:
         else:
             self._living += 1
         self._hashes[bucket] ^= tag
-        if until < self._sure_until:
-            self._sure_until = until
-        if until + self._marks_s < self._kept_until:
-            self._kept_until = until + self._marks_s
+        self._sure_until = min(self._sure_until, until)
+        self._kept_until = min(self._kept_until, until + self._marks_s)
         self._marks[key] = mark
         mark.inc, mark.seq, mark.until, mark.keep = envelope.inc, envelope.seq, until, None
         mark.envelope = envelope if held else None

@@ -328,10 +328,9 @@ class Gossip:
 
     def _first(self, link: _Neighbour) -> list[Mark]:
         """What it lacks that goes before all the rest: our own, then goodbyes, the newest first."""
-        for mark in [mark for mark in self._goodbyes if not self._is_goodbye(mark.envelope)]:
-            del self._goodbyes[mark]
         own = [self._marks.get((self.me, kind)) for kind in (LOAD, ADVERT)]
-        return [mark for mark in (*own, *reversed(self._goodbyes)) if mark is not None and mark in link.lacks]
+        goodbyes = [mark for mark in reversed(self._goodbyes) if self._is_goodbye(mark.envelope)]
+        return [mark for mark in (*own, *goodbyes) if mark is not None and mark in link.lacks]
 
     def _pending(self, link: _Neighbour, room: float, now: float) -> list[tuple[Mark, Envelope]]:
         """What the neighbour lacks and we still hold, oldest first, if it all fits into ``room`` bytes.
@@ -405,6 +404,7 @@ class Gossip:
 
     def _digest_round(self, now: float) -> list[Effect]:
         self._intake.sweep(now)
+        self._goodbyes = {mark: None for mark in self._goodbyes if self._is_goodbye(mark.envelope)}
         most = 2 * self._nodes()
         for link in self._links.values():
             link.digests = 0

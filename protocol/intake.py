@@ -81,7 +81,7 @@ class Counts:
 
 
 def _afford(allowances: tuple[Bucket, ...], now: float) -> bool:
-    for allowance in allowances:  # no generator: this is asked for every statement that is new
+    for allowance in allowances:  # noqa: SIM110 - no generator: this is asked for every statement that is new
         if not allowance.spend(1, now):
             return False
     return True

@@ -1,4 +1,4 @@
-"""The network group of an address: the part of it that one party controls, because an address costs what a name does not.
+"""The network group of an address: the part of it that one party controls, for an address costs what a name does not.
 
 Who calls it: ``peerview``, ``neighbours``, ``node``.  Which groups are scarce is for ``kbuckets.limited`` to say.
 """

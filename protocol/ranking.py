@@ -132,11 +132,11 @@ def rank(
             out |= mask
     parts = chosen.parts(crowd)
     scores = chosen.scores(parts)
-    warm = crowd.warm
+    warm, rows = crowd.warm, offers.rows
     candidates = []
     keys = chosen.keys(scores, crowd.noise)
     for place in _order(np.flatnonzero(~out), crowd, chosen, keys, len(crowd) if explain else limit):
-        record = crowd.record(place)
+        record = view.at(int(rows[place]))
         terms = tuple(_term(part, record, place, now) for part in parts) if explain else ()
         rtt_s = 0.0 if record.is_self else record.rtt_s
         candidates.append(Candidate(record.peer, float(scores[place]), terms, bool(warm[place]), rtt_s))

@@ -97,7 +97,20 @@ class Envelope:
     ``tag`` are remembered for the same reason.
     """
 
-    __slots__ = ("_tag", "_verified", "author", "inc", "issued", "key", "kind", "payload", "seq", "ttl", "value", "wire")
+    __slots__ = (
+        "_tag",
+        "_verified",
+        "author",
+        "inc",
+        "issued",
+        "key",
+        "kind",
+        "payload",
+        "seq",
+        "ttl",
+        "value",
+        "wire",
+    )
 
     def __init__(
         self, kind: int, author: PeerId, inc: int, seq: int, issued: float, ttl: int, payload: bytes, wire: bytes

@@ -1,8 +1,7 @@
 """What a daemon pays in CPU seconds for each thing it does: the constants of the CPU model, and where they come from.
 
-The figures are in ``costs.toml`` beside this file, which ``make bench BENCH_ARGS="costs --write simulations/costs.toml"``
-writes; measured with the daemon's own code, so that no simulated network is healthier than a real one.  Two measuring
-machines differ by a factor of two at most times: what is right for all of them is the proportion of the figures.
+The figures are in ``costs.toml`` beside this file, written by ``python -m tests.bench costs --write`` and its path;
+measured with the daemon's own code, so that no simulated network is healthier than a real one.
 
 Not here: when a node is busy, and what waits for that (``peer``).  Who calls it: ``peer``, ``entry``, ``worker``.
 """

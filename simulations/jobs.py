@@ -79,8 +79,8 @@ class Attempt:
     """One attempt of a job at one worker: the channel between the two.  Each end uses its own half."""
 
     __slots__ = (
-        "accepted_at",
         "aborted",
+        "accepted_at",
         "begun_at",
         "entry",
         "entry_life",

@@ -37,14 +37,16 @@ class Kernel:
         """Let time pass, to ``until`` at most; less if somebody calls :meth:`stop`."""
         heap, digest, count = self._heap, self._digest, 0
         self._stopped = False
-        while heap and heap[0][0] <= until and not self._stopped:
-            when, number, act, args = heappop(heap)
-            self.now = when
-            count += 1
-            digest = hash((digest, when, number))  # of numbers only, so that it does not depend on the hash seed
-            act(*args)
-        self.events += count
-        self._digest = digest
+        try:
+            while heap and heap[0][0] <= until and not self._stopped:
+                when, number, act, args = heappop(heap)
+                self.now = when
+                count += 1
+                digest = hash((digest, when, number))  # of numbers only, so that it does not depend on the hash seed
+                act(*args)
+        finally:
+            self.events += count
+            self._digest = digest
         if not self._stopped:
             self.now = max(self.now, until)
 

@@ -313,6 +313,11 @@ class Peer:
         if peer in self.links:
             self.feed(RoundTrip(peer, seconds))
 
+    def postpone(self, key: TimerKey, at: float) -> None:
+        """Move a timer that is set."""
+        if key in self._timers:
+            self._set_timer(key, at)
+
     def _set_timer(self, key: TimerKey, at: float) -> None:
         self._timers[key] = at
         self.kernel.at(at, self._fire, self.life, key, at)

@@ -1,52 +1,156 @@
-"""A network as it is after hours of running: full views, standing links, phases spread.
+"""A network as it is after hours of running: full views, standing links, a filled DHT, phases spread.
 
-For questions that joining would drown.  The nodes are the same, their views hold real statements, their links are real;
-only the road there is skipped.  Who calls it: ``world``.
+For questions that joining would drown: an hour of coming together costs a simulation more than what is to be looked at.
+The nodes are the same, their views hold statements that they really signed, their links are real; only the road there is
+skipped.  To skip it this module, and no other, reaches into the machines and writes what hours would have written:
+
+* statements of every age, with the ttl that a network of this size gets, due again when their age says so;
+* routing tables with the closest and a few of everybody else; statements in the DHT with those closest to their keys.
+
+Who calls it: ``world``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from protocol.signing import ADVERT, LOAD
-from simulations.dice import dice
+import numpy as np
+
+from protocol.adverts import Provider, statement
+from protocol.budget import Bucket
+from protocol.dht import _Link, _Own
+from protocol.ids import ModelId, PeerId, name_key
+from protocol.kbuckets import as_number, peer_key
+from protocol.peerview import network_group
+from protocol.shelf import home_of
+from protocol.signing import ADVERT, LOAD, Envelope
+from simulations.dice import dice, numpy_dice
 
 if TYPE_CHECKING:
     from simulations.peer import Peer
     from simulations.world import World
 
+#: Contacts of a routing table beyond the closest (a table of 10,000 nodes has about ten buckets of 20 in use).
+FAR: Final = 160
+#: The leading bytes of a key that decide who is close: more than enough for ten thousand nodes.
+_LEADING: Final = 8
+
 
 def settle(world: World) -> None:
-    """Start everybody, let everybody know as many as fit, and link everybody to a few."""
-    peers, die = world.peers, dice(world.seed, "settle")
+    """Start everybody, let everybody know as many as fit, fill the DHT, and link everybody to a few."""
+    peers = world.peers
     for peer in peers:
         peer.start(())
-    statements = [
-        envelope
-        for peer in peers
-        for envelope in (peer.node.gossip.own(ADVERT), peer.node.gossip.own(LOAD))
-        if envelope is not None
-    ]
-    room = world.scenario.node.gossip.view_size
-    for peer in peers:
-        if 2 * room >= len(statements):
-            heard = statements
-        else:
-            heard = [
-                statement for at in die.sample(range(len(peers)), room) for statement in statements[2 * at : 2 * at + 2]
-            ]
+    stated = [_stated(world, peer) for peer in peers]
+    _fill_views(world, stated)
+    _fill_dht(world)
+    _link(world)
+
+
+def _stated(world: World, peer: Peer) -> list[Envelope]:
+    """Its advert and its load, as old as they may be now, due when they are too old."""
+    gossip, die, nodes = peer.node.gossip, dice(world.seed, "phase", peer.index), len(world.peers)
+    own = gossip._own
+    own.load = peer.make_load()
+    envelopes = []
+    for kind in (ADVERT, LOAD):
+        period = own.period(kind, nodes)
+        age = period * die.random()
+        envelopes.append(own._state(kind, nodes, 0.0, peer.wall() - age))
+        own._due[kind] = max(0.0, own._due[kind] - age)
+    gossip._state(envelopes, 0.0, flush=False)
+    return envelopes
+
+
+def _fill_views(world: World, stated: list[list[Envelope]]) -> None:
+    die, room = dice(world.seed, "settle"), world.scenario.node.gossip.view_size
+    everybody = [envelope for envelopes in stated for envelope in envelopes]
+    for peer in world.peers:
+        heard = everybody
+        if room < len(stated):
+            heard = [envelope for at in die.sample(range(len(stated)), room) for envelope in stated[at]]
         peer.node.gossip.learn(heard, 0.0)
         peer.node.gossip.take_news()
-    _link(world, peers)
 
 
-def _link(world: World, peers: list[Peer]) -> None:
+# --- the DHT -------------------------------------------------------------------------------------------------------
+
+
+def _fill_dht(world: World) -> None:
+    peers, settings = world.peers, world.scenario.node.dht
+    numbers = np.array([_leading(peer_key(peer.peer_id)) for peer in peers], np.uint64)
+    die = numpy_dice(world.seed, "tables")
+    for peer in peers:
+        near = _closest(numbers, peer_key(peer.peer_id), 2 * settings.k)
+        far = die.integers(0, len(peers), min(FAR, len(peers)))
+        for at in (*near, *far.tolist()):
+            other = peers[at]
+            peer.node.dht.table.seen(other.peer_id, (other.addr,), network_group(other.address), 0.0)
+    for peer in peers:
+        advert = peer.node.gossip.own(ADVERT)
+        if advert is not None:
+            peer.node._in_dht = advert
+            _place(world, peer, advert, numbers)
+        for provider in _providers(peer, settings.provider_ttl_s):
+            _place(world, peer, provider, numbers)
+        phase = dice(world.seed, "republish", peer.index).random() * settings.republish_s
+        peer.postpone(("node", "publish"), phase)
+
+
+def _providers(peer: Peer, ttl_s: int) -> list[Envelope]:
+    assert peer.advert is not None, "whoever has started has advertised"
+    keys = [key for offer in peer.advert.models for key in (ModelId(offer.fingerprint), name_key(offer.name))]
+    version, addrs = (peer.node.gossip.inc, 0), peer.advert.addrs
+    return [statement(peer.signer, Provider(key, addrs), version, peer.wall(), ttl_s) for key in dict.fromkeys(keys)]
+
+
+def _place(world: World, author: Peer, envelope: Envelope, numbers: np.ndarray) -> None:
+    """Give a statement to those whose keys are closest to where it belongs."""
+    key, settings = home_of(envelope), world.scenario.node.dht
+    homes: dict[PeerId, int] = {}
+    for at in _closest(numbers, key, settings.k):
+        home = world.peers[at]
+        if home is not author:
+            homes[home.peer_id] = as_number(peer_key(home.peer_id)) ^ as_number(key)
+            home.node.dht.shelf.put(key, envelope, network_group(author.address), 0.0, float(envelope.ttl))
+    placed = -dice(world.seed, "placed", author.index).random() * settings.republish_s
+    author.node.dht._own[key] = _Own(envelope, key, float(envelope.ttl), homes, max(1, len(homes) // 2), placed)
+
+
+def _leading(key: bytes) -> int:
+    return int.from_bytes(key[:_LEADING], "big")
+
+
+def _closest(numbers: np.ndarray, key: bytes, count: int) -> list[int]:
+    """Places of those with the smallest distance to ``key``."""
+    distances = numbers ^ np.uint64(_leading(key))
+    if count < len(distances):
+        places = np.argpartition(distances, count)[:count]
+    else:
+        places = np.arange(len(distances))
+    found: list[int] = places[np.argsort(distances[places])].tolist()
+    return found
+
+
+# --- links ---------------------------------------------------------------------------------------------------------
+
+
+def _link(world: World) -> None:
     """A random regular graph, nearly: everybody dials half as many as it wants."""
-    die = dice(world.seed, "links")
+    peers, die = world.peers, dice(world.seed, "links")
     half = max(1, world.scenario.node.neighbours.target // 2)
     spread = world.scenario.topology.join_s
     for peer in peers:
+        # Whoever has a link already does not take the next one for its first, after which it would look itself up.
+        peer.node.dht._links[peer.peer_id] = _Link((), "", False, 0.0, Bucket(0, 0, 0.0))
         others = die.sample(peers, min(len(peers), half + 1))
         for other in [each for each in others if each is not peer][:half]:
             when = spread * die.random()
             world.kernel.at(when, peer.perform_dial, other.peer_id, (other.addr,))
+        world.kernel.at(spread + 1.0, _joined, peer, peer.life)
+
+
+def _joined(peer: Peer, life: int) -> None:
+    """It has its links."""
+    if peer.up and peer.life == life:
+        del peer.node.dht._links[peer.peer_id]

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 from protocol.effects import Found
 from protocol.events import FindProviders
-from protocol.ids import PeerId, name_key
+from protocol.ids import name_key
 from simulations import attackers, churn, faults
 from simulations.attackers.damage import Damage
-from simulations.choosing import chooser
 from simulations.capacity import capacity_per_s
+from simulations.choosing import chooser
 from simulations.costs import load_costs
 from simulations.dice import dice
 from simulations.entry import Entry
@@ -37,7 +37,6 @@ from simulations.scenario import Scenario
 from simulations.settled import settle
 from simulations.topology import latencies
 from simulations.watch import Watch
-from simulations.worker import Worker
 from simulations.workload import Arrival, arrivals
 
 #: Virtual seconds between two looks of whoever watches a run.

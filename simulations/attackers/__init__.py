@@ -21,8 +21,8 @@ from simulations.attackers.crowding import Eclipse, Sybil
 from simulations.attackers.damage import Damage
 from simulations.attackers.flood import Flooder
 from simulations.attackers.liars import LiarLoad, LiarSpecs
-from simulations.attackers.statements import Forger, Replayer, Slanderer
 from simulations.attackers.stalling import BlackHole, Refuser, SlowDrip
+from simulations.attackers.statements import Forger, Replayer, Slanderer
 from simulations.attackers.turning import Traitor, Whitewasher
 from simulations.dice import dice
 from simulations.peer import Peer

@@ -1,7 +1,7 @@
 """What attackers achieve: jobs that they got, answers that are wrong, places in views and among neighbours, bans.
 
-It looks from outside, at the beginning and at the end of the attack.  Who calls it: ``world`` makes it, ``outcome`` asks
-for :meth:`Damage.metrics`.
+It looks from outside, at the beginning and at the end of the attack.  Who calls it: ``world`` makes it, ``outcome``
+asks for :meth:`Damage.metrics`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from protocol.errors import RemoteProtocolError
 from protocol.signing import Envelope, parse
 from simulations.dice import dice
+from simulations.outcome import quantiles, rounded
 
 if TYPE_CHECKING:
     from simulations.peer import Peer
@@ -98,8 +99,6 @@ class Damage:
 
     def metrics(self) -> dict[str, Any]:
         """Everything that only a run with attackers has."""
-        from simulations.outcome import quantiles, rounded
-
         recorder, peers = self.world.recorder, self.world.peers
         found: dict[str, Any] = {name: rounded(value) for name, value in self._looks.items()}
         found |= self._jobs()
@@ -115,8 +114,6 @@ class Damage:
         return found
 
     def _jobs(self) -> dict[str, Any]:
-        from simulations.outcome import rounded
-
         recorder, peers = self.world.recorder, self.world.peers
         log = [(at, not peers[index].honest) for at, index in recorder.attempt_log if self.from_s <= at < self.until_s]
         notes = [note for note in recorder.measured if self.from_s <= note.asked_at < self.until_s]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from protocol.adverts import Load, Provider, statement
-from protocol.kbuckets import model_key
 from protocol.ids import model_id
+from protocol.kbuckets import model_key
 from protocol.messages import DhtQuery, DhtStore, Digest, Records
 from simulations.attackers.armed import Attacker
 from simulations.jobs import REQ_BYTES, Attempt, Job, Truth

@@ -120,4 +120,3 @@ def claimed_models(peer: Attacker, advert: Advert) -> tuple[ModelOffer, ...]:
         if model.name not in own
     ]
     return (*own.values(), *others)
-

@@ -74,7 +74,9 @@ class Forger(Attacker):
         if form == 0 and held is not None:
             return changed(held)
         if form == 1:  # somebody else says goodbye
-            return in_name_of(victim.peer_id, self.signer, Load(status=int(Status.LEFT)), wall, self.die.getrandbits(60))
+            return in_name_of(
+                victim.peer_id, self.signer, Load(status=int(Status.LEFT)), wall, self.die.getrandbits(60)
+            )
         if form == 2:  # the victim itself said so
             return in_name_of(link.other(self).peer_id, self.signer, Load(slots=_SLOTS), wall, self.die.getrandbits(60))
         if form == 3:  # its own, from tomorrow: the signature holds
@@ -102,7 +104,7 @@ def too_long(signer: Signer, wall: float) -> Envelope:
     """A statement that is longer than any may be; nothing but its length is wrong with it."""
     own = seal(signer, LOAD, (1, 1), wall, 60, pack(Load()))
     payload = bytes(MAX_PAYLOAD_BYTES + 1)
-    return Envelope(LOAD, own.author, 1, 1, own.issued, own.ttl, payload, own.wire[:-len(own.payload)] + payload)
+    return Envelope(LOAD, own.author, 1, 1, own.issued, own.ttl, payload, own.wire[: -len(own.payload)] + payload)
 
 
 def _assembled(like: Envelope, author: PeerId, inc: int, payload: bytes) -> Envelope:
@@ -124,5 +126,3 @@ class Slanderer(Attacker):
                 inc, seq = self.node.gossip.version_of(subject.peer_id)
                 ahead = self.die.random() < 0.5  # of a version that does not exist yet
                 self.push(link, Doubt(subject.peer_id, inc + ahead, seq))
-
-

@@ -7,6 +7,7 @@ litellm's proxy in ``.venv-litellm`` (installed on the first run) and is left ou
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -58,7 +59,7 @@ ROWS: dict[str, Callable[[Path], list[Row]]] = {
 
 def main(arguments: list[str]) -> int:
     """Measure the rows that were asked for (default: all) and print them."""
-    values = [value for option, value in zip(arguments, arguments[1:], strict=False) if option == "--write"]
+    values = [value for option, value in itertools.pairwise(arguments) if option == "--write"]
     names = [name for name in arguments if not name.startswith("-") and name not in values] or list(ROWS)
     unknown = [name for name in names if name not in ROWS]
     if unknown:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
+import itertools
 import json
 import os
 import platform
@@ -19,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from p2pnode.cli.processes import Child, Fleet
-from protocol.adverts import Advert, Load, statement
+from protocol.adverts import Load, statement
 from protocol.events import LinkUp, Received
 from protocol.messages import RECORDS, Digest, NodeMessage, Records, decode, encode, kind_of
 from protocol.node import Node
@@ -33,7 +35,7 @@ from tests.bench.load import Target, read_head, read_rest
 from tests.bench.network import ROOT, cpu_seconds, target_of, wait_for_model
 from tests.bench.row import Row
 from tests.bench.upstream import MODEL as SERVED
-from tests.protocol.harness import MemoryNetwork, Member, advert_of, signer_of
+from tests.protocol.harness import Member, MemoryNetwork, advert_of, signer_of
 
 COMMAND = "python -m tests.bench costs --write simulations/costs.toml"
 ROUNDS = 7
@@ -84,7 +86,8 @@ def records() -> tuple[float, float]:
                     node.handle(Received(peers[source], message), NOW + 10 * number, WALL + 10 * number)  # type: ignore[arg-type]
 
             times.append(timed(feed) / AUTHORS)
-    assert node.gossip.counts.records_new == AUTHORS * (ROUNDS + 1) and not node.gossip.counts.shed
+    assert node.gossip.counts.records_new == AUTHORS * (ROUNDS + 1)
+    assert not node.gossip.counts.shed
     return statistics.median(news), statistics.median(knowns)
 
 
@@ -121,8 +124,8 @@ def decisions() -> tuple[float, float]:
     """``(fixed, per peer)``: a line through the medians at 10 and at 1,000 peers."""
     query, rng, medians = JobQuery(MODEL, prompt_tokens=500, max_tokens=200), random.Random(2), []
     for peers in (10, 1000):
-        view = crowd(peers)
-        medians.append(statistics.median(timed(lambda: rank(view, query, DEFAULT, rng, 1.0)) for _ in range(400)))
+        decide = functools.partial(rank, crowd(peers), query, DEFAULT, rng, 1.0)
+        medians.append(statistics.median(timed(decide) for _ in range(400)))
     slope = max(0.0, (medians[1] - medians[0]) / 990)
     return medians[0] - 10 * slope, slope
 
@@ -220,6 +223,6 @@ def costs(folder: Path) -> list[Row]:
 
 
 def _written_to(arguments: list[str]) -> Iterator[Path]:
-    for option, value in zip(arguments, arguments[1:], strict=False):
+    for option, value in itertools.pairwise(arguments):
         if option == "--write":
             yield Path(value)

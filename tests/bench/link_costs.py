@@ -1,7 +1,7 @@
 """What one message between two nodes costs both of them in CPU, and what a link does.  Prints one JSON object.
 
-``python -m tests.bench.link_costs``; called by ``costs``.  Messages leave one by one, with a pause, as gossip's do: what
-fifty of them cost in one write would be too good to be true.  Linux only: it reads ``/proc``.
+``python -m tests.bench.link_costs``; called by ``costs``.  Messages leave one by one, with a pause, as gossip's do:
+what fifty of them cost in one write would be too good to be true.  Linux only: it reads ``/proc``.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 def run_of(given: argparse.Namespace) -> Run:
     return Run(
-        given.nodes, given.seed, given.latency_ms / 1000, given.profile, given.stagger, given.warm, given.time, given.change_every,
-        given.jobs_per_s, given.prompt_tokens, given.output_tokens, given.gpu,
+        given.nodes, given.seed, given.latency_ms / 1000, given.profile, given.stagger, given.warm, given.time,
+        given.change_every, given.jobs_per_s, given.prompt_tokens, given.output_tokens, given.gpu,
     )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ class Run:
     #: Seconds from any node to any other; real processes are on loopback and have none.
     one_way_s: float = 0.0
     profile: str = "wan"
-    #: Seconds between the starts of two nodes: processes do not start all at once either, and periods would march in step.
+    #: Seconds between the starts of two nodes: processes do not start at once either, and periods would march in step.
     stagger_s: float = 1.0
     #: Seconds after everybody has seen everybody, and seconds that are measured.
     warm_s: float = 30.0

@@ -125,6 +125,32 @@ def test_marks_are_bounded_and_rather_forget_what_nobody_holds() -> None:
     assert len({mark.tag for _, mark in marks.items()}) == 2
 
 
+def test_hashes_are_those_of_the_statements_that_live() -> None:
+    marks, rest = Marks(1000.0), Marks(1000.0)
+    for author, until in ((0, 60.0), (1, 90.0), (2, 120.0)):
+        marks.advance(said(author), until, held=True)
+    assert marks.living(0.0) == 3
+    for author, until in ((1, 90.0), (2, 120.0)):
+        rest.advance(said(author), until, held=True)
+    assert marks.living(60.0) == 2
+    assert marks.hashes(60.0) == rest.hashes(60.0)
+    assert {mark.envelope is None for key, mark in marks.items() if key[0] == SIGNERS[0].peer_id} == {True}
+    marks.advance(said(1, version=(1, 2)), 200.0, held=True)
+    assert marks.living(100.0) == 2
+    assert marks.living(130.0) == 1
+    assert marks.hashes(130.0)[SIGNERS[1].peer_id[0]] == said(1, version=(1, 2)).tag
+    assert marks.hashes(200.0) == [0] * 256
+
+
+def test_a_mark_that_is_forgotten_leaves_the_hashes() -> None:
+    marks = Marks(marks_s=1000.0, most=1)
+    gone = marks.advance(said(0), until=60.0, held=True)
+    marks.advance(said(1), until=60.0, held=True)
+    assert marks.living(0.0) == 1
+    assert gone.envelope is None
+    assert [key for key, _ in marks.within(SIGNERS[1].peer_id[0])] == [(SIGNERS[1].peer_id, LOAD)]
+
+
 def test_tags_tell_versions_apart_but_not_copies() -> None:
     one, two = Marks(10.0), Marks(10.0)
     first = one.advance(said(), 1.0, held=True).tag

@@ -307,9 +307,9 @@ def test_our_own_change_goes_out_at_once_and_repeats_wait_for_the_tick() -> None
     assert node.gossip.report_load(Load(running=3), 0.5) == []
     assert node.view.get(me).load == Load(running=3)  # we ourselves know at once
     assert pushed(node.tick(1.5)) == {peer: [(me, LOAD, 3)] for peer in node.peers}
-    assert pushed(node.gossip.refute(3.0)) == {peer: [(me, LOAD, 4)] for peer in node.peers}
-    assert pushed(node.gossip.report_load(Load(status=1), 5.0)) == {peer: [(me, LOAD, 5)] for peer in node.peers}
-    assert pushed(node.gossip.leave(5.1)) == {peer: [(me, LOAD, 6)] for peer in node.peers}
+    assert pushed(node.gossip.refute(6.5)) == {peer: [(me, LOAD, 4)] for peer in node.peers}
+    assert pushed(node.gossip.report_load(Load(status=1), 8.0)) == {peer: [(me, LOAD, 5)] for peer in node.peers}
+    assert pushed(node.gossip.leave(8.1)) == {peer: [(me, LOAD, 6)] for peer in node.peers}
     assert node.gossip.advert == advert_of(0)
 
 
@@ -331,6 +331,24 @@ def test_a_short_budget_goes_to_our_own_then_goodbyes_then_the_newest() -> None:
     assert seen[0] == node.me.peer_id
     assert seen[1] == signer_of(30).peer_id
     assert seen[2] == signer_of(19).peer_id
+
+
+def test_lists_forget_what_is_gone_and_who_came_back() -> None:
+    node = Alone(1, budget_bytes_s=100, burst_bytes=100)
+    (a,) = node.peers
+    node.gossip._flow.spend(node.gossip._flow.level(0.0), 0.0)
+    node.gossip.learn([load(author) for author in range(1, 30)], 0.0)
+    node.gossip.learn([load(30, status=int(Status.LEFT)), load(31, status=int(Status.LEFT))], 0.0)
+    node.gossip.learn([load(30, 2)], 0.0)
+    link = node.gossip._links[a]
+    for author in range(1, 29):
+        node.view.remove(signer_of(author).peer_id)
+    assert len(link.lacks) > 20
+    node.gossip.timer(("gossip", "digest"), 0.5, WALL)
+    held = {mark.envelope.author for mark in link.lacks if mark.envelope is not None}
+    assert held >= {signer_of(29).peer_id, signer_of(30).peer_id}
+    assert len(link.lacks) <= 4
+    assert len(node.gossip._goodbyes) == 1
 
 
 def test_a_debt_makes_even_our_own_wait() -> None:

@@ -1,0 +1,307 @@
+"""Every invariant can fail: a world is tampered with in the one way that it forbids, and the breach is seen."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from protocol.effects import Penalise
+from protocol.hardware import MIB
+from protocol.signing import LOAD, Ed25519Signer, seal
+from simulations import invariants
+from simulations import world as worlds
+from simulations.breach import Breach
+from simulations.healing import islands_of
+from simulations.jobs import Attempt, Job, Truth
+from simulations.scenario import Measure, Scenario, Topology, Workload
+from simulations.world import World
+
+SCENARIO = Scenario(
+    name="checked",
+    duration_s=20.0,
+    warmup_s=1.0,
+    quiet_s=12.0,
+    topology=Topology(nodes=4, seeds=2, latency="uniform", settled=True, join_s=1.0),
+    workload=Workload(rate_per_s=2.0),
+    measure=Measure(invariants_every_s=2.0, liveness_s=10.0),
+)
+
+
+def world_at(seconds: float, scenario: Scenario = SCENARIO) -> World:
+    world = World(scenario, 1)
+    world.prepare()
+    world.kernel.run(seconds)
+    return world
+
+
+def breach(look: Callable[[], object]) -> str:
+    with pytest.raises(Breach) as caught:
+        look()
+    return caught.value.invariant
+
+
+def attempt(world: World, number: int = 10**6) -> Attempt:
+    job = Job(number, "llama-3.1-8b-instruct", 10, 10, True, (), 0, world.kernel.now)
+    made = Attempt(number, job, Truth(5), world.peers[0], world.peers[1])
+    made.entry_life = world.peers[0].life
+    return made
+
+
+def test_a_run_that_nobody_tampers_with_breaks_nothing() -> None:
+    world = World(SCENARIO, 1)
+    outcome = world.run()
+    assert outcome.breach is None
+    assert outcome.metrics["heal_s"] == 1.0
+    assert outcome.metrics["jobs_completed"] > 10
+
+
+def test_i1_a_job_that_is_lost_is_missed() -> None:
+    world = world_at(5.0)
+    world.recorder.submitted += 1
+    assert breach(world.checks.look) == "I1"
+
+
+def test_i1_a_job_that_its_entry_has_lost_is_missed() -> None:
+    world = world_at(5.0)
+    entry: Any = next(peer.entry for peer in world.peers if peer.entry is not None and peer.entry.under_way)
+    entry._runs.clear()
+    assert breach(world.checks.whole) == "I1"
+
+
+def test_i1_a_job_cannot_end_twice() -> None:
+    world = world_at(5.0)
+    world.recorder.gave_up(attempt(world).job, "made up")
+    assert breach(world.checks.look) == "I1"
+
+
+def test_i2_a_job_cannot_be_answered_twice() -> None:
+    world = world_at(5.0)
+    world.recorder.committed(attempt(world).job)
+    assert breach(world.checks.look) == "I2"
+
+
+def test_i2_more_executions_than_attempts_are_noticed() -> None:
+    world = world_at(5.0)
+    number, note = next(iter(world.recorder.open.items()))
+    for _ in range(note.attempts + 1):
+        world.recorder.execution(attempt(world, number))
+    assert breach(world.checks.look) == "I2"
+
+
+def test_i2_work_for_nobody_is_found_when_its_grace_is_over() -> None:
+    world = world_at(5.0)
+    worker: Any = world.peers[1].worker
+    orphan = attempt(world)
+    worker._tasks[orphan.number] = orphan
+    worker._admission._running[orphan.number] = None
+    world.checks.engine(world.peers[1])  # not yet
+    world.kernel.now += invariants.GRACE_S + 1
+    worker._wake_at = worker.engine._wake = float("inf")
+    assert breach(lambda: world.checks.engine(world.peers[1])) == "I2"
+
+
+def test_i3_an_attempt_after_the_end_is_noticed() -> None:
+    world = world_at(5.0)
+    world.recorder.attempted(attempt(world))
+    assert breach(world.checks.look) == "I3"
+
+
+def test_i3_times_have_their_order() -> None:
+    world = world_at(8.0)
+    note = next(note for note in world.recorder.measured if note.end == "completed")
+    assert note.committed_at is not None
+    note.committed_at = note.asked_at - 1.0
+    world.checks._judged = 0
+    assert breach(world.checks.look) == "I3"
+
+
+def test_i4_time_does_not_go_back() -> None:
+    world = world_at(5.0)
+    world.checks.look()
+    world.kernel.now = 4.0
+    assert breach(world.checks.look) == "I4"
+
+
+def test_i4_a_timer_of_a_dead_life_is_noticed() -> None:
+    world = world_at(5.0)
+    peer = world.peers[0]
+    peer._fired(peer.life - 1, ("gossip", "tick"))
+    assert breach(world.checks.look) == "I4"
+
+
+def test_i4_a_message_to_a_node_that_is_down_is_noticed() -> None:
+    world = world_at(5.0)
+    world.peers[0].stop(silently=True)
+    world.peers[0].received(world.peers[1].peer_id, None)  # type: ignore[arg-type]
+    assert breach(world.checks.look) == "I4"
+
+
+def test_i4_a_node_does_not_speak_under_an_incarnation_of_before() -> None:
+    world = world_at(5.0)
+    world.peers[0].inc += 1
+    assert breach(world.checks.whole) == "I4"
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda worker: worker._admission._guests.update({1: None}),  # waits though a slot is free
+        lambda worker: setattr(worker, "_wake_at", 1e9),  # its timer is lost
+        lambda worker: setattr(worker.engine._kv, "pinned_bytes", -1.0 * MIB),  # less than nothing
+        lambda worker: worker._tasks.update({1: None}),  # a job that was never admitted
+        lambda worker: worker._admission._running.update({number: None for number in range(999)}),
+    ],
+)
+def test_i5_engines(tamper: Callable[[Any], object]) -> None:
+    world = world_at(5.0)
+    worker = world.peers[1].worker
+    assert worker is not None
+    tamper(worker)
+    assert breach(lambda: world.checks.engine(world.peers[1])) == "I5"
+
+
+def test_i6_a_statement_by_somebody_else_is_noticed() -> None:
+    world = world_at(5.0)
+    viewer = world.peers[0]
+    first, second = viewer.node.view.records()[1:3]
+    first.advert_env = second.advert_env
+    assert breach(lambda: world.checks.statements(viewer)) == "I6"
+
+
+def test_i6_a_statement_that_was_not_signed_is_noticed() -> None:
+    world = world_at(5.0)
+    viewer = world.peers[0]
+    record = viewer.node.view.records()[1]
+    assert record.load_env is not None
+    record.load_env._verified = False
+    assert breach(lambda: world.checks.statements(viewer)) == "I6"
+
+
+def test_i6_an_older_statement_than_before_is_noticed() -> None:
+    world = world_at(1.0)
+    viewer = world.peers[0]
+    old = viewer.node.view.records()[1].load_env
+    world.kernel.run(15.0)
+    world.checks.statements(viewer)
+    record = viewer.node.view.records()[1]
+    assert old is not None and record.load_env is not None and old.version < record.load_env.version
+    record.load_env = old
+    assert breach(lambda: world.checks.statements(viewer)) == "I6"
+
+
+def test_i7_a_job_that_tells_how_long_its_answer_will_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaky = dataclasses.make_dataclass("Leaky", [("output_tokens", int)])
+    monkeypatch.setattr(invariants, "Job", leaky)
+    assert breach(World(SCENARIO, 1).prepare) == "I7"
+
+
+def test_i7_only_the_worker_reads_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The truth is a trap that only a worker may step into."""
+    readers: set[str] = set()
+
+    class Trap:
+        @property
+        def output_tokens(self) -> int:
+            readers.add(sys._getframe(1).f_globals["__name__"])
+            return 20
+
+    real = worlds.job_of
+    monkeypatch.setattr(worlds, "job_of", lambda number, arrival: (real(number, arrival)[0], Trap()))
+    world_at(8.0)
+    assert readers == {"simulations.worker"}
+
+
+def test_i8_lists_have_an_end() -> None:
+    world = world_at(5.0)
+    peer = world.peers[0]
+    peer._timers.update({("made", "up", number): 0.0 for number in range(invariants.MOST_TIMERS + 1)})  # type: ignore[misc]
+    assert breach(lambda: world.checks.bounded(peer)) == "I8"
+
+
+def test_i8_a_view_has_an_end() -> None:
+    small = world_at(5.0)
+    peer = small.peers[0]
+    gossip = msgspec.structs.replace(peer.settings.gossip, view_size=0)
+    peer.settings = msgspec.structs.replace(peer.settings, gossip=gossip)
+    peer.node.neighbours._links.clear()
+    assert breach(lambda: small.checks.bounded(peer)) == "I8"
+
+
+def test_i9_a_network_that_does_not_heal_is_found() -> None:
+    world = World(SCENARIO, 1)
+    world.kernel.at(9.0, lambda: setattr(world.network, "cut", lambda a, b: (a.index < 2) != (b.index < 2)))
+    world.kernel.at(9.1, world.network.reconsider)
+    outcome = world.run()
+    assert outcome.breach is not None
+    assert outcome.breach["invariant"] == "I9"
+    assert outcome.breach["at_s"] == pytest.approx(18.0)
+
+
+def test_i9_a_view_that_lacks_somebody_is_not_whole() -> None:
+    world = world_at(5.0)
+    assert not world.checks.healing.wrong()
+    world.peers[0].node.view.remove(world.peers[1].peer_id)
+    assert "no advert" in world.checks.healing.wrong()
+
+
+def test_i9_a_view_that_takes_somebody_for_dead_is_not_whole() -> None:
+    world = world_at(5.0)
+    world.peers[0].node.view.set_state(world.peers[1].peer_id, "dead", 5.0)
+    assert "dead" in world.checks.healing.wrong()
+
+
+def test_i9_an_old_statement_is_not_whole() -> None:
+    world = world_at(5.0)
+    record = world.peers[0].node.view.get(world.peers[1].peer_id)
+    assert record is not None and record.load_env is not None
+    signer, old = Ed25519Signer(bytes(32)), record.load_env
+    record.load_env = seal(signer, LOAD, (1, 1), old.issued - 1000.0, old.ttl, old.payload)
+    assert "a load of" in world.checks.healing.wrong()
+
+
+def test_i9_islands_are_counted() -> None:
+    world = world_at(5.0)
+    assert islands_of(world.peers) == 1
+    for link in list(world.peers[3].links.values()):
+        world.network.break_link(link, "cut off")
+    assert islands_of(world.peers) == 2
+
+
+def test_i9_a_job_that_was_forgotten_is_found() -> None:
+    world = world_at(5.0)
+    assert world.recorder.open
+    world.kernel.now += 1000.0
+    assert breach(world.checks.forgotten) == "I9"
+
+
+def test_i10_blame_among_the_honest_is_noticed() -> None:
+    world = world_at(5.0)
+    world.recorder.penalty(world.peers[0], Penalise(world.peers[1].peer_id, 10, "made up"))
+    assert breach(world.checks.look) == "I10"
+
+
+def test_i10_a_ban_of_an_honest_node_is_noticed() -> None:
+    world = world_at(5.0)
+    world.peers[0].banned[world.peers[1].peer_id] = 100.0
+    assert breach(world.checks.whole) == "I10"
+    world.peers[1].honest = False
+    world.checks.whole()
+
+
+def test_i11_a_job_does_not_come_to_a_worker_twice() -> None:
+    world = world_at(5.0)
+    number = next(iter(world.recorder.open))
+    for _ in range(2):
+        world.recorder.attempted(attempt(world, number))
+    assert breach(world.checks.look) == "I11"
+
+
+def test_i11_a_job_does_not_come_to_more_workers_than_may_be_asked() -> None:
+    world = world_at(5.0)
+    next(iter(world.recorder.open.values())).attempts = 99
+    assert breach(world.checks.whole) == "I11"
