@@ -109,6 +109,7 @@ class Crowd:
         self.query = query
         self.now = now
         self._seed = seed
+        self._rows = offers.rows
         self._gathered: dict[str, npt.NDArray[Any]] = {}
 
     def __len__(self) -> int:
@@ -120,13 +121,13 @@ class Crowd:
 
     def record(self, place: int) -> PeerRecord:
         """Who is at a place."""
-        return self.view.at(int(self.offers.rows[place]))
+        return self.view.at(int(self._rows[place]))
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """A column of the peer view, for these peers."""
         column = self._gathered.get(name)
         if column is None:
-            column = self._gathered[name] = self.view.columns[name][self.offers.rows]
+            column = self._gathered[name] = self.view.columns[name][self._rows]
         return column
 
     def offered(self, name: str) -> npt.NDArray[Any]:
@@ -203,7 +204,7 @@ class Crowd:
     def cold(self) -> FloatArray:
         """Seconds until the model is resident."""
         weights, state = self.offered("weight_bytes"), self.offered("state")
-        seconds = [cold_s(each, weights) for each in (ModelState.RESIDENT, ModelState.SLEEPING, ModelState.ON_DISK)]
-        conditions = [state == ModelState.RESIDENT, state == ModelState.SLEEPING]
-        cold: FloatArray = np.select(conditions, seconds[:2], seconds[2])
-        return cold
+        if self.warm.all():
+            return np.zeros(len(self))
+        asleep = np.where(state == ModelState.SLEEPING, cold_s(ModelState.SLEEPING, weights), 0.0)
+        return np.where(state == ModelState.ON_DISK, cold_s(ModelState.ON_DISK, weights), asleep)

@@ -195,11 +195,14 @@ class Gossip:
 
     def stand(self, peers: Iterable[PeerId]) -> None:
         """These links are to neighbours; the others get our own statements and what they ask for."""
-        self._standing = [self._links[peer] for peer in peers if peer in self._links]
-        for link in self._links.values():
-            link.standing = False
+        standing = [self._links[peer] for peer in peers if peer in self._links]
+        if standing == self._standing:
+            return
         for link in self._standing:
+            link.standing = False
+        for link in standing:
             link.standing = True
+        self._standing = standing
 
     def greet(self, peer: PeerId, now: float) -> list[Effect]:
         """Tell the other end of a fresh link who we are."""
@@ -409,16 +412,11 @@ class Gossip:
         for link in self._links.values():
             link.digests = 0
             if len(link.lacks) > most:  # more than we hold: some of it is gone
-                self._forget_the_dead(link, now)
+                link.lacks = {mark: None for mark in link.lacks if mark.envelope is not None and mark.lives(now)}
         if self._standing:
             self._to_digest[self._rng.choice(self._standing).peer] = None
         pause = self._settings.digest_s * self._rng.uniform(0.9, 1.1)
         return [*self._next_digest(now), SetTimer(_DIGEST, now + pause)]
-
-    def _forget_the_dead(self, link: _Neighbour, now: float) -> None:
-        for mark in list(link.lacks):
-            if mark.envelope is None or not mark.lives(now):
-                del link.lacks[mark]
 
     # --- digests -------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ is tried: after a long partition nobody else would.
 
 Seeds, and the peers known from an earlier life, are dialled at the start, all at once.  A seed is retried for ever, a
 broken link until ``LOST_TRIES`` dials failed; the pause before the n-th try is drawn from ``[0, first * 2^n]``, at most
-``redial_most_s`` (full jitter).  Nothing depends on a seed once other links stand.
+``redial_most_s`` (full jitter).  A seed that is a neighbour does not count among
+those that a node has to choose.  Nothing depends on a seed once other links stand.
 
 When a link breaks that the other end had chosen, and when ``liveness`` asks, a peer is dialled only to look whether it
 lives; such a link is hung up again unless one is needed.  Two nodes that dial each other at once end up with one
@@ -117,7 +118,7 @@ class Neighbours:
 
     def standing(self) -> tuple[PeerId, ...]:
         """The neighbours, in the order of their links."""
-        return tuple(peer for peer, link in self._links.items() if link.standing)
+        return tuple([peer for peer, link in self._links.items() if link.standing])
 
     def is_standing(self, peer: PeerId) -> bool:
         """Whether the link to ``peer`` is one of those that are kept."""
@@ -286,7 +287,9 @@ class Neighbours:
             return 0
         if others <= target:
             return max(0, target - len(standing))  # as many as there are candidates: a full mesh
-        chosen = sum(link.chosen for link in standing)
+        # Everybody chooses the seeds, which have room for a few: most are told nothing there, and need others.
+        seeds = [seed.peer for seed in self._seeds]
+        chosen = sum(link.chosen and link.standing for peer, link in self._links.items() if peer not in seeds)
         return max(target // 2 - chosen, target - SLACK - len(standing), 0)
 
     def _choose(self, now: float, need: int) -> list[Effect]:

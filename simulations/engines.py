@@ -18,7 +18,7 @@ OVERDUE_S: Final = 1.0
 ROUNDING_BYTES: Final = 1024.0
 
 
-def engine_fault(worker: Worker, now: float) -> str:
+def engine_fault(worker: Worker, now: float) -> str:  # noqa: PLR0911 - one per thing that may be wrong
     """One sentence, or nothing."""
     engine, slots = worker.engine, worker.peer.machine.slots
     state = engine_state(engine, now)

@@ -118,7 +118,7 @@ class Breakage:
 
 
 class Crash(Breakage):
-    """``share`` or ``nodes``: machines lose their power, nobody is told; they come back with what was on their disks."""
+    """``share`` or ``nodes``: machines lose their power, nobody is told; they come back with their disks."""
 
     SILENTLY: ClassVar[bool] = True
     FORGETS: ClassVar[bool] = False
@@ -381,7 +381,7 @@ class HangingEngine(Breakage):
 
 
 class EngineCrash(Breakage):
-    """``share`` or ``nodes``: all running jobs fail at once and the models have to be loaded again; ``for_s`` is that."""
+    """``share`` or ``nodes``: all running jobs fail and the models are loaded again, which is its end."""
 
     def strike(self, peer: Peer) -> None:
         if peer.worker is not None and peer.up:
@@ -413,7 +413,7 @@ KINDS: Final[dict[str, type[Breakage]]] = {
 
 def prepare(world: World) -> None:
     """Schedule the faults of the scenario, and those of chaos.  Raises ``ValueError`` where one makes no sense."""
-    from simulations.chaos import drawn  # chaos draws from the kinds
+    from simulations.chaos import drawn  # noqa: PLC0415 - chaos draws from the kinds
 
     scenario, weather = world.scenario, Weather(world)
     faults = scenario.faults + (drawn(scenario, world.seed) if scenario.chaos else ())

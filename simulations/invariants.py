@@ -1,6 +1,6 @@
 """What has to hold at every moment of every run; a breach ends the run and says where and when.
 
-=== ==================================== ================================================================================
+=== ==================================== ===============================================================================
 I1  jobs are conserved                   submitted = completed + failed + open, in total and at every entry
 I2  a job is answered once               at most one answer, no more executions than attempts, none for nobody
 I3  life cycle                           asked <= accepted <= first token <= answered <= ended; no attempt after the end
@@ -13,7 +13,7 @@ I9  liveness                             after the last fault the network is who
 I10 reputation                           no honest node blames or bans an honest one
 I11 no loops                             a job is brought to each worker once, and to no more than ``asked``
 I12 determinism                          same scenario and seed, same digest: that is for tests, not for a run to see
-=== ==================================== ================================================================================
+=== ==================================== ===============================================================================
 
 Some are noticed where they happen (``recorder.violations``) and only raised here.  Cheap ones are looked at every
 second, those that look at whole states every ``measure.invariants_every_s``.
@@ -138,7 +138,9 @@ class Checks:
         for peer in self.world.peers:
             here = peer.entry.under_way if peer.entry is not None else 0
             if here != open_at.get(peer.index, 0):
-                self._breach("I1", f"node {peer.index} has {here} jobs, but {open_at.get(peer.index, 0)} are open there")
+                self._breach(
+                    "I1", f"node {peer.index} has {here} jobs, but {open_at.get(peer.index, 0)} are open there"
+                )
 
     def _life_cycles(self) -> None:
         """I3 of the measured jobs that have come since."""
@@ -232,7 +234,7 @@ class Checks:
             self._breach("I6", f"node {peer.index} went back to version {envelope.version} of a statement")
         versions[envelope.key] = envelope.version
 
-    # --- the oracle boundary -------------------------------------------------------------------------------------------
+    # --- the oracle boundary ------------------------------------------------------------------------------------------
 
     def _boundary(self) -> None:
         """I7: what an entry, a ranking and an admission are given has no field for what they must not know."""

@@ -41,6 +41,8 @@ DIAL_TIMEOUT_S: Final = 15.0
 RTO_S: Final = 0.2
 #: Bytes of a frame's head, and of Noise, yamux, TCP and IP around a message (guess: one segment each).
 FRAME_BYTES: Final = 8
+#: Bytes of a PING or a PONG with its head.
+PING_BYTES: Final = FRAME_BYTES + 8
 #: The link is pinged this often at most, in periods of its silence limit (as ``protocol.link``).
 PING_PERIODS: Final = 4
 #: Normal deviates drawn in advance; a prime, so that the sequence does not fall into step with anything.
@@ -50,7 +52,7 @@ _DRAWS: Final = 65_521
 class Link:
     """A link between two nodes: ``a`` dialled ``b``."""
 
-    __slots__ = ("a", "arrived", "b", "blocked_since", "jobs", "lives", "up", "used_at", "waiting")
+    __slots__ = ("a", "arrived", "b", "blocked_since", "jobs", "lives", "sent", "up", "used_at", "waiting")
 
     def __init__(self, a: Peer, b: Peer, now: float) -> None:
         self.a = a
@@ -60,6 +62,8 @@ class Link:
         self.up = True
         #: When the last message arrived, by direction (0: from ``a`` to ``b``).
         self.arrived = [now, now]
+        #: Bytes sent, by direction.
+        self.sent = [0, 0]
         #: Messages that wait for a cut to end: (from, deliver, arguments).
         self.waiting: list[tuple[Peer, float, Callable[..., object], tuple[Any, ...]]] = []
         self.blocked_since: float | None = None
@@ -118,7 +122,8 @@ class Network:
         self.messages += 1
         self.bytes += size
         link.used_at = now
-        target = link.b if source is link.a else link.a
+        target, side = (link.b, 0) if source is link.a else (link.a, 1)
+        link.sent[side] += size
         left = max(now, source.cpu_until, source.up_until) + size / source.up_bytes_s
         source.up_until = left
         if self.drop and deliver.__name__ == "received" and self._dice.random() < self.drop:
@@ -277,5 +282,6 @@ class Network:
             now = self.kernel.now
             link.a.run(link.a.round_trip, link.b.peer_id, trip + max(0.0, link.b.cpu_until - now))
             link.b.run(link.b.round_trip, link.a.peer_id, trip + max(0.0, link.a.cpu_until - now))
-            link.a.bytes_up += 2 * (FRAME_BYTES + 8)
-            link.b.bytes_up += 2 * (FRAME_BYTES + 8)
+            for side, peer in enumerate((link.a, link.b)):
+                link.sent[side] += 2 * PING_BYTES
+                peer.bytes_up += 2 * PING_BYTES

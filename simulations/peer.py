@@ -489,7 +489,7 @@ _OF_GOSSIP: Final = frozenset({Records, Digest, Doubt})
 def message_bytes(message: NodeMessage) -> int:
     """Length of the encoded message; that of pushed statements by sum, since they are most of all messages."""
     if type(message) is Records:
-        size = 4
+        size = 2 if len(message.envelopes) < 16 else 4
         for envelope in message.envelopes:
             length = len(envelope.wire)
             size += length + (2 if length < 256 else 3)

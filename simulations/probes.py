@@ -34,7 +34,9 @@ def engine_state(engine: Batching, now: float) -> EngineState:
         blocks = engine._kv.unpinned(first.keys) * token * engine._block_tokens
         need = first.held_bytes(first.made, engine._block_tokens, engine._exact) + blocks
         could_start = not engine._admitted or own + pinned + need + engine._growth + token * first.sequences <= total
-    return EngineState(len(engine._jobs), own + pinned, pinned, total if total < inf else inf, could_start, engine._wake)
+    return EngineState(
+        len(engine._jobs), own + pinned, pinned, total if total < inf else inf, could_start, engine._wake
+    )
 
 
 def node_sizes(node: Node) -> dict[str, int]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: The attackers count as isolated when they get fewer than this share of the attempts, for good (the goal of E8).
 ISOLATED: Final = 0.01
 #: Attempts that have to follow before that can be said, and width of the steps in which it is looked for, seconds.
-_LEAST_ATTEMPTS: Final = 50
+_LEAST_ATTEMPTS: Final = 100
 _STEP_S: Final = 5.0
 #: Views that are searched for forged statements.
 _SEARCHED: Final = 10

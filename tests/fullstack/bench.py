@@ -18,7 +18,7 @@ import trio
 
 from tests.fullstack.client import Heard, streamed
 from tests.fullstack.daemons import MODEL, Daemons, Member, daemons, repeatable
-from tests.fullstack.figures import Arrival, Figures, Run, arrivals, body_of
+from tests.fullstack.figures import Arrival, Figures, Run, arrivals, body_of, changes
 from tests.fullstack.virtualnet import VirtualNet
 
 #: Where homes are made: memory, if this machine has a place for that.
@@ -84,10 +84,10 @@ def _links(members: list[Member]) -> dict[tuple[int, str], int]:
 
 
 async def _change(run: Run, members: list[Member], figures: Figures) -> None:
-    """One node after another states a changed advert; the others' views say when they got it."""
+    """A node states a changed advert every now and then; the others' views say when they got it."""
     began = trio.current_time()
-    for number in range(int(run.time_s / run.change_s)):
-        author = members[number * 7 % len(members)]
+    for number, place in enumerate(changes(run)):
+        author = members[place]
         own = author.daemon.swarm.view.get(author.peer)
         at, mark = trio.current_time(), f"change {number}"
         author.daemon.swarm.advertise(msgspec.structs.replace(own.advert, owner=mark))

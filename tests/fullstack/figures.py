@@ -47,6 +47,8 @@ class Run:
     prompt_tokens: int = 200
     output_tokens: int = 50
     gpu: str = "RTX 4090"
+    #: On the simulator: what the daemon pays in processor time, instead of nothing.
+    costs: bool = False
 
 
 @dataclass(slots=True)
@@ -133,6 +135,11 @@ def arrivals(run: Run) -> Iterator[Arrival]:
     while run.jobs_per_s > 0 and (at := at + when.expovariate(run.jobs_per_s)) < run.time_s:
         yield Arrival(at, where.randrange(run.nodes), number)
         number += 1
+
+
+def changes(run: Run) -> list[int]:
+    """Who states the changed adverts: the first node, the one that a real run has at hand."""
+    return [0] * int(run.time_s / run.change_s)
 
 
 def body_of(run: Run, number: int, model: str) -> dict[str, Any]:

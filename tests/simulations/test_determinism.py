@@ -62,7 +62,7 @@ def results(folder: Path, seed: int, hash_seed: int) -> bytes:
     (folder / "determined.toml").write_text(SCENARIO.format(seed=seed), encoding="utf-8")
     command = [sys.executable, "-m", "simulations", "run", "determined.toml", "--jobs", "0", "--no-report"]
     environment = os.environ | {"PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(ROOT)}
-    subprocess.run(  # noqa: S603
+    subprocess.run(
         [*command, "--out", "out"], check=False, cwd=folder, env=environment, capture_output=True, timeout=300
     )
     return (folder / "out" / "determined" / "results.json").read_bytes()

@@ -60,7 +60,9 @@ def test_every_kind_says_which_fields_count() -> None:
     assert all("``" in (kind.__doc__ or "") or "No field" in (kind.__doc__ or "") for kind in KINDS.values())
 
 
-@pytest.mark.parametrize(("kind", "silent", "kept"), [("crash", True, True), ("crash_forget", True, False), ("restart", False, True)])
+@pytest.mark.parametrize(
+    ("kind", "silent", "kept"), [("crash", True, True), ("crash_forget", True, False), ("restart", False, True)]
+)
 def test_processes_end_and_come_back(kind: str, silent: bool, kept: bool) -> None:
     world = world_of(one(kind))
     world.kernel.run(9.0)
@@ -82,7 +84,8 @@ def test_a_crash_without_a_word_is_noticed_later_than_a_restart() -> None:
         world.kernel.run(12.0)
     at_crashed = [peer for peer in crashed.peers if peer.up and crashed.peers[3].peer_id in peer.links]
     at_restarted = [peer for peer in restarted.peers if peer.up and restarted.peers[3].peer_id in peer.links]
-    assert at_crashed and not at_restarted
+    assert at_crashed
+    assert not at_restarted
 
 
 def test_leaving_is_told() -> None:
@@ -113,7 +116,8 @@ def test_a_frozen_process_loses_its_links_and_goes_on() -> None:
     world = world_of(one("freeze"))
     peer = world.peers[3]
     world.kernel.run(29.0)
-    assert peer.up and peer.life == 1
+    assert peer.up
+    assert peer.life == 1
     assert not any(peer.peer_id in other.links for other in world.peers if other is not peer)
     in_time = peer.node.gossip.counts.records_in
     world.kernel.run(50.0)
@@ -149,9 +153,7 @@ def test_a_full_disk_keeps_what_was_there() -> None:
     assert world.peers[3]._kept is not at_first
 
 
-@pytest.mark.parametrize(
-    ("groups", "sides"), [((0.5, 0.5), 2), ((0.34, 0.33, 0.33), 3)]
-)
+@pytest.mark.parametrize(("groups", "sides"), [((0.5, 0.5), 2), ((0.34, 0.33, 0.33), 3)])
 def test_a_partition_cuts_its_sides_off_and_heals(groups: tuple[float, ...], sides: int) -> None:
     world = world_of(one("partition", groups=groups))
     world.kernel.run(29.0)
@@ -172,7 +174,8 @@ def test_a_partition_one_way_has_a_direction_and_a_bridge_sees_all() -> None:
     cut = world.network.cut
     assert cut is not None
     pairs = [(a, b) for a in world.peers for b in world.peers if cut(a, b)]
-    assert pairs and not any(cut(b, a) for a, b in pairs)
+    assert pairs
+    assert not any(cut(b, a) for a, b in pairs)
     touched = {peer.index for pair in pairs for peer in pair}
     assert len(touched) == 5
 
@@ -199,7 +202,8 @@ def test_held_messages_come_later_and_the_links_stay() -> None:
     before = {other.index for other in world.peers if linked(world.peers[3], other)}
     world.kernel.run(13.0)
     waiting = sum(len(link.waiting) for link in world.peers[3].links.values())
-    assert before and waiting
+    assert before
+    assert waiting
     world.kernel.run(14.5)
     assert not any(link.waiting for link in world.peers[3].links.values())
     assert before <= {other.index for other in world.peers if linked(world.peers[3], other)}
@@ -230,7 +234,8 @@ def test_a_hot_gpu_is_slower_a_hanging_engine_silent() -> None:
     world = world_of(one("throttle", amount=0.5), one("hanging_engine", nodes=(4,)))
     world.kernel.run(11.0)
     hot, hanging = world.peers[3].worker, world.peers[4].worker
-    assert hot is not None and hanging is not None
+    assert hot is not None
+    assert hanging is not None
     assert hot.engine.load(11.0).clock_percent == 50
     assert hanging.broken
     world.kernel.run(31.0)

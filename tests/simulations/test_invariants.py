@@ -154,7 +154,7 @@ def test_i4_a_node_does_not_speak_under_an_incarnation_of_before() -> None:
         lambda worker: setattr(worker, "_wake_at", 1e9),  # its timer is lost
         lambda worker: setattr(worker.engine._kv, "pinned_bytes", -1.0 * MIB),  # less than nothing
         lambda worker: worker._tasks.update({1: None}),  # a job that was never admitted
-        lambda worker: worker._admission._running.update({number: None for number in range(999)}),
+        lambda worker: worker._admission._running.update(dict.fromkeys(range(999))),
     ],
 )
 def test_i5_engines(tamper: Callable[[Any], object]) -> None:
@@ -189,7 +189,9 @@ def test_i6_an_older_statement_than_before_is_noticed() -> None:
     world.kernel.run(15.0)
     world.checks.statements(viewer)
     record = viewer.node.view.records()[1]
-    assert old is not None and record.load_env is not None and old.version < record.load_env.version
+    assert old is not None
+    assert record.load_env is not None
+    assert old.version < record.load_env.version
     record.load_env = old
     assert breach(lambda: world.checks.statements(viewer)) == "I6"
 
@@ -258,7 +260,8 @@ def test_i9_a_view_that_takes_somebody_for_dead_is_not_whole() -> None:
 def test_i9_an_old_statement_is_not_whole() -> None:
     world = world_at(5.0)
     record = world.peers[0].node.view.get(world.peers[1].peer_id)
-    assert record is not None and record.load_env is not None
+    assert record is not None
+    assert record.load_env is not None
     signer, old = Ed25519Signer(bytes(32)), record.load_env
     record.load_env = seal(signer, LOAD, (1, 1), old.issued - 1000.0, old.ttl, old.payload)
     assert "a load of" in world.checks.healing.wrong()
@@ -305,3 +308,19 @@ def test_i11_a_job_does_not_come_to_more_workers_than_may_be_asked() -> None:
     world = world_at(5.0)
     next(iter(world.recorder.open.values())).attempts = 99
     assert breach(world.checks.whole) == "I11"
+
+
+@pytest.mark.slow
+def test_i9_nodes_behind_seeds_that_are_full_find_other_neighbours() -> None:
+    """Everybody chooses the seeds; whom they have no room for was told nothing and looked for nobody else."""
+    topology = Topology(nodes=50, seeds=5, latency="uniform")
+    made = msgspec.structs.replace(SCENARIO, topology=topology, workload=Workload(kind="none"))
+    world = World(msgspec.structs.replace(made, duration_s=60.0, quiet_s=20.0), 1)
+    assert world.run().breach is None
+    for peer in world.alive[5:]:
+        mutual = [
+            other
+            for other in peer.node.neighbours.standing()
+            if world.network.by_peer[other].node.neighbours.is_standing(peer.peer_id)
+        ]
+        assert len(mutual) >= 2

@@ -100,7 +100,8 @@ def bare(
 def linked(network: Network, a: Peer, b: Peer) -> Link:
     """A link that ``a`` has dialled; the time that takes has passed, and nobody remembers it."""
     network.dial(a, b.peer_id, (b.addr,), lambda link, reason: None)
-    network.kernel.run(network.kernel.now + 12.0 * network.latencies.one_way_s(a.index, b.index) + 1e-9)
+    while b.peer_id not in a.links:
+        network.kernel.run(network.kernel.now + network.latencies.one_way_s(a.index, b.index) / 2)
     for peer in (a, b):
         if isinstance(peer, BareMachine):
             peer.notes.clear()

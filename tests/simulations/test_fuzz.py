@@ -1,0 +1,98 @@
+"""The fuzzer: what a seed means, that failures are written down, and that what failed once is made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulations import fuzz
+from simulations.attackers import KINDS as ATTACKERS
+from simulations.runs import Made, Planned
+from simulations.world import World
+
+
+class Silent:
+    """An audience that says nothing."""
+
+    def begins(self, index: int, planned: Planned) -> None:
+        """A run begins."""
+
+    def goes(self, index: int, word: Any) -> None:
+        """A run is so far."""
+
+    def ends(self, index: int, made: Made | None) -> None:
+        """A run is over."""
+
+    def stopping(self) -> None:
+        """Everybody was asked to stop."""
+
+
+def test_a_seed_means_one_scenario() -> None:
+    assert fuzz.scenario_of(1) == fuzz.scenario_of(1) != fuzz.scenario_of(2)
+
+
+def test_seeds_reach_everything_and_always_end_in_quiet() -> None:
+    scenarios = [fuzz.scenario_of(seed) for seed in range(200)]
+    assert {attack.kind for each in scenarios for attack in each.attacks} == set(ATTACKERS)
+    assert {each.topology.latency for each in scenarios} == {"planetlab490", "seattle99", "regions8", "uniform"}
+    assert {each.churn.model for each in scenarios} == {"none", "exponential", "weibull", "bimodal"}
+    assert {each.topology.settled for each in scenarios} == {True, False}
+    for each in scenarios:
+        assert each.chaos
+        assert each.topology.nodes == 30
+        assert each.duration_s == 300.0
+        assert each.quiet_s >= each.measure.liveness_s > 0
+        assert sum(attack.share for attack in each.attacks) <= fuzz.BAD_SHARE
+        assert all(attack.until_s <= each.duration_s - each.quiet_s for attack in each.attacks)
+
+
+def test_the_command_repeats_a_seed() -> None:
+    assert " ".join(fuzz.command(7, 30, 300.0)) == "p2pnode sim fuzz --from-seed 7 --seeds 1 --nodes 30 --time 5m"
+    assert fuzz.command(7, 30, 45.0)[-1] == "45s"
+
+
+def broken(seed: int) -> Made:
+    run = {"seed": seed, "breach": {"invariant": "I5", "at_s": 1.0, "what": 'a "made up" one'}, "error": None}
+    return Made(run, {"cpu_s": 1.5})
+
+
+def test_failures_are_written_down_once_and_made_first(tmp_path: Path) -> None:
+    path = tmp_path / "regressions.toml"
+    assert fuzz.regressions(path) == []
+    plan = fuzz.planned([4, 5], 6, 60.0)
+    good = Made({"seed": 4, "breach": None, "error": None}, {"cpu_s": 1.0})
+    fuzzed = fuzz.Fuzzed([good, broken(5)])
+    assert fuzzed.cpu_s == 2.5
+    assert fuzz.remember(fuzzed, plan, path) == 1
+    assert fuzz.remember(fuzzed, plan, path) == 0
+    again = fuzz.regressions(path)
+    assert [each.seed for each in again] == [5]
+    assert again[0].scenario == plan[1].scenario
+
+
+def test_the_regressions_that_are_kept_can_be_read() -> None:
+    assert all(each.scenario.topology.nodes <= 100 for each in fuzz.regressions())
+
+
+@pytest.mark.slow
+def test_a_breach_comes_with_the_command_that_repeats_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = World.prepare
+
+    def prepare(world: World) -> None:
+        real(world)
+        world.kernel.at(20.0, lambda: setattr(world.recorder, "submitted", -1))
+
+    monkeypatch.setattr(World, "prepare", prepare)
+    fuzzed = fuzz.run(fuzz.planned([1], 6, 30.0), 0, Silent())
+    (failure,) = fuzzed.failures
+    assert failure["breach"]["invariant"] == "I1"
+    assert failure["breach"]["repeat"] == "p2pnode sim fuzz --from-seed 1 --seeds 1 --nodes 6 --time 30s"
+
+
+@pytest.mark.slow
+def test_a_few_small_ones_break_nothing() -> None:
+    fuzzed = fuzz.run(fuzz.planned(range(3), 8, 40.0), 0, Silent())
+    assert fuzzed.failures == []
+    assert len(fuzzed.made) == 3
