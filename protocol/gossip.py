@@ -7,8 +7,8 @@ Per neighbour there is a list of the statements that it *lacks*.  A statement th
 every neighbour but the one that brought it and its author; a neighbour that shows us the same statement is taken off.
 Each tick every neighbour gets what is on its list in one ``Records``.  A list names authors, not bytes: what goes out
 is always the newest, so a slow link skips versions and never queues them up.  Each link thus carries a statement
-about once.  What was lost is found by digests (``digests``): on each new link, and every ``digest_s`` with one
-neighbour.
+about once; in a crowded network (``announcing``) each node passes a load of others on to ``FEW`` of its neighbours.
+What was lost is found by digests (``digests``): on each new link, and every ``digest_s`` with one neighbour.
 
 What arrives is judged by ``intake``.  A wrong signature is held against the neighbour that relayed it and ends its
 message; nothing else is held against anybody.  Only what the view holds is relayed.
@@ -32,7 +32,7 @@ from typing import Final
 
 from protocol import digests
 from protocol.adverts import Advert, Load, Status
-from protocol.announcing import Announcer
+from protocol.announcing import FEW, Announcer
 from protocol.budget import Bucket
 from protocol.effects import Effect, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import BadEnvelope
@@ -106,6 +106,8 @@ class Gossip:
         #: Goodbyes that may still be on a list of what a neighbour lacks, newest last.
         self._goodbyes: dict[Mark, None] = {}
         self._next_sync = 0.0
+        #: Whether the network is too large to pass every load on to every neighbour.
+        self._crowded = False
 
     def start(self, marks: MarkTable, now: float, wall: float) -> list[Effect]:
         """Begin, with the marks of an earlier life; nodes do not tick in step."""
@@ -290,18 +292,24 @@ class Gossip:
             self._intake.clock_changed = False
             effects += self._state(self._own.repeat(self._nodes(), now, self.wall(now)), now)
         if verdict is Verdict.NEW:
-            mark = self._spread(envelope, link)
-            if self._is_goodbye(envelope):
+            goodbye = self._is_goodbye(envelope)
+            mark = self._spread(envelope, link, few=self._crowded and envelope.kind == LOAD and not goodbye)
+            if goodbye:
                 self._goodbyes[mark] = None
                 effects += self._flush(envelope, now)
         return effects
 
     # --- what we pass on -----------------------------------------------------------------------------------------
 
-    def _spread(self, envelope: Envelope, source: _Neighbour | None) -> Mark:
+    def _spread(self, envelope: Envelope, source: _Neighbour | None, *, few: bool = False) -> Mark:
         mark, author = self._marks.get(envelope.key), envelope.author
         assert mark is not None, "what is new is held"
-        for link in self._standing:
+        links = self._standing
+        if few and len(links) > FEW:
+            # As many as stand side by side from a random place on: each is as likely as the others.
+            first = int(self._rng.random() * len(links))
+            links = (links[first:] + links[:first])[:FEW]
+        for link in links:
             if link is not source and link.peer != author:
                 lacks = link.lacks
                 if mark in lacks:
@@ -394,6 +402,7 @@ class Gossip:
     def _tick(self, now: float) -> list[Effect]:
         stated = self._own.due(self._nodes(), now, self.wall(now))
         effects = self._state(stated, now, flush=False)
+        self._crowded = self._own.crowded(self._nodes())
         links = [link for link in self._standing if link.lacks]
         self._rng.shuffle(links)
         for left, link in zip(range(len(links), 0, -1), links, strict=True):

@@ -201,9 +201,14 @@ class Neighbours:
         return [Hangup(peer, reason)]
 
     def _trim(self) -> list[Effect]:
-        """Let one neighbour go if we chose too many: the network was smaller then, or many have chosen us since."""
+        """Let one neighbour go if we chose too many: the network was smaller then, or many have chosen us since.
+
+        Seeds do not count here either: else whoever has one would choose another each time it has let one go.
+        """
+        seeds = [seed.peer for seed in self._seeds]
         chosen = [peer for peer, link in self._links.items() if link.chosen]
-        spare = len(self.standing()) > self._settings.target and len(chosen) > self._settings.target // 2
+        own = sum(peer not in seeds for peer in chosen)
+        spare = len(self.standing()) > self._settings.target and own > self._settings.target // 2
         if not spare or len(self._view) <= self._settings.target:
             return []
         return self._release(self._rng.choice(chosen), "enough neighbours")

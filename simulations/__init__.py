@@ -1,1 +1,1 @@
-"""The simulator: drives the machines of ``protocol`` with a heap and a virtual clock.  Imports nothing of ``p2pnode``."""
+"""The simulator: drives the machines of ``protocol`` with a heap and a virtual clock, without ``p2pnode``."""

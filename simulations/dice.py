@@ -1,4 +1,4 @@
-"""One die per node and purpose, made from the seed, so that a new node or a new metric does not shift the others' throws.
+"""One die per node and purpose, made from the seed, so that a new node or metric does not shift the others' throws.
 
 Who calls it: whatever draws anything.
 """

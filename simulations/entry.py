@@ -110,7 +110,9 @@ class Entry:
             peer.recorder.gave_up(job, "model_not_found")
         else:
             self._waiting[job.number] = job
-            peer.ask(lambda number: FindProviders(number, name_key(job.model)), lambda found: self._found(job, truth, found))
+            peer.ask(
+                lambda number: FindProviders(number, name_key(job.model)), lambda found: self._found(job, truth, found)
+            )
             self.kernel.at(self.kernel.now + DHT_S, self._nobody, job, peer.life)
 
     def _found(self, job: Job, truth: Truth, found: Found) -> None:

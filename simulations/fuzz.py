@@ -55,6 +55,11 @@ LIVENESS_S: Final = 110.0
 #: Share of the bad at most, and of the runs that have any.
 BAD_SHARE: Final = 0.3
 BAD_RUNS: Final = 0.6
+#: Messages per second and link of a flooder, where there is one (guess): ten times an honest node's at least, and few
+#: enough for the run to last no longer than others.
+FLOOD_PER_S: Final = (10.0, 20.0)
+#: Homes of a statement in the DHT: as usual, everybody is everybody's home in networks this small.
+HOMES: Final = (4, 8, 8, 20)
 _GPUS: Final = ("rtx 3090", "rtx 4070", "rtx 4090", "a100", "h100", "l4")
 _CATALOGUE: Final = (
     Model(name="llama-3.1-8b-instruct"),
@@ -83,9 +88,9 @@ def scenario_of(seed: int, nodes: int = NODES, duration_s: float = TIME_S) -> Sc
         engine=Engine(efficiency_sigma=die.choice((0.0, 0.15, 0.4)), prefix_reuse=die.random() < 0.7),
         workload=_workload(die),
         lookups=Lookups(rate_per_s=die.choice((0.0, 0.0, 0.5))),
-        node=_settings(die),
+        node=_settings(die, dice(seed, "fuzz-homes")),
         churn=_churn(die),
-        attacks=_attacks(die, duration_s - min(QUIET_S, duration_s * 2 / 3)),
+        attacks=_attacks(die, dice(seed, "fuzz-flood"), duration_s - min(QUIET_S, duration_s * 2 / 3)),
         measure=Measure(sample_s=5.0, invariants_every_s=die.choice((3.0, 5.0, 7.0)), liveness_s=LIVENESS_S),
     )
 
@@ -136,7 +141,7 @@ def _workload(die: Random) -> Workload:
     )
 
 
-def _settings(die: Random) -> NodeSettings:
+def _settings(die: Random, homes: Random) -> NodeSettings:
     """The default profile, some of it other than anybody would set it."""
     base = PROFILES[die.choice(("wan", "wan", "wan", "lan"))]
     replace = msgspec.structs.replace
@@ -150,7 +155,8 @@ def _settings(die: Random) -> NodeSettings:
     neighbours = replace(base.neighbours, target=die.choice((4, 6, 8)), rotate_s=die.choice((60.0, 600.0)))
     cascade = replace(base.cascade, attempts=die.choice((1, 3)), asked=die.choice((3, 8)))
     admission = replace(base.admission, queue=die.choice((1, 64)), per_peer=die.choice((2, 64)))
-    return replace(base, gossip=gossip, neighbours=neighbours, cascade=cascade, admission=admission)
+    dht = replace(base.dht, k=homes.choice(HOMES))
+    return replace(base, gossip=gossip, neighbours=neighbours, cascade=cascade, admission=admission, dht=dht)
 
 
 def _churn(die: Random) -> Churn:
@@ -166,13 +172,15 @@ def _churn(die: Random) -> Churn:
     )
 
 
-def _attacks(die: Random, until_s: float) -> tuple[Attack, ...]:
+def _attacks(die: Random, flood: Random, until_s: float) -> tuple[Attack, ...]:
     if die.random() >= BAD_RUNS or not ATTACKERS:
         return ()
     kinds = die.sample(sorted(ATTACKERS), die.randint(1, min(3, len(ATTACKERS))))
     share = die.uniform(0.03, BAD_SHARE) / len(kinds)
+    amounts = {"flooder": flood.choice(FLOOD_PER_S)}
     return tuple(
-        Attack(kind=kind, share=share, from_s=die.choice((0.0, 60.0)), until_s=until_s, identities=3) for kind in kinds
+        Attack(kind, share, die.choice((0.0, 60.0)), until_s, identities=3, amount=amounts.get(kind, 0.0))
+        for kind in kinds
     )
 
 

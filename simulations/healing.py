@@ -2,8 +2,8 @@
 
 Whole is: every honest node that lives knows nearly every other (as far as its view has room), what it knows is not
 older than two periods of whoever said it, and the links between honest nodes do not fall apart into islands.  From the
-begin of the quiet phase on that is looked at every second; it has to be so within ``measure.liveness_s``, and at the
-end.  Of very many nodes a sample looks, drawn anew each time.
+begin of the quiet phase on that is looked at every second, and less often while it is so; it has to be so within
+``measure.liveness_s``, and at the end of that time.  Of very many nodes a sample looks, drawn anew each time.
 
 Who calls it: ``invariants``.
 """
@@ -28,8 +28,9 @@ VIEWERS: Final = 64
 #: A statement may be this many periods of its author old, and so many seconds on its way.
 PERIODS: Final = 2.0
 WAY_S: Final = 10.0
-#: Seconds between two looks.
+#: Seconds between two looks, and once it is whole.
 EVERY_S: Final = 1.0
+WHOLE_EVERY_S: Final = 5.0
 
 
 class Healing:
@@ -62,7 +63,7 @@ class Healing:
         else:
             self.healed_at = None
         if now < self.due:
-            self.world.kernel.at(min(self.due, now + EVERY_S), self._look)
+            self.world.kernel.at(min(self.due, now + (EVERY_S if wrong else WHOLE_EVERY_S)), self._look)
 
     def wrong(self) -> str:
         """What is not as it should be, or nothing."""

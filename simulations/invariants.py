@@ -177,7 +177,7 @@ class Checks:
                 self._breach("I3", f"job {attempt.job.number} had a token before it was accepted")
             entry: Any = attempt.entry
             wanted = entry.up and entry.life == attempt.entry_life and not attempt.aborted
-            if wanted and attempt.job.number in self.world.recorder.open:
+            if wanted and (attempt.job.number in self.world.recorder.open or not entry.honest):  # a flooder wants all
                 self._orphans.pop(attempt.number, None)
             elif now - max(self._orphans.setdefault(attempt.number, now), peer.hindered_until) > GRACE_S:
                 self._breach("I2", f"node {peer.index} works on job {attempt.job.number} for nobody")

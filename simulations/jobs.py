@@ -24,10 +24,13 @@ REQ_BYTES: Final = 96
 ACCEPT_BYTES: Final = 24
 REFUSAL_BYTES: Final = 48
 BEAT_BYTES: Final = 0
-END_BYTES: Final = 130
+END_BYTES: Final = 110
 RST_BYTES: Final = 4
-#: Bytes of one streamed piece: the JSON of a chunk with one token (measured on the mock engine's answers).
-PIECE_BYTES: Final = 210
+#: Bytes of one streamed piece with its frame's head: the JSON of a chunk with one token, usage asked for (measured on
+#: the mock engine's answers); what comes before the first, the role; and after the last, the reason and the usage.
+PIECE_BYTES: Final = 250
+FIRST_BYTES: Final = 266
+LAST_BYTES: Final = 474
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ _DIGITS: Final = 6
 
 @dataclass
 class Outcome:
-    """One run.  ``metrics``: numbers, or quantiles as dictionaries; all virtual time, nothing of the machine it ran on."""
+    """One run.  ``metrics``: numbers, or quantiles as dictionaries; virtual time, nothing of the machine it ran on."""
 
     seed: int
     digest: str
@@ -112,12 +112,15 @@ def _jobs(world: World) -> dict[str, Any]:
     slo = scenario.workload
     well = 0
     for note in done:
-        assert note.committed_at is not None and note.ended_at is not None, "what is completed was answered"
+        assert note.committed_at is not None, "what is completed was answered"
+        assert note.ended_at is not None, "what is completed has ended"
         itl = (note.ended_at - note.committed_at) / max(1, note.tokens - 1)
         well += note.committed_at - note.asked_at <= slo.slo_ttft_s and (itl <= slo.slo_itl_s or not slo.streamed)
     engines = [peer.worker.engine for peer in world.peers if peer.worker is not None]
     prompts = sum(engine.prompt_tokens_total for engine in engines)
-    arrivals = [recorder.arrivals_all[peer.index] / peer.machine.slots for peer in world.peers if peer.worker is not None]
+    arrivals = [
+        recorder.arrivals_all[peer.index] / peer.machine.slots for peer in world.peers if peer.worker is not None
+    ]
     found |= {
         "jobs_measured": len(notes),
         "jobs_unserved": sum(note.committed_at is None for note in notes),
@@ -226,7 +229,7 @@ def _fates(world: World) -> dict[str, Any]:
     return found | (world.damage.metrics() if world.damage is not None else {})
 
 
-# --- what pictures are made of -----------------------------------------------------------------------------------------
+# --- what pictures are made of ---------------------------------------------------------------------------------------
 
 
 def cdf(values: Sequence[float], total: int | None = None) -> list[list[float]]:

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from protocol import PROTOCOL_VERSION
+from protocol import PROTOCOL_VERSION, __version__
 from protocol.adverts import Advert, Load
 from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import RemoteProtocolError
@@ -37,8 +37,8 @@ from protocol.events import (
     RoundTrip,
     TimerFired,
 )
-from protocol.ids import PeerId
-from protocol.messages import Digest, Doubt, NodeMessage, Records, decode, encode
+from protocol.ids import PeerId, peer_text
+from protocol.messages import Digest, Doubt, NodeMessage, Records, decode
 from protocol.node import Node
 from protocol.settings import NodeSettings
 from protocol.signing import Ed25519Signer
@@ -46,6 +46,7 @@ from simulations.costs import Costs
 from simulations.dice import dice
 from simulations.fleet import Machine
 from simulations.network import Link, Network
+from simulations.sizes import message_bytes
 
 if TYPE_CHECKING:
     from protocol.freshness import MarkTable
@@ -84,7 +85,6 @@ class Peer:
     ) -> None:
         self.index = index
         self.address = address
-        self.addr = f"/ip4/{address}/tcp/4411"
         self.machine = machine
         self.settings = settings
         self.network = network
@@ -94,6 +94,7 @@ class Peer:
         self.seed = seed
         self.signer = Ed25519Signer(key)
         self.peer_id: PeerId = self.signer.peer_id
+        self.addr = f"/ip4/{address}/tcp/4411/p2p/{peer_text(self.peer_id)}"
         self.node: Node
         self.entry: Entry | None = None
         self.worker: Worker | None = None
@@ -159,6 +160,7 @@ class Peer:
         if forgets:
             self._kept = ({}, (), 0)
         self.up, self.vanished = False, silently
+        self.recorder.died_at[self.peer_id] = self.kernel.now
         self._timers.clear()
         self._backlog.clear()
         self._dialling.clear()
@@ -170,7 +172,10 @@ class Peer:
                 self.network.block(link)
             else:
                 self.kernel.at(
-                    self.kernel.now + self.network.delay_s(self, link.other(self)), self.network.break_link, link, "reset"
+                    self.kernel.now + self.network.delay_s(self, link.other(self)),
+                    self.network.break_link,
+                    link,
+                    "reset",
                 )
         self.links.clear()
         if self.entry is not None:
@@ -181,7 +186,9 @@ class Peer:
     def save(self) -> None:
         """What outlives the process goes to the disk, if that has room."""
         if not self.disk_full:
-            known = tuple((record.peer, record.advert.addrs) for record in self.node.view.records()[1:65] if record.advert)
+            known = tuple(
+                (record.peer, record.advert.addrs) for record in self.node.view.records()[1:65] if record.advert
+            )
             self._kept = (dict(self.node.export_marks()), known, self.inc)
 
     def sizes(self) -> dict[str, int]:
@@ -384,11 +391,11 @@ class Peer:
             return
         self._dialling[key] = [done] if done is not None else []
         self.spend(self.costs.dial_s)
-        self.network.dial(self, peer, addrs, lambda link, why, life=self.life: self._dialled(life, peer, addrs, link, why))
+        self.network.dial(
+            self, peer, addrs, lambda link, why, life=self.life: self._dialled(life, peer, addrs, link, why)
+        )
 
-    def _dialled(
-        self, life: int, peer: PeerId | None, addrs: tuple[str, ...], link: Link | None, reason: str
-    ) -> None:
+    def _dialled(self, life: int, peer: PeerId | None, addrs: tuple[str, ...], link: Link | None, reason: str) -> None:
         if life != self.life or not self.up:
             return
         waiting = self._dialling.pop(addrs if peer is None else peer, [])
@@ -412,9 +419,10 @@ class Peer:
         other = link.other(self)
         self.spend(self.costs.dial_s)
         outbound = link.a is self
-        self.feed(LinkUp(other.peer_id, outbound, other.address, (*addrs[:1], other.addr) if outbound else (other.addr,)))
+        known = tuple(dict.fromkeys((*addrs[:1], other.addr))) if outbound else (other.addr,)
+        self.feed(LinkUp(other.peer_id, outbound, other.address, known))
 
-    def link_down(self, link: Link, other: Peer, reason: str) -> None:
+    def link_down(self, _link: Link, other: Peer, reason: str) -> None:
         """A link broke."""
         self.feed(LinkDown(other.peer_id, reason))
         if self.entry is not None:
@@ -453,6 +461,7 @@ class Peer:
             models=offers,
             addrs=(self.addr,),
             engine="mock" if gpus else "none",
+            version=__version__,
         )
 
     def advertise(self, advert: Advert) -> None:
@@ -484,14 +493,3 @@ class Peer:
 
 _NO_LOAD: Final = Load()
 _OF_GOSSIP: Final = frozenset({Records, Digest, Doubt})
-
-
-def message_bytes(message: NodeMessage) -> int:
-    """Length of the encoded message; that of pushed statements by sum, since they are most of all messages."""
-    if type(message) is Records:
-        size = 2 if len(message.envelopes) < 16 else 4
-        for envelope in message.envelopes:
-            length = len(envelope.wire)
-            size += length + (2 if length < 256 else 3)
-        return size
-    return len(encode(message))

@@ -185,7 +185,7 @@ class Recorder:
 
     # --- the network ---------------------------------------------------------------------------------------------
 
-    def state(self, peer: Peer, effect: PeerState) -> None:
+    def state(self, _peer: Peer, effect: PeerState) -> None:
         """``peer`` has made up its mind about another."""
         if effect.state != "dead":
             return

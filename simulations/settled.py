@@ -21,7 +21,7 @@ from protocol.budget import Bucket
 from protocol.dht import _Link, _Own
 from protocol.ids import ModelId, PeerId, name_key
 from protocol.kbuckets import as_number, peer_key
-from protocol.peerview import network_group
+from protocol.netgroup import network_group
 from protocol.shelf import home_of
 from protocol.signing import ADVERT, LOAD, Envelope
 from simulations.dice import dice, numpy_dice

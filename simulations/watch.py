@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-
 from protocol.effects import Found
 from protocol.signing import ADVERT, Envelope
 from simulations.dice import dice
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 TRACK_S: Final = 0.1
 #: A tracked advert is given up after this long.
 TRACK_MOST_S: Final = 120.0
+#: None is begun when less time than this is left.
+TRACK_LEAST_S: Final = 30.0
 #: Nodes whose views are looked at, and how often in a run.
 LOOK_AT: Final = 40
 LOOKS: Final = 4
@@ -131,7 +132,7 @@ class Watch:
     def _track(self) -> None:
         world = self.world
         scenario, kernel = world.scenario, world.kernel
-        if kernel.now >= scenario.duration_s:
+        if kernel.now > scenario.duration_s - TRACK_LEAST_S:
             return
         kernel.at(kernel.now + scenario.measure.track_every_s, self._track)
         peer = self._die.choice([peer for peer in world.alive if peer.honest])
@@ -187,7 +188,7 @@ class Watch:
 
     # --- the DHT -------------------------------------------------------------------------------------------------
 
-    def extra_series(self, step: int) -> dict[str, list[object]]:
+    def extra_series(self, _step: int) -> dict[str, list[object]]:
         """Series that only some runs have."""
         return {}
 
@@ -211,6 +212,3 @@ def has(peer: Peer, envelope: Envelope) -> bool:
     record = peer.node.view.get(envelope.author)
     held = record.advert_env if record is not None else None
     return held is not None and held.version >= envelope.version
-
-
-

@@ -39,6 +39,8 @@ from simulations.jobs import (
     BODY_BYTES,
     BODY_TOKEN_BYTES,
     END_BYTES,
+    FIRST_BYTES,
+    LAST_BYTES,
     PIECE_BYTES,
     REFUSAL_BYTES,
     Attempt,
@@ -128,10 +130,16 @@ class Worker:
 
     def requested(self, attempt: Attempt) -> None:
         """A job came, its request with it."""
-        peer, job = self.peer, attempt.job
+        peer = self.peer
         peer.spend(peer.costs.job_worker_s)
         self.arrivals += 1
         attempt.worker_life = peer.life
+        peer.run(self._arrived, attempt)  # when the processor has done that
+
+    def _arrived(self, attempt: Attempt) -> None:
+        peer, job = self.peer, attempt.job
+        if attempt.over or (attempt.entry is not peer and attempt.entry.peer_id not in peer.links):
+            return  # nobody wants it any more
         if self.runs_as(job) is None:
             refuse = Refuse(404, "model_not_found", f"this node does not have the model {job.model!r} now", "model")
             self._say(attempt, REFUSAL_BYTES, Refused(peer.peer_id, refuse))
@@ -253,7 +261,7 @@ class Worker:
         if attempt.job.streamed:
             attempt.sent = 1
             self.peer.spend(self.peer.costs.token_worker_s)
-            self._say(attempt, PIECE_BYTES, Progress(self.peer.peer_id, 1))
+            self._say(attempt, FIRST_BYTES + PIECE_BYTES, Progress(self.peer.peer_id, 1))
             self._feed(FirstOutput(number))
 
     def _finished(self, number: int) -> None:
@@ -288,7 +296,7 @@ class Worker:
             self._say(attempt, BODY_BYTES + BODY_TOKEN_BYTES * rest, Progress(me, 1))
         elif rest > 0 or not attempt.sent:
             self.peer.spend(rest * self.peer.costs.token_worker_s)
-            self._say(attempt, rest * PIECE_BYTES, Progress(me, max(1, rest)))
+            self._say(attempt, rest * PIECE_BYTES + LAST_BYTES, Progress(me, max(1, rest)))
         self._say(attempt, END_BYTES, Completed(me))
 
     def _tell(self, attempt: Attempt) -> None:

@@ -67,9 +67,7 @@ class World:
         window = (scenario.warmup_s, scenario.duration_s - scenario.quiet_s)
         self.recorder = Recorder(self.kernel, window)
         self.costs = load_costs()
-        self.network = Network(
-            self.kernel, latencies(topology, seed), seed, loss=topology.loss, drop=topology.drop
-        )
+        self.network = Network(self.kernel, latencies(topology, seed), seed, loss=topology.loss, drop=topology.drop)
         #: Everybody; and without the further identities that some machines make up.
         self.peers: list[Peer] = []
         self.machines: list[Peer] = []
@@ -79,6 +77,8 @@ class World:
         self.rate_per_s = self._rate()
         self._arrivals: Iterator[Arrival] = iter(())
         self._jobs = 0
+        #: No job arrives from then on.
+        self.end_s = scenario.duration_s
         self.damage: Damage | None = None
         self.watch = Watch(self)
         self.checks = Checks(self)
@@ -161,7 +161,7 @@ class World:
     def run(self, progress: Progress | None = None, until: float | None = None) -> Outcome:
         """To the end, or as far as ``until``; raises nothing: a breach is part of the outcome."""
         scenario = self.scenario
-        end = scenario.duration_s if until is None else min(until, scenario.duration_s)
+        end = self.end_s = scenario.duration_s if until is None else min(until, scenario.duration_s)
         progress = progress or Progress()
         progress.of_s = end
         breach: Breach | None = None
@@ -204,7 +204,7 @@ class World:
 
     def _next_arrival(self) -> None:
         arrival = next(self._arrivals, None)
-        if arrival is not None and arrival.at < self.scenario.duration_s:
+        if arrival is not None and arrival.at < self.end_s:
             self.kernel.at(arrival.at, self._arrive, arrival)
 
     def _arrive(self, arrival: Arrival) -> None:

@@ -11,8 +11,9 @@ from protocol.messages import NodeMessage, encode, kind_of
 from simulations.dice import dice
 from simulations.jobs import Attempt
 from simulations.network import Link
-from simulations.peer import Peer, message_bytes
+from simulations.peer import Peer
 from simulations.scenario import Attack
+from simulations.sizes import message_bytes
 from simulations.worker import Worker
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from statistics import mean
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 #: What each figure is; shown by ``--help`` and printed with the figures.
 MEANING: Final = {
@@ -25,6 +25,10 @@ MEANING: Final = {
     "link_bytes_per_node_s": "bytes that a node sends on links that stood at both ends of the window; mean over nodes",
     "ttft_s": "from before the caller connects to the entry's API until the first event with text has been read",
 }
+
+
+#: Places from one author of a changed advert to the next (a prime, so that every node has its turn).
+STRIDE: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,10 @@ class Run:
     #: Seconds after everybody has seen everybody, and seconds that are measured.
     warm_s: float = 30.0
     time_s: float = 60.0
-    #: Seconds between two changed adverts; each must have spread before the next.
+    #: Seconds between two changed adverts; each must have spread before the next.  And whose they are: of one node
+    #: after another, or of the last one (real processes: the one that runs in the process that measures).
     change_s: float = 5.0
+    authors: Literal["each", "last"] = "each"
     jobs_per_s: float = 0.0
     prompt_tokens: int = 200
     output_tokens: int = 50
@@ -138,8 +144,9 @@ def arrivals(run: Run) -> Iterator[Arrival]:
 
 
 def changes(run: Run) -> list[int]:
-    """Who states the changed adverts: the first node, the one that a real run has at hand."""
-    return [0] * int(run.time_s / run.change_s)
+    """The places of those who state a changed advert, in their order."""
+    rounds = range(int(run.time_s / run.change_s))
+    return [number * STRIDE % run.nodes if run.authors == "each" else run.nodes - 1 for number in rounds]
 
 
 def body_of(run: Run, number: int, model: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The same run with real processes on loopback, in real time: what the virtual figures are held against.
 
-All nodes but one are ``p2pnode run`` processes; the first is a daemon inside this process, so that its advert can be
-changed at will.  When the others got a change is read from the age that they give it.  Who calls it: ``__main__``.
+All nodes but one are ``p2pnode run`` processes; the last is a daemon inside this process, so that its advert can be
+changed at will (``Run.authors`` has to be ``last``).  When the others got a change is read from the age that they give it.  Who calls it: ``__main__``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -27,10 +27,12 @@ from protocol.ids import peer_text
 from tests.fullstack.bench import note
 from tests.fullstack.client import get, streamed
 from tests.fullstack.daemons import MODEL
-from tests.fullstack.figures import Arrival, Figures, Run, arrivals, body_of
+from tests.fullstack.figures import Arrival, Figures, Run, arrivals, body_of, changes
 
 #: Seconds in which everybody has to see everybody.
-SETTLE_S = 120.0
+SETTLE_S: Final = 120.0
+#: Where nobody is: who has nobody to ask is told to ask there, so that it does not ask the public list.
+NOBODY: Final = "/ip4/127.0.0.1/tcp/1"
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,17 @@ def measure(run: Run) -> dict[str, Any]:
 
 
 async def _measured(run: Run, fleet: Fleet) -> dict[str, Any]:
-    figures = Figures(run)
+    figures, began = Figures(run), trio.current_time()
+    children = await _others(run, fleet)
+    figures.more["stagger_s"] = (trio.current_time() - began) / max(1, len(children))
+    first = children[0].ready["listen"][0] if children else NOBODY
     given = {"listen": LOOPBACK, "api": "127.0.0.1:0", "no_auth": True, "engine": "mock", "mock_gpu": run.gpu}
-    given |= {"profile": run.profile, "name": "node1", "bootstrap": ("/ip4/127.0.0.1/tcp/1",)}
-    with open_home(Paths(fleet.home / "node1")) as home:
+    given |= {"profile": run.profile, "name": f"node{run.nodes}", "bootstrap": (first,)}
+    with open_home(Paths(fleet.home / "last")) as home:
         daemon = await node.build(load_config(None, given, {}), home, Surroundings(announce=lambda *_, **__: None))
         async with trio.open_nursery() as nursery:
             facts = await nursery.start(_live, daemon)
-            children = await _others(run, fleet, facts["listen"][0])
-            spots = [_spot(facts), *(_spot(child.ready) for child in children)]
+            spots = [*(_spot(child.ready) for child in children), _spot(facts)]
             with trio.fail_after(SETTLE_S):
                 for spot in spots:
                     while (await get(None, spot, "/v1/p2p/status"))["peers"]["alive"] < run.nodes - 1:  # noqa: ASYNC110
@@ -72,13 +76,18 @@ async def _live(daemon: node.Daemon, *, task_status: trio.TaskStatus[Any]) -> No
     await node.live(daemon, task_status=task_status)
 
 
-async def _others(run: Run, fleet: Fleet, first: str) -> list[Child]:
-    flags = ("--engine", "mock", "--mock-gpu", run.gpu, "--profile", run.profile, "--no-auth", "--bootstrap", first)
+async def _others(run: Run, fleet: Fleet) -> list[Child]:
+    """All nodes but the last, one after the other as each is ready, bootstrapped from the first."""
+    flags = ("--engine", "mock", "--mock-gpu", run.gpu, "--profile", run.profile, "--no-auth")
+    children: list[Child] = []
 
     def start(number: int) -> Child:
-        return fleet.node(f"node{number}", *flags).wait_ready(60.0)
+        first = children[0].ready["listen"][0] if children else NOBODY
+        return fleet.node(f"node{number}", *flags, "--bootstrap", first).wait_ready(60.0)
 
-    return [await trio.to_thread.run_sync(start, number) for number in range(2, run.nodes + 1)]
+    for number in range(1, run.nodes):
+        children.append(await trio.to_thread.run_sync(start, number))
+    return children
 
 
 def _spot(facts: dict[str, Any]) -> Spot:
@@ -89,7 +98,7 @@ async def _window(run: Run, daemon: node.Daemon, spots: list[Spot], children: li
     before, cpu = await _counts(spots), _cpu_s(children)
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_change, run, daemon, spots[1:], figures)
+        nursery.start_soon(_change, run, daemon, spots[:-1], figures)
         for arrival in arrivals(run):
             await trio.sleep_until(began + arrival.at)
             nursery.start_soon(_one, run, spots, arrival, figures)
@@ -131,7 +140,8 @@ def _cpu_s(children: list[Child]) -> float:
 async def _change(run: Run, daemon: node.Daemon, others: list[Spot], figures: Figures) -> None:
     """State a changed advert every now and then; shortly before the next ask everybody for its age."""
     began, name = trio.current_time(), peer_text(daemon.swarm.me)
-    for number in range(int(run.time_s / run.change_s)):
+    for number, place in enumerate(changes(run)):
+        assert place == run.nodes - 1, "only the last node can be told to change"
         own = daemon.swarm.view.get(daemon.swarm.me)
         at, mark, delays = trio.current_time(), f"change {number}", []
         daemon.swarm.advertise(msgspec.structs.replace(own.advert, owner=mark))

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from protocol.adverts import Load, Status, read
-from protocol.announcing import ADVERT_SHARE, COPIES, LOAD_SHARE, Announcer, changed
+from protocol.announcing import ADVERT_SHARE, COPIES, COPIES_OF_FEW, LOAD_SHARE, Announcer, changed
 from protocol.settings import GossipSettings
 from protocol.signing import ADVERT, LOAD, MAX_INC, MAX_TTL_S, Envelope
 from tests.protocol.harness import WALL, advert_of, signer_of
@@ -123,10 +123,21 @@ def test_periods_stretch_so_that_the_budget_holds(nodes: int) -> None:
     advert, load = node.advertise(advert_of(0), nodes, 0.0, WALL)
     node.repeat(nodes, 0.0, WALL)  # from now on the sizes are known
     budget = GossipSettings().budget_bytes_s
-    assert nodes * len(load.wire) * COPIES / node.period(LOAD, nodes) <= LOAD_SHARE * budget * 1.001
+    copies = COPIES_OF_FEW if node.crowded(nodes) else COPIES
+    assert nodes * len(load.wire) * copies / node.period(LOAD, nodes) <= LOAD_SHARE * budget * 1.001
     assert nodes * len(advert.wire) * COPIES / node.period(ADVERT, nodes) <= ADVERT_SHARE * budget * 1.001
     assert node.period(LOAD, 1) == 5.0
     assert node.period(ADVERT, 1) == 60.0
+
+
+def test_loads_go_to_few_once_the_budget_makes_them_wait() -> None:
+    node = announcer()
+    node.advertise(advert_of(0), 10, 0.0, WALL)
+    assert not node.crowded(10)
+    assert node.crowded(1000)
+    assert node.period(LOAD, 10) == 5.0
+    smallest = next(nodes for nodes in range(1000) if node.crowded(nodes))
+    assert node.period(LOAD, smallest) < 1.2 * 5.0  # no jump: what few copies save is given to the age of the figures
 
 
 def test_a_very_large_network_still_repeats_before_the_longest_ttl() -> None:

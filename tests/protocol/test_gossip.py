@@ -8,6 +8,7 @@ import pytest
 
 from protocol import digests, gossip
 from protocol.adverts import Load, Status, statement
+from protocol.announcing import FEW
 from protocol.effects import Effect, Penalise, Send, SetTimer
 from protocol.events import Advertise
 from protocol.freshness import Key
@@ -297,6 +298,29 @@ def test_a_goodbye_is_relayed_at_once() -> None:
     goodbye = load(1, 2, status=int(Status.LEFT))
     assert pushed(node.get(a, goodbye)) == {peer: [(goodbye.author, LOAD, 2)] for peer in (b, c)}
     assert pushed(node.tick(1.0)) == {}
+
+
+def test_in_a_crowded_network_a_load_goes_to_few_and_everything_else_to_all() -> None:
+    node = Alone(8, budget_bytes_s=2048)
+    node.gossip.advertise(advert_of(0), 0.0)
+    for author in range(1, 12):
+        node.get(node.peers[0], load(author))
+    node.tick(10.0)
+    assert node.gossip._crowded
+    now, went = 1000.0, set()
+    for author in range(1, 12):
+        now += 100.0
+        node.get(node.peers[0], load(author, 2, issued=WALL + now), now=now)
+        brought = signer_of(author).peer_id
+        told = {peer for peer, items in pushed(node.tick(now + 0.1)).items() if brought in {item[0] for item in items}}
+        assert 2 <= len(told) <= FEW  # one of them may be who brought it
+        went |= told
+    assert went == set(node.peers[1:])  # each has its turn
+    news = statement(signer_of(20), advert_of(20), (1, 1), WALL + now, 120)
+    node.get(node.peers[0], news, now=now + 100.0)
+    assert set(pushed(node.tick(now + 100.1))) == set(node.peers[1:])
+    goodbye = load(1, 3, issued=WALL + now + 200, status=int(Status.LEFT))
+    assert set(pushed(node.get(node.peers[0], goodbye, now=now + 200.0))) == set(node.peers[1:])
 
 
 def test_our_own_change_goes_out_at_once_and_repeats_wait_for_the_tick() -> None:

@@ -399,6 +399,22 @@ def test_too_many_chosen_ones_are_let_go_one_by_one() -> None:
     assert len(node.machine.standing()) == 8
 
 
+def test_a_seed_beyond_our_own_choice_is_no_reason_to_let_one_go() -> None:
+    node = Alone(known=12)
+    for who in dialled(node.machine.start(((peer(1), ("/a",)),), (), 0.0)):
+        node.machine.link_up(who, True, "10.0.0.1", ())  # type: ignore[arg-type]
+    node.dial_all()
+    assert len(node.machine.standing()) == node.settings.target - machine.SLACK
+    for index in range(20, 24):  # with these there are more than enough, but not too many that are our own choice
+        node.up(index, outbound=False)
+        node.machine.asked(peer(index))
+    before = node.machine.standing()
+    gone = [who for _ in range(20) for who in hung_up(node.tick(5.0))]
+    assert len(gone) == 1
+    assert len(node.machine.standing()) == len(before) - 1
+    assert dialled(node.tick(5.0)) == []
+
+
 def test_a_released_seed_is_not_dialled_again_at_once() -> None:
     node = Alone()
     for index in range(2, 30):

@@ -121,10 +121,10 @@ def mean_ttft(policy: str, given: Scenario) -> float:
 
 @pytest.mark.slow
 def test_nobody_beats_whoever_knows_everything() -> None:
-    """Machines of very different speed, three quarters busy: the ceiling has to be one, for every way there is."""
+    """Machines of very different speed, busy but not over their heads: the ceiling has to be one, for every way."""
     mixed = (Hardware(gpu="rtx 4090", slots=4), Hardware(gpu="rtx 3060", slots=4), Hardware(gpu="h100", slots=4))
-    given = busy(12, 14.0, 25.0, hardware=mixed)
+    given = busy(12, 8.0, 25.0, hardware=mixed)
     best = mean_ttft("omniscient", given)
     others = {name: mean_ttft(name, given) for name in (*POLICIES, *BASELINES) if name != "omniscient"}
-    assert {name: took for name, took in others.items() if took < best * 0.99} == {}
-    assert others["random"] > 1.1 * best
+    assert {name: took for name, took in others.items() if took < 1.1 * best} == {}
+    assert others["random"] > 3 * best

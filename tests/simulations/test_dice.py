@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -24,16 +25,20 @@ def test_seed_purpose_and_index_all_count() -> None:
 def test_neighbouring_dice_are_independent() -> None:
     first = [dice(1, "node", index).random() for index in range(4000)]
     mean = sum(first) / len(first)
-    follows = sum((a - mean) * (b - mean) for a, b in zip(first, first[1:], strict=False)) / len(first)
+    follows = sum((a - mean) * (b - mean) for a, b in pairwise(first)) / len(first)
     assert abs(mean - 0.5) < 0.02
     assert abs(follows) < 0.1 / 12  # of a variance of 1/12
 
 
 @pytest.mark.slow
 def test_it_is_the_same_in_every_process() -> None:
-    code = "from simulations.dice import dice, numpy_dice; print(dice(7, 'é', 3).random(), numpy_dice(7, 'é', 3).random())"
+    code = (
+        "from simulations.dice import dice, numpy_dice; print(dice(7, 'é', 3).random(), numpy_dice(7, 'é', 3).random())"
+    )
     told = [
-        subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
         for seed in ("1", "2")
     ]
     assert told[0] == told[1] == f"{dice(7, 'é', 3).random()} {numpy_dice(7, 'é', 3).random()}\n".encode()

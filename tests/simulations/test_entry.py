@@ -8,7 +8,7 @@ import pytest
 from protocol.attempts import Outcome
 from protocol.settings import AdmissionSettings, CascadeSettings, NodeSettings
 from simulations.entry import UNKNOWN_S
-from simulations.jobs import BODY_BYTES, BODY_TOKEN_BYTES, PIECE_BYTES, REQ_BYTES
+from simulations.jobs import BODY_BYTES, BODY_TOKEN_BYTES, FIRST_BYTES, PIECE_BYTES, REQ_BYTES
 from simulations.network import FRAME_BYTES
 from simulations.peer import Peer
 from simulations.scenario import Hardware, Model, Models
@@ -60,7 +60,7 @@ def test_the_first_token_comes_when_all_that_has_to_happen_has_happened() -> Non
     costs = msgspec.structs.replace(
         FREE, job_entry_s=0.004, decision_s=0.001, job_worker_s=0.002, token_worker_s=0.0005, token_entry_s=0.3
     )
-    made = world(scenario(2), costs=costs)
+    made = world(scenario(2), costs=costs, until=2.37)  # nobody else has anything to send at this moment
     entry, worker = made.peers
     ordered(entry, worker)
     caller = Caller(made, entry)
@@ -68,8 +68,8 @@ def test_the_first_token_comes_when_all_that_has_to_happen_has_happened() -> Non
     caller.run(30.0)
     read_s, step_s = engine_times(worker, 700)
     request = REQ_BYTES + BODY_BYTES + BODY_TOKEN_BYTES * 700 + FRAME_BYTES
-    there = 0.005 + request / entry.up_bytes_s + DELAY_S + request / worker.down_bytes_s
-    piece = PIECE_BYTES + FRAME_BYTES
+    there = 0.005 + request / entry.up_bytes_s + DELAY_S + request / worker.down_bytes_s + 0.002
+    piece = FIRST_BYTES + PIECE_BYTES + FRAME_BYTES
     back = 0.0005 + piece / worker.up_bytes_s + DELAY_S + piece / entry.down_bytes_s
     assert note.committed_at is not None
     assert note.committed_at - note.asked_at == pytest.approx(there + read_s + step_s + back, rel=1e-6)
@@ -284,6 +284,40 @@ def test_a_caller_that_goes_frees_the_slot_at_the_worker() -> None:
     nothing_left(made)
     caller.run(30.0)
     assert made.recorder.violations == []
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_what_nobody_wants_any_more_when_the_worker_comes_to_it_is_not_begun(local: bool) -> None:
+    made = world(scenario(2), costs=msgspec.structs.replace(FREE, job_worker_s=0.5))
+    entry, other = made.peers
+    worker = entry if local else other
+    ordered(entry, worker)
+    caller = Caller(made, entry)
+    note = caller.ask()
+    caller.run(0.2)
+    assert worker.worker is not None
+    assert worker.worker.arrivals == 1
+    if local:
+        assert entry.entry is not None
+        entry.entry.caller_gone(note.number)
+    else:
+        made.network.break_link(entry.links[other.peer_id], "test")
+    caller.run(10.0)
+    assert note.end == ("cancelled" if local else note.end)
+    assert worker.worker.executions == note.executions == (0 if local else len(note.asked) - 1)
+    nothing_left(made)
+    made.checks.look()
+
+
+def test_late_word_of_an_earlier_link_costs_no_job_on_the_one_that_stands() -> None:
+    made, caller, peers = three()
+    note = caller.ask()
+    caller.run(0.3)
+    assert caller.at.entry is not None
+    caller.at.entry.link_down(peers[1])
+    caller.run(30.0)
+    assert (note.end, note.asked) == ("completed", [1])
+    assert outcomes(made) == {Outcome.COMPLETED: 1}
 
 
 def test_a_caller_that_goes_at_once_or_during_a_look_up_is_not_served() -> None:

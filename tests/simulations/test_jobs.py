@@ -50,7 +50,9 @@ def test_ids_are_those_of_the_wire() -> None:
         (sign_end(Ed25519Signer(b"k" * 32), job_id(job_of(1, ARRIVAL)[0]), End("stop", 9, 99, bytes(32))), END_BYTES),
     ],
 )
-def test_messages_of_a_job_have_about_the_length_that_is_charged(message: Request | Accept | Refuse | End, size: int) -> None:
+def test_messages_of_a_job_have_about_the_length_that_is_charged(
+    message: Request | Accept | Refuse | End, size: int
+) -> None:
     assert len(encode(message)) == pytest.approx(size, abs=32)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from protocol.messages import Contact, DhtQuery, DhtReply, DhtStore, Digest, Doubt, NodeMessage, Records, encode
 from protocol.signing import Ed25519Signer, Envelope, parse, seal
-from simulations.peer import message_bytes
+from simulations.sizes import message_bytes
 
 SIGNER = Ed25519Signer(b"s" * 32)
 #: Bytes that an envelope has around what it says.

@@ -1,0 +1,224 @@
+"""Plain numbers from what was seen: quantiles, fairness, curves with those that got nothing, what served well is."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulations.outcome import COLUMNS, POINTS, _heat, _jobs, _series, _spreading, cdf, jain, quantiles, rounded, ttfts
+from simulations.recorder import JobNote
+from simulations.scenario import Workload
+from simulations.world import World, run
+from tests.simulations.worlds import busy, scenario, world
+
+some = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=60)
+
+
+def note(number: int, asked: float, first: float | None, ended: float | None, end: str, **more: Any) -> JobNote:
+    return JobNote(number, asked, 0, "m", True, committed_at=first, ended_at=ended, end=end, **more)
+
+
+def counted(notes: list[JobNote], window: tuple[float, float] = (0.0, 10.0), **workload: Any) -> dict[str, Any]:
+    """The figures of these jobs, as of a run that ended at 20 s."""
+    made = World(scenario(2, workload=Workload(kind="none", **workload)), 1)
+    made.kernel.now = 20.0
+    recorder = made.recorder
+    recorder.window = window
+    recorder.measured = notes
+    recorder.submitted = len(notes)
+    return _jobs(made)
+
+
+# --- numbers -------------------------------------------------------------------------------------------------------
+
+
+def test_results_keep_six_digits() -> None:
+    assert rounded(1.23456789) == 1.23457
+    assert rounded(123456789.0) == 123457000.0
+    assert rounded(0.0) == 0.0
+
+
+def test_quantiles_of_a_hundred() -> None:
+    found = quantiles(float(value) for value in range(101))
+    assert found == {"n": 101, "mean": 50.0, "p50": 50.0, "p90": 90.0, "p99": 99.0, "max": 100.0}
+    assert quantiles([]) is None
+    assert quantiles([3.0]) == {"n": 1, "mean": 3.0, "p50": 3.0, "p90": 3.0, "p99": 3.0, "max": 3.0}
+
+
+@given(some)
+def test_quantiles_are_in_order(values: list[float]) -> None:
+    found = quantiles(values)
+    assert found is not None
+    ordered = [found[name] for name in ("p50", "p90", "p99", "max")]
+    assert ordered == sorted(ordered)
+    assert found["max"] == rounded(max(values))
+    assert found["n"] == len(values)
+
+
+@given(some)
+def test_fairness_lies_between_one_for_all_and_all_for_one(values: list[float]) -> None:
+    assert 1 / len(values) - 1e-9 <= jain(values) <= 1 + 1e-9
+    assert jain([2.5 * value for value in values]) == pytest.approx(jain(values))
+
+
+def test_fairness_at_its_ends() -> None:
+    assert jain([4.0, 4.0, 4.0]) == pytest.approx(1.0)
+    assert jain([9.0, 0.0, 0.0]) == pytest.approx(1 / 3)
+    assert jain([0.0, 0.0]) == jain([]) == 1.0
+
+
+@given(some, st.integers(0, 40))
+def test_who_got_nothing_lowers_the_curve(values: list[float], unserved: int) -> None:
+    curve = cdf(values, len(values) + unserved)
+    assert curve[-1][1] == pytest.approx(len(values) / (len(values) + unserved), rel=1e-5)
+    assert curve[-1][0] == rounded(max(values))
+    assert len(curve) <= POINTS
+    assert [x for x, _ in curve] == sorted(x for x, _ in curve)
+    assert [y for _, y in curve] == sorted(y for _, y in curve)
+    for x, share in curve:  # the share of those that are not above x, exactly
+        below = sum(rounded(value) <= x for value in values)
+        assert share * (len(values) + unserved) <= below + 1e-3
+
+
+def test_a_curve_of_nothing_is_none() -> None:
+    assert cdf([]) == []
+    assert cdf([], 12) == []
+
+
+# --- jobs ----------------------------------------------------------------------------------------------------------
+
+
+def test_served_well_is_a_first_token_in_time_and_a_pace_that_holds() -> None:
+    notes = [
+        note(1, 0.0, 1.0, 2.0, "completed", tokens=11),  # 1 s, then 0.1 s a token: well
+        note(2, 0.0, 2.5, 3.0, "completed", tokens=11),  # too late
+        note(3, 0.0, 1.0, 2.5, "completed", tokens=11),  # too slow
+        note(4, 0.0, 1.0, 1.5, "peer_failed", tokens=11),  # broke off
+        note(5, 0.0, None, 4.0, "queue_full", tokens=11),
+        note(6, 0.0, None, None, "", tokens=11),  # still open
+        note(7, 0.0, 2.0, 2.0, "completed", tokens=1),  # one token, at the last moment
+    ]
+    found = counted(notes, slo_ttft_s=2.0, slo_itl_s=0.1)
+    assert found["goodput_per_s"] == pytest.approx(2 / 10)
+    assert found["within_slo"] == pytest.approx(2 / 7, rel=1e-5)
+    assert found["success_rate"] == pytest.approx(4 / 7, rel=1e-5)
+    assert found["jobs_unserved"] == 2
+    assert found["jobs_measured"] == 7
+    assert found["offered_per_s"] == pytest.approx(0.7)
+    assert found["ttft_s"]["n"] == 5
+    assert found["e2e_s"]["n"] == 4
+    assert found["itl_s"]["n"] == 3
+    assert found["itl_s"]["max"] == pytest.approx(0.15)
+
+
+def test_the_pace_of_what_comes_whole_is_not_looked_at() -> None:
+    whole = [note(1, 0.0, 1.0, 9.0, "completed", tokens=2)]
+    assert counted(whole, streamed=1.0)["within_slo"] == 0.0
+    assert counted(whole, streamed=0.0)["within_slo"] == 1.0
+
+
+def test_several_attempts_and_executions_are_counted() -> None:
+    notes = [
+        note(1, 0.0, 1.0, 2.0, "completed", attempts=1, executions=1),
+        note(2, 0.0, 1.0, 2.0, "completed", attempts=3, executions=2),
+        note(3, 0.0, None, 2.0, "no_capacity", attempts=2, executions=0),
+    ]
+    found = counted(notes)
+    assert (found["attempts_per_job"], found["cascades"], found["duplicates"]) == (2.0, 2, 1)
+    assert found["jobs_duplicated_share"] == pytest.approx(1 / 3, rel=1e-5)
+
+
+def test_without_jobs_there_are_no_shares_of_them() -> None:
+    found = counted([])
+    assert "success_rate" not in found
+    assert found["jobs_submitted"] == 0
+
+
+def test_a_wait_is_from_the_asking_to_the_first_piece() -> None:
+    assert ttfts([note(1, 3.0, 4.5, 9.0, "completed"), note(2, 3.0, None, 9.0, "x")]) == [1.5]
+
+
+# --- spreading -----------------------------------------------------------------------------------------------------
+
+
+def spread(*each: tuple[int, list[float], float]) -> dict[str, Any]:
+    followed = [
+        SimpleNamespace(nodes=nodes, arrivals=times, missing=[None] * (nodes - len(times)), born=born)
+        for nodes, times, born in each
+    ]
+    fake: Any = SimpleNamespace(watch=SimpleNamespace(tracked=followed), kernel=SimpleNamespace(now=100.0))
+    return _spreading(fake)
+
+
+def test_coverage_is_when_so_many_have_it() -> None:
+    times = [0.1 * number for number in range(1, 101)]
+    found = spread((100, list(reversed(times)), 10.0))
+    assert found["coverage_t50_s"] == pytest.approx(5.0)
+    assert found["coverage_t99_s"] == pytest.approx(9.9)
+    assert found["coverage_t100_s"] == pytest.approx(10.0)
+    assert found["coverage_share"] == 1.0
+
+
+def test_what_never_came_is_not_left_out() -> None:
+    found = spread((10, [1.0] * 9, 10.0), (10, [1.0] * 9, 20.0), (10, [1.0] * 10, 30.0))
+    assert "coverage_t99_s" not in found  # most of them never had all: infinite is no number
+    assert found["coverage_t99_s_worst"] is None
+    assert found["coverage_t50_s"] == 1.0
+    assert found["coverage_share"] == pytest.approx(28 / 30, rel=1e-5)
+    recent = spread((10, [1.0] * 9, 95.0), (10, [2.0] * 10, 30.0))
+    assert recent["coverage_t99_s"] == 2.0  # the other is on its way yet
+    assert spread() == spread((0, [], 10.0)) == {}
+
+
+# --- pictures ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("samples", [1, COLUMNS, COLUMNS + 1, 1000])
+def test_long_series_are_thinned_to_means(samples: int) -> None:
+    made = World(scenario(2), 1)
+    series = made.watch.series
+    for name in series:
+        series[name] = [float(number) for number in range(1, samples + 1)]
+    made.watch.heat = [[1.0, 0.0]] * samples
+    made.recorder.submitted = 1
+    made.watch.heat_rows = made.peers[:2]
+    thin = _series(made)
+    step = math.ceil(samples / COLUMNS)
+    assert len(thin["t"]) == math.ceil(samples / step) <= COLUMNS
+    assert thin["t"][0] == step
+    assert thin["alive"][0] == pytest.approx((step + 1) / 2)
+    whole = sum(mean * len(series["t"][at * step : (at + 1) * step]) for at, mean in enumerate(thin["alive"]))
+    assert whole == pytest.approx(sum(series["alive"]), rel=1e-4)
+    heat = _heat(made)
+    assert [len(row) for row in heat["values"]] == [len(thin["t"])] * 2 == [len(heat["t"])] * 2
+    assert heat["values"][0] == [1.0] * len(thin["t"])
+
+
+# --- a run ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_figures_of_a_run_fit_together() -> None:
+    outcome = run(busy(8, 4.0, 25.0), 1)
+    found = outcome.metrics
+    assert outcome.breach is None
+    assert not outcome.partial
+    assert found["jobs_submitted"] == found["jobs_completed"] + found["jobs_failed"] + found["jobs_open"]
+    assert found["ttft_s"]["n"] + found["jobs_unserved"] == found["jobs_measured"] <= found["jobs_submitted"]
+    assert found["offered_per_s"] == pytest.approx(4.0, rel=0.35)
+    assert 0 < found["goodput_per_s"] <= found["offered_per_s"]
+    assert found["ttft_s"]["p50"] < found["e2e_s"]["p50"]
+    assert outcome.curves["ttft_cdf"][-1][1] == 1.0
+    assert len(outcome.series["t"]) == 25
+    assert sum(outcome.series["completed_per_s"]) <= found["jobs_completed"]
+
+
+def test_what_a_world_says_before_anything_happened() -> None:
+    made = world(scenario(2), until=0.0)
+    assert _jobs(made)["jobs_submitted"] == 0
+    assert _spreading(made) == {}
