@@ -50,7 +50,7 @@ BLAMED: Final = frozenset(
 )
 OF_THE_NETWORK: Final = frozenset({Outcome.UNREACHABLE, Outcome.BROKEN, Outcome.NO_ACCEPT, Outcome.SILENT})
 #: Nothing was risked: does not count as one of the attempts.
-CHEAP: Final = frozenset({Outcome.BUSY, Outcome.REFUSED, Outcome.UNREACHABLE})
+CHEAP: Final = frozenset({Outcome.BUSY, Outcome.REFUSED, Outcome.UNREACHABLE, Outcome.NO_ACCEPT})
 
 # --- events ------------------------------------------------------------------------------------------------------
 

@@ -9,10 +9,11 @@ Peers are tried one after the other, best first, none twice.  *Until the first b
 invisible: the next peer gets the job.  The driver sees that moment as ``Commit``: with the first piece of a stream, or,
 where the answer is not streamed, with its proven end.  *After it* a failure is final and said so.
 
-What a try costs depends on what was risked.  A peer that is busy, that cannot be reached or that has not got the model
-any more did no work: it counts only against ``asked``.  A peer that took the job and failed counts against
-``attempts`` as well, so that a request that kills engines kills three of them at most.  A refusal because of the
-request itself ends the job at once: every other peer would say the same.
+What a try costs depends on what was risked.  A peer that is busy, that cannot be reached, that says nothing at all or
+that has not got the model any more did no work: it counts only against ``asked``.  (When a network falls in two, half
+of the peers fall silent at once, and three tries are too few; seen in the simulator.)  A peer that took the job and
+failed counts against ``attempts`` as well, so that a request that kills engines kills three of them at most.  A refusal
+because of the request itself ends the job at once: every other peer would say the same.
 
 Deadlines (DESIGN 3.3) all hang on one timer, which is moved lazily: what is heard only notes the time, and the
 timer looks again when it fires.  While the caller does not read (``Paused``), nothing is expected of the peer.

@@ -10,8 +10,8 @@ is always the newest, so a slow link skips versions and never queues them up.  E
 about once; in a crowded network (``announcing``) each node passes a load of others on to ``FEW`` of its neighbours.
 What was lost is found by digests (``digests``): on each new link, and every ``digest_s`` with one neighbour.
 
-What arrives is judged by ``intake``.  A wrong signature is held against the neighbour that relayed it and ends its
-message; nothing else is held against anybody.  Only what the view holds is relayed.
+What arrives is judged by ``intake``.  A wrong signature is held against its relayer and ends its message; nothing else
+is held against anybody.  Only what the view holds is relayed.
 
 *Cost.*  A link has an allowance of signatures and of digests; those that others have made share one as well, so that
 a thousand identities cost no more than a few, and cannot use up what the peers of our own choice have.
@@ -105,9 +105,7 @@ class Gossip:
         self._to_digest: dict[PeerId, None] = {}
         #: Goodbyes that may still be on a list of what a neighbour lacks, newest last.
         self._goodbyes: dict[Mark, None] = {}
-        self._next_sync = 0.0
-        #: Whether the network is too large to pass every load on to every neighbour.
-        self._crowded = False
+        self._next_sync, self._crowded = 0.0, False  # crowded: too many nodes to pass every load on to everybody
 
     def start(self, marks: MarkTable, now: float, wall: float) -> list[Effect]:
         """Begin, with the marks of an earlier life; nodes do not tick in step."""
@@ -276,7 +274,7 @@ class Gossip:
     def _take(self, link: _Neighbour | None, mark: Mark | None, envelope: Envelope, now: float) -> list[Effect]:
         """One statement that is not the one we hold; raises ``BadEnvelope`` where the relayer is to blame."""
         key = envelope.key
-        verdict = self._intake.take(key, mark, envelope, link.checks if link is not None else (), now)
+        verdict = self._intake.take(key, mark, envelope, () if link is None else link.checks, now)
         if link is not None and mark is not None:
             if verdict is Verdict.NEW or verdict is Verdict.KNOWN:
                 link.lacks.pop(mark, None)
@@ -302,13 +300,11 @@ class Gossip:
     # --- what we pass on -----------------------------------------------------------------------------------------
 
     def _spread(self, envelope: Envelope, source: _Neighbour | None, *, few: bool = False) -> Mark:
-        mark, author = self._marks.get(envelope.key), envelope.author
+        mark, author, links = self._marks.get(envelope.key), envelope.author, self._standing
         assert mark is not None, "what is new is held"
-        links = self._standing
         if few and len(links) > FEW:
-            # As many as stand side by side from a random place on: each is as likely as the others.
             first = int(self._rng.random() * len(links))
-            links = (links[first:] + links[:first])[:FEW]
+            links = (links[first:] + links[:first])[:FEW]  # side by side from anywhere on: each is as likely
         for link in links:
             if link is not source and link.peer != author:
                 lacks = link.lacks
@@ -328,9 +324,9 @@ class Gossip:
         return effects
 
     def _send(self, link: _Neighbour, envelopes: list[Envelope], cost: int) -> Effect:
-        self.counts.records_out += len(envelopes)
-        self.counts.messages_out += 1
-        self.counts.bytes_out += cost
+        counts = self.counts
+        counts.records_out, counts.messages_out = counts.records_out + len(envelopes), counts.messages_out + 1
+        counts.bytes_out += cost
         return Send(link.peer, Records(tuple(envelopes)))
 
     def _is_goodbye(self, envelope: Envelope | None) -> bool:
@@ -444,9 +440,9 @@ class Gossip:
         cost = digests.size(digest)
         if not self._sync.spend(cost, now):
             return []
-        self.counts.digests_out += 1
-        self.counts.messages_out += 1
-        self.counts.bytes_out += cost
+        counts = self.counts
+        counts.digests_out, counts.messages_out = counts.digests_out + 1, counts.messages_out + 1
+        counts.bytes_out += cost
         return [Send(peer, digest)]
 
     def on_digest(self, peer: PeerId, digest: Digest, now: float) -> list[Effect]:

@@ -203,15 +203,16 @@ class Neighbours:
     def _trim(self) -> list[Effect]:
         """Let one neighbour go if we chose too many: the network was smaller then, or many have chosen us since.
 
-        Seeds do not count here either: else whoever has one would choose another each time it has let one go.
+        A seed goes first.  It does not count among those that we have to choose, so whoever let another go instead
+        would choose anew at once, and so on for ever; and everybody wants its places.
         """
-        seeds = [seed.peer for seed in self._seeds]
         chosen = [peer for peer, link in self._links.items() if link.chosen]
-        own = sum(peer not in seeds for peer in chosen)
-        spare = len(self.standing()) > self._settings.target and own > self._settings.target // 2
+        spare = len(self.standing()) > self._settings.target and len(chosen) > self._settings.target // 2
         if not spare or len(self._view) <= self._settings.target:
             return []
-        return self._release(self._rng.choice(chosen), "enough neighbours")
+        seeds = [seed.peer for seed in self._seeds]
+        first = [peer for peer in chosen if peer in seeds]
+        return self._release(self._rng.choice(first or chosen), "enough neighbours")
 
     def link_down(self, peer: PeerId, now: float) -> list[Effect]:
         """A link is gone.  One that we chose is dialled again; at one that chose us we only look."""

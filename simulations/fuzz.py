@@ -57,7 +57,7 @@ BAD_SHARE: Final = 0.3
 BAD_RUNS: Final = 0.6
 #: Messages per second and link of a flooder, where there is one (guess): ten times an honest node's at least, and few
 #: enough for the run to last no longer than others.
-FLOOD_PER_S: Final = (10.0, 20.0)
+FLOOD_PER_S: Final = (8.0, 20.0)
 #: Homes of a statement in the DHT: as usual, everybody is everybody's home in networks this small.
 HOMES: Final = (4, 8, 8, 20)
 _GPUS: Final = ("rtx 3090", "rtx 4070", "rtx 4090", "a100", "h100", "l4")
@@ -167,8 +167,8 @@ def _churn(die: Random) -> Churn:
         crash_share=die.choice((0.0, 0.7, 1.0)),
         amnesia=die.choice((0.0, 0.5)),
         spare_seeds=die.random() < 0.3,
-        newcomers_per_s=die.choice((0.0, 0.0, 0.03)),
-        crowd_factor=die.choice((0.0, 0.0, 0.0, 0.3)),
+        newcomers_per_s=die.choice((0.0, 0.0, 0.02)),
+        crowd_factor=die.choice((0.0, 0.0, 0.0, 0.2)),
     )
 
 
@@ -179,7 +179,14 @@ def _attacks(die: Random, flood: Random, until_s: float) -> tuple[Attack, ...]:
     share = die.uniform(0.03, BAD_SHARE) / len(kinds)
     amounts = {"flooder": flood.choice(FLOOD_PER_S)}
     return tuple(
-        Attack(kind, share, die.choice((0.0, 60.0)), until_s, identities=3, amount=amounts.get(kind, 0.0))
+        Attack(
+            kind=kind,
+            share=share,
+            from_s=die.choice((0.0, 60.0)),
+            until_s=until_s,
+            identities=3,
+            amount=amounts.get(kind, 0.0),
+        )
         for kind in kinds
     )
 

@@ -3,7 +3,8 @@
 Whole is: every honest node that lives knows nearly every other (as far as its view has room), what it knows is not
 older than two periods of whoever said it, and the links between honest nodes do not fall apart into islands.  From the
 begin of the quiet phase on that is looked at every second, and less often while it is so; it has to be so within
-``measure.liveness_s``, and at the end of that time.  Of very many nodes a sample looks, drawn anew each time.
+``measure.liveness_s``, and to stay so to the end of that time.  A lapse of a few seconds is none: what one load missed
+(it goes to few, a link just broke) the next one brings.  Of very many nodes a sample looks, drawn anew each time.
 
 Who calls it: ``invariants``.
 """
@@ -31,6 +32,8 @@ WAY_S: Final = 10.0
 #: Seconds between two looks, and once it is whole.
 EVERY_S: Final = 1.0
 WHOLE_EVERY_S: Final = 5.0
+#: A lapse that is over after so many seconds does not count (two periods of a load in a small network).
+LAPSE_S: Final = 10.0
 
 
 class Healing:
@@ -41,7 +44,9 @@ class Healing:
         scenario = world.scenario
         self.start = scenario.duration_s - scenario.quiet_s
         self.due = self.start + scenario.measure.liveness_s
+        #: Since when it has been whole, and when it was so last.
         self.healed_at: float | None = None
+        self._whole_at = 0.0
         self._die = dice(world.seed, "healing")
 
     def prepare(self) -> None:
@@ -58,10 +63,11 @@ class Healing:
         wrong = self.wrong()
         if not wrong:
             self.healed_at = now if self.healed_at is None else self.healed_at
-        elif now >= self.due:
-            raise Breach("I9", now, f"{now - self.start:.0f} s after the last fault {wrong}")
-        else:
+            self._whole_at = now
+        elif now - self._whole_at > LAPSE_S:
             self.healed_at = None
+        if self.healed_at is None and now >= self.due:
+            raise Breach("I9", now, f"{now - self.start:.0f} s after the last fault {wrong}")
         if now < self.due:
             self.world.kernel.at(min(self.due, now + (EVERY_S if wrong else WHOLE_EVERY_S)), self._look)
 

@@ -1,6 +1,6 @@
 """A network as it is after hours of running: full views, standing links, a filled DHT, phases spread.
 
-For questions that joining would drown: an hour of coming together costs a simulation more than what is to be looked at.
+For questions that joining would drown: coming together costs a simulation more than what is to be looked at.
 The nodes are the same, their views hold statements that they really signed, their links are real; only the road there is
 skipped.  To skip it this module, and no other, reaches into the machines and writes what hours would have written:
 
@@ -124,10 +124,7 @@ def _leading(key: bytes) -> int:
 def _closest(numbers: np.ndarray, key: bytes, count: int) -> list[int]:
     """Places of those with the smallest distance to ``key``."""
     distances = numbers ^ np.uint64(_leading(key))
-    if count < len(distances):
-        places = np.argpartition(distances, count)[:count]
-    else:
-        places = np.arange(len(distances))
+    places = np.argpartition(distances, count)[:count] if count < len(distances) else np.arange(len(distances))
     found: list[int] = places[np.argsort(distances[places])].tolist()
     return found
 

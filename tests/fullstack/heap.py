@@ -23,7 +23,7 @@ from simulations.costs import Costs, load_costs
 from simulations.jobs import job_of
 from simulations.network import Link
 from simulations.peer import Peer
-from simulations.scenario import Engine, Hardware, Lengths, Measure, Model, Models, Scenario, Topology, Uplink, Workload
+from simulations.scenario import Engine, Hardware, Measure, Model, Models, Scenario, Topology, Uplink, Workload
 from simulations.workload import Arrival as Asked
 from simulations.world import World
 from tests.fullstack.figures import Arrival, Figures, Run, arrivals, changes
@@ -64,7 +64,7 @@ def scenario_of(run: Run) -> Scenario:
         hardware=(Hardware(gpu=run.gpu, slots=DEFAULT_SLOTS),),
         models=Models(catalogue=(model,)),
         engine=Engine(efficiency_sigma=0.0, prefix_reuse=False),
-        workload=Workload(kind="none", prompt=Lengths(median=run.prompt_tokens), output=Lengths(median=run.output_tokens)),
+        workload=Workload(kind="none"),
         node=PROFILES[run.profile],
         measure=Measure(sample_s=1e6, invariants_every_s=0.0),
     )

@@ -1,7 +1,8 @@
 """The same run with real processes on loopback, in real time: what the virtual figures are held against.
 
 All nodes but one are ``p2pnode run`` processes; the last is a daemon inside this process, so that its advert can be
-changed at will (``Run.authors`` has to be ``last``).  When the others got a change is read from the age that they give it.  Who calls it: ``__main__``.
+changed at will (``Run.authors`` has to be ``last``).  When the others got a change is read from the age that they give
+it.  Who calls it: ``__main__``.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from protocol.attempts import (
+    CHEAP,
     Abort,
     Accepted,
     Attempt,
@@ -465,7 +466,7 @@ class CascadeMachine(RuleBasedStateMachine):
         if any(isinstance(end, Finish) for end in ends):
             assert commits
             assert seen[-1].outcome is Outcome.COMPLETED
-        hard = [each for each in seen if each.outcome not in ("busy", "refused", "unreachable")]
+        hard = [each for each in seen if each.outcome not in CHEAP]
         assert len(hard) <= SETTINGS.attempts
         for each in seen:
             assert each.asked_at <= (each.accepted_at or each.ended_at) <= (each.first_at or each.ended_at)

@@ -208,6 +208,22 @@ def test_without_anybody_choosing_us_we_choose_more() -> None:
     assert dialled(node.tick()) == []
 
 
+def test_seeds_do_not_count_among_those_that_we_have_to_choose() -> None:
+    node = Alone(known=30)
+    for who in dialled(node.machine.start(tuple((peer(index), ("/a",)) for index in range(1, 5)), (), 0.0)):
+        node.machine.link_up(who, True, "10.0.0.1", ())  # type: ignore[arg-type]
+    for index in range(5, 9):
+        node.up(index, outbound=False)
+        assert node.machine.asked(peer(index))
+    assert len(node.machine.standing()) == node.settings.target  # enough, but nobody of them is bound to tell us much
+    others = dialled(node.tick())
+    assert len(others) == node.settings.target // 2
+    assert not {peer(index) for index in range(1, 9)} & set(others)
+    for who in others:
+        node.machine.link_up(who, True, "10.0.0.1", ())  # type: ignore[arg-type]
+    assert dialled(node.tick()) == []
+
+
 def test_others_may_choose_us_up_to_a_limit_and_the_next_waits() -> None:
     node = Alone(known=40)
     for index in range(1, 14):
@@ -399,20 +415,24 @@ def test_too_many_chosen_ones_are_let_go_one_by_one() -> None:
     assert len(node.machine.standing()) == 8
 
 
-def test_a_seed_beyond_our_own_choice_is_no_reason_to_let_one_go() -> None:
-    node = Alone(known=12)
+def test_letting_go_ends_because_a_seed_goes_first() -> None:
+    node = Alone(known=20)
     for who in dialled(node.machine.start(((peer(1), ("/a",)),), (), 0.0)):
         node.machine.link_up(who, True, "10.0.0.1", ())  # type: ignore[arg-type]
     node.dial_all()
-    assert len(node.machine.standing()) == node.settings.target - machine.SLACK
-    for index in range(20, 24):  # with these there are more than enough, but not too many that are our own choice
+    for index in range(30, 34):  # with these there are more than enough
         node.up(index, outbound=False)
         node.machine.asked(peer(index))
-    before = node.machine.standing()
-    gone = [who for _ in range(20) for who in hung_up(node.tick(5.0))]
-    assert len(gone) == 1
-    assert len(node.machine.standing()) == len(before) - 1
-    assert dialled(node.tick(5.0)) == []
+    happened: list[tuple[list[PeerId], list[PeerId | None]]] = []
+    for _ in range(40):
+        effects = node.tick(5.0)
+        happened.append((hung_up(effects), dialled(effects)))
+        for who in dialled(effects):
+            node.machine.link_up(who, True, "10.0.0.1", ())  # type: ignore[arg-type]
+        for who in hung_up(effects):
+            node.machine.link_down(who, node.now)
+    assert happened[0] == ([peer(1)], [])
+    assert happened[2:] == [([], [])] * 38
 
 
 def test_a_released_seed_is_not_dialled_again_at_once() -> None:

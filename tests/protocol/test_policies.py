@@ -36,9 +36,7 @@ def test_the_expected_seconds_are_the_default() -> None:
 
 def test_the_default_draws_a_peer_that_is_twice_as_fast_ten_times_as_often() -> None:
     scores, draws = np.array([-1.0, -2.0]), 4000
-    first = Counter(
-        int(np.argmax(POLICIES["expected-seconds"].keys(scores, noise(seed, 2)))) for seed in range(draws)
-    )
+    first = Counter(int(np.argmax(POLICIES["expected-seconds"].keys(scores, noise(seed, 2)))) for seed in range(draws))
     odds = 2 ** (1 / 0.3)
     assert abs(first[0] / draws - odds / (1 + odds)) < 0.02
 

@@ -1,0 +1,117 @@
+"""Whether the layers agree: the simulator's heap, the whole stack in virtual time, real processes; one run on each.
+
+What is held against what, and why:
+
+* heap against virtual, processors free on both: what is left is the machines, the network and the engine.
+* heap with the measured processor costs against real processes: those pay for every message, and so does the heap then.
+* virtual against real: the difference is what the processors of the machine cost, and how many wait for them.
+
+Bytes are those of the links' frames, as a daemon counts them; what Noise, yamux and TCP put around them is in no layer.
+Figures of several seeds are averaged, quantile by quantile.  Who calls it: ``__main__`` and the tests of this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import mean
+from typing import Any, Final
+
+from tests.fullstack.figures import Run
+
+#: How far a figure may be from that of another layer, as a share of the larger one.
+BOUNDS: Final = {
+    "gossip_t50_s": 0.15,
+    "gossip_t99_s": 0.15,
+    "gossip_bytes_per_node_s": 0.15,
+    "link_bytes_per_node_s": 0.15,
+    "ttft_s p50": 0.10,
+    "ttft_s p90": 0.10,
+    "ttft_s p99": 0.10,
+}
+#: Figures that are shown beside them and not judged.
+SHOWN: Final = ("gossip_delay_s p90", "load_age_s p50", "load_age_s p90", "e2e_s p50", "e2e_s p99", "links_per_node")
+LAYERS: Final = ("heap", "costs", "virtual", "real")
+#: Which layer is held against which.
+PAIRS: Final = (("heap", "virtual"), ("costs", "real"), ("virtual", "real"))
+
+Found = dict[str, Any]
+
+
+def measure(layer: str, run: Run, seeds: Iterable[int]) -> Found:
+    """The figures of one layer, averaged over the seeds."""
+    if layer in ("heap", "costs"):
+        from tests.fullstack.heap import measure as one
+
+        run = replace(run, costs=layer == "costs")
+    elif layer == "virtual":
+        from tests.fullstack.bench import measure as one
+    else:
+        from tests.fullstack.real import measure as one
+    return averaged([one(replace(run, seed=seed)) for seed in seeds])
+
+
+def averaged(found: Sequence[Found]) -> Found:
+    """Number by number; what is no number, or is missing somewhere, is that of the first."""
+    return {name: _mean([each.get(name) for each in found]) for name in found[0]}
+
+
+def _mean(values: list[Any]) -> Any:
+    if all(isinstance(value, dict) for value in values):
+        return averaged(values)
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+        return values[0] if values[0] is None or isinstance(values[0], str) else None
+    return mean(values) if len(values) > 1 else values[0]
+
+
+def figure(found: Found, name: str) -> float | None:
+    """One figure; ``ttft_s p50`` is a quantile of it."""
+    word, _, quantile = name.partition(" ")
+    value = found.get(word)
+    if quantile:
+        value = value.get(quantile) if isinstance(value, dict) else None
+    return value if isinstance(value, int | float) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One figure of two layers; ``bound`` is None where nothing is judged."""
+
+    name: str
+    one: float
+    other: float
+    bound: float | None
+
+    @property
+    def apart(self) -> float:
+        """How far they are from each other, as a share of the larger one."""
+        largest = max(abs(self.one), abs(self.other))
+        return abs(self.one - self.other) / largest if largest else 0.0
+
+    @property
+    def holds(self) -> bool:
+        return self.bound is None or self.apart <= self.bound
+
+    def __str__(self) -> str:
+        ratio = f"{self.one / self.other:8.3f}" if self.other else "        "
+        judged = "" if self.bound is None else f"within {self.bound:.0%} {'✓' if self.holds else '✗'}"
+        return f"{self.name:<26} {self.one:>12.4g} {self.other:>12.4g} {ratio}  {judged}"
+
+
+def compared(one: Found, other: Found) -> list[Line]:
+    """Every figure that both layers have."""
+    names = [*BOUNDS, *SHOWN]
+    both = [(name, figure(one, name), figure(other, name)) for name in names]
+    return [Line(name, a, b, BOUNDS.get(name)) for name, a, b in both if a is not None and b is not None]
+
+
+def tables(found: dict[str, Found], say: Callable[[str], object] = print) -> bool:
+    """Say how the layers compare; whether everything that is judged holds."""
+    holds = True
+    for one, other in PAIRS:
+        if one in found and other in found:
+            say(f"\n{'':<26} {one:>12} {other:>12} {'ratio':>8}")
+            for line in compared(found[one], found[other]):
+                say(str(line))
+                holds = holds and line.holds
+    return holds
