@@ -96,6 +96,9 @@ class Breakage:
         alive = self.world.alive
         return self.die.sample(alive, min(len(alive), max(1, round(fault.share * len(alive)))))
 
+    def prepare(self) -> None:
+        """What has to be known before it begins."""
+
     def begin(self) -> None:
         """It happens."""
         self.hit = self.choose()
@@ -234,7 +237,8 @@ class Partition(Breakage):
     bridge.
     """
 
-    def begin(self) -> None:
+    def prepare(self) -> None:
+        """Who will be where: known before, so that the sides can be watched from the start."""
         self._sides: dict[int, int] = {}
         order = list(self.world.peers)
         self.die.shuffle(order)
@@ -242,6 +246,9 @@ class Partition(Breakage):
         for place, peer in enumerate(order):
             bridge = place < bridges
             self._sides[peer.index] = -1 if bridge else self._side(peer, (place + 0.5) / len(order))
+        self.world.watch.side_of = self.world.watch.side_of or self.side
+
+    def begin(self) -> None:
         self.weather.cut(self, self._cut)
 
     def end(self) -> None:
@@ -424,6 +431,7 @@ def prepare(world: World) -> None:
         if scenario.quiet_s and fault.at_s >= quiet_at(world):
             raise ValueError(f"the fault {fault.kind} at {fault.at_s:g} s is in the quiet phase")
         breakage = kind(world, weather, fault, number)
+        breakage.prepare()
         world.kernel.at(fault.at_s, breakage.begin)
         world.kernel.at(until(world, fault), breakage.end)
 

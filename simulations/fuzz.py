@@ -55,9 +55,9 @@ LIVENESS_S: Final = 110.0
 #: Share of the bad at most, and of the runs that have any.
 BAD_SHARE: Final = 0.3
 BAD_RUNS: Final = 0.6
-#: Messages per second and link of a flooder, where there is one (guess): ten times an honest node's at least, and few
-#: enough for the run to last no longer than others.
-FLOOD_PER_S: Final = (8.0, 20.0)
+#: Messages per second and link of a flooder (guess): ten times an honest node's, and few enough for the run not to last
+#: longer than others.
+FLOOD_PER_S: Final = 8.0
 #: Homes of a statement in the DHT: as usual, everybody is everybody's home in networks this small.
 HOMES: Final = (4, 8, 8, 20)
 _GPUS: Final = ("rtx 3090", "rtx 4070", "rtx 4090", "a100", "h100", "l4")
@@ -90,7 +90,7 @@ def scenario_of(seed: int, nodes: int = NODES, duration_s: float = TIME_S) -> Sc
         lookups=Lookups(rate_per_s=die.choice((0.0, 0.0, 0.5))),
         node=_settings(die, dice(seed, "fuzz-homes")),
         churn=_churn(die),
-        attacks=_attacks(die, dice(seed, "fuzz-flood"), duration_s - min(QUIET_S, duration_s * 2 / 3)),
+        attacks=_attacks(die, duration_s - min(QUIET_S, duration_s * 2 / 3)),
         measure=Measure(sample_s=5.0, invariants_every_s=die.choice((3.0, 5.0, 7.0)), liveness_s=LIVENESS_S),
     )
 
@@ -172,12 +172,11 @@ def _churn(die: Random) -> Churn:
     )
 
 
-def _attacks(die: Random, flood: Random, until_s: float) -> tuple[Attack, ...]:
+def _attacks(die: Random, until_s: float) -> tuple[Attack, ...]:
     if die.random() >= BAD_RUNS or not ATTACKERS:
         return ()
     kinds = die.sample(sorted(ATTACKERS), die.randint(1, min(3, len(ATTACKERS))))
     share = die.uniform(0.03, BAD_SHARE) / len(kinds)
-    amounts = {"flooder": flood.choice(FLOOD_PER_S)}
     return tuple(
         Attack(
             kind=kind,
@@ -185,7 +184,7 @@ def _attacks(die: Random, flood: Random, until_s: float) -> tuple[Attack, ...]:
             from_s=die.choice((0.0, 60.0)),
             until_s=until_s,
             identities=3,
-            amount=amounts.get(kind, 0.0),
+            amount=FLOOD_PER_S if kind == "flooder" else 0.0,
         )
         for kind in kinds
     )
@@ -240,14 +239,20 @@ def run(plan: Sequence[Planned], jobs: int, audience: Audience) -> Fuzzed:
     if jobs:
         runs = Runs(plan, jobs, audience)
         fuzzed = Fuzzed(runs.all(), runs.interrupted)
+        made = runs.made
     else:
         fuzzed = Fuzzed(here(plan, audience))
-    for failed in fuzzed.failures:
-        whole = next(each for each in plan if each.seed == failed["seed"])
-        for what in (failed["breach"], failed["error"]):
+        made = dict(enumerate(fuzzed.made))
+    for index, one in made.items():
+        for what in (one.run["breach"], one.run["error"]):
             if what:
-                what["repeat"] = shlex.join(whole.repeat)
+                what["repeat"] = repeat(plan[index])
     return fuzzed
+
+
+def repeat(each: Planned) -> str:
+    """The command that makes a run again, the whole of it."""
+    return shlex.join(each.repeat)
 
 
 def remember(fuzzed: Fuzzed, plan: Sequence[Planned], path: Path = REGRESSIONS) -> int:
@@ -255,10 +260,10 @@ def remember(fuzzed: Fuzzed, plan: Sequence[Planned], path: Path = REGRESSIONS) 
     known = {(each.seed, len_of(each), each.scenario.duration_s) for each in regressions(path)}
     lines = []
     for failed in fuzzed.failures:
-        each = next(one for one in plan if one.seed == failed["seed"])
+        what = failed["breach"] or failed["error"]
+        each = next(one for one in plan if repeat(one) == what["repeat"])
         if (each.seed, len_of(each), each.scenario.duration_s) in known:
             continue
-        what = failed["breach"] or failed["error"]
         note = f"{what.get('invariant', 'crash')}: {what['what']}".replace("\\", "/").replace('"', "'")
         lines.append(
             f"\n[[seed]]\nseed = {each.seed}\nnodes = {len_of(each)}\ntime_s = {each.scenario.duration_s}\n"

@@ -5,6 +5,7 @@ Who calls it: ``world`` at the end of a run; ``results`` writes it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -252,14 +253,23 @@ def _curves(world: World) -> dict[str, list[list[float]]]:
 
 
 def _series(world: World) -> dict[str, list[Any]]:
-    series = world.watch.series
-    count = len(series["t"])
+    watch = world.watch
+    count = len(watch.series["t"])
     step = max(1, -(-count // COLUMNS))
     thin: dict[str, list[Any]] = {}
-    for name, values in series.items():
-        means = [values[at : at + step] for at in range(0, count, step)]
-        thin[name] = [rounded(part[-1] if name == "t" else sum(part) / len(part)) for part in means]
-    return thin | world.watch.extra_series(step)
+    for name, values in watch.series.items():
+        parts = [values[at : at + step] for at in range(0, len(values), step)]
+        thin[name] = [rounded(part[-1]) if name == "t" else _mean(part) for part in parts]
+    if watch.sides:
+        both = [watch.sides[at : at + step] for at in range(0, len(watch.sides), step)]
+        thin["sides"] = [[_mean(pair[side] for pair in part) for side in (0, 1)] for part in both]
+    return {name: values for name, values in thin.items() if any(value is not None for value in values)}
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    """Of what is known; None if nothing is."""
+    known = [value for value in values if not math.isnan(value)]
+    return rounded(sum(known) / len(known)) if known else None
 
 
 def _heat(world: World) -> dict[str, Any]:

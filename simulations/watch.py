@@ -6,6 +6,8 @@ spreading can be followed.  Who calls it: ``world``; ``outcome`` reads it.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -28,6 +30,9 @@ TRACK_LEAST_S: Final = 30.0
 #: Nodes whose views are looked at, and how often in a run.
 LOOK_AT: Final = 40
 LOOKS: Final = 4
+#: Nodes whose views are looked at every sample, and the largest network in which that is cheap enough.
+LOOKOUTS: Final = 12
+LOOKOUTS_AMONG: Final = 400
 
 
 class _Tracked:
@@ -60,7 +65,10 @@ class Watch:
         self.heat_rows: list[Peer] = []
         self.herd_peak = 0.0
         self.bytes_at_warmup: list[tuple[int, int, int, float]] = []
-        self.sides: list[tuple[float, float]] = []
+        #: On which side of a partition a node is, if there will be one.
+        self.side_of: Callable[[Peer], int] | None = None
+        self.sides: list[list[float]] = []
+        self._lookouts: list[Peer] = []
         self._before = (0, 0, 0)
         self._die = dice(world.seed, "watch")
 
@@ -113,6 +121,9 @@ class Watch:
         series["failed_per_s"].append((failed - before[1]) / sample_s)
         series["bytes_up_per_s"].append((total - before[2]) / sample_s / max(1, alive))
         series["alive"].append(alive)
+        ended = completed + failed - before[0] - before[1]
+        series["success"].append((completed - before[0]) / ended if ended else math.nan)
+        self._look_out()
         if recorder.arrivals and kernel.now > world.scenario.warmup_s:
             mean = sum(recorder.arrivals.values()) / max(1, sum(peer.worker is not None for peer in world.peers))
             self.herd_peak = max(self.herd_peak, max(recorder.arrivals.values()) / max(mean, 1.0))
@@ -120,6 +131,31 @@ class Watch:
         self.heat.append([self._heat(peer) for peer in self.heat_rows])
         if kernel.now + sample_s <= world.scenario.duration_s:
             kernel.at(kernel.now + sample_s, self._sample)
+
+    def _look_out(self) -> None:
+        """How much of the network, and of both sides of a partition, a few nodes see."""
+        world = self.world
+        if len(world.peers) > LOOKOUTS_AMONG:
+            return
+        alive = [peer for peer in world.peers if peer.up and peer.honest]
+        if not self._lookouts:
+            self._lookouts = self._die.sample(world.peers, min(LOOKOUTS, len(world.peers)))
+        views = []
+        for peer in (peer for peer in self._lookouts if peer.up and peer.honest):
+            seen = [(other, _sees(peer, other)) for other in alive if other is not peer]
+            views.append((_share([yes for _, yes in seen]), *self._by_side(peer, seen)))
+        whole, own, others = (_mean(column) for column in zip(*views, strict=True)) if views else (math.nan,) * 3
+        self.series["view_completeness"].append(whole)
+        if self.side_of is not None:
+            self.sides.append([own, others])
+
+    def _by_side(self, peer: Peer, seen: list[tuple[Peer, bool]]) -> tuple[float, float]:
+        if self.side_of is None:
+            return math.nan, math.nan
+        mine = self.side_of(peer)
+        own = [yes for other, yes in seen if self.side_of(other) == mine]
+        others = [yes for other, yes in seen if self.side_of(other) != mine]
+        return _share(own), _share(others)
 
     def _heat(self, peer: Peer) -> float:
         worker = peer.worker
@@ -188,10 +224,6 @@ class Watch:
 
     # --- the DHT -------------------------------------------------------------------------------------------------
 
-    def extra_series(self, _step: int) -> dict[str, list[object]]:
-        """Series that only some runs have."""
-        return {}
-
     def looked_up(self, model: str, found: Found, seconds: float) -> None:
         """A question of ours was answered; it is a find if somebody in it lives and has the model."""
         network = self.world.network
@@ -204,7 +236,25 @@ class Watch:
         self.hops.append(float(found.hops))
 
 
-_SERIES: Final = ("t", "jobs_running", "completed_per_s", "failed_per_s", "bytes_up_per_s", "alive")
+_SERIES: Final = (
+    *("t", "jobs_running", "completed_per_s", "failed_per_s", "bytes_up_per_s", "alive"),
+    *("success", "view_completeness"),
+)
+
+
+def _sees(peer: Peer, other: Peer) -> bool:
+    """Whether a node believes that another is there, with a load that is in force."""
+    record = peer.node.view.get(other.peer_id)
+    return record is not None and record.state == "alive" and record.load_until > peer.kernel.now
+
+
+def _share(values: list[bool]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def has(peer: Peer, envelope: Envelope) -> bool:

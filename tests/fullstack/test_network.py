@@ -145,10 +145,10 @@ def count() -> Counter[str]:
 async def bounce(all_of_them: Daemons, rng: random.Random, until: float) -> None:
     """One node after another is stopped, killed or loses its power, and comes back."""
     while trio.current_time() < until:
-        await trio.sleep(rng.uniform(5, 15))
+        await trio.sleep(rng.uniform(2, 6))
         member = rng.choice(all_of_them.members)
         await rng.choice([all_of_them.stop, all_of_them.kill, all_of_them.unplug])(member)
-        await trio.sleep(rng.uniform(0.1, 20))
+        await trio.sleep(rng.uniform(0.1, 8))
         all_of_them.net.appear(member.host)
         await all_of_them.start(member)
 
@@ -156,7 +156,7 @@ async def bounce(all_of_them: Daemons, rng: random.Random, until: float) -> None
 async def keep_asking(all_of_them: Daemons, rng: random.Random, heard: list[Heard], until: float) -> None:
     """Requests to whoever lives; some callers hang up early, some find their own node dying."""
     while trio.current_time() < until:
-        await trio.sleep(rng.expovariate(0.3))
+        await trio.sleep(rng.expovariate(0.6))
         living = [member for member in all_of_them.members if member.alive and member.sees()]
         with suppress(OSError, trio.BrokenResourceError, h11.RemoteProtocolError):
             with trio.move_on_after(rng.choice([0.3, 60.0])):
@@ -164,24 +164,24 @@ async def keep_asking(all_of_them: Daemons, rng: random.Random, heard: list[Hear
 
 
 @in_virtual_time
-async def test_ten_minutes_of_coming_and_going_leave_nothing_behind(tmp_path: Path) -> None:
-    async with daemons(5, tmp_path, net=VirtualNet(0.03)) as all_of_them:
+async def test_three_minutes_of_coming_and_going_leave_nothing_behind(tmp_path: Path) -> None:
+    async with daemons(4, tmp_path, net=VirtualNet(0.03)) as all_of_them:
         rng, heard = random.Random(3), list[Heard]()
         await all_of_them.settle()
-        await trio.sleep(100)
+        await trio.sleep(60)
         before, sockets = count(), all_of_them.net.open_sockets()
-        until = trio.current_time() + 600
+        until = trio.current_time() + 180
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bounce, all_of_them, rng, until)
             nursery.start_soon(keep_asking, all_of_them, rng, heard, until)
         await all_of_them.settle(180)
-        await trio.sleep(200)
+        await trio.sleep(120)
         after = count()
         assert {name: after[name] for name in after if after[name] > before[name]} == {}
         assert all_of_them.net.open_sockets() <= sockets
         assert all(member.daemon.swarm.faults == 0 for member in all_of_them.members)
         whole = [answer for answer in heard if answer.pieces in (20, 100)]
-        assert len(whole) > 50
+        assert len(whole) > 20
         assert len(heard) - len(whole) < len(heard) / 10
 
 

@@ -209,9 +209,12 @@ def test_without_anybody_choosing_us_we_choose_more() -> None:
 
 
 def test_seeds_do_not_count_among_those_that_we_have_to_choose() -> None:
-    node = Alone(known=30)
-    for who in dialled(node.machine.start(tuple((peer(index), ("/a",)) for index in range(1, 5)), (), 0.0)):
-        node.machine.link_up(who, True, "10.0.0.1", ())  # type: ignore[arg-type]
+    node = Alone()
+    node.machine.start(tuple((peer(index), ("/a",)) for index in range(1, 5)), (), 0.0)
+    for index in range(1, 5):
+        node.up(index)
+    for index in range(1, 31):
+        node.meet(index)
     for index in range(5, 9):
         node.up(index, outbound=False)
         assert node.machine.asked(peer(index))

@@ -53,23 +53,23 @@ def test_the_command_repeats_a_seed() -> None:
     assert fuzz.command(7, 30, 45.0)[-1] == "45s"
 
 
-def broken(seed: int) -> Made:
-    run = {"seed": seed, "breach": {"invariant": "I5", "at_s": 1.0, "what": 'a "made up" one'}, "error": None}
-    return Made(run, {"cpu_s": 1.5})
+def broken(planned: Planned) -> Made:
+    breach = {"invariant": "I5", "at_s": 1.0, "what": 'a "made up" one', "repeat": fuzz.repeat(planned)}
+    return Made({"seed": planned.seed, "breach": breach, "error": None}, {"cpu_s": 1.5})
 
 
 def test_failures_are_written_down_once_and_made_first(tmp_path: Path) -> None:
     path = tmp_path / "regressions.toml"
     assert fuzz.regressions(path) == []
-    plan = fuzz.planned([4, 5], 6, 60.0)
+    plan = [*fuzz.planned([5], 30), *fuzz.planned([4, 5], 6, 60.0)]  # the same seed means two runs
     good = Made({"seed": 4, "breach": None, "error": None}, {"cpu_s": 1.0})
-    fuzzed = fuzz.Fuzzed([good, broken(5)])
+    fuzzed = fuzz.Fuzzed([good, broken(plan[2])])
     assert fuzzed.cpu_s == 2.5
     assert fuzz.remember(fuzzed, plan, path) == 1
     assert fuzz.remember(fuzzed, plan, path) == 0
     again = fuzz.regressions(path)
     assert [each.seed for each in again] == [5]
-    assert again[0].scenario == plan[1].scenario
+    assert again[0].scenario == plan[2].scenario
 
 
 def test_the_regressions_that_are_kept_can_be_read() -> None:
