@@ -4,6 +4,7 @@ PYTHON ?= python3
 ENGINE ?= mock
 VENV := .venv
 VLLM_VENV := .venv-vllm
+FUZZ_SEEDS ?= 12
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -36,8 +37,9 @@ bench: $(VENV)/.installed ## what a request, a token, a decision and a second of
 simulations: $(VENV)/.installed ## every experiment, held against the baselines (hours; SIM_ARGS="--jobs 4")
 	$(BIN)/p2pnode sim run all --baseline simulations/baselines $(SIM_ARGS)
 
-sim-quick: $(VENV)/.installed ## the quick experiments, held against the baselines (minutes)
+sim-quick: $(VENV)/.installed ## the quick experiments, held against the baselines, and some fuzzing (minutes)
 	$(BIN)/p2pnode sim run quick --baseline simulations/baselines $(SIM_ARGS)
+	$(BIN)/p2pnode sim fuzz --nodes 30 --time 5m --seeds $(FUZZ_SEEDS)
 
 vllm: $(VLLM_VENV)/.installed ## the CPU build of vLLM in its own environment (3.5 GB), for the tests and the demo
 

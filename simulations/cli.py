@@ -238,14 +238,13 @@ def fuzz(nodes: int, time_s: float, seeds: int, from_seed: int, jobs: int, remem
 
     plan = chaos.planned(range(from_seed, from_seed + seeds), nodes, time_s)
     if seeds > 1:
-        plan = [*chaos.regressions(), *plan]
+        plan = chaos.failed_first(plan)
     with shown_on(tables.console(sys.stderr), plan) as audience:
         fuzzed = chaos.run(plan, jobs, audience)
     console = tables.console()
     for line in tables.trouble_lines(fuzzed.failures):
         console.print(line, soft_wrap=True)
-    done = len(fuzzed.made)
-    console.print(f"{done} of {len(plan)} runs made, {len(fuzzed.failures)} failed, {fuzzed.cpu_s:.0f} CPU s")
+    console.print(f"{fuzzed.whole} of {len(plan)} runs made, {len(fuzzed.failures)} failed, {fuzzed.cpu_s:.0f} CPU s")
     if remember and fuzzed.failures:
         console.print(f"{chaos.remember(fuzzed, plan)} more seeds to be made first")
     if fuzzed.failures:

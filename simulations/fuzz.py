@@ -55,9 +55,12 @@ LIVENESS_S: Final = 110.0
 #: Share of the bad at most, and of the runs that have any.
 BAD_SHARE: Final = 0.3
 BAD_RUNS: Final = 0.6
-#: Messages per second and link of a flooder (guess): ten times an honest node's, and few enough for the run not to last
-#: longer than others.
-FLOOD_PER_S: Final = 8.0
+#: Clock errors are drawn with this deviation at most, seconds: two 120 s apart do not believe each other (DESIGN 2.1),
+#: and of thousands of pairs one is that if it is 20 s.
+MOST_SKEW_S: Final = 10.0
+#: What some attackers send, per second and link (guesses): ten times an honest node's and more, and few enough for a
+#: run with them to last hardly longer than others.
+AMOUNTS: Final = {"flooder": 8.0, "replayer": 50.0, "slanderer": 5.0}
 #: Homes of a statement in the DHT: as usual, everybody is everybody's home in networks this small.
 HOMES: Final = (4, 8, 8, 20)
 _GPUS: Final = ("rtx 3090", "rtx 4070", "rtx 4090", "a100", "h100", "l4")
@@ -106,7 +109,7 @@ def _topology(die: Random, nodes: int) -> Topology:
         drop=die.choice((0.0, 0.0, 0.0, 0.02)),
         join_s=die.choice((0.0, 5.0, 30.0)),
         settled=die.random() < 0.2,
-        clock_skew_s=die.choice((0.0, 0.5, 20.0)),
+        clock_skew_s=die.choice((0.0, 0.5, MOST_SKEW_S)),
         per_group=die.choice((1, 4, 16)),
     )
 
@@ -184,7 +187,7 @@ def _attacks(die: Random, until_s: float) -> tuple[Attack, ...]:
             from_s=die.choice((0.0, 60.0)),
             until_s=until_s,
             identities=3,
-            amount=FLOOD_PER_S if kind == "flooder" else 0.0,
+            amount=AMOUNTS.get(kind, 0.0),
         )
         for kind in kinds
     )
@@ -204,6 +207,11 @@ class Fuzzed:
     def failures(self) -> list[dict[str, Any]]:
         """The runs that did not go well, as they are in results."""
         return [one.run for one in self.made if one.run["breach"] or one.run["error"]]
+
+    @property
+    def whole(self) -> int:
+        """How many came to their end, a breach or a crash being one."""
+        return sum(not one.run["partial"] for one in self.made)
 
     @property
     def cpu_s(self) -> float:
@@ -232,6 +240,13 @@ def regressions(path: Path = REGRESSIONS) -> list[Planned]:
         return []
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     return [run for one in table.get("seed", []) for run in planned([one["seed"]], one["nodes"], one["time_s"])]
+
+
+def failed_first(plan: Sequence[Planned], path: Path = REGRESSIONS) -> list[Planned]:
+    """The runs of a plan after those that failed once, each only once."""
+    old = regressions(path)
+    again = {repeat(each) for each in old}
+    return [*old, *(each for each in plan if repeat(each) not in again)]
 
 
 def run(plan: Sequence[Planned], jobs: int, audience: Audience) -> Fuzzed:

@@ -217,8 +217,10 @@ class Peer:
     # --- the processor -------------------------------------------------------------------------------------------
 
     def run(self, act: Callable[..., object], *args: Any) -> None:
-        """Do something here, now or when the processor is free."""
+        """Do something here, now or when the processor is free; a process that has ended does nothing."""
         now = self.kernel.now
+        if not self.up:
+            return
         if self._backlog or self.cpu_until > now:
             self._backlog.append((act, args))
             if len(self._backlog) == 1:

@@ -86,14 +86,14 @@ def _links(members: list[Member]) -> dict[tuple[int, str], int]:
 async def _change(run: Run, members: list[Member], figures: Figures) -> None:
     """A node states a changed advert every now and then; the others' views say when they got it."""
     began = trio.current_time()
-    for number, place in enumerate(changes(run)):
+    for number, (after, place) in enumerate(changes(run)):
         author = members[place]
+        await trio.sleep_until(began + after)
         own = author.daemon.swarm.view.get(author.peer)
         at, mark = trio.current_time(), f"change {number}"
         author.daemon.swarm.advertise(msgspec.structs.replace(own.advert, owner=mark))
         await trio.sleep_until(began + (number + 1) * run.change_s - 0.001)
         figures.changes.append([_held(other, author, mark) - at for other in members if other is not author])
-        await trio.sleep(0.001)
 
 
 def _held(member: Member, author: Member, mark: str) -> float:

@@ -139,6 +139,10 @@ class Daemons:
             with self.net.at(member.host), member.scope, open_home(member.paths, wall, threads=False) as home:
                 member.daemon = await node.build(member.config, home, around)
                 await node.live(member.daemon, task_status=task_status)
+        except* trio.ClosedResourceError:
+            if not member.scope.cancel_called:
+                raise
+            # It was killed: a dead process does not notice that its sockets are gone.
         finally:
             member.ended.set()
 

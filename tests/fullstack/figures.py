@@ -29,6 +29,8 @@ MEANING: Final = {
 
 #: Places from one author of a changed advert to the next (a prime, so that every node has its turn).
 STRIDE: Final = 7
+#: Seconds by which each change is later within its second than the one before (the golden section fills it evenly).
+GOLDEN: Final = 0.618
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +145,18 @@ def arrivals(run: Run) -> Iterator[Arrival]:
         number += 1
 
 
-def changes(run: Run) -> list[int]:
-    """The places of those who state a changed advert, in their order."""
-    rounds = range(int(run.time_s / run.change_s))
-    return [number * STRIDE % run.nodes if run.authors == "each" else run.nodes - 1 for number in rounds]
+def changes(run: Run) -> list[tuple[float, int]]:
+    """When, seconds after the window opened, who (its place) states a changed advert.
+
+    Not in step with the ticks of gossip: every change would meet the same phases of them, and all of a run be one.
+    """
+    return [
+        (
+            number * run.change_s + number * GOLDEN % 1.0,
+            number * STRIDE % run.nodes if run.authors == "each" else run.nodes - 1,
+        )
+        for number in range(int(run.time_s / run.change_s))
+    ]
 
 
 def body_of(run: Run, number: int, model: str) -> dict[str, Any]:

@@ -118,8 +118,8 @@ class _Heap:
         everything, gossip, links = _sum(peers, "bytes_up"), _gossip(peers), _links(peers)
         for number, arrival in enumerate(arrivals(run), 1):
             kernel.at(start + arrival.at, self._ask, number, arrival)
-        for number, author in enumerate(changes(run)):
-            kernel.at(start + number * run.change_s, self._change, peers[author], number)
+        for number, (at, author) in enumerate(changes(run)):
+            kernel.at(start + at, self._change, peers[author], number, start + (number + 1) * run.change_s - 0.001)
         kernel.run(start + run.time_s)
         figures.cpu_s = time.process_time() - cpu
         figures.bytes_all = _sum(peers, "bytes_up") - everything
@@ -131,11 +131,11 @@ class _Heap:
         now, records = self.kernel.now, peer.node.view.records()
         return [now - record.load_at for record in records if record.load is not None and not record.is_self]
 
-    def _change(self, author: Peer, number: int) -> None:
+    def _change(self, author: Peer, number: int, until: float) -> None:
         mark, at = f"change {number}", self.kernel.now
         assert author.advert is not None, "whoever has started has advertised"
         author.advertise(msgspec.structs.replace(author.advert, owner=mark))
-        self.kernel.at(at + self.run.change_s - 0.001, self._count, author, mark, at)
+        self.kernel.at(until, self._count, author, mark, at)
 
     def _count(self, author: Peer, mark: str, at: float) -> None:
         self.figures.changes.append([_held(peer, author, mark) - at for peer in self.peers if peer is not author])

@@ -141,18 +141,18 @@ def _cpu_s(children: list[Child]) -> float:
 async def _change(run: Run, daemon: node.Daemon, others: list[Spot], figures: Figures) -> None:
     """State a changed advert every now and then; shortly before the next ask everybody for its age."""
     began, name = trio.current_time(), peer_text(daemon.swarm.me)
-    for number, place in enumerate(changes(run)):
+    for number, (after, place) in enumerate(changes(run)):
         assert place == run.nodes - 1, "only the last node can be told to change"
+        await trio.sleep_until(began + after)
         own = daemon.swarm.view.get(daemon.swarm.me)
         at, mark, delays = trio.current_time(), f"change {number}", []
         daemon.swarm.advertise(msgspec.structs.replace(own.advert, owner=mark))
-        await trio.sleep_until(began + (number + 0.6) * run.change_s)
+        await trio.sleep_until(began + (number + 0.8) * run.change_s)
         for spot in others:
             peer = await get(None, spot, f"/v1/p2p/peers/{name}")
             age, held = peer["advert_age_s"], peer["owner"] == mark
             delays.append(max(0.0, trio.current_time() - age - at) if held else float("inf"))
         figures.changes.append(delays)
-        await trio.sleep_until(began + (number + 1) * run.change_s)
 
 
 async def _one(run: Run, spots: list[Spot], arrival: Arrival, figures: Figures) -> None:

@@ -145,10 +145,10 @@ def count() -> Counter[str]:
 async def bounce(all_of_them: Daemons, rng: random.Random, until: float) -> None:
     """One node after another is stopped, killed or loses its power, and comes back."""
     while trio.current_time() < until:
-        await trio.sleep(rng.uniform(2, 6))
+        await trio.sleep(rng.uniform(5, 15))
         member = rng.choice(all_of_them.members)
         await rng.choice([all_of_them.stop, all_of_them.kill, all_of_them.unplug])(member)
-        await trio.sleep(rng.uniform(0.1, 8))
+        await trio.sleep(rng.uniform(0.1, 20))
         all_of_them.net.appear(member.host)
         await all_of_them.start(member)
 
@@ -164,13 +164,13 @@ async def keep_asking(all_of_them: Daemons, rng: random.Random, heard: list[Hear
 
 
 @in_virtual_time
-async def test_three_minutes_of_coming_and_going_leave_nothing_behind(tmp_path: Path) -> None:
+async def test_five_minutes_of_coming_and_going_leave_nothing_behind(tmp_path: Path) -> None:
     async with daemons(4, tmp_path, net=VirtualNet(0.03)) as all_of_them:
         rng, heard = random.Random(3), list[Heard]()
         await all_of_them.settle()
         await trio.sleep(60)
         before, sockets = count(), all_of_them.net.open_sockets()
-        until = trio.current_time() + 180
+        until = trio.current_time() + 300
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bounce, all_of_them, rng, until)
             nursery.start_soon(keep_asking, all_of_them, rng, heard, until)

@@ -70,6 +70,8 @@ def test_failures_are_written_down_once_and_made_first(tmp_path: Path) -> None:
     again = fuzz.regressions(path)
     assert [each.seed for each in again] == [5]
     assert again[0].scenario == plan[2].scenario
+    first = fuzz.failed_first(plan, path)
+    assert [(each.seed, fuzz.len_of(each)) for each in first] == [(5, 6), (5, 30), (4, 6)]
 
 
 def test_the_regressions_that_are_kept_can_be_read() -> None:

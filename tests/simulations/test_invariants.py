@@ -105,6 +105,24 @@ def test_i2_work_for_nobody_is_found_when_its_grace_is_over() -> None:
     assert breach(lambda: world.checks.engine(world.peers[1])) == "I2"
 
 
+def test_i2_what_a_flooder_asks_for_is_for_somebody() -> None:
+    """Its jobs are in nobody's books, and it is there."""
+    world = world_at(5.0)
+    worker: Any = world.peers[1].worker
+    flood = attempt(world)
+    worker._tasks[flood.number] = flood
+    worker._admission._running[flood.number] = None
+    worker._wake_at = worker.engine._wake = float("inf")
+    world.peers[0].honest = False
+    for _ in range(2):
+        world.checks.engine(world.peers[1])
+        world.kernel.now += invariants.GRACE_S + 1
+    world.peers[0].honest = True
+    world.checks.engine(world.peers[1])  # for nobody from now on
+    world.kernel.now += invariants.GRACE_S + 1
+    assert breach(lambda: world.checks.engine(world.peers[1])) == "I2"
+
+
 def test_i3_an_attempt_after_the_end_is_noticed() -> None:
     world = world_at(5.0)
     world.recorder.attempted(attempt(world))
@@ -234,14 +252,32 @@ def test_i8_a_view_has_an_end() -> None:
     assert breach(lambda: small.checks.bounded(peer)) == "I8"
 
 
-def test_i9_a_network_that_does_not_heal_is_found() -> None:
-    world = World(SCENARIO, 1)
-    world.kernel.at(9.0, lambda: setattr(world.network, "cut", lambda a, b: (a.index < 2) != (b.index < 2)))
-    world.kernel.at(9.1, world.network.reconsider)
+def cut_in_two(world: World, at: float, until: float | None = None) -> None:
+    """Nothing gets from the one half of the network to the other."""
+    world.kernel.at(at, lambda: setattr(world.network, "cut", lambda a, b: (a.index < 2) != (b.index < 2)))
+    world.kernel.at(at, world.network.reconsider)
+    if until is not None:
+        world.kernel.at(until, lambda: setattr(world.network, "cut", None))
+        world.kernel.at(until, world.network.reconsider)
+
+
+@pytest.mark.parametrize("at", [8.5, 9.5])
+def test_i9_a_network_that_does_not_heal_is_found(at: float) -> None:
+    """Whether it was never whole, or was so once and did not stay so."""
+    world = World(msgspec.structs.replace(SCENARIO, duration_s=30.0, quiet_s=22.0, measure=Measure(liveness_s=20.0)), 1)
+    cut_in_two(world, at)
     outcome = world.run()
     assert outcome.breach is not None
     assert outcome.breach["invariant"] == "I9"
-    assert outcome.breach["at_s"] == pytest.approx(18.0)
+    assert outcome.breach["at_s"] == pytest.approx(28.0)
+
+
+def test_i9_a_short_lapse_does_not_count() -> None:
+    world = World(SCENARIO, 1)
+    cut_in_two(world, 13.5, until=18.5)  # and it is looked at for the last time at 18 s
+    outcome = world.run()
+    assert outcome.breach is None
+    assert outcome.metrics["heal_s"] == 1.0
 
 
 def test_i9_a_view_that_lacks_somebody_is_not_whole() -> None:

@@ -46,6 +46,18 @@ def test_a_crash_forgets_what_waited_and_a_new_life_is_not_busy(world: World) ->
     assert seen == ["new"]
 
 
+def test_what_comes_for_a_process_that_has_ended_does_not_hold_up_the_next_one(world: World) -> None:
+    peer, seen = world.peers[0], []
+    peer.spend(100.0)
+    peer.stop(silently=True)
+    peer.run(seen.append, "between two lives")
+    world.start(peer)
+    world.kernel.run(world.kernel.now + 5.0)
+    peer.run(seen.append, "new")
+    world.kernel.run(world.kernel.now + 120.0)
+    assert seen == ["new"]
+
+
 def test_every_life_has_a_higher_incarnation_even_if_the_clock_went_back(world: World) -> None:
     peer = world.peers[0]
     before = peer.inc
