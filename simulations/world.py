@@ -39,8 +39,9 @@ from simulations.topology import latencies
 from simulations.watch import Watch
 from simulations.workload import Arrival, arrivals
 
-#: Virtual seconds between two looks of whoever watches a run.
+#: Virtual seconds between two looks of whoever watches a run, of up to so many nodes; of more nodes, less.
 CHUNK_S: Final = 1.0
+CHUNK_NODES: Final = 200
 #: The most that is waited for measured jobs under way at the end, seconds.
 REST_S: Final = 120.0
 
@@ -80,6 +81,7 @@ class World:
         #: No job arrives from then on.
         self.end_s = scenario.duration_s
         self.damage: Damage | None = None
+        self._chunk_s = CHUNK_S * min(1.0, CHUNK_NODES / topology.nodes)
         self.watch = Watch(self)
         self.checks = Checks(self)
         for index in range(topology.nodes):
@@ -187,7 +189,7 @@ class World:
     def _run_to(self, end: float, progress: Progress) -> None:
         kernel = self.kernel
         while kernel.now < end and not progress.stop:
-            kernel.run(min(end, kernel.now + CHUNK_S))
+            kernel.run(min(end, kernel.now + self._chunk_s))
             self.checks.look()
             progress.virtual_s, progress.events = kernel.now, kernel.events
             progress.jobs = self.recorder.completed + self.recorder.failed
@@ -196,7 +198,7 @@ class World:
         """No more jobs come; those under way end."""
         end = self.kernel.now + REST_S
         while self.recorder.measured_open and self.kernel.now < end and not progress.stop:
-            self.kernel.run(min(end, self.kernel.now + CHUNK_S))
+            self.kernel.run(min(end, self.kernel.now + self._chunk_s))
             self.checks.look()
             progress.jobs = self.recorder.completed + self.recorder.failed
 
