@@ -39,7 +39,7 @@ HANDSHAKE_TRIPS: Final = 7.0
 DIAL_TIMEOUT_S: Final = 15.0
 #: First retransmission after this long at least, seconds (RFC 6298 has 1 s; Linux uses 0.2 s).
 RTO_S: Final = 0.2
-#: Bytes of a frame's head, and of Noise, yamux, TCP and IP around a message (guess: one segment each).
+#: Bytes of the head of a frame of our own link; what Noise, yamux, TCP and IP add is counted in no layer.
 FRAME_BYTES: Final = 8
 #: Bytes of a PING or a PONG with its head.
 PING_BYTES: Final = FRAME_BYTES + 8

@@ -229,9 +229,9 @@ def explain(story: Story, fleet: Fleet, play: Play) -> None:
 def kill(story: Story, fleet: Fleet, play: Play) -> None:
     """SIGKILL to whoever served; nobody tells the gateway."""
     victim = fleet.children[play.served_by]
-    with story.step(f"Kill {victim.name} (SIGKILL, no goodbye), and ask again at once") as step:
+    with story.step(f"Kill {victim.name} (SIGKILL, no goodbye), and ask it again at once") as step:
         victim.kill()
-        peer, text, headers = _ask(story, fleet, play)
+        peer, text, headers = _ask(story, fleet, play, first=victim.peer_id)
         other = _name_of(fleet, peer)
         check(other not in ("", GATEWAY, victim.name), f"the second answer came from {other or peer!r}")
         attempts = headers.get("x-p2pnode-attempts", "?")
@@ -255,9 +255,11 @@ def end(story: Story, fleet: Fleet, play: Play) -> None:
 ACTS: tuple[Act, ...] = (start, meet, ask, explain, kill, end)
 
 
-def _ask(story: Story, fleet: Fleet, play: Play) -> tuple[str, str, dict[str, str]]:
+def _ask(story: Story, fleet: Fleet, play: Play, first: str = "") -> tuple[str, str, dict[str, str]]:
+    """One answer; ``first`` is the peer to be asked before all others."""
     messages = [{"role": "user", "content": PROMPT}]
     body = {"model": play.model, "messages": messages, "max_tokens": 48, "stream": True}
+    body |= {"provider": {"order": [first]}} if first else {}
     pieces: list[str] = []
     story.console.print("   [dim]>[/] ", end="")
     with fleet.children[GATEWAY].api.stream("/v1/chat/completions", body, play.cast.answer_s) as stream:
