@@ -197,6 +197,17 @@ def _names(scenario: Scenario) -> Iterator[Problem]:
     if scenario.workload.kind == "trace" and trace not in TRACES and not Path(trace).is_file():
         what = f"= {shown(trace)} is neither a trace nor a file" if trace else "is missing"
         yield Problem("workload.trace", f"{what}{meant(trace, TRACES)}; the traces are {listed(TRACES)}")
+    elif scenario.workload.kind == "trace" and trace not in TRACES:
+        yield from _own_trace(scenario)
+
+
+def _own_trace(scenario: Scenario) -> Iterator[Problem]:
+    """What is wrong with a file of the user's, found before the first run."""
+    traces = importlib.import_module("simulations.traces")
+    try:
+        traces.check(scenario)
+    except traces.BadTrace as error:
+        yield Problem("workload.trace", f"cannot be replayed: {error}")
 
 
 def _times(scenario: Scenario) -> Iterator[Problem]:

@@ -68,7 +68,7 @@ Examples:
   p2pnode sim list                      the experiments that are shipped
   p2pnode sim run E4                    one of them
   p2pnode sim run mine.toml --set topology.nodes=300 --seed 7
-  p2pnode sim compare before/ after/
+  p2pnode sim compare before/e4-routing after/e4-routing
 
 Exit codes: 0 ok, 1 a goal failed or an invariant broke, 2 usage, 130 interrupted.
 """
@@ -158,8 +158,8 @@ def list_() -> None:
 
 COMPARE_EPILOG: Final = """\b
 Examples:
-  p2pnode sim compare before/E4 after/E4
-  p2pnode sim compare simulations/baselines/E4.json simulation-results/E4
+  p2pnode sim compare before/e4-routing after/e4-routing
+  p2pnode sim compare simulations/baselines/e4-routing.json simulation-results/e4-routing
   p2pnode sim compare A B --tolerance ttft_s.p99=0.1
 
 A and B are folders with results, results.json or baselines. Exit code 1: a goal

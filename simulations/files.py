@@ -22,14 +22,12 @@ import msgspec
 from protocol.settings import PROFILES
 from simulations.checking import Problem, by_meaning, by_type, listed, meant, shown, type_of
 from simulations.goals import Goal, GoalError, as_text, read_goal
-from simulations.layers import Layers, Overrides, ScenarioError, merge, put, read_policy, read_setting
+from simulations.layers import SHIPPED, Layers, Overrides, ScenarioError, merge, put, read_policy, read_setting
 from simulations.scenario import Scenario
 
 #: Values of swept keys, by dotted key, in the order of the sweep.
 Point = dict[str, Any]
 
-#: Where the shipped scenarios are.
-SHIPPED: Final = Path(__file__).parent / "scenarios"
 #: The policy that a sweep over policies is held against.
 CEILING: Final = "omniscient"
 POLICY_KEY: Final = "routing.policy"

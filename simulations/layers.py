@@ -18,6 +18,8 @@ from typing import Any, Final
 
 from simulations.checking import TRACES, Problem, listed, meant
 
+#: Where the shipped scenarios are.
+SHIPPED: Final = Path(__file__).parent / "scenarios"
 #: Problems told at once; more are mostly the same one again.
 MOST_PROBLEMS: Final = 8
 #: What a file for ``--policy`` may have.
@@ -218,11 +220,21 @@ def _chain(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[str, dict[str, 
     if below is not None:
         if not isinstance(below, str):
             raise ScenarioError(f"{path}: extends = {below!r} is wrong: it must be the name of one TOML file in quotes")
-        if not (path.parent / below).is_file():
-            raise ScenarioError(f"{path}: extends = {below!r} is wrong: there is no file {path.parent / below}")
-        yield from _chain(path.parent / below, (*seen, here))
+        yield from _chain(_extended(path, below), (*seen, here))
     _find_trace(table, path.parent)
     yield str(path), table
+
+
+def _extended(path: Path, name: str) -> Path:
+    """The file of that name beside ``path``, or else the shipped one (``base``, ``e4-routing.toml``)."""
+    beside, shipped = path.parent / name, SHIPPED / f"{name.removesuffix('.toml')}.toml"
+    if not beside.is_file() and not shipped.is_file():
+        known = [file.stem for file in sorted(SHIPPED.glob("base*.toml"))]
+        raise ScenarioError(
+            f"{path}: extends = {name!r} is wrong: there is no file {beside}, and no such scenario is shipped; "
+            f"made to be extended are {listed(known)}"
+        )
+    return beside if beside.is_file() else shipped
 
 
 def _find_trace(table: dict[str, Any], folder: Path) -> None:

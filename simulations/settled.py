@@ -5,6 +5,7 @@ For questions that joining would drown, because it costs more to simulate than w
 skipped.  To skip it this module, and no other, reaches into the machines and writes what hours would have written:
 
 * statements of every age, with the ttl that a network of this size gets, due again when their age says so;
+* seeds that are known, and due to be asked again some time; neighbours due to be replaced;
 * routing tables with the closest and a few of everybody else; statements in the DHT with those closest to their keys.
 
 Who calls it: ``world``.
@@ -21,6 +22,7 @@ from protocol.budget import Bucket
 from protocol.dht import _Link, _Own
 from protocol.ids import ModelId, PeerId, name_key
 from protocol.kbuckets import as_number, peer_key
+from protocol.neighbours import _Seed
 from protocol.netgroup import network_group
 from protocol.shelf import home_of
 from protocol.signing import ADVERT, LOAD, Envelope
@@ -41,10 +43,21 @@ def settle(world: World) -> None:
     peers = world.peers
     for peer in peers:
         peer.start(())
+    for peer in peers:
+        _spread_phases(world, peer)
     stated = [_stated(world, peer) for peer in peers]
     _fill_views(world, stated)
     _fill_dht(world)
     _link(world)
+
+
+def _spread_phases(world: World, peer: Peer) -> None:
+    """Not everybody replaces a neighbour, or asks a seed again, at the same time after a start that never was."""
+    die, rotate_s = dice(world.seed, "rotate", peer.index), peer.settings.neighbours.rotate_s
+    peer.postpone(("neighbours", "rotate"), rotate_s * die.random())
+    peer.node.neighbours._seeds = [
+        _Seed(seed, addrs, next_at=rotate_s * die.random()) for seed, addrs in world.seeds if seed != peer.peer_id
+    ]
 
 
 def _stated(world: World, peer: Peer) -> list[Envelope]:

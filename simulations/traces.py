@@ -91,7 +91,13 @@ def load(name: str) -> Trace:
     if not path.is_file():
         known = ", ".join((*NAMES, "servegen"))
         raise BadTrace(f"there is no trace {name!r}: it is neither a file nor one of {known}")
-    raw = path.read_bytes()
+    return _of_file(name, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _of_file(name: str, _mtime_ns: int) -> Trace:
+    """Read once for all points of a sweep."""
+    raw = Path(name).read_bytes()
     try:
         text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError) as error:
@@ -246,6 +252,11 @@ def replay(scenario: Scenario, seed: int, rate_per_s: float) -> Iterator[Arrival
     _check_models(trace, scenario)
     own = trace.rate_per_s / workload.time_scale
     return _Replay(trace, scenario, seed, (rate_per_s or own) / own).jobs()
+
+
+def check(scenario: Scenario) -> None:
+    """Raises ``BadTrace`` if the trace of the scenario cannot be replayed."""
+    _check_models(load(scenario.workload.trace), scenario)
 
 
 def _check_models(trace: Trace, scenario: Scenario) -> None:

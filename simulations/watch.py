@@ -7,6 +7,7 @@ spreading can be followed.  Who calls it: ``world``; ``outcome`` reads it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,16 @@ LOOKS: Final = 4
 #: Nodes whose views are looked at every sample, and the largest network in which that is cheap enough.
 LOOKOUTS: Final = 12
 LOOKOUTS_AMONG: Final = 400
+#: A node that was up for less than this has no rates of its own: its joining would be all of them (guess).
+LEAST_UP_S: Final = 10.0
+
+
+#: Bytes up, bytes of gossip, messages, processor seconds of one node so far.
+_Counters = tuple[int, int, int, float]
+
+
+def _counters(peer: Peer) -> _Counters:
+    return peer.bytes_up, peer.gossip_bytes, peer.messages_up, peer.cpu_s
 
 
 class _Tracked:
@@ -64,7 +75,11 @@ class Watch:
         self.heat: list[list[float]] = []
         self.heat_rows: list[Peer] = []
         self.herd_peak = 0.0
-        self.bytes_at_warmup: list[tuple[int, int, int, float]] = []
+        self._at_warmup: list[_Counters] = []
+        #: Counters at the end of the window, before the rest; and how often each node was up since the warm-up.
+        self._at_end: tuple[float, list[_Counters]] | None = None
+        self._up: Counter[int] = Counter()
+        self._samples = 0
         #: On which side of a partition a node is, if there will be one.
         self.side_of: Callable[[Peer], int] | None = None
         self.sides: list[list[float]] = []
@@ -89,20 +104,25 @@ class Watch:
     # --- traffic -------------------------------------------------------------------------------------------------
 
     def _warm(self) -> None:
-        self.bytes_at_warmup = [
-            (peer.bytes_up, peer.gossip_bytes, peer.messages_up, peer.cpu_s) for peer in self.world.peers
-        ]
+        self._at_warmup = [_counters(peer) for peer in self.world.peers]
 
-    def traffic(self) -> list[tuple[float, float, float, float]]:
-        """Of each node that lived: bytes up, of gossip, messages, processor share; per second since the warm-up."""
-        span = self.world.kernel.now - self.world.scenario.warmup_s
-        if span <= 0 or not self.bytes_at_warmup:
+    def at_end(self) -> None:
+        """The window is over; what follows, the rest, is no part of the figures."""
+        self._at_end = self.world.kernel.now, [_counters(peer) for peer in self.world.peers]
+        self.last_look()
+
+    def traffic(self) -> list[_Counters]:
+        """Of each node that lived: bytes up, of gossip, messages, processor share; per second that it was up."""
+        now, after = self._at_end or (self.world.kernel.now, [_counters(peer) for peer in self.world.peers])
+        span = now - self.world.scenario.warmup_s
+        if span <= 0 or not self._at_warmup:
             return []
         rates = []
-        for peer, before in zip(self.world.peers, self.bytes_at_warmup, strict=False):
-            if peer.life:
-                now = (peer.bytes_up, peer.gossip_bytes, peer.messages_up, peer.cpu_s)
-                rates.append(tuple((new - old) / span for new, old in zip(now, before, strict=True)))
+        for index, counters in enumerate(after):
+            before = self._at_warmup[index] if index < len(self._at_warmup) else (0, 0, 0, 0.0)
+            up_s = span * self._up[index] / self._samples if self._samples else span
+            if up_s >= min(LEAST_UP_S, span):
+                rates.append(tuple((new - old) / up_s for new, old in zip(counters, before, strict=True)))
         return rates  # type: ignore[return-value]
 
     # --- series --------------------------------------------------------------------------------------------------
@@ -124,6 +144,9 @@ class Watch:
         ended = completed + failed - before[0] - before[1]
         series["success"].append((completed - before[0]) / ended if ended else math.nan)
         self._look_out()
+        if kernel.now > world.scenario.warmup_s:
+            self._samples += 1
+            self._up.update(index for index, peer in enumerate(world.peers) if peer.up)
         if recorder.arrivals and kernel.now > world.scenario.warmup_s:
             mean = sum(recorder.arrivals.values()) / max(1, sum(peer.worker is not None for peer in world.peers))
             self.herd_peak = max(self.herd_peak, max(recorder.arrivals.values()) / max(mean, 1.0))

@@ -175,7 +175,7 @@ class World:
             gc.disable()  # nothing here makes cycles that a run would not survive
             self._run_to(end, progress)
             if not progress.stop:
-                self.watch.last_look()
+                self.watch.at_end()
                 self._rest(progress)
                 self.checks.at_end()
         except Breach as broken:
@@ -246,6 +246,8 @@ class World:
         if not self.scenario.warmup_s <= self.kernel.now < self.scenario.duration_s:
             return
         alive = self.alive
+        if not alive:
+            return
         peer = die.choice(alive)
         names = [model.name for model in self.scenario.models.catalogue]
         name = die.choice(names)
