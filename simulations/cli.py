@@ -159,7 +159,7 @@ def list_() -> None:
 COMPARE_EPILOG: Final = """\b
 Examples:
   p2pnode sim compare before/e4-routing after/e4-routing
-  p2pnode sim compare simulations/baselines/e4-routing.json simulation-results/e4-routing
+  p2pnode sim compare simulations/baselines/e4-routing.json out/e4-routing
   p2pnode sim compare A B --tolerance ttft_s.p99=0.1
 
 A and B are folders with results, results.json or baselines. Exit code 1: a goal
@@ -195,7 +195,7 @@ def compare(before: Path, now: Path, given: tuple[str, ...], as_json: bool) -> i
     if any(drift.share for drift in comparison.drifts) or comparison.outside:
         console.print(tables.comparison_table(comparison))
     else:
-        console.print("the metrics are the same")
+        console.print("the metrics are the same" if comparison.drifts else "no point has metrics in both")
     return OK if comparison.ok else FAILED
 
 

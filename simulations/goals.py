@@ -93,7 +93,7 @@ DISTRIBUTIONS: Final = {
     "honest_cpu_share": "share of a core that an honest node needs, while the attack lasted",
     "dht_hops": "hops of a look-up",
     "dht_s": "seconds of a look-up",
-    "detection_s": "seconds from a crash until it is known",
+    "detection_s": "seconds from a crash until a node holds the peer dead, where that comes before it is back",
 }
 FIGURES: Final = ("n", "mean", "p50", "p90", "p99", "max")
 

@@ -220,6 +220,7 @@ def _chain(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[str, dict[str, 
     if below is not None:
         if not isinstance(below, str):
             raise ScenarioError(f"{path}: extends = {below!r} is wrong: it must be the name of one TOML file in quotes")
+        table.setdefault("name", path.stem)  # results go by the name: not among those of what is extended
         yield from _chain(_extended(path, below), (*seen, here))
     _find_trace(table, path.parent)
     yield str(path), table

@@ -22,6 +22,7 @@ from typing import Any, Final
 import msgspec
 
 from protocol import __version__
+from simulations.checking import listed
 from simulations.files import CEILING, POLICY_KEY, Loaded, Point, value_at
 from simulations.goals import judged, metric_of
 from simulations.layers import ScenarioError
@@ -115,7 +116,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_bytes())
     except OSError as error:
-        raise ScenarioError(f"{file} cannot be read: {error.strerror}") from None
+        inside = [str(each.parent) for each in sorted(path.glob(f"*/{RESULTS}"))] if path.is_dir() else []
+        hint = f"; there are results in {listed(inside)}" if inside else ""
+        raise ScenarioError(f"{file} cannot be read: {error.strerror}{hint}") from None
     except ValueError:
         raise ScenarioError(f"{file} is not JSON") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:

@@ -76,8 +76,8 @@ class Watch:
         self.heat_rows: list[Peer] = []
         self.herd_peak = 0.0
         self._at_warmup: list[_Counters] = []
-        #: Counters at the end of the window, before the rest; and how often each node was up since the warm-up.
-        self._at_end: tuple[float, list[_Counters]] | None = None
+        #: Rates at the end of the window, before the rest; and how often each node was up since the warm-up.
+        self._rates: list[_Counters] | None = None
         self._up: Counter[int] = Counter()
         self._samples = 0
         #: On which side of a partition a node is, if there will be one.
@@ -108,21 +108,22 @@ class Watch:
 
     def at_end(self) -> None:
         """The window is over; what follows, the rest, is no part of the figures."""
-        self._at_end = self.world.kernel.now, [_counters(peer) for peer in self.world.peers]
+        self._rates = self.traffic()
         self.last_look()
 
     def traffic(self) -> list[_Counters]:
         """Of each node that lived: bytes up, of gossip, messages, processor share; per second that it was up."""
-        now, after = self._at_end or (self.world.kernel.now, [_counters(peer) for peer in self.world.peers])
-        span = now - self.world.scenario.warmup_s
+        if self._rates is not None:
+            return self._rates
+        span = self.world.kernel.now - self.world.scenario.warmup_s
         if span <= 0 or not self._at_warmup:
             return []
         rates = []
-        for index, counters in enumerate(after):
+        for index, peer in enumerate(self.world.peers):
             before = self._at_warmup[index] if index < len(self._at_warmup) else (0, 0, 0, 0.0)
             up_s = span * self._up[index] / self._samples if self._samples else span
             if up_s >= min(LEAST_UP_S, span):
-                rates.append(tuple((new - old) / up_s for new, old in zip(counters, before, strict=True)))
+                rates.append(tuple((new - old) / up_s for new, old in zip(_counters(peer), before, strict=True)))
         return rates  # type: ignore[return-value]
 
     # --- series --------------------------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ from simulations.workload import Arrival, arrivals
 #: Virtual seconds between two looks of whoever watches a run, of up to so many nodes; of more nodes, less.
 CHUNK_S: Final = 1.0
 CHUNK_NODES: Final = 200
+#: No question is put to the DHT in the last so many seconds: its answer would come too late to be seen.
+LOOKUP_S: Final = 10.0
 #: The most that is waited for measured jobs under way at the end, seconds.
 REST_S: Final = 120.0
 
@@ -243,7 +245,7 @@ class World:
 
     def _look_up(self, die: Any) -> None:
         self._next_lookup(die)
-        if not self.scenario.warmup_s <= self.kernel.now < self.scenario.duration_s:
+        if not self.scenario.warmup_s <= self.kernel.now < self.end_s - LOOKUP_S:
             return
         alive = self.alive
         if not alive:

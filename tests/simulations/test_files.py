@@ -12,6 +12,8 @@ from simulations.files import find, label, load, shipped, value_at
 from simulations.layers import Overrides, ScenarioError, merge, put
 from simulations.scenario import Scenario
 
+TRACE = "arrival_s,input_tokens,output_tokens\n1,100,10\n"
+
 
 def written(folder: Path, text: str, name: str = "x.toml", head: str = 'name = "x"\n') -> Path:
     path = folder / name
@@ -57,7 +59,18 @@ def test_extends_in_a_circle_is_told(tmp_path: Path) -> None:
 
 def test_extends_of_nothing_is_told(tmp_path: Path) -> None:
     assert "extends = 'no.toml' is wrong: there is no file" in refusal(written(tmp_path, 'extends = "no.toml"\n'))
+    assert "made to be extended are base-attacks, base" in refusal(written(tmp_path, 'extends = "no.toml"\n'))
     assert "it must be the name of one TOML file" in refusal(written(tmp_path, "extends = [1]\n"))
+
+
+def test_shipped_scenarios_can_be_extended_from_anywhere(tmp_path: Path) -> None:
+    for name in ("base", "base.toml"):
+        loaded = load(written(tmp_path, f'extends = "{name}"\n[topology]\nnodes = 7\n', "mine.toml", ""))
+        assert loaded.name == "mine"
+        assert loaded.scenario.topology.nodes == 7
+        assert len(loaded.scenario.hardware) == 6
+    written(tmp_path, "duration_s = 77\n", "base.toml")
+    assert load(written(tmp_path, 'extends = "base.toml"\n')).scenario.duration_s == 77  # the one beside it comes first
 
 
 def test_node_starts_from_the_profile(tmp_path: Path) -> None:
@@ -69,7 +82,7 @@ def test_node_starts_from_the_profile(tmp_path: Path) -> None:
 
 
 def test_a_trace_is_looked_for_beside_its_scenario(tmp_path: Path) -> None:
-    (tmp_path / "mine.csv").write_text("at\n")
+    (tmp_path / "mine.csv").write_text(TRACE)
     path = written(tmp_path, '[workload]\nkind = "trace"\ntrace = "mine.csv"\n')
     assert load(path).scenario.workload.trace == str(tmp_path / "mine.csv")
 
@@ -162,13 +175,23 @@ def test_a_policy_file_may_not_have_more(tmp_path: Path) -> None:
 
 
 def test_a_trace_replaces_the_workload(tmp_path: Path) -> None:
-    trace = written(tmp_path, "at\n", "mine.csv", "")
+    trace = written(tmp_path, TRACE, "mine.csv", "")
     swept = '[sweep]\n"workload.kind" = ["poisson", "bursty"]\n'
     loaded = load(written(tmp_path, swept), Overrides(trace=trace))
     assert loaded.scenario.workload.kind == "trace"
     assert loaded.scenario.workload.trace == str(trace)
     assert len(loaded.points) == 1
     assert "there is no such file" in refusal(written(tmp_path, ""), Overrides(trace=tmp_path / "no.csv"))
+
+
+def test_a_wrong_trace_is_told_before_the_first_run(tmp_path: Path) -> None:
+    path, trace = written(tmp_path, ""), written(tmp_path, TRACE + "5,100,many\n", "mine.csv", "")
+    said = refusal(path, Overrides(trace=trace))
+    assert said.startswith(f"--trace {trace}: workload.trace cannot be replayed: ")
+    assert said.endswith("mine.csv:3: output_tokens is 'many', not a whole number from 0 on")
+    written(tmp_path, "arrival_s,input_tokens,output_tokens,model\n1,9,9,gpt-9\n", "other.csv", "")
+    said = refusal(path, Overrides(trace=tmp_path / "other.csv"))
+    assert "model 'gpt-9' is not in the catalogue of the scenario" in said
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

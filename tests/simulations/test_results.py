@@ -48,6 +48,8 @@ def test_the_same_runs_are_the_same_bytes(loaded: Loaded, tmp_path: Path) -> Non
     assert results.read(tmp_path / "a") == first
     assert results.read_timing(tmp_path / "b")["runs"] == [{"wall_s": 2.0}]
     assert results.read_timing(tmp_path)["runs"] == []
+    with pytest.raises(ScenarioError, match=r"cannot be read: .*; there are results in .*/a, .*/b$"):
+        results.read(tmp_path)
 
 
 def test_nothing_of_the_clock_is_in_it(loaded: Loaded) -> None:

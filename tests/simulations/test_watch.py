@@ -158,6 +158,27 @@ def test_traffic_is_counted_from_the_end_of_the_warm_up() -> None:
     )
 
 
+def test_rates_are_of_the_time_that_a_node_was_up() -> None:
+    made = world(scenario(3, warmup_s=10.0), until=10.0)
+    before = made.peers[2].bytes_up
+    made.kernel.run(20.5)
+    made.peers[2].stop(silently=True)
+    made.kernel.run(22.5)
+    late = made.add(3)
+    made.start(late)
+    made.kernel.run(30.0)
+    rates = made.watch.traffic()
+    assert len(rates) == 3  # the newcomer was not there for long enough
+    assert rates[2][0] == pytest.approx((made.peers[2].bytes_up - before) / 10.0, rel=0.06)
+    made.watch.at_end()
+    told = made.watch.traffic()
+    made.kernel.run(32.0)
+    assert made.watch.traffic() == told  # what comes after the window counts for nothing
+    made.watch._rates = None
+    assert len(made.watch.traffic()) == 4
+    assert made.watch.traffic()[3][0] == pytest.approx(late.bytes_up / 10.0)
+
+
 def test_a_look_up_is_a_find_if_one_of_those_found_lives_and_has_it() -> None:
     made = world(scenario(8), until=30.0)
     found: list[Found] = []

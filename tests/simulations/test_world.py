@@ -243,7 +243,7 @@ def test_impatient_callers_are_gone_in_time() -> None:
 
 
 def test_questions_are_asked_after_the_warm_up_only() -> None:
-    given = scenario(6, lookups=Lookups(rate_per_s=5.0), duration_s=20.0, warmup_s=10.0)
+    given = scenario(6, lookups=Lookups(rate_per_s=5.0), duration_s=30.0, warmup_s=10.0)
     made = World(given, 1)
     outcome = made.run()
     assert made.watch.lookups == pytest.approx(50, abs=25)
