@@ -57,6 +57,8 @@ _SHUN_QUERIES: Final = 20.0
 _MOST_SHUNNED: Final = 4096
 #: Pause before the own key is looked up again after joining, in ``query_s``; doubles until ``refresh_s``.
 _REJOIN_QUERIES: Final = 4.0
+#: Providers that end a look-up: the first one found may be dead (simulated: with one, 3 % found only somebody dead).
+PROVIDERS: Final = 3
 #: Own statements whose place is looked up at one time (guess: 64 models do not make 200 dials at once).
 _MOST_PUBLISHING: Final = 4
 #: Homes without a link that are dialled for a new version of what they hold (guess: one of them will be there).
@@ -199,7 +201,7 @@ class Dht:
 
     def find_providers(self, query: int, model: ModelId, now: float) -> list[Effect]:
         """Look for peers that serve a model: ``Found`` with their provider statements, those with a link first."""
-        return self._search(model_key(model), self._settings.k, now, query)
+        return self._search(model_key(model), self._settings.k, now, query, PROVIDERS)
 
     def publish(self, envelopes: tuple[Envelope, ...], now: float) -> list[Effect]:
         """Make own statements (adverts, providers) findable until they expire; a newer one replaces an older one.
@@ -264,7 +266,7 @@ class Dht:
 
     # --- searching -------------------------------------------------------------------------------------------------
 
-    def _search(self, target: bytes, width: int, now: float, query: int | None = None) -> list[Effect]:
+    def _search(self, target: bytes, width: int, now: float, query: int | None = None, enough: int = 1) -> list[Effect]:
         """Begin a look-up, or join one for the same target that somebody waits for."""
         if query is not None:
             for running in self._lookups.values():
@@ -275,7 +277,7 @@ class Dht:
                 return [Found(query, (), (), 0)]
         number = self._next_lookup
         self._next_lookup += 1
-        lookup = self._lookups[number] = Lookup(target, width, self._settings, now)
+        lookup = self._lookups[number] = Lookup(target, width, self._settings, now, enough)
         self.table.looked_up(target, now)
         if query is not None:
             lookup.queries.append(query)

@@ -6,7 +6,8 @@ Theory of operation
 -------------------
 The look-up holds candidates sorted by distance to its target.  ``alpha`` of them are asked at a time, closest first;
 every answer names more.  It is over when the ``width`` closest that did not fail have answered (nothing closer is
-left to find), when values were found and had ``grace`` to gather more, or at the deadline.
+left to find), when values were found and had ``grace`` to gather more, or at the deadline; in the grace others are
+asked as long as there are fewer than ``enough``.
 
 Two things keep it quick where peers are dead or lie:
 
@@ -75,15 +76,19 @@ class Candidate:
 
 
 class Lookup:
-    """A search for ``target``.  ``queries`` are the numbers of the callers who wait for its end."""
+    """A search for ``target``.  ``queries`` are the numbers of the callers who wait for its end.
 
-    def __init__(self, target: bytes, width: int, settings: DhtSettings, now: float) -> None:
+    ``enough``: with values from so many authors nobody else is asked.
+    """
+
+    def __init__(self, target: bytes, width: int, settings: DhtSettings, now: float, enough: int = 1) -> None:
         self.target = target
         self.queries: list[int] = []
         self.values: dict[PeerId, Envelope] = {}
         self.hops = 0
         self._number = as_number(target)
         self._width = width
+        self._enough = enough
         self._alpha = settings.alpha
         self._most_in_flight = settings.k
         self._most = settings.k * _CANDIDATES_PER_K
@@ -180,9 +185,9 @@ class Lookup:
     def next(self, now: float) -> list[Candidate]:
         """The candidates to ask now; they count as asked.
 
-        Once there are values nobody else is asked, but the first round is: what we keep ourselves may be outdated.
+        Once there are enough values nobody else is asked; the first round always is: what we keep may be outdated.
         """
-        if self.values and self._begun:
+        if len(self.values) >= self._enough and self._begun:
             return []
         self._begun = True
         free = self._alpha - sum(now < c.since + self._late_s for c in self._asked.values())
@@ -226,7 +231,7 @@ class Lookup:
         target = self.exact()
         if target is not None and target.state is State.ANSWERED:
             return True
-        if self.values and self._begun:
+        if len(self.values) >= self._enough and self._begun:
             return not self._asked
         return all(c.state is State.ANSWERED for c in self._window(now))
 

@@ -21,18 +21,19 @@ from simulations.files import label
 from simulations.layers import ScenarioError
 
 #: How far a metric may be from where it was, as a share of that (guesses: what is left to chance by a change that is
-#: not about it).  Without a tolerance a metric is shown and does not count.
+#: not about it, and by another processor, whose last digit of a logarithm sends one job elsewhere and others after it).
+#: Without a tolerance a metric is shown and does not count.
 TOLERANCES: Final = {
-    "success_rate": 0.005,
-    "coverage_t50_s": 0.15,
-    "coverage_t99_s": 0.15,
-    "dht_found_share": 0.005,
-    "gossip_bytes_per_s.mean": 0.1,
-    "bytes_up_per_s.mean": 0.1,
-    "ttft_s.p50": 0.1,
-    "ttft_s.p99": 0.25,
-    "goodput_per_s": 0.05,
-    "attempts_per_job": 0.05,
+    "success_rate": 0.02,
+    "coverage_t50_s": 0.3,
+    "coverage_t99_s": 0.4,
+    "dht_found_share": 0.01,
+    "gossip_bytes_per_s.mean": 0.15,
+    "bytes_up_per_s.mean": 0.2,
+    "ttft_s.p50": 0.25,
+    "ttft_s.p99": 0.6,
+    "goodput_per_s": 0.1,
+    "attempts_per_job": 0.1,
 }
 #: A value this small counts as nothing when shares are taken.
 NOTHING: Final = 1e-9

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from protocol import dht as dht_module
 from protocol.adverts import Advert, Load, Provider, statement
-from protocol.dht import MOST_LOOKUPS, Dht
+from protocol.dht import MOST_LOOKUPS, PROVIDERS, Dht
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer
 from protocol.errors import BadEnvelope, StaleStatement
 from protocol.ids import ModelId, PeerId
@@ -409,14 +409,14 @@ def test_a_shelf_is_bounded_in_all() -> None:
 # --- searching -----------------------------------------------------------------------------------------------------
 
 
-def test_alpha_are_asked_at_once_and_the_first_value_ends_it_after_a_short_grace() -> None:
+def test_alpha_are_asked_at_once_and_enough_values_end_it_after_a_short_grace() -> None:
     node = machine()
     linked(node, *range(2, 12))
     effects = node.find_providers(7, MODEL, NOW)
     asked = [number for number in range(2, 12) if signer(number).peer_id in questions(effects)]
     assert len(asked) == TEST.alpha
     assert of(effects, SetTimer)[-1] == SetTimer(("dht", "look", node._next_lookup - 1), NOW + 0.1)
-    more = reply(node, effects, asked[0], NOW + 0.01, values=(provider(50).wire, provider(51).wire))
+    more = reply(node, effects, asked[0], NOW + 0.01, values=tuple(provider(n).wire for n in (50, 51, 52)))
     assert questions(more) == {}
     assert of(more, SetTimer)[0].at == pytest.approx(NOW + 0.1)
     reply(node, effects, asked[1], NOW + 0.02, values=(provider(50, seq=2).wire, provider(51).wire))
@@ -425,11 +425,24 @@ def test_alpha_are_asked_at_once_and_the_first_value_ends_it_after_a_short_grace
     assert {(envelope.author, envelope.seq) for envelope in found.envelopes} == {
         (signer(50).peer_id, 2),
         (signer(51).peer_id, 1),
+        (signer(52).peer_id, 1),
     }
-    assert dict(found.contacts) == {signer(n).peer_id: addrs_of(n) for n in (50, 51)}
+    assert dict(found.contacts) == {signer(n).peer_id: addrs_of(n) for n in (50, 51, 52)}
     assert found.hops == 1
     assert node.timer(("dht", "look", node._next_lookup - 1), NOW + 1, WALL) == []
     assert node.timer(("dht", "look"), NOW + 1, WALL) == []
+
+
+def test_one_provider_is_not_enough_for_it_may_be_dead() -> None:
+    node = machine()
+    linked(node, *range(2, 12))
+    effects = node.find_providers(7, MODEL, NOW)
+    asked = [number for number in range(2, 12) if signer(number).peer_id in questions(effects)]
+    more = reply(node, effects, asked[0], NOW + 0.01, values=(provider(50).wire,))
+    assert len(questions(more)) == 1  # the search goes on
+    values = (provider(51).wire, provider(52).wire)
+    assert questions(reply(node, effects, asked[1], NOW + 0.02, values=values)) == {}
+    assert PROVIDERS == 3
 
 
 def test_those_with_a_link_come_first_then_the_youngest() -> None:
@@ -592,7 +605,7 @@ def test_a_late_contact_gives_its_place_to_the_next_and_may_still_answer() -> No
     assert len(first) == len(second) == 3
     assert not first & second
     late = next(n for n in range(2, 10) if signer(n).peer_id in first)
-    reply(node, effects, late, NOW + 0.15, values=(provider(50).wire,))
+    reply(node, effects, late, NOW + 0.15, values=tuple(provider(n).wire for n in (50, 51, 52)))
     assert of(node.timer(("dht", "look", number), NOW + 0.3, WALL), Found)
 
 
