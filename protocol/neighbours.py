@@ -10,8 +10,8 @@ network is no larger than ``target``.  Whom: first those whose link broke, then 
 chosen yet, then living peers, then anybody it has ever had an address of.  A link that stands already, made for a job
 or a look-up, is taken as it is.  Others may choose us up to ``most`` neighbours, less the half of ``target`` that is
 ours to choose: whoever takes every place from outside must not keep us from those.  Of those we chose, one is let go
-while we have more than enough, and one is replaced by another every ``rotate_s``.  A peer that is out of sight is tried
-every ``OUT_OF_SIGHT_S``: after a partition nobody else would, and one link across makes two networks one.
+while we have more than enough, and one is replaced by another every ``rotate_s``; as often a peer that is out of sight
+is tried: after a long partition nobody else would.
 
 Seeds, and the peers known from an earlier life, are dialled at the start, all at once.  A seed is retried for ever, a
 broken link until ``LOST_TRIES`` dials failed; the pause before the n-th try is drawn from ``[0, first * 2^n]``, at most
@@ -45,9 +45,6 @@ SLACK: Final = 2
 LOST_TRIES: Final = 5
 #: A dial that was not answered after this long is forgotten, seconds (guess: three times a TCP timeout of 10 s).
 DIAL_S: Final = 30.0
-#: Seconds between dials of one peer that is out of sight, drawn between half and one and a half of it.  Simulated: 60
-#: nodes cut in two for a minute were whole again after 88 s with one dial per ``rotate_s``.
-OUT_OF_SIGHT_S: Final = 30.0
 #: Addresses of former peers that are remembered (guess).
 MAX_FORMER: Final = 256
 #: Backs-off that are remembered: as many as a view has records.
@@ -112,7 +109,6 @@ class Neighbours:
         self._pauses: dict[PeerId, _Pause] = {}
         self._dialling: dict[PeerId, _Dialling] = {}
         self._rotating = False
-        self._next_former = 0.0
         self._left = False
 
     @property
@@ -132,7 +128,6 @@ class Neighbours:
     def start(self, seeds: Seeds, known: Known, now: float) -> list[Effect]:
         """Dial the seeds and as many known peers as are wanted; the other known ones are kept for bad times."""
         self._seeds = [_Seed(peer, addrs) for peer, addrs in seeds if peer != self.me]
-        self._next_former = now + OUT_OF_SIGHT_S
         effects: list[Effect] = []
         for peer, addrs in known:
             self.remember(peer, addrs)
@@ -285,7 +280,6 @@ class Neighbours:
         effects = self._dial_seeds(now)
         for peer in [peer for peer in self._lost if self._is_free(peer, now)]:
             effects += self._dial(peer, self._addrs(peer), now, look=self._lost[peer])
-        effects += self._dial_former(now)
         need = self._need() - sum(not dialling.look for dialling in self._dialling.values())
         effects += self._choose(now, need) if need > 0 else self._trim()
         pause = self._settings.redial_first_s * (1 if need > 0 or self._lost or self._seeds_missing() else 5)
@@ -351,22 +345,18 @@ class Neighbours:
         return pause is None or pause.until <= now
 
     def _rotate(self, now: float) -> list[Effect]:
-        """Dial one more than needed: when it is there, another goes."""
+        """Dial one more than needed, and one that vanished."""
         effects: list[Effect] = [SetTimer(_ROTATE, now + self._rotate_s())]
         if self._left:
             return effects
         if len(self._view) > self._settings.target and self._need() == 0:
             self._rotating = True
             effects += self._choose(now, 1)
-        return effects
-
-    def _dial_former(self, now: float) -> list[Effect]:
-        """Dial one that is out of sight, now and then."""
-        if now < self._next_former:
-            return []
-        self._next_former = now + OUT_OF_SIGHT_S * self._rng.uniform(0.5, 1.5)
         former = [entry for entry in self._former.items() if self._is_free(entry[0], now)]
-        return self._dial(*self._rng.choice(former), now) if former else []
+        if former:
+            peer, addrs = self._rng.choice(former)
+            effects += self._dial(peer, addrs, now)
+        return effects
 
     def _rotate_s(self) -> float:
         return self._settings.rotate_s * self._rng.uniform(0.5, 1.5)

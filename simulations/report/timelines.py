@@ -6,7 +6,7 @@ breaks something are shaded.  With more points than can be shown, evenly chosen 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -121,11 +121,20 @@ def blocks(values: Numbers, step: int) -> Numbers:
     return means
 
 
-def time_axis(ax: Axes, results: Results, end: float) -> None:
-    """Seconds or minutes below, faults shaded."""
-    for fault in results.scenario.get("faults") or []:
-        since = float(fault.get("at_s", 60.0))
-        until = min(since + float(fault.get("for_s", 60.0)), end)
+def time_axis(ax: Axes, results: Results, end: float, values: Mapping[str, Any] | None = None) -> None:
+    """Seconds or minutes below; faults shaded as at the point of the sweep with these ``values``.
+
+    Without a point they are shaded only if they are the same at all of them.
+    """
+    same = not any(key.startswith("faults.") for key in results.keys)
+    scenario = results.scenario
+    quiet_at = float(scenario.get("duration_s", end)) - float(scenario.get("quiet_s") or 0.0)
+    for number, fault in enumerate((scenario.get("faults") or []) if same or values is not None else []):
+        prefix = f"faults.{number}."
+        swept = {key.removeprefix(prefix): value for key, value in (values or {}).items() if key.startswith(prefix)}
+        here = fault | swept
+        since = float(here.get("at_s", 60.0))
+        until = min(since + float(here.get("for_s", 60.0)), quiet_at, end)
         if until > since:
             canvas.shade(ax, since, until)
     ax.set_xlim(0, end)
@@ -173,7 +182,7 @@ def partition(results: Results) -> Picture | None:
             values = np.asarray([np.nan if v is None else v for v in success], dtype=float)
             canvas.curve(axes[1], t[: len(values)], values[: len(t)], Style(2))
         for ax, title in zip(axes, ("nodes seen", "success of the jobs that ended"), strict=False):
-            time_axis(ax, results, float(t[-1]))
+            time_axis(ax, results, float(t[-1]), point.values)
             upright(ax, Series("", title, share=True))
         for ax in axes[:-1]:
             ax.set_xlabel("")

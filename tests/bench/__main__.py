@@ -1,6 +1,6 @@
 """``make bench``: the table of what things cost, each ratio taken in one run.
 
-``python -m tests.bench [ROW …] [--json]``; rows: ttft rps stream link decide gossip start costs;
+``python -m tests.bench [ROW …] [--json]``; rows: ttft rps stream link decide gossip simulate start costs;
 the last one writes its figures where ``--write FILE`` says.  The litellm ratio needs
 litellm's proxy in ``.venv-litellm`` (installed on the first run) and is left out, with a word, where that fails.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import costs, decisions, gossip, network
+from tests.bench import costs, decisions, gossip, network, simulation
 from tests.bench.row import Row
 
 
@@ -53,6 +53,7 @@ ROWS: dict[str, Callable[[Path], list[Row]]] = {
     "link": link,
     "decide": decisions.decide,
     "gossip": gossip.at_rest,
+    "simulate": simulation.simulate,
     "costs": costs.costs,
 }
 
