@@ -407,6 +407,9 @@ class Peer:
                 self.network.break_link(link, "refused", tell_a=False, tell_b=False)
                 link, reason = None, "refused"
             else:
+                for done in waiting:  # before the node can hang up a link that it does not need
+                    done(link)
+                waiting = []
                 self.run(self.link_up, link, addrs)
                 other.run(other.link_up, link, ())
         if link is None:

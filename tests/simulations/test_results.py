@@ -115,8 +115,8 @@ def test_the_hash_is_of_the_scenario_and_of_its_traces_content(tmp_path: Path, l
     other = results.scenario_hash(load(loaded.path, Overrides(("topology.nodes=7",))).scenario)
     assert results.scenario_hash(loaded.scenario) == again != other
     hashes = []
-    for name, content in (("one.csv", "1\n"), ("two.csv", "1\n"), ("three.csv", "2\n")):
-        (tmp_path / name).write_text(content)
+    for name, content in (("one.csv", "1,2,3\n"), ("two.csv", "1,2,3\n"), ("three.csv", "1,2,4\n")):
+        (tmp_path / name).write_text(f"arrival_s,input_tokens,output_tokens\n{content}")
         hashes.append(results.scenario_hash(load(loaded.path, Overrides(trace=tmp_path / name)).scenario))
     assert hashes[0] == hashes[1] != hashes[2]
 
