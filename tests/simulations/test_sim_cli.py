@@ -198,7 +198,7 @@ def test_a_baseline_forgives_what_it_knows(shelf: Path, capsys: pytest.CaptureFi
     assert sim(*run) == 1
     out = capsys.readouterr().out
     assert "1 of 4 metrics outside the tolerance of the baseline" in out
-    assert "-50.0%" in out
+    assert "-75.0%" in out
 
     before["tolerance"] = {}
     before["goals"][1]["passed"] = True
