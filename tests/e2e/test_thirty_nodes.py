@@ -110,5 +110,5 @@ async def test_a_model_outside_the_view_is_found_although_a_third_of_the_network
         askers = strangers([member for member in members if member not in dead])
         answers = [await find(rng.choice(askers)) for _ in range(LOOKUPS)]
 
-        assert sum(hops > 0 for _, hops in answers) > LOOKUPS // 8, "it was everywhere: nothing was looked up"
+        assert sum(hops > 0 for _, hops in answers) > LOOKUPS // 4, "it was everywhere: nothing was looked up"
         assert sum(seconds <= 1 for seconds, _ in answers) == LOOKUPS, sorted(answers)[-10:]

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from protocol.attempts import (
-    CHEAP,
     Abort,
     Accepted,
     Attempt,
@@ -466,7 +465,7 @@ class CascadeMachine(RuleBasedStateMachine):
         if any(isinstance(end, Finish) for end in ends):
             assert commits
             assert seen[-1].outcome is Outcome.COMPLETED
-        hard = [each for each in seen if each.outcome not in CHEAP]
+        hard = [each for each in seen if each.outcome not in ("busy", "refused", "unreachable", "no_accept")]
         assert len(hard) <= SETTINGS.attempts
         for each in seen:
             assert each.asked_at <= (each.accepted_at or each.ended_at) <= (each.first_at or each.ended_at)
