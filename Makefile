@@ -4,6 +4,7 @@ PYTHON ?= python3
 ENGINE ?= mock
 VENV := .venv
 VLLM_VENV := .venv-vllm
+FAST := build/fast
 FUZZ_SEEDS ?= 12
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export P2PNODE_VLLM_PYTHON ?= $(CURDIR)/$(VLLM_VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench simulations sim-quick vllm clean
+.PHONY: help demo test check bench fast simulations sim-quick vllm clean
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/'
@@ -34,17 +35,19 @@ check: $(VENV)/.installed ## formatting, lint, types, import contracts, and ever
 bench: $(VENV)/.installed ## what a request, a token, a decision and a second of gossip cost here
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
-simulations: $(VENV)/.installed ## every experiment, held against the baselines (hours; SIM_ARGS="--jobs 4")
-	$(BIN)/p2pnode sim run all --baseline simulations/baselines $(SIM_ARGS)
+fast: $(FAST)/.built ## the same code compiled, for long simulations (a minute): PYTHONPATH=build/fast .venv/bin/p2pnode sim run …
 
-sim-quick: $(VENV)/.installed ## the quick experiments, held against the baselines, and some fuzzing (minutes)
-	$(BIN)/p2pnode sim run quick --baseline simulations/baselines $(SIM_ARGS)
-	$(BIN)/p2pnode sim fuzz --nodes 30 --time 5m --seeds $(FUZZ_SEEDS)
+simulations: $(FAST)/.built ## every experiment, held against the baselines (hours; SIM_ARGS="--jobs 4")
+	PYTHONPATH=$(FAST) $(BIN)/p2pnode sim run all --baseline simulations/baselines $(SIM_ARGS)
+
+sim-quick: $(FAST)/.built ## the quick experiments, held against the baselines, and some fuzzing (minutes)
+	PYTHONPATH=$(FAST) $(BIN)/p2pnode sim run quick --baseline simulations/baselines $(SIM_ARGS)
+	PYTHONPATH=$(FAST) $(BIN)/p2pnode sim fuzz --nodes 30 --time 5m --seeds $(FUZZ_SEEDS)
 
 vllm: $(VLLM_VENV)/.installed ## the CPU build of vLLM in its own environment (3.5 GB), for the tests and the demo
 
 clean: ## remove the environments
-	rm -rf $(VENV) $(VLLM_VENV)
+	rm -rf $(VENV) $(VLLM_VENV) $(FAST)
 
 # fastecdsa, which libp2p needs, has no wheel: say what is missing before pip does it in forty lines.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -55,6 +58,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@echo "installing p2pnode into $(VENV) (about a minute)"
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# Compiled from a copy, so that no compiled file hides the one that somebody edits.
+$(FAST)/.built: $(VENV)/.installed $(shell find protocol simulations p2pnode bootstrap -name '*.py' -o -name '*.toml' 2>/dev/null)
+	@echo "compiling protocol and simulations into $(FAST) (about a minute)"
+	@$(BIN)/python -m simulations.compiled $(FAST)
 	@touch $@
 
 # The CPU build pins torch of the CPU; torchvision, torchaudio and torchcodec come along in builds that do not match.

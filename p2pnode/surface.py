@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from p2pnode.metrics import Metrics
     from p2pnode.swarm.swarm import Swarm
     from protocol.node import Node
-    from protocol.peerview import PeerRecord
+    from protocol.peerrecord import PeerRecord
 
 #: Seconds over which the upload of gossip is averaged.
 SAMPLE_S: Final = 5.0

@@ -12,7 +12,8 @@ the same effects with a heap and a virtual clock.
 * the wire: ``wire``, ``messages``, ``signing``, ``link``, ``endings`` (spec: ``README.md`` beside this file)
 * machines of the network, composed by ``node``:
 
-  * ``neighbours`` (whom to link), ``liveness`` (who is there), ``peerview`` on ``columns`` (what is believed of each)
+  * ``neighbours`` (whom to link), ``liveness`` (who is there), ``peerview`` on ``peerrecord`` and
+  ``columns`` (what is believed of each)
   * ``gossip``, on ``intake`` (which statements are taken), ``freshness`` (how old they are), ``announcing`` (our own),
     ``digests`` (what is missing where) and ``budget`` (how much may be said)
   * ``dht``, on ``kbuckets`` (whom to ask), ``lookup`` (one search) and ``shelf`` (what is kept for others)

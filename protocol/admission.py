@@ -33,6 +33,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from protocol.ids import PeerId
 from protocol.messages import Busy, Refuse
 from protocol.settings import AdmissionSettings
@@ -53,8 +55,7 @@ RETRY_LEAST_MS: Final = 250
 RETRY_MOST_MS: Final = 60_000
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
+class Arrived(msgspec.Struct, frozen=True, gc=False):
     """A job came.  ``peer`` is None for this node's own; ``job`` is any name that is not in use.
 
     ``ready``: its request is here whole, so that it could run.
@@ -67,52 +68,45 @@ class Arrived:
     ready: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(msgspec.Struct, frozen=True, gc=False):
     """The request of a job that came without it is here."""
 
     job: int
 
 
-@dataclass(frozen=True, slots=True)
-class FirstOutput:
+class FirstOutput(msgspec.Struct, frozen=True, gc=False):
     """The engine has said a piece of a stream; only the first counts."""
 
     job: int
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(msgspec.Struct, frozen=True, gc=False):
     """The job is over, or whoever wanted it went away; harmless when it is not known."""
 
     job: int
 
 
-@dataclass(frozen=True, slots=True)
-class SlotsAre:
+class SlotsAre(msgspec.Struct, frozen=True, gc=False):
     """How many jobs the engine works on at once."""
 
     slots: int
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(msgspec.Struct, frozen=True, gc=False):
     """Take no more jobs of guests."""
 
 
 AdmissionEvent = Arrived | Ready | FirstOutput | Left | SlotsAre | Drain
 
 
-@dataclass(frozen=True, slots=True)
-class Admit:
+class Admit(msgspec.Struct, frozen=True, gc=False):
     """Run the job now.  ``promise_s``: seconds to its first token."""
 
     job: int
     promise_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
+class Queue(msgspec.Struct, frozen=True, gc=False):
     """The job waits; ``position`` is how many are before it."""
 
     job: int
@@ -120,16 +114,14 @@ class Queue:
     promise_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Expect:
+class Expect(msgspec.Struct, frozen=True, gc=False):
     """There would be a slot for the job if its request were here."""
 
     job: int
     promise_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class TurnAway:
+class TurnAway(msgspec.Struct, frozen=True, gc=False):
     """The job is not taken; say this to whoever brought it."""
 
     job: int

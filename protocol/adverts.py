@@ -147,9 +147,8 @@ def read(envelope: Envelope) -> Advert | Load | Provider:
 
     The value is remembered on the envelope: whoever else holds the same object need not decode it.
     """
-    known = envelope.value
-    if isinstance(known, Advert | Load | Provider):
-        return known
+    if envelope.value is not None:
+        return envelope.value
     if envelope.kind not in _TYPES:
         raise UnknownStatement(f"kind {envelope.kind}")
     if not envelope.check():

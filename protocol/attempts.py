@@ -5,9 +5,10 @@ Frozen values; do not subclass.  Not here: what follows from what (``cascade``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 from protocol.effects import SetTimer
 from protocol.events import TimerFired
@@ -55,8 +56,7 @@ CHEAP: Final = frozenset({Outcome.BUSY, Outcome.REFUSED, Outcome.UNREACHABLE, Ou
 # --- events ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Begin:
+class Begin(msgspec.Struct, frozen=True, gc=False):
     """Run the job on one of ``candidates``, best first.
 
     ``tokens_before`` is how many tokens are made before the first piece comes: 0 for a stream, else the whole answer
@@ -70,54 +70,47 @@ class Begin:
     reach_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True, gc=False):
     """The peer took the job and promises the first token after ``promise_s``."""
 
     peer: PeerId
     promise_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class WasBusy:
+class WasBusy(msgspec.Struct, frozen=True, gc=False):
     """The peer cannot take it now; ``retry_s`` is when to ask again, 0 if it did not say."""
 
     peer: PeerId
     retry_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True, gc=False):
     """The peer will not do it, before or after it accepted, and before any piece of the answer."""
 
     peer: PeerId
     refuse: Refuse
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True, gc=False):
     """``pieces`` of the answer came."""
 
     peer: PeerId
     pieces: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(msgspec.Struct, frozen=True, gc=False):
     """The peer is alive and has nothing to say yet."""
 
     peer: PeerId
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(msgspec.Struct, frozen=True, gc=False):
     """The answer is whole, its end signed and its hash right."""
 
     peer: PeerId
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(msgspec.Struct, frozen=True, gc=False):
     """The attempt failed: ``outcome`` says how, ``detail`` is for people."""
 
     peer: PeerId
@@ -125,18 +118,15 @@ class Lost:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Paused:
+class Paused(msgspec.Struct, frozen=True, gc=False):
     """What came was handed to the caller, and nobody waits for more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resumed:
+class Resumed(msgspec.Struct, frozen=True, gc=False):
     """The caller wants more."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallerGone:
+class CallerGone(msgspec.Struct, frozen=True, gc=False):
     """Nobody wants the answer any more."""
 
 
@@ -158,36 +148,31 @@ CascadeEvent = (
 # --- effects -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True, gc=False):
     """Send the job to ``peer``; it is the ``number``-th that is asked."""
 
     peer: PeerId
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Abort:
+class Abort(msgspec.Struct, frozen=True, gc=False):
     """Cancel the job at ``peer`` at once, with this reset code."""
 
     peer: PeerId
     code: int
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True, gc=False):
     """From now on the answer of ``peer`` may go to the caller."""
 
     peer: PeerId
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(msgspec.Struct, frozen=True, gc=False):
     """The answer is complete."""
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(msgspec.Struct, frozen=True, gc=False):
     """The job has failed; what to tell the caller.  ``retry_after`` is seconds, None where a retry cannot help."""
 
     status: int
@@ -197,8 +182,7 @@ class GiveUp:
     retry_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Observe:
+class Observe(msgspec.Struct, frozen=True, gc=False):
     """One measured attempt.  Times are monotonic seconds; ``blame``: whether it is to be held against the peer."""
 
     peer: PeerId

@@ -26,6 +26,8 @@ _FIRST_ROWS: Final = 16
 #: An index forgets kinds that nobody offers any more once it knows twice as many as it has rows, and this many.
 _SPARE_KINDS: Final = 16
 
+#: What the column ``context`` says of an offer that names no limit.
+_ANY_LENGTH: Final = (1 << 63) - 1
 #: Offers whose sizes are remembered (guess: the same few models on most nodes).
 _SIZES: Final = 4096
 
@@ -36,11 +38,11 @@ Kind = tuple[tuple[str, ...], str]
 class Columns:
     """Named columns; ``columns["rtt"][row]``.  Rows are given out by the owner.
 
-    They lie in memory row by row: what is written together (:meth:`packer`, :meth:`put`) is one write, and a column is
+    They lie in memory row by row: what is written together (:meth:`packer`, :meth:`at`) is one write, and a column is
     every so many bytes, which costs numpy nothing that can be measured at the size of a view.
     """
 
-    __slots__ = ("_arrays", "_bytes", "_default", "_dtype", "capacity")
+    __slots__ = ("_arrays", "_bytes", "_default", "_dtype", "_words", "capacity")
 
     def __init__(self, defaults: Mapping[str, tuple[type[np.generic], float]]) -> None:
         self._dtype, self._default = _layout(tuple(defaults.items()))
@@ -53,10 +55,16 @@ class Columns:
         self._bytes = self._bytes + self._default * (rows - self.capacity)
         self.capacity = rows
         table = np.frombuffer(self._bytes, self._dtype)
+        self._words = np.frombuffer(self._bytes, np.uint64).reshape(rows, -1)
         self._arrays = {name: table[name] for name in self._dtype.fields or ()}
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         return self._arrays[name]
+
+    def rows(self, rows: IntArray) -> npt.NDArray[np.void]:
+        """A copy of these rows, with all columns as its fields."""
+        # As words, because numpy copies records field by field.
+        return self._words.take(rows, axis=0).view(self._dtype)[:, 0]
 
     def reserve(self, rows: int) -> None:
         """Make room for ``rows`` rows."""
@@ -64,7 +72,7 @@ class Columns:
             self._grow(max(rows, self.capacity + self.capacity // 2))
 
     def packer(self, *names: str) -> struct.Struct:
-        """For :meth:`put`: columns of 64-bit floats that were named one after the other."""
+        """For :meth:`at`: columns of 64-bit floats that were named one after the other."""
         start = self.offset(names[0])
         assert [self.offset(name) - start for name in names] == [8 * place for place in range(len(names))]
         return struct.Struct(f"={len(names)}d")
@@ -75,9 +83,9 @@ class Columns:
         assert fields is not None, "made of fields"
         return int(fields[name][1])
 
-    def put(self, packer: struct.Struct, offset: int, row: int, *values: float) -> None:
-        """Write the columns of a packer, the first of which is at ``offset``."""
-        packer.pack_into(self._bytes, row * len(self._default) + offset, *values)
+    def at(self, row: int, offset: int) -> tuple[bytearray, int]:
+        """Where to pack the columns of a packer, the first of which is at ``offset``; valid until rows are reserved."""
+        return self._bytes, row * len(self._default) + offset
 
     def clear(self, row: int) -> None:
         """Put a row's defaults back."""
@@ -189,7 +197,7 @@ class Offers:
         columns.reserve(place + 1)
         columns["rows"][place] = row
         columns["state"][place] = offer.state
-        columns["context"][place] = offer.context
+        columns["context"][place] = offer.context or _ANY_LENGTH
         columns["price_in"][place] = offer.price_in
         columns["price_out"][place] = offer.price_out
         columns["need_mib"][place], columns["weight_bytes"][place] = _sizes(offer)

@@ -17,18 +17,9 @@ from protocol.adverts import ModelOffer, ModelState
 from protocol.columns import BoolArray, FloatArray, Offers
 from protocol.hardware import ModelShape, shape_of
 from protocol.ids import PeerId
-from protocol.peerview import PeerRecord, PeerView
-from protocol.predict import (
-    LEAST_GB_S,
-    LEAST_TFLOPS,
-    REQUEST_S,
-    UNKNOWN_GB_S,
-    UNKNOWN_TFLOPS,
-    backlog_s,
-    cold_s,
-    prefill_s,
-    step_s,
-)
+from protocol.peerrecord import PeerRecord
+from protocol.peerview import PeerView
+from protocol.predict import REQUEST_S, backlog_s, cold_s, prefill_s, step_s
 
 #: Round trip to a peer that was never measured, seconds (guess: another continent).
 UNKNOWN_RTT_S: Final = 0.1
@@ -127,8 +118,13 @@ class Crowd:
         """A column of the peer view, for these peers."""
         column = self._gathered.get(name)
         if column is None:
-            column = self._gathered[name] = self.view.columns[name][self._rows]
+            column = self._gathered[name] = self._table[name]
         return column
+
+    @_once
+    def _table(self) -> npt.NDArray[np.void]:
+        """Their rows of the view: a row lies in one piece, so that it is copied as cheaply as one of its fields."""
+        return self.view.columns.rows(self._rows)
 
     def offered(self, name: str) -> npt.NDArray[Any]:
         """A column of their offers."""
@@ -138,6 +134,11 @@ class Crowd:
     def warm(self) -> BoolArray:
         """Who has the model resident."""
         return self.offers.warm
+
+    @_once
+    def all_warm(self) -> bool:
+        """Whether everybody has."""
+        return bool(self.warm.all())
 
     @_once
     def noise(self) -> FloatArray:
@@ -173,15 +174,12 @@ class Crowd:
     @_once
     def flops(self) -> FloatArray:
         """Dense peak, FLOP/s."""
-        tflops = self.column("tflops")
-        flops: FloatArray = np.maximum(np.where(tflops > 0, tflops, UNKNOWN_TFLOPS), LEAST_TFLOPS) * 1e12
-        return flops
+        return self.column("flops")
 
     @_once
     def itl(self) -> FloatArray:
         """Seconds per token with this job in the batch; the others are taken to be as long as it is."""
-        bandwidth = self.column("bandwidth")
-        bytes_s: FloatArray = np.maximum(np.where(bandwidth > 0, bandwidth, UNKNOWN_GB_S), LEAST_GB_S) * 1e9
+        bytes_s: FloatArray = self.column("bytes_s")
         batch: FloatArray = np.minimum(self.jobs, self.slots - 1) + 1
         context: FloatArray = batch * (self.query.prompt_tokens + self.query.max_tokens / 2)
         weights: FloatArray = self.offered("weight_bytes")
@@ -204,7 +202,7 @@ class Crowd:
     def cold(self) -> FloatArray:
         """Seconds until the model is resident."""
         weights, state = self.offered("weight_bytes"), self.offered("state")
-        if self.warm.all():
+        if self.all_warm:
             return np.zeros(len(self))
         asleep = np.where(state == ModelState.SLEEPING, cold_s(ModelState.SLEEPING, weights), 0.0)
         return np.where(state == ModelState.ON_DISK, cold_s(ModelState.ON_DISK, weights), asleep)

@@ -5,8 +5,9 @@ Who performs them: the swarm driver with trio and libp2p, the simulator with a h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from protocol.ids import PeerId
 
@@ -18,40 +19,35 @@ if TYPE_CHECKING:
 TimerKey = tuple[str | int | bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True, gc=False):
     """Put a message on channel 0 of the link to ``peer``; dropped if there is none."""
 
     peer: PeerId
     message: NodeMessage
 
 
-@dataclass(frozen=True, slots=True)
-class SetTimer:
+class SetTimer(msgspec.Struct, frozen=True, gc=False):
     """Give ``TimerFired(key)`` back at ``at`` (monotonic seconds).  Setting a key again moves it."""
 
     key: TimerKey
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Dial:
+class Dial(msgspec.Struct, frozen=True, gc=False):
     """Make a link; answered by ``LinkUp`` or ``DialFailed``.  ``peer`` is None for a seed of unknown identity."""
 
     peer: PeerId | None
     addrs: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Hangup:
+class Hangup(msgspec.Struct, frozen=True, gc=False):
     """Close the link to ``peer`` unless jobs run on it."""
 
     peer: PeerId
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Penalise:
+class Penalise(msgspec.Struct, frozen=True, gc=False):
     """``peer`` sent what it must not; ``points`` add up in the driver to a ban."""
 
     peer: PeerId
@@ -59,16 +55,14 @@ class Penalise:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class PeerState:
+class PeerState(msgspec.Struct, frozen=True, gc=False):
     """What this node now believes of ``peer``: ``alive``, ``suspect``, ``dead`` or ``left``.  For logs and views."""
 
     peer: PeerId
     state: str
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, gc=False):
     """The end of a look-up: sealed statements (verified) and contacts, best first; empty if nothing was found."""
 
     query: int

@@ -5,7 +5,7 @@ Who makes them: the swarm driver and the simulator.  The events of a job are in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from protocol.adverts import Advert, Load
 from protocol.effects import TimerKey
@@ -13,8 +13,7 @@ from protocol.ids import ModelId, PeerId
 from protocol.messages import NodeMessage
 
 
-@dataclass(frozen=True, slots=True)
-class LinkUp:
+class LinkUp(msgspec.Struct, frozen=True, gc=False):
     """A link to ``peer`` stands and both HELLOs were exchanged.
 
     ``address`` is the remote's IP address as text (network groups are made of it), ``outbound`` whether we dialled.
@@ -28,16 +27,14 @@ class LinkUp:
     addrs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LinkDown:
+class LinkDown(msgspec.Struct, frozen=True, gc=False):
     """The link to ``peer`` is gone, for whatever reason."""
 
     peer: PeerId
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class DialFailed:
+class DialFailed(msgspec.Struct, frozen=True, gc=False):
     """A dial that we asked for came to nothing.  ``peer`` is None for a seed whose peer id is not known."""
 
     peer: PeerId | None
@@ -45,61 +42,53 @@ class DialFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True, gc=False):
     """A message of ``peer`` arrived on channel 0 of its link."""
 
     peer: PeerId
     message: NodeMessage
 
 
-@dataclass(frozen=True, slots=True)
-class RoundTrip:
+class RoundTrip(msgspec.Struct, frozen=True, gc=False):
     """The link measured ``seconds`` from PING to PONG."""
 
     peer: PeerId
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(msgspec.Struct, frozen=True, gc=False):
     """A timer that a machine had set went off."""
 
     key: TimerKey
 
 
-@dataclass(frozen=True, slots=True)
-class Advertise:
+class Advertise(msgspec.Struct, frozen=True, gc=False):
     """This node's own advert changed."""
 
     advert: Advert
 
 
-@dataclass(frozen=True, slots=True)
-class ReportLoad:
+class ReportLoad(msgspec.Struct, frozen=True, gc=False):
     """This node's own load, as measured now; the gossip machine decides whether it is worth a statement."""
 
     load: Load
 
 
-@dataclass(frozen=True, slots=True)
-class FindPeer:
+class FindPeer(msgspec.Struct, frozen=True, gc=False):
     """Look a peer's addresses up in the DHT; answered by ``Found`` with the same ``query``."""
 
     query: int
     target: PeerId
 
 
-@dataclass(frozen=True, slots=True)
-class FindProviders:
+class FindProviders(msgspec.Struct, frozen=True, gc=False):
     """Look for peers that serve a model; answered by ``Found`` with the same ``query``."""
 
     query: int
     model: ModelId
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(msgspec.Struct, frozen=True, gc=False):
     """Say goodbye: the last statement of this node is pushed to all neighbours at once."""
 
 

@@ -19,7 +19,7 @@ from protocol.columns import BoolArray
 from protocol.crowd import Crowd
 from protocol.errors import InvalidPeerId
 from protocol.ids import PeerId, base58_decode, libp2p_bytes, peer_from_text
-from protocol.peerview import PeerRecord
+from protocol.peerrecord import PeerRecord
 
 #: How many characters of a peer's text form tables show (``ids.short``), and the numbers they can be.
 _SHORT: Final = 8
@@ -42,11 +42,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """One reason not to ask a peer."""
+    """One reason not to ask a peer.  ``closed``: the view's column ``open_until`` counts it in already."""
 
     reason: str
     removes: Callable[[Crowd], BoolArray | None]
     detail: Callable[[Case], str]
+    closed: bool = False
 
 
 class Named:
@@ -162,12 +163,13 @@ def _quantization(crowd: Crowd) -> BoolArray | None:
 
 
 def _context(crowd: Crowd) -> BoolArray:
-    context = crowd.offered("context")
-    short: BoolArray = (context > 0) & (context < crowd.query.prompt_tokens + crowd.query.max_tokens)
+    short: BoolArray = crowd.offered("context") < crowd.query.prompt_tokens + crowd.query.max_tokens
     return short
 
 
-def _memory(crowd: Crowd) -> BoolArray:
+def _memory(crowd: Crowd) -> BoolArray | None:
+    if crowd.all_warm:
+        return None
     tight: BoolArray = ~crowd.warm & (crowd.column("vram") > 0) & (crowd.offered("need_mib") > crowd.column("free"))
     return tight
 
@@ -188,6 +190,18 @@ def _load_says(case: Case) -> str:
     load = case.record.load or Load()
     word = Status(load.status).name.lower()
     return f"{word}: {load.running} running, {load.waiting} waiting in {load.slots} places"
+
+
+def _gone_for(case: Case) -> str:
+    return f"{case.record.state} for {case.now - case.record.state_since:.0f} s"
+
+
+def _advert_age(case: Case) -> str:
+    return f"expired {case.now - case.record.advert_until:.1f} s ago"
+
+
+def _load_age(case: Case) -> str:
+    return f"expired {case.now - case.record.load_until:.1f} s ago"
 
 
 def _lacks(case: Case) -> str:
@@ -212,14 +226,22 @@ FILTERS: Final = (
     Filter("zone", _zone, lambda case: f"outside the zone {case.query.zone!r}"),
     Filter("ignored", _ignored, lambda _: "named by `ignore`"),
     Filter("not_named", _not_named, lambda case: f"not among the {len(case.query.only)} that `only` names"),
-    Filter("protocol", _version, _other_version),
-    Filter("not_alive", _gone, lambda case: f"{case.record.state} for {case.now - case.record.state_since:.0f} s"),
-    Filter("stale_advert", _stale_advert, lambda case: f"expired {case.now - case.record.advert_until:.1f} s ago"),
-    Filter("stale_load", _stale_load, lambda case: f"expired {case.now - case.record.load_until:.1f} s ago"),
-    Filter("leaving", _leaving, _load_says),
+    Filter("protocol", _version, _other_version, closed=True),
+    Filter("not_alive", _gone, _gone_for, closed=True),
+    Filter("stale_advert", _stale_advert, _advert_age, closed=True),
+    Filter("stale_load", _stale_load, _load_age, closed=True),
+    Filter("leaving", _leaving, _load_says, closed=True),
     Filter("capability", _capability, _lacks),
     Filter("quantization", _quantization, lambda case: f"serves {case.offer.quantization or _UNKNOWN}"),
     Filter("context", _context, _too_long),
     Filter("memory", _memory, _needs),
     Filter("price", _price, _too_dear),
 )
+
+_OPEN: Final = tuple(each for each in FILTERS if not each.closed)
+
+
+def removed_by(crowd: Crowd) -> list[BoolArray | None]:
+    """Whom all filters together remove, where nobody asks which: those that the view keeps current count as one."""
+    closed: BoolArray = crowd.column("open_until") <= crowd.now
+    return [closed, *(each.removes(crowd) for each in _OPEN)]

@@ -23,7 +23,7 @@ Not here: signatures (``signing``), what to do with a statement (``gossip``).
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -43,7 +43,8 @@ MAX_VOTES: Final = 256
 MAX_MARKS: Final = 65536
 #: Buckets of authors in a digest: keys are uniform, so the first byte is as good as any hash.
 BUCKETS: Final = 256
-_PAST_ALL: Final = bytes((255,)) * 40
+#: Where each bucket begins in the order of keys, and where the last one ends.
+_EDGES: Final = (*((PeerId(bytes((number,))), 0) for number in range(BUCKETS)), (PeerId(bytes((255,)) * 40), 0))
 
 
 class WallClock:
@@ -145,7 +146,7 @@ class Marks:
         self._hashes = [0] * BUCKETS
         self._living = 0
         self._sure_until = self._kept_until = math.inf
-        #: The keys in their order, while that is known.
+        #: The keys in their order, once somebody has asked for it.
         self._sorted: list[Key] | None = None
         #: Lookup by key; bound once because every record received goes through it.
         self.get = self._marks.get
@@ -161,8 +162,8 @@ class Marks:
         """The marks of the authors whose first byte is ``bucket``, in the order of their keys."""
         if self._sorted is None:
             self._sorted = sorted(self._marks)
-        first, last = PeerId(bytes((bucket,))), PeerId(bytes((bucket, *_PAST_ALL)))
-        start, end = bisect_left(self._sorted, (first, 0)), bisect_left(self._sorted, (last, 0))
+        start = bisect_left(self._sorted, _EDGES[bucket])
+        end = bisect_left(self._sorted, _EDGES[bucket + 1], start)
         return [(key, self._marks[key]) for key in self._sorted[start:end]]
 
     def advance(self, envelope: Envelope, until: float, held: bool) -> Mark:
@@ -173,7 +174,8 @@ class Marks:
         if mark is None:
             if len(self._marks) >= self._most:
                 self._forget_one()
-            self._sorted = None
+            if self._sorted is not None:
+                insort(self._sorted, key)
             mark = Mark(0, 0)
         if mark.tag:
             self._hashes[bucket] ^= mark.tag
@@ -195,7 +197,8 @@ class Marks:
 
     def _drop(self, key: Key) -> None:
         mark = self._marks.pop(key)
-        self._sorted = None
+        if self._sorted is not None:
+            del self._sorted[bisect_left(self._sorted, key)]
         if mark.tag:
             self._hashes[key[0][0]] ^= mark.tag
             self._living -= 1

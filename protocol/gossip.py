@@ -31,7 +31,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from protocol import digests
-from protocol.adverts import Advert, Load, Status
+from protocol.adverts import Advert, Load
 from protocol.announcing import FEW, Announcer
 from protocol.budget import Bucket
 from protocol.effects import Effect, Penalise, Send, SetTimer, TimerKey
@@ -302,10 +302,11 @@ class Gossip:
     def _spread(self, envelope: Envelope, source: _Neighbour | None, *, few: bool = False) -> Mark:
         mark, author, links = self._marks.get(envelope.key), envelope.author, self._standing
         assert mark is not None, "what is new is held"
-        if few and len(links) > FEW:
-            first = int(self._rng.random() * len(links))
-            links = (links[first:] + links[:first])[:FEW]  # side by side from anywhere on: each is as likely
-        for link in links:
+        first, count = 0, len(links)
+        if few and count > FEW:
+            first, count = int(self._rng.random() * count), FEW  # side by side from anywhere on: each is as likely
+        for place in range(first, first + count):
+            link = links[place % len(links)]
             if link is not source and link.peer != author:
                 lacks = link.lacks
                 if mark in lacks:
@@ -331,7 +332,7 @@ class Gossip:
 
     def _is_goodbye(self, envelope: Envelope | None) -> bool:
         record = self._view.get(envelope.author) if envelope is not None and envelope.kind == LOAD else None
-        return record is not None and record.load is not None and record.load.status == Status.LEFT
+        return record is not None and record.said_goodbye
 
     def _first(self, link: _Neighbour) -> list[Mark]:
         """What it lacks that goes before all the rest: our own, then goodbyes, the newest first."""
@@ -396,8 +397,7 @@ class Gossip:
         return self._tick(now) if key == _TICK else self._digest_round(now)
 
     def _tick(self, now: float) -> list[Effect]:
-        stated = self._own.due(self._nodes(), now, self.wall(now))
-        effects = self._state(stated, now, flush=False)
+        effects = self._state(self._own.due(self._nodes(), now, self.wall(now)), now, flush=False)
         self._crowded = self._own.crowded(self._nodes())
         links = [link for link in self._standing if link.lacks]
         self._rng.shuffle(links)

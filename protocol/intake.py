@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Final
 
-from protocol.adverts import Advert, Load, read
+from protocol.adverts import Provider, read
 from protocol.budget import Bucket
 from protocol.errors import BadEnvelope, UnknownStatement
 from protocol.freshness import Key, Mark, Marks, MarkTable, WallClock
@@ -149,11 +149,12 @@ class Intake:
         except UnknownStatement:  # signed by its author, so its relayer only understood more than we do
             self._counts.unreadable += 1
             return Verdict.IGNORED
-        assert isinstance(value, Advert | Load), "kinds were checked"
+        assert not isinstance(value, Provider), "kinds were checked"
         held = self._view.put(envelope, value, now, until)
         self.marks.advance(envelope, until, held)
         self._counts.records_new += 1
-        self.clock_changed |= self.clock.vote(envelope, self._skew_s, now)
+        if self.clock.vote(envelope, self._skew_s, now):
+            self.clock_changed = True
         return Verdict.NEW if held else Verdict.UNHELD
 
     def _compare(self, held: Envelope | None, envelope: Envelope) -> None:

@@ -35,7 +35,8 @@ from typing import Final
 from protocol.effects import Dial, Effect, Hangup, SetTimer, TimerKey
 from protocol.ids import PeerId
 from protocol.netgroup import group_of, network_group
-from protocol.peerview import PeerRecord, PeerView
+from protocol.peerrecord import PeerRecord
+from protocol.peerview import PeerView
 from protocol.rng import Rng
 from protocol.settings import NeighbourSettings
 

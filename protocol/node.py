@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from protocol.adverts import Provider, Status, statement
+from protocol.adverts import Provider, statement
 from protocol.dht import Dht
 from protocol.effects import Effect, Found, Hangup, PeerState, SetTimer
 from protocol.events import (
@@ -197,7 +197,7 @@ class Node:
             record = self.view.get(envelope.author)
             if record is None:
                 continue
-            if record.load is not None and record.load.status == Status.LEFT:  # an advert may come late
+            if record.said_goodbye:  # an advert may come late
                 effects += self.liveness.goodbye(envelope.author, now)
             else:
                 effects += self.liveness.heard(envelope.author, now, stated=True)

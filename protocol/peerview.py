@@ -38,6 +38,8 @@ from protocol.columns import BoolArray, Columns, IntArray, Offers
 from protocol.ids import PeerId
 from protocol.kbuckets import limited
 from protocol.netgroup import group_of, network_group
+from protocol.peerrecord import PeerRecord
+from protocol.predict import LEAST_GB_S, LEAST_TFLOPS, UNKNOWN_GB_S, UNKNOWN_TFLOPS
 from protocol.signing import Envelope
 
 STATES: Final = ("alive", "suspect", "dead", "left")
@@ -64,10 +66,15 @@ _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "prefill": (np.float64, 0.0),
     "covered": (np.float64, 0.0),  # in flight when the load arrived, so counted in it
     "free": (np.float64, 0.0),
+    # Until when it may be asked for anything: -inf for whoever is gone, leaves or speaks another version.
+    "open_until": (np.float64, -_INF),
     "advert_until": (np.float64, -_INF),
     "vram": (np.float64, 0.0),
     "tflops": (np.float64, 0.0),
     "bandwidth": (np.float64, 0.0),
+    # The same in FLOP/s and bytes/s, assumed where a peer does not say.
+    "flops": (np.float64, 0.0),
+    "bytes_s": (np.float64, 0.0),
     "first_seen": (np.float64, 0.0),
     "rtt": (np.float64, _NAN),
     "rttvar": (np.float64, _NAN),
@@ -81,41 +88,7 @@ _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "me": (np.bool_, 0),
     "wanted": (np.bool_, 0),  # offers a model that this node serves or was asked for
 }
-_OF_A_LOAD: Final = ("load_until", "until", "jobs", "slots", "prefill", "covered", "free")
-
-
-@dataclass(slots=True, eq=False)
-class PeerRecord:
-    """One peer.  Times are monotonic seconds of this node; only the view writes here."""
-
-    peer: PeerId
-    row: int
-    first_seen: float
-    is_self: bool = False
-    advert: Advert | None = None
-    load: Load | None = None
-    advert_env: Envelope | None = None
-    load_env: Envelope | None = None
-    #: When they arrived, and until when they are believed.
-    advert_at: float = 0.0
-    load_at: float = 0.0
-    advert_until: float = -_INF
-    load_until: float = -_INF
-    state: str = "alive"
-    state_since: float = 0.0
-    #: Smoothed round trip and its mean deviation, seconds; None until measured.
-    rtt_s: float | None = None
-    rttvar_s: float = 0.0
-    #: The remote IP address of the link (or the last one), as text.
-    address: str = ""
-    linked: bool = False
-    outbound: bool = False
-    #: All memory that its advert claims.
-    vram_mib: int = 0
-    #: Our jobs that run there now, and those that went well.
-    inflight: int = 0
-    successes: int = 0
-    group: str = ""
+_OF_A_LOAD: Final = ("load_until", "until", "jobs", "slots", "prefill", "covered", "free", "open_until")
 
 
 @dataclass(slots=True)
@@ -143,8 +116,8 @@ class PeerView:
         self._groups_seen = 0
         self._models: dict[str, Offers] = {}
         self._wanted: dict[str, None] = {}  # the last one asked for at the end
-        #: Until then nothing in the view expires.
-        self._sure_until = -_INF
+        #: Until then nothing in the view expires; and nobody is gone who may give way.
+        self._sure_until = self._sure_of_all_until = -_INF
         #: How often a statement was let go of.
         self.dropped = 0
         self._add(PeerRecord(me, 0, 0.0, is_self=True), "")
@@ -204,7 +177,7 @@ class PeerView:
             record = PeerRecord(envelope.author, 0, now)
             self._add(record, group)
         elif isinstance(value, Advert) and not record.linked and group != record.group:
-            if not (self._is_kept(record) or self._group_has_room(group, now)):
+            if not (record.is_kept or self._group_has_room(group, now)):
                 self.remove(record.peer)
                 return False
             self._regroup(record, group)
@@ -257,11 +230,16 @@ class PeerView:
         row, columns = record.row, self.columns
         columns["protocol"][row] = advert.protocol
         columns["advert_until"][row] = until
-        columns["until"][row] = max(until, record.load_until)
+        columns["until"][row] = whole = max(until, record.load_until)
+        self._sure_of_all_until = min(self._sure_of_all_until, whole)
         columns["vram"][row] = record.vram_mib = advert.vram_mib
-        columns["tflops"][row] = sum(gpu.count * max(gpu.bf16_tflops, gpu.fp16_tflops) for gpu in advert.gpus)
-        columns["bandwidth"][row] = sum(gpu.count * gpu.bandwidth_gb_s for gpu in advert.gpus)
-        columns["free"][row] = self._free(record)
+        tflops = sum(gpu.count * max(gpu.bf16_tflops, gpu.fp16_tflops) for gpu in advert.gpus)
+        bandwidth = sum(gpu.count * gpu.bandwidth_gb_s for gpu in advert.gpus)
+        columns["tflops"][row], columns["bandwidth"][row] = tflops, bandwidth
+        columns["flops"][row] = max(LEAST_TFLOPS, tflops or UNKNOWN_TFLOPS) * 1e12
+        columns["bytes_s"][row] = max(LEAST_GB_S, bandwidth or UNKNOWN_GB_S) * 1e9
+        columns["free"][row] = record.free_mib
+        columns["open_until"][row] = record.open_until
 
     def _set_load(self, record: PeerRecord, load: Load, now: float, until: float) -> None:
         if (record.load.status if record.load is not None else 0) != load.status:
@@ -269,22 +247,21 @@ class PeerView:
         record.load, record.load_at, record.load_until = load, now, until
         if record.advert is None and until < self._sure_until:
             self._sure_until = until
-        self.columns.put(
-            self._of_a_load,
-            self._load_offset,
-            record.row,
+        whole = max(until, record.advert_until)
+        self._sure_of_all_until = min(self._sure_of_all_until, whole)
+        buffer, start = self.columns.at(record.row, self._load_offset)
+        self._of_a_load.pack_into(
+            buffer,
+            start,
             until,
-            max(until, record.advert_until),
+            whole,
             load.running + load.waiting,
             load.slots,
             load.queued_prefill_tokens,
             record.inflight,
-            self._free(record),
+            record.free_mib,
+            record.open_until,
         )
-
-    def _free(self, record: PeerRecord) -> int:
-        total = 0 if record.advert is None else record.vram_mib
-        return total if record.load is None else min(total, record.load.free_vram_mib)
 
     def _index(self, row: int, old: tuple[ModelOffer, ...], new: tuple[ModelOffer, ...]) -> None:
         """Bring the index of models from one list of offers to the next; of two offers of one name the first counts."""
@@ -306,6 +283,9 @@ class PeerView:
         if record is not None:
             record.state, record.state_since = state, now
             self.columns["alive"][record.row] = _STANDING[state]
+            if not _STANDING[state]:
+                self._sure_of_all_until = -_INF
+            self.columns["open_until"][record.row] = record.open_until
 
     def set_link(self, peer: PeerId, linked: bool, outbound: bool = False, address: str = "", now: float = 0.0) -> None:
         """A link came up, which always finds room, or went down."""
@@ -320,7 +300,7 @@ class PeerView:
         if linked:
             record.address = address
             self._regroup(record, network_group(address))
-        elif (record.advert is None and record.load is None) or not (self._is_kept(record) or self._fits(record)):
+        elif (record.advert is None and record.load is None) or not (record.is_kept or self._fits(record)):
             self.remove(peer)
             return
         else:
@@ -406,7 +386,7 @@ class PeerView:
         columns["me"][row] = record.is_self
         columns["alive"][row] = ALIVE
         columns["first_seen"][row] = record.first_seen
-        self._keep(record)
+        columns["kept"][row] = record.is_kept
         self._join_group(record, group)
 
     def _join_group(self, record: PeerRecord, name: str) -> None:
@@ -428,11 +408,10 @@ class PeerView:
         self._leave_group(record)
         self._join_group(record, name)
 
-    def _is_kept(self, record: PeerRecord) -> bool:
-        return record.is_self or record.linked or record.successes > 0 or record.inflight > 0
-
     def _keep(self, record: PeerRecord) -> None:
-        self.columns["kept"][record.row] = self._is_kept(record)
+        self.columns["kept"][record.row] = kept = record.is_kept
+        if not kept:
+            self._sure_of_all_until = -_INF
 
     def _group_has_room(self, name: str, now: float) -> bool:
         group = self._groups.get(name)
@@ -456,9 +435,7 @@ class PeerView:
             return False
         if len(self) < self._size:
             return True
-        victim = self._gone(np.arange(len(self._rows)), now) or (
-            self._newest(~self.columns["wanted"]) if wanted else None
-        )
+        victim = self._gone_of_all(now) or (self._newest(~self.columns["wanted"]) if wanted else None)
         if victim is not None:
             self.remove(victim)
         return victim is not None
@@ -467,7 +444,7 @@ class PeerView:
         if len(self) < self._size:
             return
         wanted = self.columns["wanted"]
-        victim = self._gone(np.arange(len(self._rows)), now) or self._newest(~wanted) or self._newest(wanted)
+        victim = self._gone_of_all(now) or self._newest(~wanted) or self._newest(wanted)
         if victim is not None:
             self.remove(victim)
 
@@ -479,6 +456,16 @@ class PeerView:
     def _may_go(self, rows: IntArray) -> BoolArray:
         may_go: BoolArray = self.columns["used"][rows] & ~self.columns["kept"][rows]
         return may_go
+
+    def _gone_of_all(self, now: float) -> PeerId | None:
+        """Who gives way to anybody; a full view is asked for every stranger, so that nobody is looked for in vain."""
+        if now < self._sure_of_all_until:
+            return None
+        victim = self._gone(np.arange(len(self._rows)), now)
+        if victim is None:
+            may_go = self.columns["used"] & ~self.columns["kept"]
+            self._sure_of_all_until = float(self.columns["until"].min(initial=_INF, where=may_go))
+        return victim
 
     def _gone(self, rows: IntArray, now: float) -> PeerId | None:
         """Who of these gives way to anybody: the expired, then the dead."""

@@ -49,7 +49,7 @@ UNKNOWN_WEIGHT: Final = 10.0
 class Part:
     """One term for everybody: raw ``values`` in ``unit``, what they make of the score, and where they come from.
 
-    ``known`` marks where the value is more than an assumption; None where it always is.
+    ``known`` tells where the value is more than an assumption, for whoever explains; None where it always is.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Part:
     unit: str
     makes: FloatArray
     basis: Basis
-    known: BoolArray | None = None
+    known: Callable[[], BoolArray] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +110,11 @@ def neuralgrid(crowd: Crowd) -> list[Part]:
     """The seed formula: 0.3 fit of the memory + 0.5 TFLOPS / 100 + 0.2 / (price + 0.01), warm peers first."""
     vram, tflops, price = crowd.column("vram"), crowd.column("tflops"), crowd.offered("price_out")
     fit = vram_fit(crowd.offered("need_mib"), vram)
-    known = (vram > 0) & (crowd.offered("need_mib") > 0)
     return [
-        Part("vram fit", fit, "share", VRAM_WEIGHT * fit, "advert", known),
-        Part("compute", tflops, "TFLOPS", TFLOPS_WEIGHT / 100 * tflops, "advert", tflops > 0),
+        Part(
+            "vram fit", fit, "share", VRAM_WEIGHT * fit, "advert", lambda: (vram > 0) & (crowd.offered("need_mib") > 0)
+        ),
+        Part("compute", tflops, "TFLOPS", TFLOPS_WEIGHT / 100 * tflops, "advert", lambda: tflops > 0),
         Part("price", price, "USD/M tokens", PRICE_WEIGHT / (price + PRICE_FLOOR), "advert"),
     ]
 
@@ -124,7 +125,7 @@ def neuralgrid_published(crowd: Crowd) -> list[Part]:
     known = (vram > 0) & (need > 0)
     spare = np.maximum(0.0, np.divide(vram - need, vram, out=np.zeros(len(crowd)), where=known))
     _, compute, price = neuralgrid(crowd)
-    return [Part("vram spare", spare, "share", VRAM_WEIGHT * spare, "advert", known), compute, price]
+    return [Part("vram spare", spare, "share", VRAM_WEIGHT * spare, "advert", lambda: known), compute, price]
 
 
 def gputorrent(crowd: Crowd) -> list[Part]:
@@ -134,7 +135,7 @@ def gputorrent(crowd: Crowd) -> list[Part]:
     free = np.divide(crowd.column("free"), vram, out=np.full(len(crowd), UNKNOWN_FREE), where=known)
     match = np.select([state == ModelState.RESIDENT, state == ModelState.SLEEPING], MATCH[:2], MATCH[2])
     return [
-        Part("free vram", free, "share", free, "load", known),
+        Part("free vram", free, "share", free, "load", lambda: known),
         Part("model match", match, "share", match, "advert"),
         Part("latency", rtt, "s", 1 / (1 + rtt / HALVING_RTT_S), "link", _rtt_known(crowd)),
     ]
@@ -143,7 +144,7 @@ def gputorrent(crowd: Crowd) -> list[Part]:
 def least_loaded(crowd: Crowd) -> list[Part]:
     """Fewest jobs per place, ours that its load cannot know of included."""
     load = crowd.jobs / crowd.slots
-    return [Part("jobs per place", load, "jobs", -load, "load", crowd.column("slots") > 0)]
+    return [Part("jobs per place", load, "jobs", -load, "load", lambda: crowd.column("slots") > 0)]
 
 
 def power_of_two(crowd: Crowd) -> list[Part]:
@@ -162,7 +163,7 @@ def weighted_round_robin(crowd: Crowd) -> list[Part]:
     tflops = crowd.column("tflops")
     weight = np.maximum(np.where(tflops > 0, tflops, UNKNOWN_WEIGHT), LEAST_TFLOPS)
     return [
-        Part("weight", weight, "TFLOPS", np.zeros(len(crowd)), "advert", tflops > 0),
+        Part("weight", weight, "TFLOPS", np.zeros(len(crowd)), "advert", lambda: tflops > 0),
         Part("draw", crowd.noise, "", np.log(crowd.noise) / weight, "own"),
     ]
 
@@ -186,12 +187,16 @@ def cheapest(crowd: Crowd) -> list[Part]:
 def fastest(crowd: Crowd) -> list[Part]:
     """Most tokens per second for this job."""
     rate = 1 / crowd.itl
-    return [Part("tokens per second", rate, "1/s", rate, "load", crowd.column("bandwidth") > 0)]
+    return [Part("tokens per second", rate, "1/s", rate, "load", _bandwidth_known(crowd))]
 
 
 def soonest(crowd: Crowd) -> list[Part]:
     """Fewest seconds to the first token: the way there, loading the model, the queue, the prompt."""
-    known = crowd.column("tflops") > 0
+
+    def known() -> BoolArray:
+        says: BoolArray = crowd.column("tflops") > 0
+        return says
+
     return [
         Part("round trip", crowd.rtt, "s", -crowd.rtt, "link", _rtt_known(crowd)),
         Part("cold start", crowd.cold, "s", -crowd.cold, "advert"),
@@ -204,12 +209,15 @@ def expected_seconds(crowd: Crowd) -> list[Part]:
     """Seconds to the end of the answer: those to its first token, and each token after it."""
     tokens = float(min(crowd.query.max_tokens, ANSWER_TOKENS))
     answer = crowd.itl * tokens
-    return [*soonest(crowd), Part("answer", answer, "s", -answer, "load", crowd.column("bandwidth") > 0)]
+    return [*soonest(crowd), Part("answer", answer, "s", -answer, "load", _bandwidth_known(crowd))]
 
 
-def _rtt_known(crowd: Crowd) -> BoolArray:
-    known: BoolArray = crowd.column("me") | ~np.isnan(crowd.column("rtt"))
-    return known
+def _rtt_known(crowd: Crowd) -> Callable[[], BoolArray]:
+    return lambda: crowd.column("me") | ~np.isnan(crowd.column("rtt"))
+
+
+def _bandwidth_known(crowd: Crowd) -> Callable[[], BoolArray]:
+    return lambda: crowd.column("bandwidth") > 0
 
 
 #: What ``--policy`` may name; the first is the default.

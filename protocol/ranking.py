@@ -21,9 +21,9 @@ Not here: asking anybody, the next attempt (``cascade``).  Who calls it: dispatc
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from protocol.adverts import Status
@@ -31,9 +31,10 @@ from protocol.catalog import ModelSummary, catalog
 from protocol.columns import BoolArray, FloatArray, IntArray
 from protocol.crowd import Crowd, JobQuery
 from protocol.errors import LocalProtocolError
-from protocol.filters import FILTERS, Case, Named
+from protocol.filters import FILTERS, Case, Named, removed_by
 from protocol.ids import PeerId
-from protocol.peerview import SUSPECT, PeerRecord, PeerView
+from protocol.peerrecord import PeerRecord
+from protocol.peerview import SUSPECT, PeerView
 from protocol.policies import DEFAULT, POLICIES, SORTS, Part, Policy
 from protocol.rng import Rng
 
@@ -57,8 +58,7 @@ _NAMES_TOLD: Final = 3
 _NAMES_COMPARED: Final = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(msgspec.Struct, frozen=True, gc=False):
     """One part of a candidate's score.
 
     ``source`` is ``declared`` (the peer says so), ``measured`` (it is this node), ``observed`` (seen from here) or
@@ -73,8 +73,7 @@ class Term:
     contribution: float
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """A peer that may be asked."""
 
     peer: PeerId
@@ -84,8 +83,7 @@ class Candidate:
     rtt_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Excluded:
+class Excluded(msgspec.Struct, frozen=True, gc=False):
     """A peer that will not be asked: the filter that removed it, and its number."""
 
     peer: PeerId
@@ -93,8 +91,7 @@ class Excluded:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(msgspec.Struct, frozen=True, gc=False):
     """The answer, best candidate first.  ``excluded`` is empty unless it was to be explained.
 
     ``offered`` is how many say to offer the model, the excluded among them included.
@@ -125,7 +122,7 @@ def rank(
     if offers is None:
         return Ranking(query, chosen.name, (), _strangers(view, query.model) if explain else ())
     crowd = Crowd(view, offers, query, now, rng.getrandbits(64))
-    removed = [each.removes(crowd) for each in FILTERS]
+    removed = [each.removes(crowd) for each in FILTERS] if explain else removed_by(crowd)
     out = np.zeros(len(crowd), np.bool_)
     for mask in removed:
         if mask is not None:
@@ -134,10 +131,11 @@ def rank(
     scores = chosen.scores(parts)
     warm, rows = crowd.warm, offers.rows
     candidates = []
+    known = [part.known() if part.known is not None else None for part in parts] if explain else []
     keys = chosen.keys(scores, crowd.noise)
     for place in _order(np.flatnonzero(~out), crowd, chosen, keys, len(crowd) if explain else limit):
         record = view.at(int(rows[place]))
-        terms = tuple(_term(part, record, place, now) for part in parts) if explain else ()
+        terms = tuple(_term(part, says, record, place, now) for part, says in zip(parts, known, strict=False))
         rtt_s = 0.0 if record.is_self else record.rtt_s
         candidates.append(Candidate(record.peer, float(scores[place]), terms, bool(warm[place]), rtt_s))
     excluded: tuple[Excluded, ...] = ()
@@ -173,8 +171,8 @@ def _tiers(crowd: Crowd, policy: Policy) -> IntArray:
     return tiers
 
 
-def _term(part: Part, record: PeerRecord, place: int, now: float) -> Term:
-    known = part.known is None or bool(part.known[place])
+def _term(part: Part, says: BoolArray | None, record: PeerRecord, place: int, now: float) -> Term:
+    known = says is None or bool(says[place])
     source, age = "observed", None
     if part.basis in ("advert", "load"):
         source = "measured" if record.is_self else "declared"

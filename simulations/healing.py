@@ -18,7 +18,7 @@ from simulations.breach import Breach
 from simulations.dice import dice
 
 if TYPE_CHECKING:
-    from protocol.peerview import PeerRecord
+    from protocol.peerrecord import PeerRecord
     from simulations.peer import Peer
     from simulations.world import World
 

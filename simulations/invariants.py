@@ -23,7 +23,6 @@ Who calls it: ``world``, after every second of virtual time and at the end.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
 from protocol.admission import Arrived
@@ -239,6 +238,6 @@ class Checks:
     def _boundary(self) -> None:
         """I7: what an entry, a ranking and an admission are given has no field for what they must not know."""
         for given in (Job, JobQuery, Begin, Arrived):
-            told = {each.name for each in dataclasses.fields(given)} & SECRETS
+            told = set(given.__annotations__) & SECRETS
             if told:
                 self._breach("I7", f"{given.__name__} tells {', '.join(sorted(told))}")

@@ -143,8 +143,8 @@ def scenario_hash(scenario: Scenario) -> str:
 
 def commit() -> str:
     """The commit of the checkout that runs, ``-dirty`` if tracked files were changed; else the version."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
+    root = next((folder for folder in Path(__file__).resolve().parents[1:4] if (folder / ".git").exists()), None)
+    if root is None:
         return __version__
     try:
         head = _git(root, "rev-parse", "HEAD")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.freshness import MAX_VOTES, Marks, WallClock
+from protocol.freshness import MAX_VOTES, Key, Marks, WallClock
 from protocol.signing import LOAD, MAX_TTL_S, Ed25519Signer, Envelope, parse, seal
 
 WALL = 1_800_000_000.0
@@ -149,6 +149,19 @@ def test_a_mark_that_is_forgotten_leaves_the_hashes() -> None:
     assert marks.living(0.0) == 1
     assert gone.envelope is None
     assert [key for key, _ in marks.within(SIGNERS[1].peer_id[0])] == [(SIGNERS[1].peer_id, LOAD)]
+
+
+def test_a_bucket_is_listed_in_the_order_of_keys_whatever_comes_and_goes_meanwhile() -> None:
+    marks = Marks(marks_s=1000.0, most=3)
+
+    def listed() -> list[Key]:
+        return [key for bucket in range(256) for key, _ in marks.within(bucket)]
+
+    for author in range(3):
+        marks.advance(said(author), until=60.0, held=True)
+        assert listed() == sorted(key for key, _ in marks.items())
+    marks.advance(said(3), until=60.0, held=True)
+    assert listed() == sorted((SIGNERS[author].peer_id, LOAD) for author in (1, 2, 3))
 
 
 def test_tags_tell_versions_apart_but_not_copies() -> None:

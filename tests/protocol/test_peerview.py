@@ -468,6 +468,13 @@ class ViewMachine(RuleBasedStateMachine):
             if record.load is not None:
                 assert columns["jobs"][row] == record.load.running + record.load.waiting
                 assert columns["load_until"][row] == record.load_until
+            if record.advert is not None:
+                assert columns["open_until"][row] == record.open_until
+
+    @invariant()
+    def nobody_who_is_gone_is_overlooked(self) -> None:
+        gone = self.view._gone(np.arange(len(self.view._rows)), self.now)
+        assert (self.view._gone_of_all(self.now) is None) == (gone is None)
 
     @invariant()
     def the_index_agrees(self) -> None:

@@ -57,11 +57,11 @@ liveness_s = 30.0
 """
 
 
-def results(folder: Path, seed: int, hash_seed: int) -> bytes:
+def results(folder: Path, seed: int, hash_seed: int, code: Path = ROOT) -> bytes:
     folder.mkdir()
     (folder / "determined.toml").write_text(SCENARIO.format(seed=seed), encoding="utf-8")
     command = [sys.executable, "-m", "simulations", "run", "determined.toml", "--jobs", "0", "--no-report"]
-    environment = os.environ | {"PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(code)}
     subprocess.run(
         [*command, "--out", "out"], check=False, cwd=folder, env=environment, capture_output=True, timeout=300
     )
@@ -78,3 +78,18 @@ def test_the_hash_seed_changes_nothing_and_the_seed_everything(tmp_path: Path) -
     assert run["metrics"]["jobs_submitted"] > 10
     other = json.loads(results(tmp_path / "c", 8, 0))["runs"][0]
     assert other["digest"] != run["digest"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_compiled_code_does_the_very_same_things(tmp_path: Path) -> None:
+    subprocess.run(["make", "fast", f"PYTHON={sys.executable}"], check=True, cwd=ROOT, capture_output=True)
+    fast = ROOT / "build" / "fast"
+    where = "import protocol.gossip as it; print(it.__file__)"
+    environment = os.environ | {"PYTHONPATH": str(fast)}
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", where], check=True, env=environment, capture_output=True, text=True
+    )
+    assert found.stdout.strip().endswith(".so"), "the test would compare the interpreter with itself"
+    plain, compiled = results(tmp_path / "a", 7, 0), results(tmp_path / "b", 7, 0, fast)
+    assert hashlib.sha256(plain).hexdigest() == hashlib.sha256(compiled).hexdigest()

@@ -1,0 +1,80 @@
+"""One peer as this node sees it: what it says of itself, what was observed of it, and what follows from both.
+
+The view keeps one record per peer and is the only one that writes here; everybody may read.  Not here: which peers
+there is room for (``peerview``), the columns that ranking reads (``columns``).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from protocol import PROTOCOL_VERSION
+from protocol.adverts import Advert, Load, Status
+from protocol.ids import PeerId
+from protocol.signing import Envelope
+
+_INF: Final = math.inf
+_DRAINING: Final = int(Status.DRAINING)
+_LEFT: Final = int(Status.LEFT)
+
+
+@dataclass(slots=True, eq=False)
+class PeerRecord:
+    """One peer.  Times are monotonic seconds of this node."""
+
+    peer: PeerId
+    row: int
+    first_seen: float
+    is_self: bool = False
+    advert: Advert | None = None
+    load: Load | None = None
+    advert_env: Envelope | None = None
+    load_env: Envelope | None = None
+    #: When they arrived, and until when they are believed.
+    advert_at: float = 0.0
+    load_at: float = 0.0
+    advert_until: float = -_INF
+    load_until: float = -_INF
+    state: str = "alive"
+    state_since: float = 0.0
+    #: Smoothed round trip and its mean deviation, seconds; None until measured.
+    rtt_s: float | None = None
+    rttvar_s: float = 0.0
+    #: The remote IP address of the link (or the last one), as text.
+    address: str = ""
+    linked: bool = False
+    outbound: bool = False
+    #: All memory that its advert claims.
+    vram_mib: int = 0
+    #: Our jobs that run there now, and those that went well.
+    inflight: int = 0
+    successes: int = 0
+    group: str = ""
+
+    @property
+    def said_goodbye(self) -> bool:
+        """Whether the last that it said is that it leaves."""
+        return self.load is not None and self.load.status == _LEFT
+
+    @property
+    def free_mib(self) -> int:
+        """Memory that may be used, MiB: what its load says, all of it where nothing was said."""
+        total = 0 if self.advert is None else self.vram_mib
+        return total if self.load is None else min(total, self.load.free_vram_mib)
+
+    @property
+    def open_until(self) -> float:
+        """Until when it may be asked for anything: -inf if it is gone, leaves, or speaks another version."""
+        advert, load = self.advert, self.load
+        if advert is None or advert.protocol != PROTOCOL_VERSION or self.state not in ("alive", "suspect"):
+            return -_INF
+        if load is None:  # nothing was said of it: assumed to be idle
+            return self.advert_until
+        return -_INF if load.status >= _DRAINING else min(self.advert_until, self.load_until)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it never gives way to another."""
+        return self.is_self or self.linked or self.successes > 0 or self.inflight > 0
