@@ -21,11 +21,6 @@ from protocol.peerrecord import PeerRecord
 from protocol.peerview import PeerView
 from protocol.predict import REQUEST_S, backlog_s, cold_s, prefill_s, step_s
 
-#: Round trip to a peer that was never measured, seconds (guess: another continent).
-UNKNOWN_RTT_S: Final = 0.1
-#: Places at a peer that does not say how many it has (guess).
-UNKNOWN_SLOTS: Final = 16.0
-
 #: Constants of splitmix64 (Steele, Lea, Flood 2014): numbers without a pattern, a thousand at a time.
 _GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX: Final = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -155,14 +150,12 @@ class Crowd:
     @_once
     def slots(self) -> FloatArray:
         """Places for jobs, assumed where a peer does not say."""
-        slots = self.column("slots")
-        return np.where(slots > 0, slots, UNKNOWN_SLOTS)
+        return self.column("places")
 
     @_once
     def rtt(self) -> FloatArray:
         """Round trip, seconds: none to this node, assumed where it was never measured."""
-        rtt = self.column("rtt")
-        return np.where(self.column("me"), 0.0, np.where(np.isnan(rtt), UNKNOWN_RTT_S, rtt))
+        return self.column("way")
 
     # --- predicted seconds ---------------------------------------------------------------------------------------
 

@@ -154,6 +154,11 @@ class ModelShape:
     known: bool = True
     sized: bool = True
 
+    @property
+    def is_mixture(self) -> bool:
+        """Whether a token uses some of the experts only."""
+        return 0 < self.experts_per_token < self.experts
+
 
 #: Parameters of a model that does not say (guess: the size that most people try first), in 10^9.
 _DEFAULT_PARAMS_B: Final = 8.0

@@ -47,6 +47,10 @@ STATES: Final = ("alive", "suspect", "dead", "left")
 ALIVE: Final = 2
 SUSPECT: Final = 1
 _STANDING: Final = {"alive": ALIVE, "suspect": SUSPECT, "dead": 0, "left": 0}
+#: Round trip to a peer that was never measured, seconds (guess: another continent).
+UNKNOWN_RTT_S: Final = 0.1
+#: Places at a peer that does not say how many it has (guess).
+UNKNOWN_SLOTS: Final = 16.0
 #: Peers of one loopback, private or unknown group may take this share of the view (guess: a whole LAN is one /24).
 _UNLIMITED_SHARE: Final = 4
 #: Names of models that count as wanted: those of the longest advert, and as many again (guess).
@@ -63,6 +67,7 @@ _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "until": (np.float64, -_INF),
     "jobs": (np.float64, 0.0),
     "slots": (np.float64, 0.0),
+    "places": (np.float64, UNKNOWN_SLOTS),  # the same, assumed where a peer does not say
     "prefill": (np.float64, 0.0),
     "covered": (np.float64, 0.0),  # in flight when the load arrived, so counted in it
     "free": (np.float64, 0.0),
@@ -77,6 +82,7 @@ _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "bytes_s": (np.float64, 0.0),
     "first_seen": (np.float64, 0.0),
     "rtt": (np.float64, _NAN),
+    "way": (np.float64, UNKNOWN_RTT_S),  # the same, none to this node and assumed where it was never measured
     "rttvar": (np.float64, _NAN),
     "inflight": (np.float64, 0.0),
     "group": (np.int64, 0),
@@ -88,7 +94,7 @@ _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "me": (np.bool_, 0),
     "wanted": (np.bool_, 0),  # offers a model that this node serves or was asked for
 }
-_OF_A_LOAD: Final = ("load_until", "until", "jobs", "slots", "prefill", "covered", "free", "open_until")
+_OF_A_LOAD: Final = ("load_until", "until", "jobs", "slots", "places", "prefill", "covered", "free", "open_until")
 
 
 @dataclass(slots=True)
@@ -257,6 +263,7 @@ class PeerView:
             whole,
             load.running + load.waiting,
             load.slots,
+            load.slots or UNKNOWN_SLOTS,
             load.queued_prefill_tokens,
             record.inflight,
             record.free_mib,
@@ -318,6 +325,8 @@ class PeerView:
             record.rttvar_s += _RTTVAR_GAIN * (abs(record.rtt_s - seconds) - record.rttvar_s)
             record.rtt_s += _SRTT_GAIN * (seconds - record.rtt_s)
         self.columns["rtt"][record.row] = record.rtt_s
+        if not record.is_self:
+            self.columns["way"][record.row] = record.rtt_s
         self.columns["rttvar"][record.row] = record.rttvar_s
 
     def observe_success(self, peer: PeerId) -> None:
@@ -383,7 +392,8 @@ class PeerView:
         self._records[record.peer] = record
         columns, row = self.columns, record.row
         columns["used"][row] = True
-        columns["me"][row] = record.is_self
+        if record.is_self:
+            columns["me"][row], columns["way"][row] = True, 0.0
         columns["alive"][row] = ALIVE
         columns["first_seen"][row] = record.first_seen
         columns["kept"][row] = record.is_kept

@@ -86,7 +86,7 @@ def step_s(
     ``weights`` is the size of all weights in bytes.
     """
     compute = 2 * shape.active_params * batch / (COMPUTE_SHARE * flops)
-    touched = weights * touched_share(shape, batch)
+    touched = weights * touched_share(shape, batch) if shape.is_mixture else weights
     memory = (touched / WEIGHTS_SHARE + shape.kv_bytes * context / KV_SHARE) / bytes_s
     total: Numbers = (compute**2 + memory**2) ** 0.5 + (shape.layers * LAYER_S + STEP_S + JOB_S * batch)
     return total
@@ -118,7 +118,7 @@ def cold_s(state: int, weights: Numbers) -> Numbers:
 
 def touched_share(shape: ModelShape, batch: Numbers) -> Numbers:
     """The share of the weights that a batch reads: of a mixture, the experts that at least one of its tokens chose."""
-    if not 0 < shape.experts_per_token < shape.experts:
+    if not shape.is_mixture:
         return batch * 0 + 1
     idle = 1 - shape.experts_per_token / shape.experts
     experts = (shape.params - shape.active_params) / idle

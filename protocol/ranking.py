@@ -123,10 +123,9 @@ def rank(
         return Ranking(query, chosen.name, (), _strangers(view, query.model) if explain else ())
     crowd = Crowd(view, offers, query, now, rng.getrandbits(64))
     removed = [each.removes(crowd) for each in FILTERS] if explain else removed_by(crowd)
-    out = np.zeros(len(crowd), np.bool_)
-    for mask in removed:
-        if mask is not None:
-            out |= mask
+    out, *more = [mask for mask in removed if mask is not None]
+    for mask in more:
+        out = out | mask
     parts = chosen.parts(crowd)
     scores = chosen.scores(parts)
     warm, rows = crowd.warm, offers.rows
@@ -148,7 +147,7 @@ def _order(places: IntArray, crowd: Crowd, policy: Policy, keys: FloatArray, mos
     """The first ``most`` of these places in order.  Most are not looked at twice: sorting is the dear part."""
     tiers = _tiers(crowd, policy)
     if most < len(places):
-        front = places[tiers[places] == tiers[places].min()]
+        front = places[tiers[places] == tiers[places].min()] if tiers.any() else places
         if 0 < most < len(front):
             worst = np.partition(keys[front], len(front) - most)[len(front) - most]
             places = front[keys[front] >= worst]
