@@ -92,11 +92,13 @@ class Surface:
         """Counters of metrics can only be raised: by what came since the last time."""
         metrics, swarm, counted = self.metrics, self._swarm, self._counted
         for labels, total in swarm.gossip_messages.items():
-            metrics.gossip_messages.labels(*labels).inc(total - counted[labels])
-            counted[labels] = total
+            if total != counted[labels]:
+                metrics.gossip_messages.labels(*labels).inc(total - counted[labels])
+                counted[labels] = total
         for direction, total in swarm.gossip_bytes.items():
-            metrics.gossip_bytes.labels(direction).inc(total - counted[direction])
-            counted[direction] = total
+            if total != counted[direction]:
+                metrics.gossip_bytes.labels(direction).inc(total - counted[direction])
+                counted[direction] = total
 
     def _view_age(self) -> float:
         """Median seconds since the last word of each peer that is there; 0 without any."""
@@ -193,7 +195,7 @@ class Surface:
         if engine is not None and engine.problem:
             yield f"engine {engine.name}: {engine.problem}", f"its log is in {self._home.paths.logs}, if it has one"
         seeds = len(self.config.network.bootstrap)
-        if not self._swarm.links() and seeds:
+        if not self._swarm.linked and seeds:
             known = "the bootstrap peer does not answer" if seeds == 1 else f"none of {seeds} bootstrap peers answers"
             yield f"{known}: alone so far, and trying on", "is the address right, and its port open? p2pnode doctor"
         elif not self.draining and not self._dispatch.models():

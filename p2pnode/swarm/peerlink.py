@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import trio
 
+from p2pnode.swarm.bell import Bell
 from p2pnode.swarm.net import Link, LinkBroken, NetError
 from protocol.errors import BadFrame, LocalProtocolError, RemoteProtocolError
 from protocol.ids import PeerId, short
@@ -176,8 +177,8 @@ class PeerLink:
         self._channels: dict[int, Channel] = {}
         self._early: list[LinkEvent] = []
         self._scope = trio.CancelScope()
-        self._kicked = trio.Event()
-        self._flushed = trio.Event()
+        self._kicked = Bell()
+        self._flushed: trio.Event | None = None
 
     # --- for jobs and for the swarm ------------------------------------------------------------------------------
 
@@ -235,6 +236,7 @@ class PeerLink:
         """Wait until all that was queued has been handed to the network."""
         while self.mux.has_data and not self.reason:
             self.kick()
+            self._flushed = self._flushed or trio.Event()
             await self._flushed.wait()
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -267,7 +269,7 @@ class PeerLink:
                     await self._read(owner)
         finally:
             self.stop("this node closed the link")
-            self._flushed.set()
+            self._tell_flushed()
             for channel in list(self._channels.values()):
                 self.forget(channel, LinkBroken(f"the link to {short(self.peer)} broke: {self.reason}"))
 
@@ -327,19 +329,24 @@ class PeerLink:
             while True:
                 while mux.has_data:
                     data = mux.data_to_send()
-                    await send(data)
-                    self.bytes_out += len(data)
                     if self.waiting and not self.crowded:
                         self._let_in()
-                self._flushed.set()
-                self._flushed = trio.Event()
+                    await send(data)
+                    self.bytes_out += len(data)
+                    if mux.has_data:
+                        await trio.lowlevel.checkpoint()  # a write that need not wait lets nobody else run
+                self._tell_flushed()
                 if self._farewell and not self._channels:
                     self.stop(self._farewell)
                     return
                 await self._kicked.wait()
-                self._kicked = trio.Event()
         except LinkBroken as error:
             self.stop(str(error))
+
+    def _tell_flushed(self) -> None:
+        if self._flushed is not None:
+            self._flushed.set()
+            self._flushed = None
 
     def _let_in(self) -> None:
         waiting, self.waiting = self.waiting, set()

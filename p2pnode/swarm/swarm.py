@@ -161,6 +161,11 @@ class Swarm:
                 for link in self._links:
                     nursery.start_soon(link.flush)
 
+    @property
+    def linked(self) -> bool:
+        """Whether any link stands."""
+        return any(True for _ in self._links)
+
     def links(self) -> list[dict[str, Any]]:
         """Every link, for status pages."""
         now = trio.current_time()
