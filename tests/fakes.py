@@ -59,6 +59,12 @@ class MemoryLink:
         pipe.size += len(data)
         pipe.notify()
 
+    def room(self) -> int:
+        return 0
+
+    def send_now(self, data: bytes) -> None:
+        raise AssertionError(f"{len(data)} bytes at once, and there is no room")
+
     async def receive_some(self) -> bytes:
         await trio.lowlevel.checkpoint()
         pipe = self._in

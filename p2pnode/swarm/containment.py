@@ -32,6 +32,7 @@ import inspect
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import trio
@@ -194,6 +195,8 @@ class ContainedYamux(Yamux):
         super().__init__(secured_conn, peer_id, is_initiator)
         self.sieve = Sieve(secured_conn, self._deliver)
         self.secured_conn = cast(ISecureConn, self.sieve)
+        #: Sealed by ``send_now`` and not taken by the kernel: it leaves before anything else.
+        self._unsent = b""
 
     @property
     def front(self) -> FrontStream:
@@ -220,7 +223,8 @@ class ContainedYamux(Yamux):
         else:
             lock.acquire_nowait()
         try:
-            rest = self.sieve.write_now(data)
+            packet, self._unsent = self._unsent + self.sieve.seal(data), b""
+            rest = packet[self.front.send_now(packet) :]
             if not rest:
                 return
             with trio.CancelScope(shield=True, deadline=trio.current_time() + FRAME_S) as scope:
@@ -254,7 +258,7 @@ class ContainedYamux(Yamux):
         """Write to our stream; only one task may.  Raises whatever the library raises when the connection is gone."""
         position, size = 0, len(data)
         while position < size:
-            if stream.closed or stream.send_closed or self.event_shutting_down.is_set():
+            if self._ended(stream):
                 raise ConnectionClosedError("the stream is closed", transport="tcp")
             count = min(stream.send_window, _FRAME_BYTES, size - position)
             if count <= 0:
@@ -264,6 +268,29 @@ class ContainedYamux(Yamux):
             header = HEADER.pack(0, DATA, 0, stream.stream_id, count)
             await self._write_frame(header + data[position : position + count])
             position += count
+
+    def room(self, stream: YamuxStream) -> int:
+        """Bytes that :meth:`send_now` takes."""
+        if self._unsent or self._write_lock.locked() or self._ended(stream) or self._nursery is None:
+            return 0
+        return min(stream.send_window, _FRAME_BYTES)
+
+    def send_now(self, stream: YamuxStream, data: bytes) -> None:
+        """Write at most :meth:`room` bytes to our stream without waiting; in what it raises it is as ``send_on``."""
+        stream.send_window -= len(data)
+        packet = self.sieve.seal(HEADER.pack(0, DATA, 0, stream.stream_id, len(data)) + data)
+        self._unsent = packet[self.front.send_now(packet) :]
+        if self._unsent and self._nursery is not None:
+            self._nursery.start_soon(self._send_rest)
+
+    async def _send_rest(self) -> None:
+        """What the kernel did not take of a write that could not wait, unless another write took it along."""
+        with suppress(ConnectionClosedError):
+            if self._unsent:
+                await self._write_frame(b"")
+
+    def _ended(self, stream: YamuxStream) -> bool:
+        return stream.closed or stream.send_closed or self.event_shutting_down.is_set()
 
     async def take(self, stream: YamuxStream) -> bytes:
         """What waits on our stream, at least one byte and at most ``READ_BYTES``; empty at its end.

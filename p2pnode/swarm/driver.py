@@ -40,11 +40,21 @@ class Machine(Protocol):
 
 
 class Driver:
-    """Feeds events to the machine in the order they came and hands its effects to ``perform``, one by one."""
+    """Feeds events to the machine in the order they came and hands its effects to ``perform``, one by one.
 
-    def __init__(self, machine: Machine, perform: Callable[[Effect], None], wall: Callable[[], float]) -> None:
+    ``settle`` is called after every turn, before other tasks run.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        perform: Callable[[Effect], None],
+        wall: Callable[[], float],
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
         self._machine = machine
         self._perform = perform
+        self._settle = settle
         self._wall = wall
         self._events: deque[Event] = deque()
         self._from: Counter[PeerId] = Counter()
@@ -80,6 +90,7 @@ class Driver:
     async def run(self) -> None:
         """Drive until cancelled.  A fault of the machine is logged, and the machine goes on."""
         self._guarded(self._machine.start, "start")
+        self._settle()
         while True:
             # One scope until a timer fires: entering one for every message costs as much as waking up for it.
             with trio.CancelScope() as until:
@@ -100,6 +111,7 @@ class Driver:
         self._work.clear()
         self._handle_batch()
         self._fire_timers()
+        self._settle()
 
     def _handle_batch(self) -> None:
         for _ in range(min(BATCH, len(self._events))):

@@ -68,6 +68,16 @@ class Libp2pLink:
             self.cut()
             raise LinkBroken(f"the connection to {short(self.peer)} is gone") from error
 
+    def room(self) -> int:
+        return self._muxed.room(self._stream)
+
+    def send_now(self, data: bytes) -> None:
+        try:
+            self._muxed.send_now(self._stream, data)
+        except Exception as error:
+            self.cut()
+            raise LinkBroken(f"the connection to {short(self.peer)} is gone") from error
+
     async def receive_some(self) -> bytes:
         if self._early:
             early, self._early = self._early, b""

@@ -72,6 +72,14 @@ class Link(Protocol):
         """Send all of it; raises ``LinkBroken``.  Not to be used again after it was cancelled."""
         ...
 
+    def room(self) -> int:
+        """Bytes that ``send_now`` takes; none while ``send_all`` is under way, or always."""
+        ...
+
+    def send_now(self, data: bytes) -> None:
+        """``send_all`` without waiting, for at most ``room`` bytes; raises ``LinkBroken``."""
+        ...
+
     async def receive_some(self) -> bytes:
         """At least one byte; empty when the link has ended, whatever ended it."""
         ...

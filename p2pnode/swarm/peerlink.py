@@ -1,7 +1,8 @@
 """Drives one ``protocol.link.Mux`` over one ``Link``: a task that reads, a task that writes, a task that keeps time.
 
 Nobody else touches the stream: a job queues frames and goes on, the writer sends all that has queued up in one write,
-and a cancelled job cannot leave half a frame behind because it never writes.  ``swarm`` owns the links; jobs hold
+and a cancelled job cannot leave half a frame behind because it never writes.  What nodes say to each other does not wait
+for the writer's turn if the network takes it at once (``hurry``).  ``swarm`` owns the links; jobs hold
 ``Channel``s and nothing else.
 """
 
@@ -190,13 +191,17 @@ class PeerLink:
         self._channels[channel.id] = channel
         return channel
 
-    def post(self, message: NodeMessage) -> int:
-        """Queue a message between nodes; the bytes it takes, or 0 if too much is waiting already."""
+    def post(self, message: NodeMessage, *, hold: bool = False) -> int:
+        """Queue a message between nodes; the bytes it takes, or 0 if too much is waiting already.
+
+        ``hold``: the caller has more to say, and will :meth:`hurry` then.
+        """
         self.used = trio.current_time()
         payload = encode(message)
         sent = not self.reason and self.mux.send(0, kind_of(message), payload)
         self.dropped += not sent
-        self.kick()
+        if not hold:
+            self.kick()
         return FRAME_OVERHEAD + len(payload) if sent else 0
 
     @property
@@ -210,6 +215,21 @@ class PeerLink:
     def kick(self) -> None:
         """Wake the writer."""
         self._kicked.set()
+
+    def hurry(self) -> None:
+        """Write what waits at once if that needs no waiting, without a turn of the writer; else wake it."""
+        size = self.mux.waiting_bytes
+        if not size or self.waiting or self._flushed or self._farewell or size > self._link.room():
+            self.kick()
+            return
+        try:
+            data = self.mux.data_to_send()
+            self._link.send_now(data)
+            self.bytes_out += len(data)
+            if self.mux.has_data:
+                self.kick()
+        except LinkBroken as error:
+            self.stop(str(error))
 
     def forget(self, channel: Channel, reason: NetError) -> None:
         """A channel is over for us."""
@@ -287,7 +307,7 @@ class PeerLink:
                 events = mux.receive(data, trio.current_time())
                 await self._dispatch(events, owner)
                 if mux.has_data:
-                    self.kick()
+                    self.hurry()
         except RemoteProtocolError as error:
             owner.on_fault(self, error)
             self.stop(str(error))
@@ -361,7 +381,7 @@ class PeerLink:
                 if isinstance(event, Dead):
                     self.stop("no sign of life")
             if mux.has_data:
-                self.kick()
+                self.hurry()
 
 
 __all__ = ["Channel", "ChannelReset", "LinkOwner", "LocalProtocolError", "PeerLink"]

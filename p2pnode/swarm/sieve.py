@@ -118,11 +118,10 @@ class Sieve:
         if position:
             self._rest = data[position:]
 
-    def write_now(self, data: bytes) -> bytes:
-        """Write what goes out without waiting; gives the rest, sealed.  For whoever holds the right to write."""
-        packets: list[bytes] = []
-        for start in range(0, len(data), MAX_PLAINTEXT_LENGTH):
-            sealed = self._seal(data[start : start + MAX_PLAINTEXT_LENGTH])
-            packets += (_LENGTH.pack(len(sealed)), sealed)
-        packet = b"".join(packets)
-        return packet[self._session.front.send_now(packet) :]
+    def seal(self, data: bytes) -> bytes:
+        """What goes over the socket for ``data``; in the order in which it was sealed, or the other end reads noise."""
+        if len(data) <= MAX_PLAINTEXT_LENGTH:
+            sealed = self._seal(data)
+            return _LENGTH.pack(len(sealed)) + sealed
+        starts = range(0, len(data), MAX_PLAINTEXT_LENGTH)
+        return b"".join(self.seal(data[start : start + MAX_PLAINTEXT_LENGTH]) for start in starts)

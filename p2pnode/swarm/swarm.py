@@ -78,7 +78,7 @@ class Swarm:
         self._node = node
         self._settings = settings
         self._on_job = on_job
-        self._driver = Driver(node, self._perform, wall)
+        self._driver = Driver(node, self._perform, wall, self._send_all)
         self._links = LinkTable(
             net,
             settings=settings.link,
@@ -90,6 +90,8 @@ class Swarm:
         )
         self._points: OrderedDict[PeerId, deque[tuple[float, int]]] = OrderedDict()
         self._finds: dict[int, _Find] = {}
+        #: Links that the machine has said something on in this turn of the driver.
+        self._said: dict[PeerLink, None] = {}
         self._queries = itertools.count(1)
         self._nursery: trio.Nursery | None = None
         #: Gossip by kind and direction ("in", "out"), and its bytes by direction.
@@ -200,7 +202,8 @@ class Swarm:
         match effect:
             case Send(peer, message):
                 link = self._links.get(peer)
-                if link is not None and (size := link.post(message)):
+                if link is not None and (size := link.post(message, hold=True)):
+                    self._said[link] = None
                     self._count(kind_of(message), "out", size)
             case Dial(peer, addrs):
                 self._links.dial(peer, addrs, asked=True)
@@ -215,6 +218,12 @@ class Swarm:
                 if find is not None:
                     find.found = effect
                     find.done.set()
+
+    def _send_all(self) -> None:
+        """The machine has said what it had to say for now: what goes to one peer leaves in one write."""
+        for link in self._said:
+            link.hurry()
+        self._said.clear()
 
     def _count(self, kind: int, direction: str, size: int) -> None:
         name = _GOSSIP.get(kind)
