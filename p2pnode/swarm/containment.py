@@ -197,6 +197,9 @@ class ContainedYamux(Yamux):
         self.secured_conn = cast(ISecureConn, self.sieve)
         #: Sealed by ``send_now`` and not taken by the kernel: it leaves before anything else.
         self._unsent = b""
+        #: Our stream, and who takes what comes on it while its reader waits; and whether that reader shall return.
+        self._sink: tuple[int, Callable[[bytes], bool]] | None = None
+        self._waiting = self._stirred = False
 
     @property
     def front(self) -> FrontStream:
@@ -242,10 +245,34 @@ class ContainedYamux(Yamux):
             return False
         if len(data) + sum(map(len, self.stream_buffers.values())) > BUFFERED_BYTES:
             return False
+        if self._waiting and not buffer and self._pour(stream, data):
+            return True
         buffer += data
         stream.recv_window = max(0, stream.recv_window - len(data))
         self.stream_events[number].set()
         return True
+
+    def _pour(self, stream: YamuxStream, data: bytes) -> bool:
+        """Past the buffer, to whoever would be woken to take it; not if that one has to open the window then."""
+        shut = stream.target_recv_window - stream.recv_window + len(data)
+        if self._sink is None or self._sink[0] != stream.stream_id or 2 * shut >= stream.target_recv_window:
+            return False
+        if not self._sink[1](data):
+            return False
+        stream.recv_window -= len(data)
+        stream._pending_recv_release += len(data)
+        return True
+
+    def sink(self, stream: YamuxStream, take: Callable[[bytes], bool]) -> None:
+        """Offer what comes on our stream to ``take`` while :meth:`take` waits, which then gets what was refused."""
+        self._sink = (stream.stream_id, take)
+
+    def stir(self, stream: YamuxStream) -> None:
+        """Let :meth:`take` return, with nothing."""
+        self._stirred = True
+        bell = self.stream_events.get(stream.stream_id)
+        if bell is not None:
+            bell.set()
 
     async def _read_data_body(self, length: int) -> bytes:
         """``TooSlowError`` is what ends the connection in ``handle_incoming``."""
@@ -293,7 +320,7 @@ class ContainedYamux(Yamux):
         return stream.closed or stream.send_closed or self.event_shutting_down.is_set()
 
     async def take(self, stream: YamuxStream) -> bytes:
-        """What waits on our stream, at least one byte and at most ``READ_BYTES``; empty at its end.
+        """What waits on our stream, at least one byte and at most ``READ_BYTES``; empty at its end, or when stirred.
 
         A peer that pays no heed to the window must not make one long turn, and millions of frames, of what it sent.
         """
@@ -303,18 +330,24 @@ class ContainedYamux(Yamux):
             if buffer:
                 data = bytes(buffer[:READ_BYTES])
                 del buffer[:READ_BYTES]
+                self._stirred = False
                 if buffer:
                     await trio.lowlevel.checkpoint()
                 await self._open_window(stream, len(data))
                 return data
             bell = self.stream_events.get(number)
             ended = stream.recv_closed or stream.closed or self.event_shutting_down.is_set()
-            if buffer is None or bell is None or ended:
+            if buffer is None or bell is None or ended or self._stirred:
+                self._stirred = False
                 return b""
             if not isinstance(bell, Bell):  # the library's own event, of which a new one is needed each time
                 bell = Bell()
                 self.stream_events[number] = cast(trio.Event, bell)
-            await bell.wait()
+            self._waiting = True
+            try:
+                await bell.wait()
+            finally:
+                self._waiting = False
 
     def tame(self, stream: YamuxStream) -> None:
         """Keep the library's reads of a stream (negotiation, identify, ping) from doubling its window each time."""

@@ -72,11 +72,17 @@ class Driver:
         self._events.append(event)
         self._work.set()
 
-    async def put_received(self, event: Received) -> None:
-        """A message of a peer: waits while too many of its own, or of all, are unread."""
-        while self._received >= INBOX or self._from[event.peer] >= INBOX_PER_PEER:
-            self._room = self._room or trio.Event()
-            await self._room.wait()
+    def full(self, peer: PeerId) -> bool:
+        """Whether a message of that peer has to wait: too many of its own, or of all, are unread."""
+        return self._received >= INBOX or self._from.get(peer, 0) >= INBOX_PER_PEER
+
+    async def room(self) -> None:
+        """Wait until some have been read."""
+        self._room = self._room or trio.Event()
+        await self._room.wait()
+
+    def put_received(self, event: Received) -> None:
+        """A message of a peer, for which there is room."""
         self._received += 1
         self._from[event.peer] += 1
         self.put(event)

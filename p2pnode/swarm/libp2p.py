@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -88,6 +88,12 @@ class Libp2pLink:
             log.debug("link_read_failed", extra={"peer": short(self.peer), "error": repr(error)})
             self.cut()
             return b""
+
+    def offer(self, take: Callable[[bytes], bool]) -> None:
+        self._muxed.sink(self._stream, take)
+
+    def stir(self) -> None:
+        self._muxed.stir(self._stream)
 
     async def aclose(self) -> None:
         self.cut()

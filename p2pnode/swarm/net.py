@@ -7,6 +7,7 @@ said on a link is not its business (``peerlink``).
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,7 +82,18 @@ class Link(Protocol):
         ...
 
     async def receive_some(self) -> bytes:
-        """At least one byte; empty when the link has ended, whatever ended it."""
+        """At least one byte; empty when the link has ended, whatever ended it, or after ``stir``."""
+        ...
+
+    def offer(self, take: Callable[[bytes], bool]) -> None:
+        """Give ``take`` what comes while somebody waits in ``receive_some``; what it refuses is there to receive.
+
+        A link need not: then everything is there to receive.
+        """
+        ...
+
+    def stir(self) -> None:
+        """``take`` wants ``receive_some`` to return."""
         ...
 
     async def aclose(self) -> None:

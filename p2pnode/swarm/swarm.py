@@ -297,15 +297,22 @@ class Swarm:
     # --- what links tell (``peerlink.LinkOwner``) ----------------------------------------------------------------
 
     async def on_message(self, link: PeerLink, kind: int, payload: bytes) -> None:
+        while not self.take_message(link, kind, payload):
+            await self._driver.room()
+
+    def take_message(self, link: PeerLink, kind: int, payload: bytes) -> bool:
         if kind not in _KINDS:
-            return
+            return True
+        if self._driver.full(link.peer):
+            return False
         self._count(kind, "in", FRAME_OVERHEAD + len(payload))
         try:
             message = decode(kind, payload)
         except RemoteProtocolError as error:
             self._penalise(link.peer, error.blame, str(error))
-            return
-        await self._driver.put_received(Received(link.peer, message))  # type: ignore[arg-type]
+        else:
+            self._driver.put_received(Received(link.peer, message))  # type: ignore[arg-type]
+        return True
 
     def on_channel(self, link: PeerLink, channel: Channel) -> None:  # noqa: ARG002
         if self._nursery is None or self._links.closed:
