@@ -193,6 +193,7 @@ class ContainedYamux(Yamux):
 
     def __init__(self, secured_conn: ISecureConn, peer_id: ID, is_initiator: bool | None = None) -> None:
         super().__init__(secured_conn, peer_id, is_initiator)
+        self.front: FrontStream = secured_conn.front  # type: ignore[attr-defined]
         self.sieve = Sieve(secured_conn, self._deliver)
         self.secured_conn = cast(ISecureConn, self.sieve)
         #: Sealed by ``send_now`` and not taken by the kernel: it leaves before anything else.
@@ -200,10 +201,6 @@ class ContainedYamux(Yamux):
         #: Our stream, and who takes what comes on it while its reader waits; and whether that reader shall return.
         self._sink: tuple[int, Callable[[bytes], bool]] | None = None
         self._waiting = self._stirred = False
-
-    @property
-    def front(self) -> FrontStream:
-        return self.secured_conn.front  # type: ignore[attr-defined]
 
     async def start(self) -> None:
         try:
@@ -226,7 +223,8 @@ class ContainedYamux(Yamux):
         else:
             lock.acquire_nowait()
         try:
-            packet, self._unsent = self._unsent + self.sieve.seal(data), b""
+            packet = self._unsent + (self.sieve.seal(data) if data else b"")
+            self._unsent = b""
             rest = packet[self.front.send_now(packet) :]
             if not rest:
                 return
@@ -243,10 +241,10 @@ class ContainedYamux(Yamux):
         stream, buffer = self.streams.get(number), self.stream_buffers.get(number)
         if stream is None or buffer is None or stream.closed or self.streams_lock.locked():
             return False
-        if len(data) + sum(map(len, self.stream_buffers.values())) > BUFFERED_BYTES:
-            return False
         if self._waiting and not buffer and self._pour(stream, data):
             return True
+        if len(data) + sum(map(len, self.stream_buffers.values())) > BUFFERED_BYTES:
+            return False
         buffer += data
         stream.recv_window = max(0, stream.recv_window - len(data))
         self.stream_events[number].set()

@@ -32,6 +32,9 @@ BACKLOG = 128
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 _EXHAUSTED_PAUSE_S = 0.1
 
+#: Bytes of one read, if the library does not say (trio's own default).
+READ_BYTES = 64 * 1024
+
 Upgrade = Callable[["FrontStream"], Awaitable[None]]
 
 
@@ -50,9 +53,11 @@ class FrontStream(TrioTCPStream):
         self._cached_remote_address = (address, port)
 
     async def read(self, n: int | None = None) -> bytes:
+        if n is None:
+            n = READ_BYTES
         try:
-            return bytes(await self.stream.receive_some(n))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return await self.stream.socket.recv(n)
+        except (OSError, trio.ClosedResourceError):
             return b""
 
     def send_now(self, data: bytes) -> int:
