@@ -261,9 +261,9 @@ class ContainedYamux(Yamux):
         stream._pending_recv_release += len(data)
         return True
 
-    def sink(self, stream: YamuxStream, take: Callable[[bytes], bool]) -> None:
+    def sink(self, stream: YamuxStream, take: Callable[[bytes], bool] | None) -> None:
         """Offer what comes on our stream to ``take`` while :meth:`take` waits, which then gets what was refused."""
-        self._sink = (stream.stream_id, take)
+        self._sink = (stream.stream_id, take) if take is not None else None
 
     def stir(self, stream: YamuxStream) -> None:
         """Let :meth:`take` return, with nothing."""

@@ -103,6 +103,7 @@ class Libp2pLink:
         """Close the socket now; reader and writer see the end."""
         self._muxed.front.cut()
         self._muxed.event_shutting_down.set()
+        self._muxed.sink(self._stream, None)  # the library keeps a connection for a while; not what hung on it
         event = self._muxed.stream_events.get(self._stream.stream_id)
         if event is not None:
             event.set()

@@ -366,7 +366,8 @@ class VirtualSocket(trio.socket.SocketType):
             if self._closed:
                 raise trio.ClosedResourceError("the socket was closed")
             if pipe.broken is not None:
-                raise pipe.broken
+                assert pipe.broken.errno is not None
+                raise _error(pipe.broken.errno)  # a new one each time, as the kernel's: errors hold on to frames
             if pipe.ended:
                 return b""
             await pipe.wait_to_read()
