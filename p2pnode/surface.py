@@ -76,6 +76,7 @@ class Surface:
         self._started = trio.current_time()
         self._sampled = (self._started, 0)
         self._counted: Counter[object] = Counter()
+        self._series: dict[tuple[str, ...], Any] = {}
         self._out_bytes_s = 0.0
         metrics.view_age.set_function(self._view_age)  # a median over all peers: only when somebody asks
 
@@ -90,15 +91,20 @@ class Surface:
 
     def _sample_gossip(self) -> None:
         """Counters of metrics can only be raised: by what came since the last time."""
-        metrics, swarm, counted = self.metrics, self._swarm, self._counted
+        swarm = self._swarm
         for labels, total in swarm.gossip_messages.items():
-            if total != counted[labels]:
-                metrics.gossip_messages.labels(*labels).inc(total - counted[labels])
-                counted[labels] = total
+            self._raise(self.metrics.gossip_messages, labels, total)
         for direction, total in swarm.gossip_bytes.items():
-            if total != counted[direction]:
-                metrics.gossip_bytes.labels(direction).inc(total - counted[direction])
-                counted[direction] = total
+            self._raise(self.metrics.gossip_bytes, (direction,), total)
+
+    def _raise(self, counter: Any, labels: tuple[str, ...], total: int) -> None:
+        more = total - self._counted[labels]
+        if more:
+            self._counted[labels] = total
+            found = self._series.get(labels)
+            if found is None:  # looking a series up takes longer than raising it
+                found = self._series[labels] = counter.labels(*labels)
+            found.inc(more)
 
     def _view_age(self) -> float:
         """Median seconds since the last word of each peer that is there; 0 without any."""
