@@ -76,6 +76,7 @@ class Surface:
         self._started = trio.current_time()
         self._sampled = (self._started, 0)
         self._counted: Counter[object] = Counter()
+        self._series: dict[tuple[str, ...], Any] = {}
         self._out_bytes_s = 0.0
         metrics.view_age.set_function(self._view_age)  # a median over all peers: only when somebody asks
 
@@ -90,13 +91,20 @@ class Surface:
 
     def _sample_gossip(self) -> None:
         """Counters of metrics can only be raised: by what came since the last time."""
-        metrics, swarm, counted = self.metrics, self._swarm, self._counted
+        swarm = self._swarm
         for labels, total in swarm.gossip_messages.items():
-            metrics.gossip_messages.labels(*labels).inc(total - counted[labels])
-            counted[labels] = total
+            self._raise(self.metrics.gossip_messages, labels, total)
         for direction, total in swarm.gossip_bytes.items():
-            metrics.gossip_bytes.labels(direction).inc(total - counted[direction])
-            counted[direction] = total
+            self._raise(self.metrics.gossip_bytes, (direction,), total)
+
+    def _raise(self, counter: Any, labels: tuple[str, ...], total: int) -> None:
+        more = total - self._counted[labels]
+        if more:
+            self._counted[labels] = total
+            found = self._series.get(labels)
+            if found is None:  # looking a series up takes longer than raising it
+                found = self._series[labels] = counter.labels(*labels)
+            found.inc(more)
 
     def _view_age(self) -> float:
         """Median seconds since the last word of each peer that is there; 0 without any."""
@@ -193,7 +201,7 @@ class Surface:
         if engine is not None and engine.problem:
             yield f"engine {engine.name}: {engine.problem}", f"its log is in {self._home.paths.logs}, if it has one"
         seeds = len(self.config.network.bootstrap)
-        if not self._swarm.links() and seeds:
+        if not self._swarm.linked and seeds:
             known = "the bootstrap peer does not answer" if seeds == 1 else f"none of {seeds} bootstrap peers answers"
             yield f"{known}: alone so far, and trying on", "is the address right, and its port open? p2pnode doctor"
         elif not self.draining and not self._dispatch.models():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -58,6 +59,18 @@ class MemoryLink:
         pipe.chunks.append((arrival, bytes(data)))
         pipe.size += len(data)
         pipe.notify()
+
+    def room(self) -> int:
+        return 0
+
+    def send_now(self, data: bytes) -> None:
+        raise AssertionError(f"{len(data)} bytes at once, and there is no room")
+
+    def offer(self, take: Callable[[bytes], bool]) -> None:
+        """Everything is there to receive."""
+
+    def stir(self) -> None:
+        raise AssertionError("nothing was offered")
 
     async def receive_some(self) -> bytes:
         await trio.lowlevel.checkpoint()

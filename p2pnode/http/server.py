@@ -115,6 +115,7 @@ class Server:
         self._connections: set[Connection] = set()
         self._by_address: Counter[str] = Counter()
         self._empty = trio.Event()
+        self._some = trio.Event()
 
     async def run(self, sock: trio.socket.SocketType, stop: trio.Event, *, task_status: trio.TaskStatus[int]) -> None:
         """Serve until ``stop``, then finish what runs, at most ``drain_s``.  Reports the port."""
@@ -163,6 +164,7 @@ class Server:
             connection.turn_away()
             return
         self._connections.add(connection)
+        self._some.set()
         self._by_address[connection.address] += 1
         self._watch(len(self._connections))
         nursery.start_soon(self._serve, connection)
@@ -205,6 +207,9 @@ class Server:
 
     async def _sweep(self) -> None:
         while True:
+            if not self._connections:  # a node that nobody asks sleeps
+                self._some = trio.Event()
+                await self._some.wait()
             await trio.sleep(SWEEP_S)
             now = trio.current_time()
             for connection in [c for c in self._connections if c.deadline < now]:

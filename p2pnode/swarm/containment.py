@@ -19,7 +19,7 @@ D15    silent sockets fill the places; places never come back     ``door`` and `
 D17    simultaneous dialling makes two connections                ``swarm`` keeps one
 D18    closing takes 0.2 s for each connection                    the sockets are cut, nobody waits
 M10    streams that nobody reads hold what they were sent         ``STREAMS`` and ``BUFFERED_BYTES`` here
-M13    a packet that comes in more than 101 pieces is an error    ``BufferedPackets`` here
+M13    a packet that comes in more than 101 pieces is an error    ``BufferedPackets`` in ``sieve``
 ====== ========================================================== ===================================================
 """
 
@@ -31,9 +31,9 @@ import importlib.metadata
 import inspect
 import logging
 import os
-import struct
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, cast
 
 import trio
 from libp2p.abc import IMuxedConn, IRawConnection, ISecureConn
@@ -43,7 +43,7 @@ from libp2p.custom_types import TMuxerOptions, TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.ping import ID as PING_ID
 from libp2p.identity.identify.identify import ID as IDENTIFY_ID
-from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
+from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection import swarm_connection
@@ -53,7 +53,6 @@ from libp2p.peer.peerstore import PeerStore
 from libp2p.rcmgr.connection_limits import ConnectionLimits
 from libp2p.rcmgr.manager import ResourceLimits, ResourceManager
 from libp2p.security.exceptions import HandshakeFailure
-from libp2p.security.noise.io import NoisePacketReadWriter
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
@@ -62,9 +61,11 @@ from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.tools import utils as lib_tools
 from libp2p.transport.upgrader import TransportUpgrader
 
+from p2pnode.swarm.bell import Bell
 from p2pnode.swarm.door import DoorSettings
 from p2pnode.swarm.listener import Front, FrontStream, FrontTransport
 from p2pnode.swarm.net import NetError
+from p2pnode.swarm.sieve import DATA, HEADER, READ_BYTES, WINDOW_UPDATE, BufferedPackets, Sieve
 from protocol.errors import InvalidPeerId
 from protocol.ids import peer_from_libp2p
 
@@ -85,11 +86,14 @@ KNOWN: Final[dict[str, str]] = {
     "libp2p.stream_muxer.yamux.yamux:YamuxStream.read": "ca585f2199fd4e83",
     "libp2p.stream_muxer.muxer_multistream:MuxerMultistream.new_conn": "91d21f40f524ad99",
     "libp2p.security.noise.io:BaseNoiseMsgReadWriter.read_msg": "b2fa218c135c82c0",
+    "libp2p.security.noise.io:BaseNoiseMsgReadWriter.write_msg": "00818920318f86aa",
     "libp2p.security.noise.patterns:PatternXX.handshake_inbound": "d2f509f2c5b65643",
     "libp2p.security.noise.patterns:PatternXX.handshake_outbound": "8d2a997bd6b0bbd6",
     "libp2p.security.noise.transport:Transport.secure_inbound": "4c447c4ea56267b1",
     "libp2p.security.noise.transport:Transport.secure_outbound": "f5be8851b898cbf1",
+    "libp2p.security.secure_session:SecureSession._drain": "a697c9f38d7b2e6c",
     "libp2p.security.secure_session:SecureSession.read": "eeba14a89cf12325",
+    "libp2p.io.utils:read_exactly": "ae12723eff6b556d",
     "libp2p.transport.upgrader:TransportUpgrader.upgrade_security": "70dd214038eced03",
     "libp2p.network.connection.swarm_connection:SwarmConn.close": "442c6259a8e9e45e",
     "libp2p.network.connection.swarm_connection:SwarmConn._handle_muxed_stream": "fb51f8a3e37c9800",
@@ -119,9 +123,6 @@ _FRAME_BYTES: Final = 65_507
 _WINDOW_POLL_S: Final = 0.01
 #: The library's own bounds are this many times those of the door, so that they never speak first.
 _SECOND_WALL: Final = 4
-_READ_BYTES: Final = 64 * 1024
-_HEADER: Final = struct.Struct("!BBHII")
-_DATA, _WINDOW_UPDATE = 0, 1
 
 
 class WrongLibrary(NetError):
@@ -163,29 +164,6 @@ def quiet() -> None:
         vars(module)["logging"] = logging.getLogger("libp2p.root")
 
 
-class BufferedPackets(NoisePacketReadWriter):
-    """Noise packets from the socket, however they were cut, with half the system calls."""
-
-    def __init__(self, conn: Any) -> None:
-        super().__init__(conn)
-        self._buffer = bytearray()
-
-    async def read_msg(self) -> bytes:
-        length = int.from_bytes(await self._exactly(2), "big")
-        return await self._exactly(length)
-
-    async def _exactly(self, size: int) -> bytes:
-        buffer = self._buffer
-        while len(buffer) < size:
-            data = await self.read_write_closer.read(_READ_BYTES)
-            if not data:
-                raise IncompleteReadError("the connection ended", expected_bytes=size, received_bytes=len(buffer))
-            buffer += data
-        packet = bytes(buffer[:size])
-        del buffer[:size]
-        return packet
-
-
 class ContainedNoise(NoiseTransport):
     """Noise XX that tells the door who came in, and marks the session with its socket (``front``)."""
 
@@ -206,16 +184,23 @@ class ContainedNoise(NoiseTransport):
             front.cut()
             raise HandshakeFailure("not admitted")
         session.front = front
-        session.conn.read_writer = BufferedPackets(conn)
+        session.conn.read_writer = BufferedPackets(front)
         return session
 
 
 class ContainedYamux(Yamux):
     """Yamux whose frames are whole or the connection is gone, and whose memory is bounded."""
 
-    @property
-    def front(self) -> FrontStream:
-        return self.secured_conn.front  # type: ignore[attr-defined]
+    def __init__(self, secured_conn: ISecureConn, peer_id: ID, is_initiator: bool | None = None) -> None:
+        super().__init__(secured_conn, peer_id, is_initiator)
+        self.front: FrontStream = secured_conn.front  # type: ignore[attr-defined]
+        self.sieve = Sieve(secured_conn, self._deliver)
+        self.secured_conn = cast(ISecureConn, self.sieve)
+        #: Sealed by ``send_now`` and not taken by the kernel: it leaves before anything else.
+        self._unsent = b""
+        #: Our stream, and who takes what comes on it while its reader waits; and whether that reader shall return.
+        self._sink: tuple[int, Callable[[bytes], bool]] | None = None
+        self._waiting = self._stirred = False
 
     async def start(self) -> None:
         try:
@@ -231,12 +216,61 @@ class ContainedYamux(Yamux):
         await trio.lowlevel.checkpoint()
 
     async def _write_frame(self, data: bytes) -> None:
-        async with self._write_lock:
+        """At once if nobody else writes and the kernel takes it: then no task is switched and no deadline made."""
+        lock = self._write_lock
+        if lock.locked():
+            await lock.acquire()
+        else:
+            lock.acquire_nowait()
+        try:
+            packet = self._unsent + (self.sieve.seal(data) if data else b"")
+            self._unsent = b""
+            rest = packet[self.front.send_now(packet) :]
+            if not rest:
+                return
             with trio.CancelScope(shield=True, deadline=trio.current_time() + FRAME_S) as scope:
-                await self.secured_conn.write(data)
+                await self.front.write(rest)
+        finally:
+            lock.release()
         if scope.cancelled_caught:
             self.front.cut()
             raise ConnectionClosedError("a frame could not be written in time", transport="tcp")
+
+    def _deliver(self, number: int, data: bytes) -> bool:
+        """Plain data as ``handle_incoming`` would take it; False if that has more to say about it."""
+        stream, buffer = self.streams.get(number), self.stream_buffers.get(number)
+        if stream is None or buffer is None or stream.closed or self.streams_lock.locked():
+            return False
+        if self._waiting and not buffer and self._pour(stream, data):
+            return True
+        if len(data) + sum(map(len, self.stream_buffers.values())) > BUFFERED_BYTES:
+            return False
+        buffer += data
+        stream.recv_window = max(0, stream.recv_window - len(data))
+        self.stream_events[number].set()
+        return True
+
+    def _pour(self, stream: YamuxStream, data: bytes) -> bool:
+        """Past the buffer, to whoever would be woken to take it; not if that one has to open the window then."""
+        shut = stream.target_recv_window - stream.recv_window + len(data)
+        if self._sink is None or self._sink[0] != stream.stream_id or 2 * shut >= stream.target_recv_window:
+            return False
+        if not self._sink[1](data):
+            return False
+        stream.recv_window -= len(data)
+        stream._pending_recv_release += len(data)
+        return True
+
+    def sink(self, stream: YamuxStream, take: Callable[[bytes], bool] | None) -> None:
+        """Offer what comes on our stream to ``take`` while :meth:`take` waits, which then gets what was refused."""
+        self._sink = (stream.stream_id, take) if take is not None else None
+
+    def stir(self, stream: YamuxStream) -> None:
+        """Let :meth:`take` return, with nothing."""
+        self._stirred = True
+        bell = self.stream_events.get(stream.stream_id)
+        if bell is not None:
+            bell.set()
 
     async def _read_data_body(self, length: int) -> bytes:
         """``TooSlowError`` is what ends the connection in ``handle_incoming``."""
@@ -249,19 +283,42 @@ class ContainedYamux(Yamux):
         """Write to our stream; only one task may.  Raises whatever the library raises when the connection is gone."""
         position, size = 0, len(data)
         while position < size:
-            if stream.closed or stream.send_closed or self.event_shutting_down.is_set():
+            if self._ended(stream):
                 raise ConnectionClosedError("the stream is closed", transport="tcp")
             count = min(stream.send_window, _FRAME_BYTES, size - position)
             if count <= 0:
                 await trio.sleep(_WINDOW_POLL_S)
                 continue
             stream.send_window -= count
-            header = _HEADER.pack(0, _DATA, 0, stream.stream_id, count)
+            header = HEADER.pack(0, DATA, 0, stream.stream_id, count)
             await self._write_frame(header + data[position : position + count])
             position += count
 
+    def room(self, stream: YamuxStream) -> int:
+        """Bytes that :meth:`send_now` takes."""
+        if self._unsent or self._write_lock.locked() or self._ended(stream) or self._nursery is None:
+            return 0
+        return min(stream.send_window, _FRAME_BYTES)
+
+    def send_now(self, stream: YamuxStream, data: bytes) -> None:
+        """Write at most :meth:`room` bytes to our stream without waiting; in what it raises it is as ``send_on``."""
+        stream.send_window -= len(data)
+        packet = self.sieve.seal(HEADER.pack(0, DATA, 0, stream.stream_id, len(data)) + data)
+        self._unsent = packet[self.front.send_now(packet) :]
+        if self._unsent and self._nursery is not None:
+            self._nursery.start_soon(self._send_rest)
+
+    async def _send_rest(self) -> None:
+        """What the kernel did not take of a write that could not wait, unless another write took it along."""
+        with suppress(ConnectionClosedError):
+            if self._unsent:
+                await self._write_frame(b"")
+
+    def _ended(self, stream: YamuxStream) -> bool:
+        return stream.closed or stream.send_closed or self.event_shutting_down.is_set()
+
     async def take(self, stream: YamuxStream) -> bytes:
-        """What waits on our stream, at least one byte and at most ``_READ_BYTES``; empty at its end.
+        """What waits on our stream, at least one byte and at most ``READ_BYTES``; empty at its end, or when stirred.
 
         A peer that pays no heed to the window must not make one long turn, and millions of frames, of what it sent.
         """
@@ -269,19 +326,26 @@ class ContainedYamux(Yamux):
         while True:
             buffer = self.stream_buffers.get(number)
             if buffer:
-                data = bytes(buffer[:_READ_BYTES])
-                del buffer[:_READ_BYTES]
+                data = bytes(buffer[:READ_BYTES])
+                del buffer[:READ_BYTES]
+                self._stirred = False
                 if buffer:
                     await trio.lowlevel.checkpoint()
                 await self._open_window(stream, len(data))
                 return data
-            event = self.stream_events.get(number)
+            bell = self.stream_events.get(number)
             ended = stream.recv_closed or stream.closed or self.event_shutting_down.is_set()
-            if buffer is None or event is None or ended:
+            if buffer is None or bell is None or ended or self._stirred:
+                self._stirred = False
                 return b""
-            await event.wait()
-            if number in self.stream_events:
-                self.stream_events[number] = trio.Event()
+            if not isinstance(bell, Bell):  # the library's own event, of which a new one is needed each time
+                bell = Bell()
+                self.stream_events[number] = cast(trio.Event, bell)
+            self._waiting = True
+            try:
+                await bell.wait()
+            finally:
+                self._waiting = False
 
     def tame(self, stream: YamuxStream) -> None:
         """Keep the library's reads of a stream (negotiation, identify, ping) from doubling its window each time."""
@@ -300,7 +364,7 @@ class ContainedYamux(Yamux):
         increment = stream.target_recv_window - stream.recv_window - waiting
         if 2 * increment >= stream.target_recv_window:
             stream.recv_window += increment
-            await self._write_frame(_HEADER.pack(0, _WINDOW_UPDATE, 0, stream.stream_id, increment))
+            await self._write_frame(HEADER.pack(0, WINDOW_UPDATE, 0, stream.stream_id, increment))
 
 
 class NoInitiative(AutoConnector):

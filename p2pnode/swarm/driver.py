@@ -7,6 +7,7 @@ calls it: ``swarm``, which performs the effects.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import logging
@@ -17,6 +18,7 @@ from typing import Final, Protocol
 import trio
 
 from p2pnode.swarm import DEFECT
+from p2pnode.swarm.bell import Bell
 from protocol.effects import Effect, SetTimer, TimerKey
 from protocol.events import Event, Received, TimerFired
 from protocol.ids import PeerId
@@ -38,11 +40,21 @@ class Machine(Protocol):
 
 
 class Driver:
-    """Feeds events to the machine in the order they came and hands its effects to ``perform``, one by one."""
+    """Feeds events to the machine in the order they came and hands its effects to ``perform``, one by one.
 
-    def __init__(self, machine: Machine, perform: Callable[[Effect], None], wall: Callable[[], float]) -> None:
+    ``settle`` is called after every turn, before other tasks run.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        perform: Callable[[Effect], None],
+        wall: Callable[[], float],
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
         self._machine = machine
         self._perform = perform
+        self._settle = settle
         self._wall = wall
         self._events: deque[Event] = deque()
         self._from: Counter[PeerId] = Counter()
@@ -50,9 +62,9 @@ class Driver:
         self._due: dict[TimerKey, float] = {}
         self._heap: list[tuple[float, int, TimerKey]] = []
         self._order = itertools.count()
-        self._work = trio.Event()
-        self._room = trio.Event()
-        self._idle = trio.Event()
+        self._work = Bell()
+        self._room: trio.Event | None = None
+        self._idle: trio.Event | None = None
         self.faults = 0
 
     def put(self, event: Event) -> None:
@@ -60,10 +72,17 @@ class Driver:
         self._events.append(event)
         self._work.set()
 
-    async def put_received(self, event: Received) -> None:
-        """A message of a peer: waits while too many of its own, or of all, are unread."""
-        while self._received >= INBOX or self._from[event.peer] >= INBOX_PER_PEER:
-            await self._room.wait()
+    def full(self, peer: PeerId) -> bool:
+        """Whether a message of that peer has to wait: too many of its own, or of all, are unread."""
+        return self._received >= INBOX or self._from.get(peer, 0) >= INBOX_PER_PEER
+
+    async def room(self) -> None:
+        """Wait until some have been read."""
+        self._room = self._room or trio.Event()
+        await self._room.wait()
+
+    def put_received(self, event: Received) -> None:
+        """A message of a peer, for which there is room."""
         self._received += 1
         self._from[event.peer] += 1
         self.put(event)
@@ -71,23 +90,34 @@ class Driver:
     async def settled(self) -> None:
         """Wait until everything put so far has been handled."""
         while self._events:
+            self._idle = self._idle or trio.Event()
             await self._idle.wait()
 
     async def run(self) -> None:
         """Drive until cancelled.  A fault of the machine is logged, and the machine goes on."""
         self._guarded(self._machine.start, "start")
+        self._settle()
         while True:
-            next_timer = self._heap[0][0] if self._heap else float("inf")
-            if not self._events:
-                self._idle.set()
-                self._idle = trio.Event()
-                with trio.move_on_at(next_timer):
-                    await self._work.wait()
-            else:
-                await trio.lowlevel.checkpoint()
-            self._work = trio.Event()
-            self._handle_batch()
-            self._fire_timers()
+            # One scope until a timer fires: entering one for every message costs as much as waking up for it.
+            with trio.CancelScope() as until:
+                while True:
+                    if self._events:
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        _tell(self._idle)
+                        self._idle = None
+                        next_timer = self._heap[0][0] if self._heap else float("inf")
+                        if until.deadline != next_timer:
+                            until.deadline = next_timer
+                        await self._work.wait()
+                    self._turn()
+            self._turn()
+
+    def _turn(self) -> None:
+        self._work.clear()
+        self._handle_batch()
+        self._fire_timers()
+        self._settle()
 
     def _handle_batch(self) -> None:
         for _ in range(min(BATCH, len(self._events))):
@@ -98,8 +128,8 @@ class Driver:
                 if not self._from[event.peer]:
                     del self._from[event.peer]
             self._feed(event)
-        self._room.set()
-        self._room = trio.Event()
+        _tell(self._room)
+        self._room = None
 
     def _fire_timers(self) -> None:
         now = trio.current_time()
@@ -114,7 +144,7 @@ class Driver:
             self._feed(TimerFired(key))
 
     def _feed(self, event: Event) -> None:
-        self._guarded(lambda now, wall: self._machine.handle(event, now, wall), type(event).__name__)
+        self._guarded(functools.partial(self._machine.handle, event), type(event).__name__)
 
     def _guarded(self, step: Callable[[float, float], list[Effect]], what: str) -> None:
         """No fault of ours ends the node: what a step of the machine cannot do is left undone, loudly."""
@@ -134,3 +164,9 @@ class Driver:
         if len(self._heap) > 2 * len(self._due) + BATCH:  # timers that were moved leave their old entries behind
             self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
             heapq.heapify(self._heap)
+
+
+def _tell(event: trio.Event | None) -> None:
+    """Wake whoever waits for something that has come about; most often nobody does, and no event was made."""
+    if event is not None:
+        event.set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -68,6 +68,16 @@ class Libp2pLink:
             self.cut()
             raise LinkBroken(f"the connection to {short(self.peer)} is gone") from error
 
+    def room(self) -> int:
+        return self._muxed.room(self._stream)
+
+    def send_now(self, data: bytes) -> None:
+        try:
+            self._muxed.send_now(self._stream, data)
+        except Exception as error:
+            self.cut()
+            raise LinkBroken(f"the connection to {short(self.peer)} is gone") from error
+
     async def receive_some(self) -> bytes:
         if self._early:
             early, self._early = self._early, b""
@@ -79,6 +89,12 @@ class Libp2pLink:
             self.cut()
             return b""
 
+    def offer(self, take: Callable[[bytes], bool]) -> None:
+        self._muxed.sink(self._stream, take)
+
+    def stir(self) -> None:
+        self._muxed.stir(self._stream)
+
     async def aclose(self) -> None:
         self.cut()
         await trio.lowlevel.checkpoint()
@@ -87,6 +103,7 @@ class Libp2pLink:
         """Close the socket now; reader and writer see the end."""
         self._muxed.front.cut()
         self._muxed.event_shutting_down.set()
+        self._muxed.sink(self._stream, None)  # the library keeps a connection for a while; not what hung on it
         event = self._muxed.stream_events.get(self._stream.stream_id)
         if event is not None:
             event.set()

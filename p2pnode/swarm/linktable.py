@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from p2pnode.swarm import DEFECT
+from p2pnode.swarm.keeper import Keeper
 from p2pnode.swarm.net import Link, Net, NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import LinkOwner, PeerLink
 from protocol import PROTOCOL_VERSION
@@ -75,6 +76,7 @@ class LinkTable:
         self._kept = kept
         self._links: dict[PeerId, list[PeerLink]] = {}  # the first of each list is the one in use
         self._dials: dict[PeerId | tuple[str, ...], Dialling] = {}
+        self._keeper = Keeper()
         self._slots = trio.CapacityLimiter(DIALS)
         self._nursery: trio.Nursery | None = None
         self.addrs: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
@@ -86,6 +88,7 @@ class LinkTable:
             self._nursery = nursery
             task_status.started()
             nursery.start_soon(self._close_idle)
+            nursery.start_soon(self._keeper.run)
             while True:
                 nursery.start_soon(self._welcome, await self._net.accept())
 
@@ -221,7 +224,7 @@ class LinkTable:
 
     async def _serve(self, link: PeerLink) -> None:
         try:
-            await link.run(self._owner)
+            await link.run(self._owner, self._keeper)
         except Exception:
             log.exception("link_defect", extra={"peer": short(link.peer), "note": DEFECT})
         finally:

@@ -7,6 +7,7 @@ said on a link is not its business (``peerlink``).
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,8 +73,27 @@ class Link(Protocol):
         """Send all of it; raises ``LinkBroken``.  Not to be used again after it was cancelled."""
         ...
 
+    def room(self) -> int:
+        """Bytes that ``send_now`` takes; none while ``send_all`` is under way, or always."""
+        ...
+
+    def send_now(self, data: bytes) -> None:
+        """``send_all`` without waiting, for at most ``room`` bytes; raises ``LinkBroken``."""
+        ...
+
     async def receive_some(self) -> bytes:
-        """At least one byte; empty when the link has ended, whatever ended it."""
+        """At least one byte; empty when the link has ended, whatever ended it, or after ``stir``."""
+        ...
+
+    def offer(self, take: Callable[[bytes], bool]) -> None:
+        """Give ``take`` what comes while somebody waits in ``receive_some``; what it refuses is there to receive.
+
+        A link need not: then everything is there to receive.
+        """
+        ...
+
+    def stir(self) -> None:
+        """``take`` wants ``receive_some`` to return."""
         ...
 
     async def aclose(self) -> None:

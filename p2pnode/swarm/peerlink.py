@@ -1,12 +1,15 @@
-"""Drives one ``protocol.link.Mux`` over one ``Link``: a task that reads, a task that writes, a task that keeps time.
+"""Drives one ``protocol.link.Mux`` over one ``Link``: a task that reads, a task that writes; ``keeper`` has the time.
 
 Nobody else touches the stream: a job queues frames and goes on, the writer sends all that has queued up in one write,
-and a cancelled job cannot leave half a frame behind because it never writes.  ``swarm`` owns the links; jobs hold
-``Channel``s and nothing else.
+and a cancelled job cannot leave half a frame behind because it never writes.  What nodes say to each other is small and
+seldom, and a turn of a task costs more than it: it is written at once if the network takes it (``hurry``), and read
+where it was decrypted if there is nothing to wait for (``_heard``).  ``swarm`` owns the links; jobs hold ``Channel``s
+and nothing else.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 from types import TracebackType
@@ -14,6 +17,8 @@ from typing import Final, Protocol
 
 import trio
 
+from p2pnode.swarm.bell import Bell
+from p2pnode.swarm.keeper import Keeper
 from p2pnode.swarm.net import Link, LinkBroken, NetError
 from protocol.errors import BadFrame, LocalProtocolError, RemoteProtocolError
 from protocol.ids import PeerId, short
@@ -43,6 +48,10 @@ class LinkOwner(Protocol):
 
     async def on_message(self, link: PeerLink, kind: int, payload: bytes) -> None:
         """A message between nodes came; the link reads on when this returns."""
+        ...
+
+    def take_message(self, link: PeerLink, kind: int, payload: bytes) -> bool:
+        """``on_message`` if that need not wait; else False, and nothing is done."""
         ...
 
     def on_channel(self, link: PeerLink, channel: Channel) -> None:
@@ -175,9 +184,10 @@ class PeerLink:
         self._link = link
         self._channels: dict[int, Channel] = {}
         self._early: list[LinkEvent] = []
+        self._defect: Exception | None = None
         self._scope = trio.CancelScope()
-        self._kicked = trio.Event()
-        self._flushed = trio.Event()
+        self._kicked = Bell()
+        self._flushed: trio.Event | None = None
 
     # --- for jobs and for the swarm ------------------------------------------------------------------------------
 
@@ -189,13 +199,17 @@ class PeerLink:
         self._channels[channel.id] = channel
         return channel
 
-    def post(self, message: NodeMessage) -> int:
-        """Queue a message between nodes; the bytes it takes, or 0 if too much is waiting already."""
+    def post(self, message: NodeMessage, *, hold: bool = False) -> int:
+        """Queue a message between nodes; the bytes it takes, or 0 if too much is waiting already.
+
+        ``hold``: the caller has more to say, and will :meth:`hurry` then.
+        """
         self.used = trio.current_time()
         payload = encode(message)
         sent = not self.reason and self.mux.send(0, kind_of(message), payload)
         self.dropped += not sent
-        self.kick()
+        if not hold:
+            self.kick()
         return FRAME_OVERHEAD + len(payload) if sent else 0
 
     @property
@@ -209,6 +223,21 @@ class PeerLink:
     def kick(self) -> None:
         """Wake the writer."""
         self._kicked.set()
+
+    def hurry(self) -> None:
+        """Write what waits at once if that needs no waiting, without a turn of the writer; else wake it."""
+        size = self.mux.waiting_bytes
+        if not size or self.waiting or self._flushed or self._farewell or size > self._link.room():
+            self.kick()
+            return
+        try:
+            data = self.mux.data_to_send()
+            self._link.send_now(data)
+            self.bytes_out += len(data)
+            if self.mux.has_data:
+                self.kick()
+        except LinkBroken as error:
+            self.stop(str(error))
 
     def forget(self, channel: Channel, reason: NetError) -> None:
         """A channel is over for us."""
@@ -235,6 +264,7 @@ class PeerLink:
         """Wait until all that was queued has been handed to the network."""
         while self.mux.has_data and not self.reason:
             self.kick()
+            self._flushed = self._flushed or trio.Event()
             await self._flushed.wait()
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -257,68 +287,101 @@ class PeerLink:
                 self.hello = said if isinstance(said, Hello) else None
         return self.hello
 
-    async def run(self, owner: LinkOwner) -> None:
-        """Carry frames until the link ends, for whatever reason; ``reason`` says which.  Raises nothing of its own."""
+    async def run(self, owner: LinkOwner, keeper: Keeper | None = None) -> None:
+        """Carry frames until the link ends, for whatever reason; ``reason`` says which.  Raises nothing of its own.
+
+        ``keeper`` keeps time for all links of a node; without one, the link does it itself.
+        """
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
-                    nursery.start_soon(self._keep_time)
+                    if keeper is None:
+                        keeper = Keeper()
+                        nursery.start_soon(keeper.run)
+                    keeper.add(self)
                     await self._read(owner)
         finally:
             self.stop("this node closed the link")
-            self._flushed.set()
+            self._tell_flushed()
             for channel in list(self._channels.values()):
                 self.forget(channel, LinkBroken(f"the link to {short(self.peer)} broke: {self.reason}"))
 
     async def _read(self, owner: LinkOwner) -> None:
+        """Takes what ``_heard`` refuses: a message that has to wait, and all that comes behind it."""
         mux, receive = self.mux, self._link.receive_some
+        self._link.offer(functools.partial(self._heard, owner))
         try:
-            early, self._early = self._early, []
-            await self._dispatch(early, owner)
             while True:
+                early, self._early = self._early, []
+                for event in early:
+                    if not self._take(event, owner) and isinstance(event, Frame):
+                        await owner.on_message(self, event.kind, event.payload)
+                if mux.has_data:
+                    self.hurry()
                 data = await receive()
-                if not data:
+                if self._defect is not None:
+                    raise self._defect
+                if data:
+                    self.bytes_in += len(data)
+                    self._early += mux.receive(data, trio.current_time())
+                elif not self._early:
                     self.stop("the connection ended")
                     return
-                self.bytes_in += len(data)
-                events = mux.receive(data, trio.current_time())
-                await self._dispatch(events, owner)
-                if mux.has_data:
-                    self.kick()
         except RemoteProtocolError as error:
             owner.on_fault(self, error)
             self.stop(str(error))
 
-    async def _dispatch(self, events: list[LinkEvent], owner: LinkOwner) -> None:
-        find = self._channels.get
-        for event in events:
-            if type(event) is Frame:
-                if not event.channel:
-                    await self._between_nodes(event, owner)
-                elif (channel := find(event.channel)) is not None:
-                    channel.put(event.kind, event.payload)
-            elif type(event) is Credited:
-                if (channel := find(event.channel)) is not None:
-                    channel.unblock()
-            elif type(event) is Opened:
-                channel = self._channels[event.channel] = Channel(self, event.channel, inbound=True)
-                owner.on_channel(self, channel)
-            elif type(event) is Reset:
-                if (channel := find(event.channel)) is not None:
-                    self.forget(channel, ChannelReset(f"{short(self.peer)} cancelled the job", event.code))
-            elif type(event) is Rtt:
-                self.rtt_s = event.seconds
-                owner.on_rtt(self, event.seconds)
+    def _heard(self, owner: LinkOwner, data: bytes) -> bool:
+        """What came, from where it was decrypted, while ``_read`` waits: no task is woken for it.  False: not now."""
+        if self._early or self._defect is not None:
+            return False
+        self.bytes_in += len(data)
+        try:
+            events = self.mux.receive(data, trio.current_time())
+            for number, event in enumerate(events):
+                if not self._take(event, owner):
+                    self._early += events[number:]
+                    break
+        except Exception as error:  # raised where the reader of this link is, not in that of the connection
+            self._defect = error
+        if self._early or self._defect is not None:
+            self._link.stir()
+        elif self.mux.has_data:
+            self.hurry()
+        return True
 
-    async def _between_nodes(self, frame: Frame, owner: LinkOwner) -> None:
+    def _take(self, event: LinkEvent, owner: LinkOwner) -> bool:
+        """Do what an event says; False if it is a message that has to wait."""
+        find = self._channels.get
+        if type(event) is Frame:
+            if not event.channel:
+                return self._between_nodes(event, owner)
+            if (channel := find(event.channel)) is not None:
+                channel.put(event.kind, event.payload)
+        elif type(event) is Credited:
+            if (channel := find(event.channel)) is not None:
+                channel.unblock()
+        elif type(event) is Opened:
+            channel = self._channels[event.channel] = Channel(self, event.channel, inbound=True)
+            owner.on_channel(self, channel)
+        elif type(event) is Reset:
+            if (channel := find(event.channel)) is not None:
+                self.forget(channel, ChannelReset(f"{short(self.peer)} cancelled the job", event.code))
+        elif type(event) is Rtt:
+            self.rtt_s = event.seconds
+            owner.on_rtt(self, event.seconds)
+        return True
+
+    def _between_nodes(self, frame: Frame, owner: LinkOwner) -> bool:
         if frame.kind == GOAWAY:
             self.stop("the peer is leaving")
         elif frame.kind == HELLO:
             raise BadFrame("a second HELLO")
         else:
             self.used = trio.current_time()
-            await owner.on_message(self, frame.kind, frame.payload)
+            return owner.take_message(self, frame.kind, frame.payload)
+        return True
 
     async def _write(self) -> None:
         """The only task that writes.  All that has queued up while a write was under way leaves in the next."""
@@ -327,34 +390,48 @@ class PeerLink:
             while True:
                 while mux.has_data:
                     data = mux.data_to_send()
-                    await send(data)
-                    self.bytes_out += len(data)
                     if self.waiting and not self.crowded:
                         self._let_in()
-                self._flushed.set()
-                self._flushed = trio.Event()
+                    await send(data)
+                    self.bytes_out += len(data)
+                    if mux.has_data:
+                        await trio.lowlevel.checkpoint()  # a write that need not wait lets nobody else run
+                self._tell_flushed()
                 if self._farewell and not self._channels:
                     self.stop(self._farewell)
                     return
                 await self._kicked.wait()
-                self._kicked = trio.Event()
         except LinkBroken as error:
             self.stop(str(error))
+
+    def _tell_flushed(self) -> None:
+        if self._flushed is not None:
+            self._flushed.set()
+            self._flushed = None
 
     def _let_in(self) -> None:
         waiting, self.waiting = self.waiting, set()
         for channel in waiting:
             channel.unblock()
 
-    async def _keep_time(self) -> None:
-        mux = self.mux
-        while True:
-            await trio.sleep_until(mux.next_deadline(trio.current_time()))
-            for event in mux.tick(trio.current_time()):
-                if isinstance(event, Dead):
-                    self.stop("no sign of life")
-            if mux.has_data:
-                self.kick()
+    # --- what the keeper of time asks ----------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Whether this link needs no time any more."""
+        return bool(self.reason)
+
+    def next_deadline(self, now: float) -> float:
+        """When :meth:`tick` is due."""
+        return self.mux.next_deadline(now)
+
+    def tick(self, now: float) -> None:
+        """Ask whether anybody is there, or give up."""
+        for event in self.mux.tick(now):
+            if isinstance(event, Dead):
+                self.stop("no sign of life")
+        if self.mux.has_data:
+            self.hurry()
 
 
 __all__ = ["Channel", "ChannelReset", "LinkOwner", "LocalProtocolError", "PeerLink"]

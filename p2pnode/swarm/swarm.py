@@ -78,7 +78,7 @@ class Swarm:
         self._node = node
         self._settings = settings
         self._on_job = on_job
-        self._driver = Driver(node, self._perform, wall)
+        self._driver = Driver(node, self._perform, wall, self._send_all)
         self._links = LinkTable(
             net,
             settings=settings.link,
@@ -90,6 +90,8 @@ class Swarm:
         )
         self._points: OrderedDict[PeerId, deque[tuple[float, int]]] = OrderedDict()
         self._finds: dict[int, _Find] = {}
+        #: Links that the machine has said something on in this turn of the driver.
+        self._said: dict[PeerLink, None] = {}
         self._queries = itertools.count(1)
         self._nursery: trio.Nursery | None = None
         #: Gossip by kind and direction ("in", "out"), and its bytes by direction.
@@ -161,6 +163,11 @@ class Swarm:
                 for link in self._links:
                     nursery.start_soon(link.flush)
 
+    @property
+    def linked(self) -> bool:
+        """Whether any link stands."""
+        return any(True for _ in self._links)
+
     def links(self) -> list[dict[str, Any]]:
         """Every link, for status pages."""
         now = trio.current_time()
@@ -195,7 +202,8 @@ class Swarm:
         match effect:
             case Send(peer, message):
                 link = self._links.get(peer)
-                if link is not None and (size := link.post(message)):
+                if link is not None and (size := link.post(message, hold=True)):
+                    self._said[link] = None
                     self._count(kind_of(message), "out", size)
             case Dial(peer, addrs):
                 self._links.dial(peer, addrs, asked=True)
@@ -210,6 +218,12 @@ class Swarm:
                 if find is not None:
                     find.found = effect
                     find.done.set()
+
+    def _send_all(self) -> None:
+        """The machine has said what it had to say for now: what goes to one peer leaves in one write."""
+        for link in self._said:
+            link.hurry()
+        self._said.clear()
 
     def _count(self, kind: int, direction: str, size: int) -> None:
         name = _GOSSIP.get(kind)
@@ -283,15 +297,22 @@ class Swarm:
     # --- what links tell (``peerlink.LinkOwner``) ----------------------------------------------------------------
 
     async def on_message(self, link: PeerLink, kind: int, payload: bytes) -> None:
+        while not self.take_message(link, kind, payload):
+            await self._driver.room()
+
+    def take_message(self, link: PeerLink, kind: int, payload: bytes) -> bool:
         if kind not in _KINDS:
-            return
+            return True
+        if self._driver.full(link.peer):
+            return False
         self._count(kind, "in", FRAME_OVERHEAD + len(payload))
         try:
             message = decode(kind, payload)
         except RemoteProtocolError as error:
             self._penalise(link.peer, error.blame, str(error))
-            return
-        await self._driver.put_received(Received(link.peer, message))  # type: ignore[arg-type]
+        else:
+            self._driver.put_received(Received(link.peer, message))  # type: ignore[arg-type]
+        return True
 
     def on_channel(self, link: PeerLink, channel: Channel) -> None:  # noqa: ARG002
         if self._nursery is None or self._links.closed:

@@ -47,6 +47,9 @@ class Owner:
     async def on_message(self, link: PeerLink, kind: int, payload: bytes) -> None:
         raise AssertionError(kind)
 
+    def take_message(self, link: PeerLink, kind: int, payload: bytes) -> bool:
+        raise AssertionError(kind)
+
     def on_channel(self, link: PeerLink, channel: Channel) -> None:
         self._nursery.start_soon(answer, channel)
 

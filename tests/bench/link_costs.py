@@ -34,8 +34,8 @@ DIALS = 20
 class Sink(Owner):
     """Takes messages and does nothing with them."""
 
-    async def on_message(self, link: PeerLink, kind: int, payload: bytes) -> None:
-        pass
+    def take_message(self, link: PeerLink, kind: int, payload: bytes) -> bool:
+        return True
 
 
 def cpu_s(pid: int) -> float:

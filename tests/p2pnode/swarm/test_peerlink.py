@@ -34,6 +34,9 @@ class Owner:
     async def on_message(self, link: PeerLink, kind: int, payload: bytes) -> None:
         self.messages.append((kind, payload))
 
+    def take_message(self, link: PeerLink, kind: int, payload: bytes) -> bool:
+        return False
+
     def on_channel(self, link: PeerLink, channel: Channel) -> None:
         self.channels.append(channel)
 

@@ -1,0 +1,141 @@
+"""What is sent and received without waiting, over real sockets: in order, whole, and held back where it has to be."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from p2pnode.swarm.driver import INBOX_PER_PEER
+from p2pnode.swarm.libp2p import Libp2pLink
+from p2pnode.swarm.listener import FrontStream
+from p2pnode.swarm.swarm import Swarm
+from protocol.effects import Effect, Send
+from protocol.events import Event, LinkUp, Received, RoundTrip
+from protocol.ids import PeerId
+from protocol.messages import Doubt
+from tests.p2pnode.swarm.standin import StandIn, ask, eventually, knows, real_net, running
+
+
+@asynccontextmanager
+async def two_ends() -> AsyncIterator[tuple[Libp2pLink, Libp2pLink]]:
+    one, other = real_net(1), real_net(2)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(one.run)
+        await nursery.start(other.run)
+        dialled = await other.dial(one.local_id, one.addrs())
+        with trio.fail_after(5):
+            yield dialled, await one.accept()
+        nursery.cancel_scope.cancel()
+
+
+async def heard(link: Libp2pLink, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (piece := await link.receive_some()):
+        data += piece
+    return data
+
+
+async def test_what_the_kernel_does_not_take_leaves_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of whatever is sent at once the kernel takes a part, or nothing: the rest may neither be lost nor overtaken."""
+    rng, calm = random.Random(1), FrontStream.send_now
+    async with two_ends() as (mine, theirs):
+        monkeypatch.setattr(
+            FrontStream, "send_now", lambda self, data: calm(self, data[: rng.choice((0, 1, len(data)))])
+        )
+        sent = b""
+        for number in range(200):  # in all less than a window: nobody reads before the end
+            piece = rng.randbytes(rng.randrange(1, 2000))
+            if number % 3 and len(piece) <= mine.room():
+                mine.send_now(piece)
+                sent += piece
+                if rng.random() < 0.5:
+                    continue
+                assert not mine._muxed._unsent or mine.room() == 0
+            else:
+                await mine.send_all(piece)
+                sent += piece
+            if number % 10 == 0:
+                await trio.sleep(0.001)
+        await trio.testing.wait_all_tasks_blocked()
+        assert mine._muxed._unsent == b"", "nobody needs to write again for the rest to leave"
+        assert await heard(theirs, len(sent)) == sent
+
+
+async def test_there_is_no_room_where_a_window_is_shut_or_the_link_has_ended() -> None:
+    async with two_ends() as (mine, _):
+        assert mine.room() > 0
+        mine._stream.send_window = 10
+        assert mine.room() == 10
+        mine.cut()
+        assert mine.room() == 0
+
+
+async def test_what_is_refused_is_there_to_receive_and_nothing_overtakes_it() -> None:
+    rng = random.Random(2)
+    async with two_ends() as (mine, theirs):
+        taken: list[bytes] = []
+
+        def take(data: bytes) -> bool:
+            if rng.random() < 0.5:
+                return False
+            taken.append(data)
+            return True
+
+        async def read() -> None:
+            while data := await theirs.receive_some():
+                taken.append(data)
+
+        theirs.offer(take)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            sent = b""
+            for _ in range(300):  # in all more than a window, so that it has to be opened
+                piece = rng.randbytes(rng.randrange(1, 4000))
+                sent += piece
+                await mine.send_all(piece)
+                if rng.random() < 0.3:
+                    await trio.lowlevel.checkpoint()
+            with trio.fail_after(5):
+                while sum(map(len, taken)) < len(sent):  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            theirs.stir()
+        assert b"".join(taken) == sent
+
+
+def doubts(peer: PeerId, count: int) -> list[Effect]:
+    return [Send(peer, Doubt(bytes(32), number, 1)) for number in range(count)]
+
+
+async def test_a_peer_with_much_to_say_is_heard_in_order() -> None:
+    """More than its share of the inbox comes in one write: the rest waits in the link."""
+    many = 10 * INBOX_PER_PEER
+
+    def talk(event: Event) -> list[Effect]:
+        return doubts(event.peer, many) if isinstance(event, LinkUp) else []
+
+    listener = StandIn()
+    async with running(real_net(1), listener) as one, running(real_net(2), StandIn(talk)) as other:
+        knows(other, one)
+        assert await ask(other, one.me) == b"hello"
+        await eventually(lambda: len(listener.of(Received)) == many)
+        said = [event.message.inc for event in listener.of(Received)]  # type: ignore[union-attr]
+        assert said == list(range(many))
+        assert await ask(other, one.me) == b"hello"
+
+
+async def test_a_defect_while_a_message_is_taken_ends_that_link_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = StandIn(lambda event: doubts(event.peer, 1) if isinstance(event, RoundTrip) else [])
+    async with running(real_net(1)) as one, running(real_net(2), machine) as other, running(real_net(3)) as third:
+        knows(third, one)
+        knows(other, one)
+        with monkeypatch.context() as broken:
+            broken.setattr(Swarm, "take_message", lambda *_: 1 / 0)
+            link = await other.open_job(one.me)
+            await eventually(lambda: not any(known["peer"] for known in other.links()))
+            assert not link.open
+            assert await ask(third, one.me) == b"hello"
+        assert await ask(other, one.me) == b"hello"

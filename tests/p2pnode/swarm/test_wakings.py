@@ -1,0 +1,232 @@
+"""What wakes a task of the swarm, and what is done without waking one: the bell, the keeper of time, the sieve."""
+
+from __future__ import annotations
+
+import struct
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
+
+from p2pnode.swarm.bell import Bell
+from p2pnode.swarm.keeper import Keeper
+from p2pnode.swarm.sieve import BufferedPackets, Sieve
+
+# --- the bell --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_rung_is_heard_once(autojump_clock: trio.testing.MockClock) -> None:
+    bell = Bell()
+    bell.set()
+    bell.set()
+    await bell.wait()
+    assert not bell.is_set()
+    with trio.move_on_after(1) as waited:
+        await bell.wait()
+    assert waited.cancelled_caught
+
+
+async def test_who_waits_is_woken_and_who_was_cancelled_is_not(autojump_clock: trio.testing.MockClock) -> None:
+    bell = Bell()
+    with trio.move_on_after(1):
+        await bell.wait()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bell.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(RuntimeError):
+            await bell.wait()
+        bell.set()
+    assert not bell.is_set()
+
+
+async def test_a_ring_outlives_a_cancelled_wait_and_not_a_look(autojump_clock: trio.testing.MockClock) -> None:
+    bell = Bell()
+    bell.set()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await bell.wait()
+    assert bell.is_set()
+    bell.clear()
+    assert not bell.is_set()
+
+
+# --- the keeper ------------------------------------------------------------------------------------------------------
+
+
+class Timed:
+    """A link that is due ``period`` after it was last heard or asked."""
+
+    def __init__(self, period: float) -> None:
+        self.period = period
+        self.heard = trio.current_time()
+        self.asked: list[float] = []
+        self.looks = 0
+        self.ended = False
+
+    def next_deadline(self, now: float) -> float:
+        self.looks += 1
+        return self.heard + self.period
+
+    def tick(self, now: float) -> None:
+        self.asked.append(now)
+        self.heard = now
+
+
+async def test_each_is_asked_when_it_is_due(autojump_clock: trio.testing.MockClock) -> None:
+    keeper, began = Keeper(), trio.current_time()
+    often, seldom, late = Timed(1.0), Timed(2.5), Timed(0.25)
+    async with trio.open_nursery() as nursery:
+        keeper.add(often)
+        nursery.start_soon(keeper.run)
+        await trio.sleep(0.1)
+        keeper.add(seldom)
+        await trio.sleep(2.0)
+        late.heard = trio.current_time()
+        keeper.add(late)
+        await trio.sleep(0.6)
+        nursery.cancel_scope.cancel()
+    assert [at - began for at in often.asked] == pytest.approx([1.0, 2.0])
+    assert [at - began for at in seldom.asked] == pytest.approx([2.5])
+    assert [at - began for at in late.asked] == pytest.approx([2.35, 2.6])
+
+
+async def test_who_is_heard_is_not_asked_and_who_ended_is_forgotten(autojump_clock: trio.testing.MockClock) -> None:
+    keeper = Keeper()
+    busy, ended = Timed(1.0), Timed(3.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        keeper.add(busy)
+        keeper.add(ended)
+        for _ in range(100):
+            await trio.sleep(0.1)
+            busy.heard = trio.current_time()
+            ended.ended = True
+        looks = ended.looks
+        await trio.sleep(0.9)
+        nursery.cancel_scope.cancel()
+    assert (busy.asked, ended.asked) == ([], [])
+    assert busy.looks < 100
+    assert ended.looks == looks
+
+
+# --- the sieve -------------------------------------------------------------------------------------------------------
+
+
+def frame(kind: int, flags: int, stream: int, length: int, body: bytes = b"") -> bytes:
+    return struct.pack("!BBHII", 0, kind, flags, stream, length) + body
+
+
+def plain(stream: int, body: bytes) -> bytes:
+    return frame(0, 0, stream, len(body), body)
+
+
+class Stuff:
+    """A socket that has these packets, and a session that seals nothing."""
+
+    def __init__(self, *packets: bytes, rest: bytes = b"", refused: int = 99) -> None:
+        self.data = b"".join(struct.pack("!H", len(packet)) + packet for packet in packets)
+        self.delivered: list[tuple[int, bytes]] = []
+        session = SimpleNamespace(front="the socket", _drain=lambda _: rest)
+        session.conn = SimpleNamespace(encrypt=bytes, decrypt=bytes, read_writer=BufferedPackets(self))
+        self.refused = refused
+        self.sieve: Any = Sieve(session, self.deliver)
+
+    def deliver(self, stream: int, data: bytes) -> bool:
+        if stream != self.refused:
+            self.delivered.append((stream, data))
+        return stream != self.refused
+
+    async def read(self, n: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        data, self.data = self.data[:n], self.data[n:]
+        return data
+
+
+async def test_plain_data_passes_the_library_by() -> None:
+    stuff = Stuff(plain(1, b"one") + plain(1, b"two"), plain(3, b"three"), frame(2, 1, 0, 7))
+    assert await stuff.sieve.read(12) == frame(2, 1, 0, 7)
+    assert stuff.delivered == [(1, b"one"), (1, b"two"), (3, b"three")]
+    with pytest.raises(IncompleteReadError):
+        await stuff.sieve.read(12)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        frame(0, 1, 1, 4, b"syn!"),
+        frame(0, 4, 1, 4, b"fin!"),
+        plain(99, b"what is refused"),
+        frame(1, 0, 1, 1000),
+        frame(1, 8, 1, 0),
+        frame(3, 0, 0, 1),
+        frame(9, 0, 1, 1 << 31),
+        frame(0, 0, 1, 0),
+    ],
+)
+async def test_everything_else_is_read_by_the_library(odd: bytes) -> None:
+    stuff = Stuff(plain(1, b"before") + odd + plain(1, b"after"), frame(2, 1, 0, 7))
+    assert await stuff.sieve.read(12) == odd[:12]
+    if odd[12:]:
+        assert await stuff.sieve.read(len(odd) - 12) == odd[12:]
+    assert stuff.delivered == [(1, b"before")]
+    assert await stuff.sieve.read(12) == frame(2, 1, 0, 7)
+    assert stuff.delivered == [(1, b"before"), (1, b"after")]
+
+
+async def test_a_body_in_pieces_is_read_by_the_library() -> None:
+    """That puts a deadline on it."""
+    whole = plain(1, b"x" * 100)
+    stuff = Stuff(whole[:5], whole[5:40], whole[40:] + plain(1, b"after"), frame(2, 1, 0, 7))
+    assert await stuff.sieve.read(12) == whole[:12]
+    assert await stuff.sieve.read(100) == b"x" * 100
+    assert await stuff.sieve.read(12) == frame(2, 1, 0, 7)
+    assert stuff.delivered == [(1, b"after")]
+
+
+async def test_what_the_session_had_read_already_comes_first() -> None:
+    whole = plain(1, b"early") + frame(2, 1, 0, 7)
+    stuff = Stuff(whole[20:], rest=whole[:20])
+    assert stuff.sieve.front == "the socket"
+    assert await stuff.sieve.read(12) == frame(2, 1, 0, 7)
+    assert stuff.delivered == [(1, b"early")]
+
+
+async def test_an_empty_packet_ends_it() -> None:
+    with pytest.raises(ConnectionClosedError):
+        await Stuff(b"").sieve.read(12)
+
+
+@pytest.mark.parametrize("piece", [plain(1, b"x"), frame(2, 1, 0, 7)])
+async def test_a_flood_is_not_one_long_turn(piece: bytes) -> None:
+    stuff = Stuff(*[piece] * 2000, b"")
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        with suppress(ConnectionClosedError):
+            while True:
+                await stuff.sieve.read(12)
+        nursery.cancel_scope.cancel()
+    assert stuff.data == b""
+    assert turns >= 2000 // 40
+
+
+def test_what_is_too_long_for_a_packet_leaves_in_several() -> None:
+    data = bytes(range(256)) * 600
+    sealed = Stuff().sieve.seal(data)
+    pieces = []
+    while sealed:
+        size = int.from_bytes(sealed[:2], "big")
+        pieces.append(sealed[2 : 2 + size])
+        sealed = sealed[2 + size :]
+    assert b"".join(pieces) == data
+    assert [len(piece) for piece in pieces] == [65519, 65519, len(data) - 2 * 65519]
