@@ -1,8 +1,7 @@
 """A network as it is after hours of running: full views, standing links, a filled DHT, phases spread.
 
-For questions that joining would drown: coming together costs a simulation more than what is to be looked at.
-For questions that joining would drown, because it costs more to simulate than what is to be looked at.
-skipped.  To skip it this module, and no other, reaches into the machines and writes what hours would have written:
+For questions that joining would drown: it costs more to simulate than what is to be looked at, and is skipped.  To
+skip it this module, and no other, reaches into the machines and writes what hours would have written:
 
 * statements of every age, with the ttl that a network of this size gets, due again when their age says so;
 * seeds that are known, and due to be asked again some time; neighbours due to be replaced;
