@@ -71,7 +71,7 @@ _DIGEST: Final[TimerKey] = ("gossip", "digest")
 
 
 class _Neighbour:
-    __slots__ = ("checks", "digests", "guest", "introduced", "lacks", "peer", "standing")
+    __slots__ = ("asked", "checks", "digests", "guest", "introduced", "lacks", "peer", "standing")
 
     def __init__(self, peer: PeerId, guests: Bucket | None, now: float) -> None:
         self.peer = peer
@@ -83,7 +83,7 @@ class _Neighbour:
         own = Bucket(CHECKS_S, CHECKS_BURST, now)
         self.checks = (own,) if guests is None else (own, guests)
         self.digests = 0
-        self.introduced = False
+        self.asked = self.introduced = False  # asked: an exchange was opened with it since the last round
 
 
 class Gossip:
@@ -415,7 +415,7 @@ class Gossip:
         self._goodbyes = {mark: None for mark in self._goodbyes if self._is_goodbye(mark.envelope)}
         most = 2 * self._nodes()
         for link in self._links.values():
-            link.digests = 0
+            link.digests, link.asked = 0, False
             if len(link.lacks) > most:  # more than we hold: some of it is gone
                 link.lacks = {mark: None for mark in link.lacks if mark.envelope is not None and mark.lives(now)}
         if self._standing:
@@ -433,6 +433,7 @@ class Gossip:
         effects = self._send_digest(peer, digests.opening(self._marks, now), now)
         if effects:
             del self._to_digest[peer]
+            self._links[peer].asked = True
             self._next_sync = now + self._settings.tick_s
         return effects
 
@@ -448,9 +449,7 @@ class Gossip:
     def on_digest(self, peer: PeerId, digest: Digest, now: float) -> list[Effect]:
         """What a neighbour has seen; the forms are told apart in ``digests``."""
         link = self._links.get(peer)
-        if link is None or link.digests >= MAX_DIGESTS:
-            return []
-        if link.guest and not self._guest_digests.spend(1, now):
+        if link is None or link.digests >= MAX_DIGESTS or (link.guest and not self._guest_digests.spend(1, now)):
             return []
         link.digests += 1
         self.counts.digests_in += 1
@@ -464,7 +463,7 @@ class Gossip:
         self._rng.shuffle(lacks)  # so that a newcomer gets other parts first from other neighbours
         link.lacks.update((self._marks.get(key), None) for key in lacks)  # type: ignore[misc]  # all are of our marks
         effects = self._push(link, self._sync, now, debt=0.0)
-        if wants and now >= self._next_sync:
+        if wants and (now >= self._next_sync or (link.asked and digest.listed)):  # what we asked for a moment ago
             self._next_sync = now + self._settings.tick_s
             for start in range(0, len(wants), digests.MAX_ENTRIES):
                 want = Digest(entries=tuple(wants[start : start + digests.MAX_ENTRIES]))
