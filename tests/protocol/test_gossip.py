@@ -534,6 +534,8 @@ def test_between_old_neighbours_few_buckets_are_listed() -> None:
 
     assert listed() == digests.FIRST_BUCKETS
     assert listed() == digests.FEW_BUCKETS
+    strange = Digest(buckets=bytes(8) + other.buckets[8:], reply=True)
+    assert listed() == 1
 
 
 def test_the_digest_timer_asks_one_neighbour_and_none_if_there_is_none() -> None:
