@@ -57,8 +57,8 @@ _SHUN_QUERIES: Final = 20.0
 _MOST_SHUNNED: Final = 4096
 #: Pause before the own key is looked up again after joining, in ``query_s``; doubles until ``refresh_s``.
 _REJOIN_QUERIES: Final = 4.0
-#: Providers that end a look-up: the first one found may be dead (simulated: 2.9 % found only somebody dead, now 1.4 %).
-PROVIDERS: Final = 3
+#: Providers that end a look-up: some may be dead (all of five in 0.03 % while a fifth of the nodes is gone).
+PROVIDERS: Final = 5
 #: Own statements whose place is looked up at one time (guess: 64 models do not make 200 dials at once).
 _MOST_PUBLISHING: Final = 4
 #: Homes without a link that are dialled for a new version of what they hold (guess: one of them will be there).

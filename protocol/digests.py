@@ -15,7 +15,8 @@ A ``Digest`` comes in four forms; the first two open an exchange, the others ans
 in; ``summary`` with a ``detail`` of the buckets that differ; ``want`` with records.  A small view is said as
 ``everything``; a large one starts with 2 KiB of hashes.  While statements are on their way buckets differ that will
 agree in a second, so an exchange lists a few of those that differ, at random: what is really lost is found in a few
-exchanges, and the cost of one is bounded.  Only the first exchange of a link lists them all.
+exchanges, and the cost of one is bounded.  The first exchange of a link lists more of them.  Nor is what is *young*
+sent to whoever has an earlier version: a statement that came a few ticks ago is on its way to everybody.
 
 An entry says "seen", not "held": a full view must not be offered the same statements again and again.
 
@@ -40,6 +41,8 @@ MAX_PLAIN: Final = 128
 MAX_ENTRIES: Final = 1024
 #: Buckets detailed in one exchange between old neighbours (guess: 16 of 256 hold 24 KiB of entries in a full view).
 FEW_BUCKETS: Final = 16
+#: The same in the first exchange of a link (guess: with eight neighbours a newcomer is shown nine in ten of them).
+FIRST_BUCKETS: Final = 64
 
 Entry = tuple[int, bytes, int, int]
 
@@ -83,7 +86,7 @@ def details(marks: Marks, numbers: list[int], now: float) -> list[Digest]:
     return messages
 
 
-def compare(marks: Marks, digest: Digest, now: float) -> tuple[list[Key], list[Entry]]:
+def compare(marks: Marks, digest: Digest, now: float, young_s: float = 0.0) -> tuple[list[Key], list[Entry]]:
     """``(lacks, wants)``: what the sender of ``everything`` or ``detail`` lacks, and what we ask it for."""
     ours = [entry for number in dict.fromkeys(digest.listed) for entry in _within(marks, number)]
     theirs = {(PeerId(author), kind): (inc, seq) for kind, author, inc, seq in digest.entries}
@@ -91,25 +94,34 @@ def compare(marks: Marks, digest: Digest, now: float) -> tuple[list[Key], list[E
     for key, mark in ours if digest.listed else marks.items():
         if mark.envelope is None or not mark.lives(now):
             continue
-        if theirs.get(key, (-1, -1)) < (mark.inc, mark.seq):
+        version = theirs.get(key)
+        if version is None or (version < (mark.inc, mark.seq) and not _young(mark, young_s, now)):
             lacks.append(key)
     wants: list[Entry] = []
     for key, version in theirs.items():
         mine = marks.get(key)
         if key[1] in (ADVERT, LOAD) and (mine is None or _older(mine.inc, mine.seq, mine.until, version)):
-            wants.append((key[1], key[0], mine.inc if mine else 0, mine.seq if mine else 0))
+            wants.append(_entry(key, mine) if mine is not None and mine.lives(now) else (key[1], key[0], 0, 0))
     return lacks, wants
 
 
-def wanted(marks: Marks, digest: Digest, now: float) -> list[Key]:
+def wanted(marks: Marks, digest: Digest, now: float, young_s: float = 0.0) -> list[Key]:
     """The records that a ``want`` asks for and we hold."""
     found = []
     for kind, author, inc, seq in digest.entries:
         key = (PeerId(author), kind)
         mark = marks.get(key)
-        if mark is not None and mark.envelope is not None and mark.lives(now) and (mark.inc, mark.seq) >= (inc, seq):
+        if mark is None or mark.envelope is None or not mark.lives(now) or (mark.inc, mark.seq) < (inc, seq):
+            continue
+        if (inc, seq) == (0, 0) or not _young(mark, young_s, now):
             found.append(key)
     return found
+
+
+def _young(mark: Mark, young_s: float, now: float) -> bool:
+    """Whether the statement came less than ``young_s`` ago, reckoned by what is left of its life."""
+    envelope, until = mark.envelope, mark.until
+    return envelope is not None and until is not None and now + envelope.ttl - until < young_s
 
 
 def _older(inc: int, seq: int, until: float | None, version: tuple[int, int]) -> bool:

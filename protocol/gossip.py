@@ -16,10 +16,10 @@ is held against anybody.  Only what the view holds is relayed.
 *Cost.*  A link has an allowance of signatures and of digests; those that others have made share one as well, so that
 a thousand identities cost no more than a few, and cannot use up what the peers of our own choice have.
 
-*Budget.*  Two token buckets share ``budget_bytes_s``.  Pushes spend the larger part; when it is short each neighbour
-gets an equal part of it, for its own, then leaving, then newest statements first.  Digests and what newcomers lack
-spend the rest, which saves up to ``burst_bytes``.  Our own changes and goodbyes, ours and others', do not wait for the
-tick and may borrow one second of the budget.
+*Budget.*  Two token buckets share ``budget_bytes_s`` (``budget``).  Pushes and greetings spend the larger part; when it
+is short each neighbour gets an equal part of it, for its own, then leaving, then newest statements first.  Digests and
+what they show to be missing spend the rest, which saves up; a burst is paid back by pushing less.  Our own changes and
+goodbyes, ours and others', do not wait for the tick and may borrow one second of the budget.
 
 Not here: when we say what of ourselves (``announcing``), which links stand (``neighbours``), who lives (``liveness``).
 Who calls it: ``node``.
@@ -33,7 +33,7 @@ from typing import Final
 from protocol import digests
 from protocol.adverts import Advert, Load
 from protocol.announcing import FEW, Announcer
-from protocol.budget import Bucket
+from protocol.budget import Bucket, Budget
 from protocol.effects import Effect, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import BadEnvelope
 from protocol.freshness import Key, Mark, MarkTable
@@ -45,10 +45,8 @@ from protocol.rng import Rng
 from protocol.settings import GossipSettings
 from protocol.signing import ADVERT, LOAD, Envelope, Signer
 
-#: The part of the byte budget that is for digests and newcomers (guess: twice what digests cost at 4,096 records).
-SYNC_SHARE: Final = 0.15
-#: Seconds of pushes that may be saved up while nothing happens (guess).
-SAVED_S: Final = 4.0
+#: Ticks in which a statement that is new here reaches everybody else, or fails to (simulated: 99 % within 2.2 s).
+YOUNG_TICKS: Final = 5
 #: Bytes and statements in one ``Records``: below the longest message and the bound of its decoder.
 MAX_RECORDS_BYTES: Final = 60 * 1024
 MAX_RECORDS: Final = 500
@@ -71,7 +69,7 @@ _DIGEST: Final[TimerKey] = ("gossip", "digest")
 
 
 class _Neighbour:
-    __slots__ = ("checks", "digests", "guest", "introduced", "lacks", "peer", "standing")
+    __slots__ = ("asked", "checks", "digests", "guest", "introduced", "lacks", "peer", "standing")
 
     def __init__(self, peer: PeerId, guests: Bucket | None, now: float) -> None:
         self.peer = peer
@@ -83,7 +81,7 @@ class _Neighbour:
         own = Bucket(CHECKS_S, CHECKS_BURST, now)
         self.checks = (own,) if guests is None else (own, guests)
         self.digests = 0
-        self.introduced = False
+        self.asked = self.introduced = False  # asked: an exchange was opened with it since the last round
 
 
 class Gossip:
@@ -105,15 +103,14 @@ class Gossip:
         self._to_digest: dict[PeerId, None] = {}
         #: Goodbyes that may still be on a list of what a neighbour lacks, newest last.
         self._goodbyes: dict[Mark, None] = {}
+        self._young_s = settings.tick_s * YOUNG_TICKS
         self._next_sync, self._crowded = 0.0, False  # crowded: too many nodes to pass every load on to everybody
 
     def start(self, marks: MarkTable, now: float, wall: float) -> list[Effect]:
         """Begin, with the marks of an earlier life; nodes do not tick in step."""
         settings = self._settings
-        sync = SYNC_SHARE * settings.budget_bytes_s
-        flow = settings.budget_bytes_s - sync
-        self._flow = Bucket(flow, flow * max(SAVED_S, settings.tick_s), now)
-        self._sync = Bucket(sync, settings.burst_bytes, now)
+        self._budget = Budget(settings.budget_bytes_s, settings.burst_bytes, settings.tick_s, now)
+        self._flow, self._sync = self._budget.flow, self._budget.sync
         self._guest_checks = Bucket(GUESTS * CHECKS_S, CHECKS_BURST, now)
         self._guest_digests = Bucket(GUEST_DIGESTS_S, GUEST_DIGESTS_BURST, now)
         self._intake.start(marks, now, wall)
@@ -206,7 +203,7 @@ class Gossip:
 
     def greet(self, peer: PeerId, now: float) -> list[Effect]:
         """Tell the other end of a fresh link who we are."""
-        return self._push(self._links[peer], self._sync, now, debt=0.0)
+        return self._push(self._links[peer], self._flow, now, debt=self._flow.rate)
 
     def introduce(self, peer: PeerId, now: float) -> list[Effect]:
         """Tell a peer that we have chosen as neighbour what we have seen; the exchange makes us its neighbour, too.
@@ -398,6 +395,7 @@ class Gossip:
 
     def _tick(self, now: float) -> list[Effect]:
         effects = self._state(self._own.due(self._nodes(), now, self.wall(now)), now, flush=False)
+        self._budget.settle(self.counts.bytes_out, now)
         self._crowded = self._own.crowded(self._nodes())
         links = [link for link in self._standing if link.lacks]
         self._rng.shuffle(links)
@@ -415,7 +413,7 @@ class Gossip:
         self._goodbyes = {mark: None for mark in self._goodbyes if self._is_goodbye(mark.envelope)}
         most = 2 * self._nodes()
         for link in self._links.values():
-            link.digests = 0
+            link.digests, link.asked = 0, False
             if len(link.lacks) > most:  # more than we hold: some of it is gone
                 link.lacks = {mark: None for mark in link.lacks if mark.envelope is not None and mark.lives(now)}
         if self._standing:
@@ -433,6 +431,7 @@ class Gossip:
         effects = self._send_digest(peer, digests.opening(self._marks, now), now)
         if effects:
             del self._to_digest[peer]
+            self._links[peer].asked = True
             self._next_sync = now + self._settings.tick_s
         return effects
 
@@ -448,9 +447,7 @@ class Gossip:
     def on_digest(self, peer: PeerId, digest: Digest, now: float) -> list[Effect]:
         """What a neighbour has seen; the forms are told apart in ``digests``."""
         link = self._links.get(peer)
-        if link is None or link.digests >= MAX_DIGESTS:
-            return []
-        if link.guest and not self._guest_digests.spend(1, now):
+        if link is None or link.digests >= MAX_DIGESTS or (link.guest and not self._guest_digests.spend(1, now)):
             return []
         link.digests += 1
         self.counts.digests_in += 1
@@ -458,13 +455,15 @@ class Gossip:
             return self._answer_summary(link, digest, now)
         wants: list[digests.Entry] = []
         if digest.reply:
-            lacks, wants = digests.compare(self._marks, digest, now)
+            lacks, wants = digests.compare(self._marks, digest, now, self._young_s)
         else:
-            lacks = digests.wanted(self._marks, digest, now)
+            lacks = digests.wanted(self._marks, digest, now, self._young_s)
         self._rng.shuffle(lacks)  # so that a newcomer gets other parts first from other neighbours
-        link.lacks.update((self._marks.get(key), None) for key in lacks)  # type: ignore[misc]  # all are of our marks
-        effects = self._push(link, self._sync, now, debt=0.0)
-        if wants and now >= self._next_sync:
+        held = {mark: len(mark.envelope.wire) for mark in map(self._marks.get, lacks) if mark and mark.envelope}
+        link.lacks = {mark: None for mark in link.lacks if mark not in held} | dict.fromkeys(held)
+        room = _FRAME_BYTES + sum(held.values()) + len(held) * (_ITEM_BYTES + 1)  # what waits for the tick is no part
+        effects = self._push(link, self._sync, now, debt=0.0, most=room)
+        if wants and (now >= self._next_sync or (link.asked and digest.listed)):  # what we asked for a moment ago
             self._next_sync = now + self._settings.tick_s
             for start in range(0, len(wants), digests.MAX_ENTRIES):
                 want = Digest(entries=tuple(wants[start : start + digests.MAX_ENTRIES]))
@@ -475,8 +474,9 @@ class Gossip:
 
     def _answer_summary(self, link: _Neighbour, digest: Digest, now: float) -> list[Effect]:
         numbers = digests.differing(self._marks, digest.buckets, now)
-        if link.introduced and len(numbers) > digests.FEW_BUCKETS:
-            numbers = sorted(self._rng.sample(numbers, digests.FEW_BUCKETS))
+        most = digests.FEW_BUCKETS if link.introduced else digests.FIRST_BUCKETS
+        if len(numbers) > most:
+            numbers = sorted(self._rng.sample(numbers, most))
         link.introduced = True
         effects: list[Effect] = []
         for detail in digests.details(self._marks, numbers, now):

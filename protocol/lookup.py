@@ -6,8 +6,12 @@ Theory of operation
 -------------------
 The look-up holds candidates sorted by distance to its target.  ``alpha`` of them are asked at a time, closest first;
 every answer names more.  It is over when the ``width`` closest that did not fail have answered (nothing closer is
-left to find), when values were found and had ``grace`` to gather more, or at the deadline; in the grace others are
-asked as long as there are fewer than ``enough``.
+left to find), when the values found will do, or at the deadline.  Will do:
+
+* ``enough`` values, once nobody who is asked is in time any more, or a ``grace`` after the first of them;
+* fewer, after the grace, once the ``alpha`` closest that did not fail have answered: they are whom every author gives
+  its statement to.  Whoever else has a single one (it was asked for its own, or was a holder once) has not seen the
+  others, and the author of the one may be dead.  Until then others are asked, but no longer than ``patience``.
 
 Two things keep it quick where peers are dead or lie:
 
@@ -44,6 +48,8 @@ from protocol.signing import Envelope
 _CANDIDATES_PER_K: Final = 8
 #: A candidate is late, and values have been gathered, after this share of ``query_s`` (guess: 0.6 s on a WAN).
 _LATE_SHARE: Final = 0.2
+#: Fewer values than enough are taken after this share of ``query_s`` (2.7 s on a WAN: a request waits for 3 s).
+_PATIENCE_SHARE: Final = 0.9
 #: A look-up ends after this many ``query_s``, whatever it found (guess).
 _DEADLINE_QUERIES: Final = 3.0
 #: Addresses of one candidate that are tried (DESIGN 3.1).
@@ -95,7 +101,8 @@ class Lookup:
         self._query_s = settings.query_s
         self._late_s = settings.query_s * _LATE_SHARE
         self._deadline = now + settings.query_s * _DEADLINE_QUERIES
-        self._settled = math.inf
+        self._grace = math.inf
+        self._patience = now + settings.query_s * _PATIENCE_SHARE
         self._begun = False
         #: All candidates, closest first, and their distances.
         self._sorted: list[Candidate] = []
@@ -141,7 +148,7 @@ class Lookup:
         """A verified value came in, newer than what its author had here; the first one starts the grace."""
         if not self.values:
             self.hops = hops
-            self._settled = now + self._late_s
+            self._grace = now + self._late_s
         self.values[envelope.author] = envelope
 
     def answered(self, peer: PeerId) -> Candidate | None:
@@ -226,14 +233,23 @@ class Lookup:
 
     def over(self, now: float) -> bool:
         """Whether nothing more is to come."""
-        if now >= min(self._deadline, self._settled):
+        if now >= min(self._deadline, self._settled()):
             return True
         target = self.exact()
         if target is not None and target.state is State.ANSWERED:
             return True
         if len(self.values) >= self._enough and self._begun:
-            return not self._asked
+            return not any(now < c.since + self._late_s for c in self._asked.values())
         return all(c.state is State.ANSWERED for c in self._window(now))
+
+    def _settled(self) -> float:
+        """When the values found so far will do."""
+        if len(self.values) >= self._enough:
+            return self._grace
+        nearest = islice((c for c in self._sorted if c.state is not State.FAILED), self._alpha)
+        if all(c.state is State.ANSWERED for c in nearest):
+            return self._grace
+        return max(self._grace, self._patience)
 
     def exact(self) -> Candidate | None:
         """The candidate whose key is the target: the peer that is looked for."""
@@ -245,7 +261,7 @@ class Lookup:
 
     def wake(self, now: float) -> float:
         """When to look again if nothing happens."""
-        times = [min(self._deadline, self._settled)]
+        times = [min(self._deadline, self._settled())]
         for candidate in self._asked.values():
             late = candidate.since + self._late_s
             times.append(late if late > now else candidate.since + self._query_s)

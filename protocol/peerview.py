@@ -325,8 +325,7 @@ class PeerView:
             record.rttvar_s += _RTTVAR_GAIN * (abs(record.rtt_s - seconds) - record.rttvar_s)
             record.rtt_s += _SRTT_GAIN * (seconds - record.rtt_s)
         self.columns["rtt"][record.row] = record.rtt_s
-        if not record.is_self:
-            self.columns["way"][record.row] = record.rtt_s
+        self.columns["way"][record.row] = record.rtt_s
         self.columns["rttvar"][record.row] = record.rttvar_s
 
     def observe_success(self, peer: PeerId) -> None:

@@ -1,11 +1,11 @@
 """A network as it is after hours of running: full views, standing links, a filled DHT, phases spread.
 
-For questions that joining would drown: coming together costs a simulation more than what is to be looked at.
-For questions that joining would drown, because it costs more to simulate than what is to be looked at.
-skipped.  To skip it this module, and no other, reaches into the machines and writes what hours would have written:
+For questions that joining would drown: it costs more to simulate than what is to be looked at, and is skipped.  To
+skip it this module, and no other, reaches into the machines and writes what hours would have written:
 
 * statements of every age, with the ttl that a network of this size gets, due again when their age says so;
 * seeds that are known, and due to be asked again some time; neighbours due to be replaced;
+* byte budgets as if nobody new had come for long: what the links cost that are made here is forgiven;
 * routing tables with the closest and a few of everybody else; statements in the DHT with those closest to their keys.
 
 Who calls it: ``world``.
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Contacts of a routing table beyond the closest (a table of 10,000 nodes has about ten buckets of 20 in use).
 FAR: Final = 160
+#: Seconds after the last link until its first exchange is over.
+RESTED_S: Final = 10.0
 #: The leading bytes of a key that decide who is close: more than enough for ten thousand nodes.
 _LEADING: Final = 8
 
@@ -158,9 +160,16 @@ def _link(world: World) -> None:
             when = spread * die.random()
             world.kernel.at(when, peer.perform_dial, other.peer_id, (other.addr,))
         world.kernel.at(spread + 1.0, _joined, peer, peer.life)
+        world.kernel.at(spread + RESTED_S, _rested, peer, peer.life)
 
 
 def _joined(peer: Peer, life: int) -> None:
     """It has its links."""
     if peer.up and peer.life == life:
         del peer.node.dht._links[peer.peer_id]
+
+
+def _rested(peer: Peer, life: int) -> None:
+    """What its links cost is long paid, and what newcomers may cost saved up again."""
+    if peer.up and peer.life == life:
+        peer.node.gossip._budget.rest()

@@ -416,7 +416,7 @@ def test_alpha_are_asked_at_once_and_enough_values_end_it_after_a_short_grace() 
     asked = [number for number in range(2, 12) if signer(number).peer_id in questions(effects)]
     assert len(asked) == TEST.alpha
     assert of(effects, SetTimer)[-1] == SetTimer(("dht", "look", node._next_lookup - 1), NOW + 0.1)
-    more = reply(node, effects, asked[0], NOW + 0.01, values=tuple(provider(n).wire for n in (50, 51, 52)))
+    more = reply(node, effects, asked[0], NOW + 0.01, values=tuple(provider(n).wire for n in range(50, 55)))
     assert questions(more) == {}
     assert of(more, SetTimer)[0].at == pytest.approx(NOW + 0.1)
     reply(node, effects, asked[1], NOW + 0.02, values=(provider(50, seq=2).wire, provider(51).wire))
@@ -424,10 +424,9 @@ def test_alpha_are_asked_at_once_and_enough_values_end_it_after_a_short_grace() 
     assert found.query == 7
     assert {(envelope.author, envelope.seq) for envelope in found.envelopes} == {
         (signer(50).peer_id, 2),
-        (signer(51).peer_id, 1),
-        (signer(52).peer_id, 1),
+        *((signer(n).peer_id, 1) for n in range(51, 55)),
     }
-    assert dict(found.contacts) == {signer(n).peer_id: addrs_of(n) for n in (50, 51, 52)}
+    assert dict(found.contacts) == {signer(n).peer_id: addrs_of(n) for n in range(50, 55)}
     assert found.hops == 1
     assert node.timer(("dht", "look", node._next_lookup - 1), NOW + 1, WALL) == []
     assert node.timer(("dht", "look"), NOW + 1, WALL) == []
@@ -440,9 +439,46 @@ def test_one_provider_is_not_enough_for_it_may_be_dead() -> None:
     asked = [number for number in range(2, 12) if signer(number).peer_id in questions(effects)]
     more = reply(node, effects, asked[0], NOW + 0.01, values=(provider(50).wire,))
     assert len(questions(more)) == 1  # the search goes on
-    values = (provider(51).wire, provider(52).wire)
+    values = tuple(provider(n).wire for n in range(51, 55))
     assert questions(reply(node, effects, asked[1], NOW + 0.02, values=values)) == {}
-    assert PROVIDERS == 3
+    assert PROVIDERS == 5
+
+
+def test_with_enough_values_nobody_who_is_late_is_waited_for() -> None:
+    node = machine()
+    linked(node, *range(2, 12))
+    effects = node.find_providers(7, MODEL, NOW)
+    asked = [number for number in range(2, 12) if signer(number).peer_id in questions(effects)]
+    more = reply(node, effects, asked[0], NOW + 0.09, values=tuple(provider(n).wire for n in range(50, 55)))
+    assert (of(more, Found), of(more, SetTimer)[0].at) == ([], pytest.approx(NOW + 0.1))  # the others are still in time
+    assert of(node.timer(("dht", "look", node._next_lookup - 1), NOW + 0.1, WALL), Found)  # the grace is not over
+
+
+def test_a_few_values_will_do_once_the_closest_have_answered() -> None:
+    node = machine()
+    linked(node, *range(2, 12))
+    effects = node.find_providers(7, MODEL, NOW)
+    number = node._next_lookup - 1
+    first = [number for number in range(2, 12) if signer(number).peer_id in questions(effects)]
+    reply(node, effects, first[0])
+    reply(node, effects, first[1], NOW + 0.01, values=(provider(50).wire,))
+    assert of(node.timer(("dht", "look", number), NOW + 0.2, WALL), Found) == []  # the grace is over, one is silent
+    (found,) = of(reply(node, effects, first[2], NOW + 0.3), Found)
+    assert len(found.envelopes) == 1
+
+
+def test_a_few_values_are_taken_when_patience_is_over() -> None:
+    node = machine()
+    linked(node, *range(2, 12))
+    effects = node.find_providers(7, MODEL, NOW)
+    number = node._next_lookup - 1
+    last = list(questions(effects))[2]
+    node.on_message(last, DhtReply(questions(effects)[last].query, (), (provider(50).wire,)), NOW + 0.01, WALL)
+    for at in (0.1, 0.2, 0.3, 0.4):
+        effects = node.timer(("dht", "look", number), NOW + at, WALL)
+        assert of(effects, Found) == []
+    assert of(effects, SetTimer)[-1].at == pytest.approx(NOW + 0.45)
+    assert of(node.timer(("dht", "look", number), NOW + 0.45, WALL), Found)
 
 
 def test_those_with_a_link_come_first_then_the_youngest() -> None:
@@ -605,7 +641,7 @@ def test_a_late_contact_gives_its_place_to_the_next_and_may_still_answer() -> No
     assert len(first) == len(second) == 3
     assert not first & second
     late = next(n for n in range(2, 10) if signer(n).peer_id in first)
-    reply(node, effects, late, NOW + 0.15, values=tuple(provider(n).wire for n in (50, 51, 52)))
+    reply(node, effects, late, NOW + 0.15, values=tuple(provider(n).wire for n in range(50, 55)))
     assert of(node.timer(("dht", "look", number), NOW + 0.3, WALL), Found)
 
 

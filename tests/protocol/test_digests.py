@@ -103,6 +103,24 @@ def test_after_a_restart_the_newest_version_is_wanted_again() -> None:
     assert to_restarted == {KEYS[0]}
 
 
+def test_what_came_a_moment_ago_is_not_sent_to_whoever_has_an_earlier_version() -> None:
+    here = marks_of({KEYS[0]: 2, KEYS[1]: 2})  # at 0, for 60 s
+    entry = (KEYS[0][1], KEYS[0][0], 1, 1)
+    detail = Digest(listed=tuple({KEYS[0][0][0], KEYS[1][0][0]}), entries=(entry,), reply=True)
+    assert digests.compare(here, detail, 4.0, young_s=5.0) == ([KEYS[1]], [])  # whoever has none gets it
+    assert set(digests.compare(here, detail, 5.0, young_s=5.0)[0]) == {KEYS[0], KEYS[1]}
+    want = Digest(entries=(entry, (KEYS[1][1], KEYS[1][0], 0, 0)))
+    assert digests.wanted(here, want, 4.0, young_s=5.0) == [KEYS[1]]
+    assert digests.wanted(here, want, 5.0, young_s=5.0) == [KEYS[0], KEYS[1]]
+
+
+def test_what_has_run_out_is_wanted_as_if_it_had_never_been_there() -> None:
+    here = marks_of({KEYS[0]: 1}, until=3.0)
+    newer = Digest(entries=((KEYS[0][1], KEYS[0][0], 1, 2),), reply=True)
+    assert digests.compare(here, newer, 2.0)[1] == [(KEYS[0][1], KEYS[0][0], 1, 1)]
+    assert digests.compare(here, newer, 3.0)[1] == [(KEYS[0][1], KEYS[0][0], 0, 0)]
+
+
 def test_strange_digests_give_nothing() -> None:
     marks = marks_of({KEYS[0]: 1})
     assert digests.differing(marks, b"short", 0.0) == []

@@ -453,6 +453,33 @@ def test_what_we_lack_is_asked_for_one_neighbour_at_a_time() -> None:
     assert node.gossip.on_digest(b, everything, 1.0) == []
 
 
+def test_what_an_exchange_of_ours_shows_is_asked_for_at_once() -> None:
+    node = Alone(2)
+    a, b = node.peers
+    node.get(a, *(load(100 + i) for i in range(200)))
+    (opened,) = node.gossip.introduce(a, 0.0)
+    assert isinstance(opened, Send)
+    assert isinstance(opened.message, Digest)
+    assert opened.message.buckets
+    author = signer_of(1).peer_id
+    detail = Digest(listed=(author[0],), entries=((LOAD, author, 1, 1),), reply=True)
+    answers = [[e.message for e in node.gossip.on_digest(peer, detail, 0.2) if isinstance(e, Send)] for peer in (a, b)]
+    want = Digest(entries=((LOAD, author, 0, 0),))
+    assert [want in messages for messages in answers] == [True, False]  # b was not asked
+    node.gossip.timer(("gossip", "digest"), 0.3, WALL)
+    assert want not in [e.message for e in node.gossip.on_digest(a, detail, 0.4) if isinstance(e, Send)]  # long ago
+
+
+def test_a_digest_does_not_bring_forward_what_waits_for_the_tick() -> None:
+    node = Alone(2)
+    a, b = node.peers
+    node.get(a, *(load(100 + i) for i in range(20)))
+    author = signer_of(100).peer_id
+    want = Digest(entries=((LOAD, author, 0, 0),))
+    assert pushed(node.gossip.on_digest(b, want, 0.0)) == {b: [(author, LOAD, 1)]}
+    assert len(pushed(node.tick(1.0))[b]) == 19
+
+
 def test_a_want_is_answered() -> None:
     node = Alone(1)
     node.gossip.learn([load(1), load(2)], 0.0)
@@ -505,8 +532,10 @@ def test_between_old_neighbours_few_buckets_are_listed() -> None:
         effects = node.gossip.on_digest(a, strange, 0.0)
         return sum(len(e.message.listed) for e in effects if isinstance(e, Send) and isinstance(e.message, Digest))
 
-    assert listed() > 200
+    assert listed() == digests.FIRST_BUCKETS
     assert listed() == digests.FEW_BUCKETS
+    strange = Digest(buckets=bytes(8) + other.buckets[8:], reply=True)
+    assert listed() == 1
 
 
 def test_the_digest_timer_asks_one_neighbour_and_none_if_there_is_none() -> None:
