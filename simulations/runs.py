@@ -257,7 +257,7 @@ class Runs:
         self._waiting = list(range(len(self.planned)))
         context = _context()
         stop = context.Event()
-        with _one_thread(), self._listening():
+        with _inherited(), self._listening():
             try:
                 while (self._waiting and not self.stops) or self._running:
                     self._fill(context, stop)
@@ -370,10 +370,12 @@ def _context() -> Any:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Children inherit the environment."""
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+def _inherited() -> Iterator[None]:
+    """Children compute with one thread each, and find the very code that runs here, not what lies where they start."""
+    code = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path)}
+    given = dict.fromkeys(_ONE_THREAD, "1") | code
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
     try:
         yield
     finally:
