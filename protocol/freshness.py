@@ -23,7 +23,7 @@ Not here: signatures (``signing``), what to do with a statement (``gossip``).
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -43,8 +43,6 @@ MAX_VOTES: Final = 256
 MAX_MARKS: Final = 65536
 #: Buckets of authors in a digest: keys are uniform, so the first byte is as good as any hash.
 BUCKETS: Final = 256
-#: Where each bucket begins in the order of keys, and where the last one ends.
-_EDGES: Final = (*((PeerId(bytes((number,))), 0) for number in range(BUCKETS)), (PeerId(bytes((255,)) * 40), 0))
 
 
 class WallClock:
@@ -146,8 +144,9 @@ class Marks:
         self._hashes = [0] * BUCKETS
         self._living = 0
         self._sure_until = self._kept_until = math.inf
-        #: The keys in their order, once somebody has asked for it.
+        #: The keys in their order, once somebody has asked for it, and the first byte of each.
         self._sorted: list[Key] | None = None
+        self._buckets = bytearray()
         #: Lookup by key; bound once because every record received goes through it.
         self.get = self._marks.get
 
@@ -162,8 +161,9 @@ class Marks:
         """The marks of the authors whose first byte is ``bucket``, in the order of their keys."""
         if self._sorted is None:
             self._sorted = sorted(self._marks)
-        start = bisect_left(self._sorted, _EDGES[bucket])
-        end = bisect_left(self._sorted, _EDGES[bucket + 1], start)
+            self._buckets = bytearray(author[0] for author, _ in self._sorted)
+        start = bisect_left(self._buckets, bucket)
+        end = bisect_right(self._buckets, bucket, start)
         return [(key, self._marks[key]) for key in self._sorted[start:end]]
 
     def advance(self, envelope: Envelope, until: float, held: bool) -> Mark:
@@ -175,7 +175,9 @@ class Marks:
             if len(self._marks) >= self._most:
                 self._forget_one()
             if self._sorted is not None:
-                insort(self._sorted, key)
+                place = bisect_left(self._sorted, key)
+                self._sorted.insert(place, key)
+                self._buckets.insert(place, bucket)
             mark = Mark(0, 0)
         if mark.tag:
             self._hashes[bucket] ^= mark.tag
@@ -198,7 +200,8 @@ class Marks:
     def _drop(self, key: Key) -> None:
         mark = self._marks.pop(key)
         if self._sorted is not None:
-            del self._sorted[bisect_left(self._sorted, key)]
+            place = bisect_left(self._sorted, key)
+            del self._sorted[place], self._buckets[place]
         if mark.tag:
             self._hashes[key[0][0]] ^= mark.tag
             self._living -= 1
