@@ -61,7 +61,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 # Compiled from a copy, so that no compiled file hides the one that somebody edits.
-$(FAST)/.built: $(VENV)/.installed $(shell find protocol simulations p2pnode bootstrap -name '*.py' -o -name '*.toml' 2>/dev/null)
+$(FAST)/.built: $(VENV)/.installed $(shell find protocol simulations p2pnode bootstrap -type f \
+		-not -path '*/__pycache__/*' -not -path '*/baselines/*')
 	@echo "compiling protocol and simulations into $(FAST) (about a minute)"
 	@$(BIN)/python -m simulations.compiled $(FAST)
 	@touch $@

@@ -73,8 +73,7 @@ class _Neighbour:
 
     def __init__(self, peer: PeerId, guests: Bucket | None, now: float) -> None:
         self.peer = peer
-        #: Whether the other end has made the link; then it spends from ``guests``, too.
-        self.guest = guests is not None
+        self.guest = guests is not None  # the other end has made the link; it spends from ``guests``, too
         self.standing = False
         #: Marks of what it lacks, newest last; a dict because it keeps its order and forgets in constant time.
         self.lacks: dict[Mark, None] = {}
@@ -193,8 +192,6 @@ class Gossip:
     def stand(self, peers: Iterable[PeerId]) -> None:
         """These links are to neighbours; the others get our own statements and what they ask for."""
         standing = [self._links[peer] for peer in peers if peer in self._links]
-        if standing == self._standing:
-            return
         for link in self._standing:
             link.standing = False
         for link in standing:
@@ -203,7 +200,10 @@ class Gossip:
 
     def greet(self, peer: PeerId, now: float) -> list[Effect]:
         """Tell the other end of a fresh link who we are."""
-        return self._push(self._links[peer], self._flow, now, debt=self._flow.rate)
+        link = self._links[peer]
+        if link.guest:  # whoever comes again and again must not use up what the neighbours get
+            return self._push(link, self._sync, now, debt=0.0)
+        return self._push(link, self._flow, now, debt=self._flow.rate)
 
     def introduce(self, peer: PeerId, now: float) -> list[Effect]:
         """Tell a peer that we have chosen as neighbour what we have seen; the exchange makes us its neighbour, too.
@@ -418,8 +418,8 @@ class Gossip:
                 link.lacks = {mark: None for mark in link.lacks if mark.envelope is not None and mark.lives(now)}
         if self._standing:
             self._to_digest[self._rng.choice(self._standing).peer] = None
-        pause = self._settings.digest_s * self._rng.uniform(0.9, 1.1)
-        return [*self._next_digest(now), SetTimer(_DIGEST, now + pause)]
+        again = SetTimer(_DIGEST, now + self._settings.digest_s * self._rng.uniform(0.9, 1.1))
+        return [*self._next_digest(now), again]
 
     # --- digests -------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The same code, compiled: copies the packages into a folder and lets mypyc make C of the copy.
 
 What runs there is generated from the very files that the interpreter reads, so it does the same things, event for
-event (``make fast`` checks the digest of a run); it only does them in less time.  The source is never touched, so
+event (``tests/simulations/test_determinism.py``); it only does them in less time.  The source is never touched, so
 that nobody edits a file which a compiled one hides.
 
 Not compiled are modules that define ``msgspec`` structs (mypyc drops the keywords of a class, and a struct is C

@@ -89,6 +89,7 @@ class Attempt:
         "entry_life",
         "first_at",
         "job",
+        "model",
         "number",
         "over",
         "sent",
@@ -106,6 +107,8 @@ class Attempt:
         self.entry_life = self.worker_life = 0
         #: At the worker: accepted, given to the engine, when the first token was there, pieces sent so far.
         self.accepted_at: float | None = None
+        #: At the worker: the model that answers, as it was when the request came.
+        self.model: str | None = None
         self.begun_at: float | None = None
         self.first_at: float | None = None
         self.sent = 0

@@ -140,7 +140,8 @@ class Worker:
         peer, job = self.peer, attempt.job
         if attempt.over or (attempt.entry is not peer and attempt.entry.peer_id not in peer.links):
             return  # nobody wants it any more
-        if self.runs_as(job) is None:
+        attempt.model = self.runs_as(job)
+        if attempt.model is None:
             refuse = Refuse(404, "model_not_found", f"this node does not have the model {job.model!r} now", "model")
             self._say(attempt, REFUSAL_BYTES, Refused(peer.peer_id, refuse))
             return
@@ -208,9 +209,8 @@ class Worker:
         self.executions += 1
         attempt.begun_at = self.kernel.now
         self.peer.recorder.execution(attempt)
-        model = self.runs_as(job)
-        assert model is not None, "what has begun was not refused"
-        work = Work(attempt.number, model, job.prompt_tokens, attempt.truth.output_tokens, blocks=job.blocks)
+        assert attempt.model is not None, "what has begun was not refused"
+        work = Work(attempt.number, attempt.model, job.prompt_tokens, attempt.truth.output_tokens, blocks=job.blocks)
         self._perform(self.engine.submit(work, self.kernel.now))
 
     def _perform(self, effects: list[BatchingEffect]) -> None:

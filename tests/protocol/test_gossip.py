@@ -9,6 +9,7 @@ import pytest
 from protocol import digests, gossip
 from protocol.adverts import Load, Status, statement
 from protocol.announcing import FEW
+from protocol.budget import PAYBACK_SHARE
 from protocol.effects import Effect, Penalise, Send, SetTimer
 from protocol.events import Advertise
 from protocol.freshness import Key
@@ -567,3 +568,25 @@ def test_equivocation_is_shown() -> None:
     node = Alone(1)
     node.get(node.peers[0], load(1), load(1, status=1))
     assert list(node.gossip.proofs) == [signer_of(1).peer_id]
+
+
+@pytest.mark.slow
+def test_whoever_links_again_and_again_takes_a_part_of_what_neighbours_get_and_only_until_his_burst_is_repaid() -> None:
+    def relayed(strangers: int) -> tuple[int, int]:
+        node, counts = Alone(8), []
+        node.gossip.advertise(advert_of(0), 0.0)
+        for second in range(1, 121):
+            now = float(second)
+            said = [(signer_of(100 + i), Load(running=second), (1, second), WALL + now, 20) for i in range(20)]
+            node.get(node.peers[0], *(statement(*each) for each in said), now=now)
+            for number in range(strangers):
+                stranger = signer_of(5000 + (second * strangers + number) % 50).peer_id
+                node.gossip.link_up(stranger, False, now + 0.5)
+                node.gossip.greet(stranger, now + 0.5)
+                node.gossip.link_down(stranger)
+            counts.append(sum(len(what) for what in pushed(node.tick(now + 0.97)).values()))
+        return sum(counts[:60]), sum(counts[60:])
+
+    alone, crowded = relayed(0), relayed(10)
+    assert crowded[0] > (1 - PAYBACK_SHARE) * 0.95 * alone[0] > 0
+    assert crowded[1] > 0.99 * alone[1] > 0
