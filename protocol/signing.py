@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import struct
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import nacl.bindings
 import nacl.exceptions
@@ -127,8 +127,9 @@ class Envelope:
         self, kind: int, author: PeerId, inc: int, seq: int, issued: float, ttl: int, payload: bytes, wire: bytes
     ) -> None:
         self.kind = kind
-        self.key = _key(author, kind)
-        self.author = self.key[0]
+        #: A pair of author and kind; said to be anything so that compiled code, too, keeps the one object of the pair.
+        self.key: Any = _key(author, kind)
+        self.author: PeerId = self.key[0]
         self.inc = inc
         self.seq = seq
         self.issued = issued
