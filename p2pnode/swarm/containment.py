@@ -198,6 +198,8 @@ class ContainedYamux(Yamux):
         self.secured_conn = cast(ISecureConn, self.sieve)
         #: Sealed by ``send_now`` and not taken by the kernel: it leaves before anything else.
         self._unsent = b""
+        #: ``send_on`` has not written all of what it was given, or never will: nothing may come between.
+        self._sending = False
         #: Our stream, and who takes what comes on it while its reader waits; and whether that reader shall return.
         self._sink: tuple[int, Callable[[bytes], bool]] | None = None
         self._waiting = self._stirred = False
@@ -280,8 +282,12 @@ class ContainedYamux(Yamux):
             return bytes(await self.secured_conn.read(length))
 
     async def send_on(self, stream: YamuxStream, data: bytes) -> None:
-        """Write to our stream; only one task may.  Raises whatever the library raises when the connection is gone."""
+        """Write to our stream; only one task may.  Raises whatever the library raises when the connection is gone.
+
+        Whoever is cancelled may have written a part, so there is no :meth:`room` ever after.
+        """
         position, size = 0, len(data)
+        self._sending = True
         while position < size:
             if self._ended(stream):
                 raise ConnectionClosedError("the stream is closed", transport="tcp")
@@ -293,10 +299,11 @@ class ContainedYamux(Yamux):
             header = HEADER.pack(0, DATA, 0, stream.stream_id, count)
             await self._write_frame(header + data[position : position + count])
             position += count
+        self._sending = False
 
     def room(self, stream: YamuxStream) -> int:
         """Bytes that :meth:`send_now` takes."""
-        if self._unsent or self._write_lock.locked() or self._ended(stream) or self._nursery is None:
+        if self._sending or self._unsent or self._write_lock.locked() or self._ended(stream) or self._nursery is None:
             return 0
         return min(stream.send_window, _FRAME_BYTES)
 

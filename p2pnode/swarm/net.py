@@ -74,7 +74,10 @@ class Link(Protocol):
         ...
 
     def room(self) -> int:
-        """Bytes that ``send_now`` takes; none while ``send_all`` is under way, or always."""
+        """Bytes that ``send_now`` takes: none while ``send_all`` is under way, nor after one that was cancelled.
+
+        A link may have none ever.
+        """
         ...
 
     def send_now(self, data: bytes) -> None:

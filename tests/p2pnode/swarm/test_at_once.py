@@ -12,12 +12,15 @@ import trio
 from p2pnode.swarm.driver import INBOX_PER_PEER
 from p2pnode.swarm.libp2p import Libp2pLink
 from p2pnode.swarm.listener import FrontStream
+from p2pnode.swarm.peerlink import PeerLink
 from p2pnode.swarm.swarm import Swarm
 from protocol.effects import Effect, Send
 from protocol.events import Event, LinkUp, Received, RoundTrip
 from protocol.ids import PeerId
-from protocol.messages import Doubt
+from protocol.messages import BODY, DOUBT, REQ, Doubt, Hello
+from protocol.settings import LinkSettings
 from tests.p2pnode.swarm.standin import StandIn, ask, eventually, knows, real_net, running
+from tests.p2pnode.swarm.test_peerlink import Owner
 
 
 @asynccontextmanager
@@ -72,6 +75,88 @@ async def test_there_is_no_room_where_a_window_is_shut_or_the_link_has_ended() -
         assert mine.room() == 10
         mine.cut()
         assert mine.room() == 0
+
+
+async def test_nothing_overtakes_what_waits_for_its_window() -> None:
+    """While the window is shut nobody holds the lock; when it opens, the rest of what was begun comes next."""
+    big = random.Random(3).randbytes(400 * 1024)  # more than a window
+    async with two_ends() as (mine, theirs), trio.open_nursery() as nursery:
+        whole = trio.Event()
+
+        async def send() -> None:
+            await mine.send_all(big)
+            whole.set()
+
+        nursery.start_soon(send)
+        while mine._stream.send_window:  # noqa: ASYNC110
+            await trio.sleep(0.001)
+        got = b""
+        while not whole.is_set():
+            assert mine.room() == 0
+            mine._stream.send_window += 1  # an update of the window, and the sender has not looked again
+            assert mine.room() == 0
+            mine._stream.send_window -= 1
+            got += await theirs.receive_some()
+        got += await heard(theirs, len(big) - len(got))
+        await eventually(lambda: mine.room() >= 6)
+        mine.send_now(b"behind")
+        assert got + await heard(theirs, 6) == big + b"behind"
+
+
+async def test_there_is_no_room_behind_what_was_cancelled() -> None:
+    async with two_ends() as (mine, _):
+        with trio.move_on_after(0.05) as waited:
+            await mine.send_all(bytes(400 * 1024))
+        assert waited.cancelled_caught
+        mine._stream.send_window += 1000
+        assert mine.room() == 0
+
+
+@asynccontextmanager
+async def two_links() -> AsyncIterator[tuple[PeerLink, PeerLink]]:
+    """Two ends that have greeted; neither runs."""
+    async with two_ends() as ends:
+        mine, theirs = (PeerLink(end, LinkSettings()) for end in ends)
+        async with trio.open_nursery() as nursery:
+            for link in (mine, theirs):
+                nursery.start_soon(link.greet, Hello(1, "test", "agent/1", (), "127.0.0.1"))
+        yield mine, theirs
+
+
+async def test_gossip_does_not_break_into_an_upload() -> None:
+    listener = Owner()
+    body = [random.Random(number).randbytes(16_000) for number in range(10)]
+    async with two_links() as (mine, theirs), trio.open_nursery() as nursery:
+
+        async def upload() -> None:
+            channel = mine.open()
+            for number, piece in enumerate(body):
+                await channel.send(BODY if number else REQ, piece)
+
+        async def gossip() -> None:
+            for number in range(200):
+                mine.post(Doubt(bytes(32), number, 1), hold=True)
+                mine.hurry()
+                await trio.sleep(0.001)
+
+        nursery.start_soon(mine.run, Owner())
+        for _ in range(2):  # in all a bit more than a window, so that all has been taken for the last write
+            nursery.start_soon(upload)
+        while mine._link._stream.send_window:  # type: ignore[attr-defined]  # noqa: ASYNC110
+            await trio.sleep(0.001)
+        nursery.start_soon(gossip)
+        await trio.sleep(0.01)
+        nursery.start_soon(theirs.run, listener)
+        await eventually(lambda: len(listener.messages) == 200 and len(listener.channels) == 2)
+        for channel in listener.channels:
+            frames: list[bytes] = []
+            while len(frames) < len(body):
+                frames += [payload for _, payload in await channel.receive()]
+            assert frames == body
+        assert {kind for kind, _ in listener.messages} == {DOUBT}
+        assert not listener.faults
+        assert mine.reason == theirs.reason == ""
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_is_refused_is_there_to_receive_and_nothing_overtakes_it() -> None:
