@@ -227,7 +227,7 @@ class ContainedYamux(Yamux):
         try:
             packet = self._unsent + (self.sieve.seal(data) if data else b"")
             self._unsent = b""
-            rest = packet[self.front.send_now(packet) :]
+            rest = packet[self.front.send_now(packet) :] if packet else b""
             if not rest:
                 return
             with trio.CancelScope(shield=True, deadline=trio.current_time() + FRAME_S) as scope:
@@ -284,10 +284,13 @@ class ContainedYamux(Yamux):
     async def send_on(self, stream: YamuxStream, data: bytes) -> None:
         """Write to our stream; only one task may.  Raises whatever the library raises when the connection is gone.
 
-        Whoever is cancelled may have written a part, so there is no :meth:`room` ever after.
+        Whoever is cancelled may have written a part, so there is no :meth:`room` ever after.  Without data, it waits
+        for what is :meth:`unsent`.
         """
         position, size = 0, len(data)
         self._sending = True
+        if not data:
+            await self._write_frame(b"")
         while position < size:
             if self._ended(stream):
                 raise ConnectionClosedError("the stream is closed", transport="tcp")
@@ -314,6 +317,10 @@ class ContainedYamux(Yamux):
         self._unsent = packet[self.front.send_now(packet) :]
         if self._unsent and self._nursery is not None:
             self._nursery.start_soon(self._send_rest)
+
+    def unsent(self) -> bool:
+        """Whether the kernel has still to take some of what was written, by whomever."""
+        return self._sending or bool(self._unsent) or self._write_lock.locked()
 
     async def _send_rest(self) -> None:
         """What the kernel did not take of a write that could not wait, unless another write took it along."""

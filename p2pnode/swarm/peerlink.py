@@ -262,7 +262,7 @@ class PeerLink:
 
     async def flush(self) -> None:
         """Wait until all that was queued has been handed to the network."""
-        while self.mux.has_data and not self.reason:
+        while (self.mux.has_data or self._link.unsent()) and not self.reason:
             self.kick()
             self._flushed = self._flushed or trio.Event()
             await self._flushed.wait()
@@ -385,10 +385,10 @@ class PeerLink:
 
     async def _write(self) -> None:
         """The only task that writes.  All that has queued up while a write was under way leaves in the next."""
-        mux, send = self.mux, self._link.send_all
+        mux, send, unsent = self.mux, self._link.send_all, self._link.unsent
         try:
             while True:
-                while mux.has_data:
+                while mux.has_data or unsent():  # what was written at once is not lost when the link ends
                     data = mux.data_to_send()
                     if self.waiting and not self.crowded:
                         self._let_in()

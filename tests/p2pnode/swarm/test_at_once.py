@@ -159,6 +159,64 @@ async def test_gossip_does_not_break_into_an_upload() -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("takes", [0, 10])
+@pytest.mark.parametrize("end", ["retire", "flush"])
+async def test_what_was_said_at_once_is_not_lost_at_the_end(
+    end: str, takes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel has not taken it, and nothing is left in the multiplexer."""
+    listener = Owner()
+    async with two_links() as (mine, theirs), trio.open_nursery() as nursery:
+        nursery.start_soon(mine.run, Owner())
+        nursery.start_soon(theirs.run, listener)
+        await eventually(lambda: mine.rtt_s and theirs.rtt_s)
+        with monkeypatch.context() as full:
+            calm = FrontStream.send_now
+            full.setattr(FrontStream, "send_now", lambda self, data: calm(self, data[:takes]))
+            mine.post(Doubt(bytes(32), 1, 1), hold=True)
+            mine.hurry()
+        assert mine._link.unsent()
+        assert not mine.mux.has_data
+        if end == "retire":
+            mine.retire("enough")
+        else:
+            await mine.flush()
+            assert not mine._link.unsent()
+            mine.stop("enough")
+        await eventually(lambda: theirs.reason)
+        assert [kind for kind, _ in listener.messages] == [DOUBT]
+        assert (mine.reason, theirs.reason) == ("enough", "the connection ended")
+
+
+async def test_a_link_that_retires_waits_for_a_full_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of what was said at once is being written, by the connection, when the link is told to end."""
+    listener, go_on = Owner(), trio.Event()
+    async with two_links() as (mine, theirs), trio.open_nursery() as nursery:
+        nursery.start_soon(mine.run, Owner())
+        nursery.start_soon(theirs.run, listener)
+        await eventually(lambda: mine.rtt_s and theirs.rtt_s)
+        write = FrontStream.write
+
+        async def late(self: FrontStream, data: bytes) -> None:
+            await go_on.wait()
+            await write(self, data)
+
+        monkeypatch.setattr(FrontStream, "send_now", lambda *_: 0)
+        monkeypatch.setattr(FrontStream, "write", late)
+        mine.post(Doubt(bytes(32), 1, 1), hold=True)
+        mine.hurry()
+        await trio.testing.wait_all_tasks_blocked()
+        mine.retire("enough")
+        nursery.start_soon(mine.flush)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not mine.reason
+        assert len(nursery.child_tasks) == 3
+        go_on.set()
+        await eventually(lambda: theirs.reason)
+        assert [kind for kind, _ in listener.messages] == [DOUBT]
+        assert mine.reason == "enough"
+
+
 async def test_what_is_refused_is_there_to_receive_and_nothing_overtakes_it() -> None:
     rng = random.Random(2)
     async with two_ends() as (mine, theirs):
