@@ -96,7 +96,7 @@ class Sieve:
 
     async def _fill(self, size: int) -> None:
         """Until so many bytes wait."""
-        if not self._rest and size:
+        if not self._rest:
             self._rest = await self._next()  # most often that is all
         if len(self._rest) >= size:
             return

@@ -17,6 +17,7 @@ from p2pnode.swarm.swarm import Swarm
 from protocol.effects import Effect, Send
 from protocol.events import Event, LinkUp, Received, RoundTrip
 from protocol.ids import PeerId
+from protocol.link import Mux
 from protocol.messages import BODY, DOUBT, REQ, Doubt, Hello
 from protocol.settings import LinkSettings
 from tests.p2pnode.swarm.standin import StandIn, ask, eventually, knows, real_net, running
@@ -268,6 +269,40 @@ async def test_a_peer_with_much_to_say_is_heard_in_order() -> None:
         said = [event.message.inc for event in listener.of(Received)]  # type: ignore[union-attr]
         assert said == list(range(many))
         assert await ask(other, one.me) == b"hello"
+
+
+@pytest.mark.parametrize("broken", ["room", "send_now", "data_to_send", "waiting_bytes", "tick"])
+async def test_a_defect_where_no_task_of_a_link_runs_ends_that_link_only(
+    broken: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In what the driver's task and the keeper's call for all links."""
+    async with running(real_net(1)) as one, running(real_net(2)) as other, running(real_net(3)) as third:
+        for peer in (one, third):
+            knows(other, peer)
+            assert await ask(other, peer.me) == b"hello"
+        link = other._links.get(one.me)
+        assert link is not None
+        await eventually(lambda: link.rtt_s)
+        if broken == "tick":
+            hurt: type = type("Hurt", (Mux,), {"tick": lambda *_: 1 / 0, "next_deadline": lambda _, now: now})
+            link.mux.__class__ = hurt
+            other._links._keeper.add(link)
+        else:
+            if broken in ("room", "send_now"):
+                monkeypatch.setattr(link._link, broken, lambda *_: 1 / 0)
+            elif broken == "data_to_send":
+                link.mux.__class__ = type("Hurt", (Mux,), {broken: lambda _: 1 / 0})
+            else:
+                link.mux.__class__ = type("Hurt", (Mux,), {broken: property(lambda _: 1 / 0)})
+            other._perform(Send(one.me, Doubt(bytes(32), 1, 1)))
+            other._driver.put(RoundTrip(third.me, 0.1))  # a turn of the driver
+        await eventually(lambda: link.reason)
+        await eventually(lambda: other._links.get(one.me) is None)
+        (defect,) = [record for record in caplog.records if record.message == "link_defect"]
+        assert defect.exc_info is not None
+        assert isinstance(defect.exc_info[1], ZeroDivisionError)
+        assert await ask(other, third.me) == b"hello"
+        assert await ask(other, one.me) == b"hello", "over a new link"
 
 
 async def test_a_defect_while_a_message_is_taken_ends_that_link_only(monkeypatch: pytest.MonkeyPatch) -> None:
