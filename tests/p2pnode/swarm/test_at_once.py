@@ -135,7 +135,7 @@ async def test_gossip_does_not_break_into_an_upload() -> None:
                 await channel.send(BODY if number else REQ, piece)
 
         async def gossip() -> None:
-            for number in range(200):
+            for number in range(100):
                 mine.post(Doubt(bytes(32), number, 1), hold=True)
                 mine.hurry()
                 await trio.sleep(0.001)
@@ -148,7 +148,7 @@ async def test_gossip_does_not_break_into_an_upload() -> None:
         nursery.start_soon(gossip)
         await trio.sleep(0.01)
         nursery.start_soon(theirs.run, listener)
-        await eventually(lambda: len(listener.messages) == 200 and len(listener.channels) == 2)
+        await eventually(lambda: len(listener.messages) == 100 and len(listener.channels) == 2)
         for channel in listener.channels:
             frames: list[bytes] = []
             while len(frames) < len(body):
