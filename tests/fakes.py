@@ -45,12 +45,15 @@ class MemoryLink:
         self._net = net
         self._out = out
         self._in = into
+        self._sending = False
 
     async def send_all(self, data: bytes) -> None:
+        self._sending = True
         await trio.lowlevel.checkpoint()
         pipe = self._out
         while pipe.size >= WINDOW and not pipe.ended:
             await pipe.changed.wait()
+        self._sending = False
         if pipe.ended:
             raise LinkBroken(f"the link to {short(self.peer)} is gone")
         arrival = trio.current_time() + self._net.switch.latency(self._net.local_id, self.peer)
@@ -65,6 +68,9 @@ class MemoryLink:
 
     def send_now(self, data: bytes) -> None:
         raise AssertionError(f"{len(data)} bytes at once, and there is no room")
+
+    def unsent(self) -> bool:
+        return self._sending
 
     def offer(self, take: Callable[[bytes], bool]) -> None:
         """Everything is there to receive."""

@@ -198,6 +198,8 @@ class ContainedYamux(Yamux):
         self.secured_conn = cast(ISecureConn, self.sieve)
         #: Sealed by ``send_now`` and not taken by the kernel: it leaves before anything else.
         self._unsent = b""
+        #: ``send_on`` has not written all of what it was given, or never will: nothing may come between.
+        self._sending = False
         #: Our stream, and who takes what comes on it while its reader waits; and whether that reader shall return.
         self._sink: tuple[int, Callable[[bytes], bool]] | None = None
         self._waiting = self._stirred = False
@@ -225,7 +227,7 @@ class ContainedYamux(Yamux):
         try:
             packet = self._unsent + (self.sieve.seal(data) if data else b"")
             self._unsent = b""
-            rest = packet[self.front.send_now(packet) :]
+            rest = packet[self.front.send_now(packet) :] if packet else b""
             if not rest:
                 return
             with trio.CancelScope(shield=True, deadline=trio.current_time() + FRAME_S) as scope:
@@ -280,8 +282,15 @@ class ContainedYamux(Yamux):
             return bytes(await self.secured_conn.read(length))
 
     async def send_on(self, stream: YamuxStream, data: bytes) -> None:
-        """Write to our stream; only one task may.  Raises whatever the library raises when the connection is gone."""
+        """Write to our stream; only one task may.  Raises whatever the library raises when the connection is gone.
+
+        Whoever is cancelled may have written a part, so there is no :meth:`room` ever after.  Without data, it waits
+        for what is :meth:`unsent`.
+        """
         position, size = 0, len(data)
+        self._sending = True
+        if not data:
+            await self._write_frame(b"")
         while position < size:
             if self._ended(stream):
                 raise ConnectionClosedError("the stream is closed", transport="tcp")
@@ -293,10 +302,11 @@ class ContainedYamux(Yamux):
             header = HEADER.pack(0, DATA, 0, stream.stream_id, count)
             await self._write_frame(header + data[position : position + count])
             position += count
+        self._sending = False
 
     def room(self, stream: YamuxStream) -> int:
         """Bytes that :meth:`send_now` takes."""
-        if self._unsent or self._write_lock.locked() or self._ended(stream) or self._nursery is None:
+        if self._sending or self._unsent or self._write_lock.locked() or self._ended(stream) or self._nursery is None:
             return 0
         return min(stream.send_window, _FRAME_BYTES)
 
@@ -307,6 +317,10 @@ class ContainedYamux(Yamux):
         self._unsent = packet[self.front.send_now(packet) :]
         if self._unsent and self._nursery is not None:
             self._nursery.start_soon(self._send_rest)
+
+    def unsent(self) -> bool:
+        """Whether the kernel has still to take some of what was written, by whomever."""
+        return self._sending or bool(self._unsent) or self._write_lock.locked()
 
     async def _send_rest(self) -> None:
         """What the kernel did not take of a write that could not wait, unless another write took it along."""

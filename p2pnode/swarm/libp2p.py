@@ -78,6 +78,9 @@ class Libp2pLink:
             self.cut()
             raise LinkBroken(f"the connection to {short(self.peer)} is gone") from error
 
+    def unsent(self) -> bool:
+        return self._muxed.unsent()
+
     async def receive_some(self) -> bytes:
         if self._early:
             early, self._early = self._early, b""

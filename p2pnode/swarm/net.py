@@ -70,15 +70,28 @@ class Link(Protocol):
         ...
 
     async def send_all(self, data: bytes) -> None:
-        """Send all of it; raises ``LinkBroken``.  Not to be used again after it was cancelled."""
+        """Send all of it, behind all that is ``unsent``, if only that; raises ``LinkBroken``.
+
+        Not to be used again after it was cancelled.
+        """
         ...
 
     def room(self) -> int:
-        """Bytes that ``send_now`` takes; none while ``send_all`` is under way, or always."""
+        """Bytes that ``send_now`` takes: none while ``send_all`` is under way, nor after one that was cancelled.
+
+        A link may have none ever.
+        """
         ...
 
     def send_now(self, data: bytes) -> None:
-        """``send_all`` without waiting, for at most ``room`` bytes; raises ``LinkBroken``."""
+        """``send_all`` without waiting, for at most ``room`` bytes; raises ``LinkBroken``.
+
+        What the network does not take at once leaves soon, and before anything else, but is lost if the link is cut.
+        """
+        ...
+
+    def unsent(self) -> bool:
+        """Whether the network has still to take some of what was sent."""
         ...
 
     async def receive_some(self) -> bytes:

@@ -184,7 +184,8 @@ class PeerLink:
         self._link = link
         self._channels: dict[int, Channel] = {}
         self._early: list[LinkEvent] = []
-        self._defect: Exception | None = None
+        self._defect: Exception | None = None  # for ``_read`` to raise
+        self._failure: Exception | None = None  # for ``run`` to raise
         self._scope = trio.CancelScope()
         self._kicked = Bell()
         self._flushed: trio.Event | None = None
@@ -225,12 +226,15 @@ class PeerLink:
         self._kicked.set()
 
     def hurry(self) -> None:
-        """Write what waits at once if that needs no waiting, without a turn of the writer; else wake it."""
-        size = self.mux.waiting_bytes
-        if not size or self.waiting or self._flushed or self._farewell or size > self._link.room():
-            self.kick()
-            return
+        """Write what waits at once if that needs no waiting, without a turn of the writer; else wake it.
+
+        Whoever calls it, or :meth:`tick`, may be a task of all links: a defect ends this link, and ``run`` raises it.
+        """
         try:
+            size = self.mux.waiting_bytes
+            if not size or self.waiting or self._flushed or self._farewell or size > self._link.room():
+                self.kick()
+                return
             data = self.mux.data_to_send()
             self._link.send_now(data)
             self.bytes_out += len(data)
@@ -238,6 +242,8 @@ class PeerLink:
                 self.kick()
         except LinkBroken as error:
             self.stop(str(error))
+        except Exception as error:
+            self._fail(error)
 
     def forget(self, channel: Channel, reason: NetError) -> None:
         """A channel is over for us."""
@@ -260,9 +266,13 @@ class PeerLink:
         self._link.cut()
         self._scope.cancel()
 
+    def _fail(self, defect: Exception) -> None:
+        self._failure = self._failure or defect
+        self.stop("this node closed the link")
+
     async def flush(self) -> None:
         """Wait until all that was queued has been handed to the network."""
-        while self.mux.has_data and not self.reason:
+        while (self.mux.has_data or self._link.unsent()) and not self.reason:
             self.kick()
             self._flushed = self._flushed or trio.Event()
             await self._flushed.wait()
@@ -288,7 +298,7 @@ class PeerLink:
         return self.hello
 
     async def run(self, owner: LinkOwner, keeper: Keeper | None = None) -> None:
-        """Carry frames until the link ends, for whatever reason; ``reason`` says which.  Raises nothing of its own.
+        """Carry frames until the link ends, for whatever reason; ``reason`` says which.  Raises nothing but defects.
 
         ``keeper`` keeps time for all links of a node; without one, the link does it itself.
         """
@@ -301,6 +311,8 @@ class PeerLink:
                         nursery.start_soon(keeper.run)
                     keeper.add(self)
                     await self._read(owner)
+            if self._failure is not None:
+                raise self._failure
         finally:
             self.stop("this node closed the link")
             self._tell_flushed()
@@ -385,10 +397,10 @@ class PeerLink:
 
     async def _write(self) -> None:
         """The only task that writes.  All that has queued up while a write was under way leaves in the next."""
-        mux, send = self.mux, self._link.send_all
+        mux, send, unsent = self.mux, self._link.send_all, self._link.unsent
         try:
             while True:
-                while mux.has_data:
+                while mux.has_data or unsent():  # what was written at once is not lost when the link ends
                     data = mux.data_to_send()
                     if self.waiting and not self.crowded:
                         self._let_in()
@@ -427,11 +439,14 @@ class PeerLink:
 
     def tick(self, now: float) -> None:
         """Ask whether anybody is there, or give up."""
-        for event in self.mux.tick(now):
-            if isinstance(event, Dead):
-                self.stop("no sign of life")
-        if self.mux.has_data:
-            self.hurry()
+        try:
+            for event in self.mux.tick(now):
+                if isinstance(event, Dead):
+                    self.stop("no sign of life")
+            if self.mux.has_data:
+                self.hurry()
+        except Exception as error:
+            self._fail(error)
 
 
 __all__ = ["Channel", "ChannelReset", "LinkOwner", "LocalProtocolError", "PeerLink"]

@@ -96,11 +96,20 @@ class Sieve:
 
     async def _fill(self, size: int) -> None:
         """Until so many bytes wait."""
-        while len(self._rest) < size:
-            data = self._open(await self._packets.read_msg())
-            if not data:
-                raise ConnectionClosedError("an empty packet", transport="tcp")
-            self._rest = self._rest + data if self._rest else data
+        if not self._rest:
+            self._rest = await self._next()  # most often that is all
+        if len(self._rest) >= size:
+            return
+        pieces = bytearray(self._rest)  # of a long body, there may be one for each of its bytes
+        while len(pieces) < size:
+            pieces += await self._next()
+        self._rest = bytes(pieces)
+
+    async def _next(self) -> bytes:
+        data = self._open(await self._packets.read_msg())
+        if not data:
+            raise ConnectionClosedError("an empty packet", transport="tcp")
+        return data
 
     def _sift(self) -> None:
         """Deliver the plain frames at the beginning of what waits."""

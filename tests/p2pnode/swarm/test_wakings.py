@@ -186,6 +186,26 @@ async def test_a_body_in_pieces_is_read_by_the_library() -> None:
     assert stuff.delivered == [(1, b"after")]
 
 
+async def test_a_body_in_crumbs_is_put_together_once() -> None:
+    """Not for every crumb, or a peer could make this node copy the square of what it sends."""
+    size, count = 50_000, 2_000
+    stuff = Stuff(frame(0, 0, 1, size), b"x" * (size - count), *[b"y"] * count, frame(2, 1, 0, 7))
+    sieve, seen, copied = stuff.sieve, b"", 0
+
+    def opened(data: bytes) -> bytes:
+        nonlocal seen, copied
+        if sieve._rest is not seen:
+            seen = sieve._rest
+            copied += len(seen)
+        return bytes(data)
+
+    sieve._open = opened
+    assert await sieve.read(12) == frame(0, 0, 1, size)
+    assert await sieve.read(size) == b"x" * (size - count) + b"y" * count
+    assert await sieve.read(12) == frame(2, 1, 0, 7)
+    assert copied <= 2 * size
+
+
 async def test_what_the_session_had_read_already_comes_first() -> None:
     whole = plain(1, b"early") + frame(2, 1, 0, 7)
     stuff = Stuff(whole[20:], rest=whole[:20])
