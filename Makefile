@@ -5,7 +5,7 @@ ENGINE ?= mock
 VENV := .venv
 VLLM_VENV := .venv-vllm
 FAST := build/fast
-FUZZ_SEEDS ?= 12
+FUZZ_SEEDS ?= 30
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
