@@ -105,8 +105,10 @@ class Network:
         a, b = source.index, target.index
         delay = self._one_way(a, b) * math.exp(self._jitter(a, b) * self._normal[self._next])
         if self.loss:
+            again = max(RTO_S, 2 * delay)
             while self._dice.random() < self.loss:
-                delay += max(RTO_S, 2 * delay)
+                delay += again
+                again *= 2  # RFC 6298 5.5
         if self.detour is not None:
             delay += self.detour(source, target)
         return delay
@@ -226,13 +228,12 @@ class Network:
         elif not target.up:
             self.kernel.at(self.kernel.now + wait / HANDSHAKE_TRIPS, done, None, "refused")
         else:
-            # A machine that is busy, or frozen, answers late.
-            late = max(0.0, target.cpu_until - self.kernel.now)
-            if late > DIAL_TIMEOUT_S:
+            # A machine that is busy, or frozen, answers late, and so does one behind a way on which much is lost.
+            wait += max(0.0, target.cpu_until - self.kernel.now)
+            if wait > DIAL_TIMEOUT_S:
                 self.kernel.at(self.kernel.now + DIAL_TIMEOUT_S, done, None, "no answer")
             else:
-                at = self.kernel.now + wait + late
-                self.kernel.at(at, self._connected, source, source.life, target, peer, done)
+                self.kernel.at(self.kernel.now + wait, self._connected, source, source.life, target, peer, done)
 
     def _connected(
         self, source: Peer, life: int, target: Peer, peer: PeerId | None, done: Callable[..., object]

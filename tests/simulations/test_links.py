@@ -116,7 +116,7 @@ def test_a_lost_segment_is_a_retransmission_timeout() -> None:
     assert min(lost) == pytest.approx(DELAY_S + RTO_S)
     twice = [delay for delay in lost if delay > 1.01 * (DELAY_S + RTO_S)]
     assert len(twice) / len(lost) == pytest.approx(0.25, abs=0.02)
-    assert min(twice) == pytest.approx(3 * (DELAY_S + RTO_S))  # the timeout doubles
+    assert min(twice) == pytest.approx(DELAY_S + 3 * RTO_S)  # the timeout doubles
 
 
 def test_dropped_are_messages_between_nodes_only() -> None:
@@ -211,6 +211,15 @@ def test_a_busy_machine_answers_late_and_a_frozen_one_not_at_all() -> None:
         network.kernel.run(30.0)
         assert [took for took, _, _ in came] == [pytest.approx(took_s)]
         assert (came[0][1] is None) == (busy_s > DIAL_TIMEOUT_S)
+
+
+def test_a_dial_over_a_way_that_takes_too_long_is_given_up() -> None:
+    network, (a, b) = bare()
+    network.detour = lambda _source, _target: 2.0
+    came = dial(network, a, b)
+    network.kernel.run(60.0)
+    assert [(took, link) for took, link, _ in came] == [(pytest.approx(DIAL_TIMEOUT_S), None)]
+    assert not a.links
 
 
 def test_a_dial_of_an_earlier_life_makes_no_link() -> None:
