@@ -18,8 +18,8 @@ of loopback, private or unknown addresses share a quarter of the view per group.
 Wanted are the models that this node serves, and those it was asked for last (:meth:`PeerView.want`).
 
 Never: this node, peers with a link, with a job of ours, or with whom a job of ours went well.  Links are limited where
-they are accepted; a link always finds room, if need be above ``size`` or its group's part.  What was above that part
-goes with the link, or whoever dials in again and again under new names would fill the view from one address.
+they are accepted; a link always finds room, if need be above ``size`` or its group's part.  What was above either goes
+with the link, or whoever dials in again and again under new names would fill the view.
 
 Everything here except times, links, states and counts is the peer's own claim.  Not here: which statement is newer
 (``gossip``), who is dead (``liveness``), who is best (``ranking``).  Who calls it: those, through ``node``.
@@ -436,7 +436,7 @@ class PeerView:
         return self._per_group if limited(name) else max(self._per_group, self._size // _UNLIMITED_SHARE)
 
     def _fits(self, record: PeerRecord) -> bool:
-        return self._groups[record.group].members <= self._part(record.group)
+        return len(self) <= self._size and self._groups[record.group].members <= self._part(record.group)
 
     def _make_room(self, group: str, now: float, wanted: bool) -> bool:
         """Room for an unproven newcomer, who is the newest of the unproven: the gone give way, or the less wanted."""

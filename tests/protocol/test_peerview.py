@@ -246,6 +246,19 @@ def test_what_ran_out_is_forgotten() -> None:
 # --- room -------------------------------------------------------------------------------------------------------------
 
 
+def test_what_a_link_had_above_the_size_goes_with_it() -> None:
+    view = new_view(size=2)
+    for number in (1, 2):
+        view.observe_success(put(view, number))
+    for number in (3, 4):
+        view.set_link(peer(number), True, False, f"8.8.{number}.8", 1.0)
+        assert view.put(envelope(peer(number), LOAD), idle(), 1.0, 99.0)
+    assert len(view) == 4
+    view.set_link(peer(3), False)
+    view.set_link(peer(4), False)
+    assert {record.peer for record in view.records()[1:]} == {peer(1), peer(2)}
+
+
 def test_a_full_view_refuses_newcomers_but_lets_the_gone_go() -> None:
     view = new_view(size=3)
     put(view, 1, until=10.0)
