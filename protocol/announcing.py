@@ -12,8 +12,8 @@ so the periods stretch with the network::
     advert period = max(advert_ttl_s/2, n * b * c / (ADVERT_SHARE * budget_bytes_s))
 
 Once the network is so large that loads have to wait for the budget (:meth:`Announcer.crowded`), they are passed on to
-``FEW`` neighbours only and cost ``COPIES_OF_FEW`` uploads: seven in ten figures that nobody would miss make room for
-fresher ones, and whom one version does not reach the next one does, or a digest.
+few neighbours only (:func:`few_of`) and cost ``COPIES_OF_FEW`` uploads: so they can be stated more often.  Whom one
+version does not reach the next one does, or a digest.
 
 A load lives ``load_ttl_periods`` of its period, an advert two of its own.  A load that changed much is said before
 its period is over, but not more than ``HASTE`` times as often; a change of status is said within a tick.
@@ -38,7 +38,9 @@ ADVERT_SHARE: Final = 0.22
 #: Times a statement is uploaded by each node (measured: 4 to 5 with 8 neighbours).
 COPIES: Final = 4.5
 #: Neighbours that a load is passed on to in a crowded network: an epidemic of three reaches 94 % (1 - s = exp(-3 s)).
+#: Of more than eight this share of them: a node with few neighbours, all of whom have many, would else hear of little.
 FEW: Final = 3
+FEW_SHARE: Final = 3 / 8
 #: Times a load is then uploaded by each node (simulated with 300 and 1,000 nodes).
 COPIES_OF_FEW: Final = 2.4
 #: A changed load may come this many times as often as an unchanged one (guess).
@@ -168,6 +170,11 @@ class Announcer:
             return since >= self._settings.tick_s
         pause = max(self._settings.tick_s, self.period(LOAD, nodes) / HASTE)
         return since >= pause and changed(old, new, self._settings.load_change)
+
+
+def few_of(links: int) -> int:
+    """How many of so many neighbours a load is passed on to in a crowded network."""
+    return min(links, max(FEW, int(links * FEW_SHARE)))
 
 
 def changed(old: Load, new: Load, share: float) -> bool:

@@ -7,7 +7,7 @@ Per neighbour there is a list of the statements that it *lacks*.  A statement th
 every neighbour but the one that brought it and its author; a neighbour that shows us the same statement is taken off.
 Each tick every neighbour gets what is on its list in one ``Records``.  A list names authors, not bytes: what goes out
 is always the newest, so a slow link skips versions and never queues them up.  Each link thus carries a statement
-about once; in a crowded network (``announcing``) each node passes a load of others on to ``FEW`` of its neighbours.
+about once; in a crowded network (``announcing``) each node passes a load of others on to a few of its neighbours.
 What was lost is found by digests (``digests``): on each new link, and every ``digest_s`` with one neighbour.
 
 What arrives is judged by ``intake``.  A wrong signature is held against its relayer and ends its message; nothing else
@@ -32,7 +32,7 @@ from typing import Final
 
 from protocol import digests
 from protocol.adverts import Advert, Load
-from protocol.announcing import FEW, Announcer
+from protocol.announcing import Announcer, few_of
 from protocol.budget import Bucket, Budget
 from protocol.effects import Effect, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import BadEnvelope
@@ -300,8 +300,8 @@ class Gossip:
         mark, author, links = self._marks.get(envelope.key), envelope.author, self._standing
         assert mark is not None, "what is new is held"
         first, count = 0, len(links)
-        if few and count > FEW:
-            first, count = int(self._rng.random() * count), FEW  # side by side from anywhere on: each is as likely
+        if few:
+            first, count = int(self._rng.random() * count), few_of(count)  # side by side from anywhere on
         for place in range(first, first + count):
             link = links[place % len(links)]
             if link is not source and link.peer != author:
