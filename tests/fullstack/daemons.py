@@ -4,6 +4,10 @@ Each daemon has a host of its own (``10.x.y.1``), a home with its own key and da
 HTTP API on its own virtual loopback, and the mock engine.  Instead of the machine it gets ``Surroundings`` made of the
 virtual clock, dice from the seed, no threads and no hardware to look for.  Not here: the network (``virtualnet``) and
 what is asked of the daemons (the tests, ``bench``).
+
+What stands for many machines here is one process, so a signature that one daemon has checked is not checked again for
+the others (``simulations`` does the same): :func:`repeatable` remembers, the daemon itself never does.  Each daemon
+still asks, and a statement that differs in one bit is another one.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from p2pnode.hardware.probe import Survey
 from p2pnode.home import open_home
 from p2pnode.paths import Paths
 from p2pnode.surroundings import Surroundings
+from protocol import signing
 from protocol.ids import PeerId, peer_text
 from tests.fullstack.virtualnet import Time, VirtualNet
 
@@ -198,6 +203,8 @@ class _LibraryClock:
     monotonic = staticmethod(trio.current_time)
 
 
+#: Statements whose verification is remembered (guess: 10 MB; all that thirty daemons say in half an hour).
+_VERIFIED: Final = 16_384
 #: Modules of py-libp2p that measure time by themselves and matter to a connection.
 _WITH_CLOCKS: Final = (swarm, swarm_connection, connection_pruner, peerdata)
 
@@ -212,11 +219,13 @@ def repeatable(main: Callable[[], Coroutine[Any, Any, Any]], seed: int = 1) -> A
     if not switch or not Time.fits():
         raise RuntimeError("this trio has no deterministic scheduling: timing would not repeat")
     before = run._ALLOW_DETERMINISTIC_SCHEDULING, run._r.getstate(), random.getstate()
+    verify = signing.verify
     run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
     run._r.seed(seed)
     random.seed(seed)  # libraries roll it
     for module in _WITH_CLOCKS:
         vars(module)["time"] = _LibraryClock
+    vars(signing)["verify"] = functools.lru_cache(_VERIFIED)(verify)
     try:
         return trio.run(main, clock=Time().clock)
     finally:
@@ -225,6 +234,7 @@ def repeatable(main: Callable[[], Coroutine[Any, Any, Any]], seed: int = 1) -> A
         random.setstate(before[2])
         for module in _WITH_CLOCKS:
             vars(module)["time"] = time
+        vars(signing)["verify"] = verify
 
 
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
