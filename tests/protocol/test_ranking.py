@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status
+from protocol.catalog import anything
 from protocol.errors import LocalProtocolError
 from protocol.ids import PeerId, peer_text, short
 from protocol.peerview import PeerView
@@ -356,7 +357,9 @@ def test_everybody_is_a_candidate_or_excluded_and_no_claim_makes_a_score_that_is
     assert chosen(fast) == candidates[:limit]
     untried = dataclasses.replace(query, exclude=query.exclude | set(candidates))
     assert rank(view, untried, policy, random.Random(0), NOW).candidates == ()
-    for summary in catalog(view, NOW):
+    summaries = catalog(view, NOW)
+    assert anything(view, NOW) == bool(summaries)
+    for summary in summaries:
         assert math.isfinite(summary.expected_wait_s)
         assert summary.peers == summary.warm + summary.sleeping + summary.on_disk > 0
 
