@@ -227,6 +227,30 @@ def test_a_node_that_lost_all_links_joins_again() -> None:
     assert questions(node.link_up(name(3), addrs_of(3), "", NOW))
 
 
+def test_what_is_published_is_published_anew_while_the_network_grows() -> None:
+    node = machine()
+    linked(node, 2, 3)
+    place(node, node.publish((provider(1),), NOW))
+
+    def looked_for(effects: list[Effect]) -> set[bytes]:
+        targets = set()
+        while asked := questions(effects):
+            targets |= {query.target for query in asked.values()}
+            effects = [e for p, q in asked.items() for e in node.on_message(p, DhtReply(q.query), NOW, WALL)]
+        return targets
+
+    grown, same = {peer_key(node.me), model_key(MODEL)}, {peer_key(node.me)}
+    assert [looked_for(node.timer(("dht", "rejoin"), NOW, WALL)) for _ in range(2)] == [grown, same]
+    linked(node, 4)
+    assert [looked_for(node.timer(("dht", "rejoin"), NOW, WALL)) for _ in range(2)] == [grown, same]
+    for number in (2, 3, 4):
+        node.link_down(signer(number).peer_id, NOW)
+    effects = node.link_up(signer(2).peer_id, addrs_of(2), "", NOW)
+    for number in (3, 4):
+        effects += node.dial_failed(signer(number).peer_id, NOW)
+    assert looked_for(effects) == grown  # what others kept may be lost
+
+
 def test_peers_that_listen_nowhere_are_asked_but_not_passed_on() -> None:
     node = machine()
     effects = node.link_up(name(2), (), "", NOW)
