@@ -174,7 +174,7 @@ class Dht:
         link = self._links.get(peer)
         if link is None:
             return []
-        link.used = now
+        link.used = link.used if isinstance(message, DhtStore) else now  # who needs it to store will dial
         if isinstance(message, DhtReply):
             return self._learn(peer, message, now, wall)
         if not isinstance(message, DhtQuery | DhtStore) or not (
@@ -422,7 +422,7 @@ class Dht:
         for rank, peer in enumerate(sorted(own.homes, key=lambda home: own.homes[home])):
             link, contact = self._links.get(peer), self.table.get(peer)
             if link is not None:
-                link.used = now
+                link.used = now if rank < _HOMES_DIALLED else link.used  # no link is kept for what nobody would dial
                 effects.append(Send(peer, DhtStore(own.key, own.envelope.wire)))
             elif rank < _HOMES_DIALLED and contact is not None and peer not in self._dialling:
                 self._dialling[peer] = contact.addrs

@@ -813,6 +813,20 @@ def test_a_new_version_dials_only_the_closest_of_the_homes_without_a_link() -> N
     assert stored(effects) == set(order[8:])
 
 
+def test_a_new_version_keeps_no_link_but_those_to_whom_it_would_be_dialled() -> None:
+    node = machine()
+    linked(node, *range(2, 12))
+    place(node, node.publish((provider(1),), NOW))
+    for link in node._links.values():
+        link.ours = True
+    late = NOW + TEST.idle_s
+    assert len(stored(node.publish((provider(1, seq=2),), late - 1))) == 10
+    for number in range(2, 12):  # nor does it matter that they store here: they would dial
+        node.on_message(signer(number).peer_id, DhtStore(model_key(MODEL), provider(number).wire), late - 1, WALL)
+    hung_up = {effect.peer for effect in of(node.timer(("dht", "upkeep"), late, WALL), Hangup)}
+    assert hung_up == {contact.peer for contact in node.table.closest(model_key(MODEL), 20)[5:]}
+
+
 def test_a_home_that_is_no_contact_any_more_is_passed_over() -> None:
     node = machine()
     linked(node, 2)
