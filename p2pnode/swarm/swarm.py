@@ -317,7 +317,7 @@ class Swarm:
         except RemoteProtocolError as error:
             self._penalise(link.peer, error.blame, str(error))
         else:
-            self._driver.put_received(Received(link.peer, message))  # type: ignore[arg-type]
+            self._driver.hand(Received(link.peer, message))  # type: ignore[arg-type]
         return True
 
     def on_channel(self, link: PeerLink, channel: Channel) -> None:  # noqa: ARG002
@@ -327,7 +327,7 @@ class Swarm:
             self._nursery.start_soon(self._job, channel)
 
     def on_rtt(self, link: PeerLink, seconds: float) -> None:
-        self._driver.put(RoundTrip(link.peer, seconds))
+        self._driver.hand(RoundTrip(link.peer, seconds))
 
     def on_fault(self, link: PeerLink, error: RemoteProtocolError) -> None:
         self._penalise(link.peer, error.blame, str(error), link.address)
