@@ -378,6 +378,8 @@ def test_the_catalogue_is_the_union_over_those_who_are_there() -> None:
     put(view, 6, advert(offer("gone")), idle(status=int(Status.DRAINING)))
     put(view, 7, Advert(9, models=(offer("gone"),)))
     a, b = catalog(view, NOW)
+    assert anything(view, NOW)
+    assert not anything(new_view(), NOW)
     assert (a.name, a.peers, a.warm, a.sleeping, a.on_disk) == ("a", 3, 1, 1, 1)
     assert (a.context_length, a.quantizations, a.capabilities) == (32768, ("awq",), ("tools",))
     assert (a.price_in, a.price_out, a.fingerprints) == (0.0, 0.0, (bytes(16),))
