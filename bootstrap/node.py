@@ -24,15 +24,11 @@ from p2pnode.swarm.libp2p import Libp2pNet
 from p2pnode.swarm.net import NetError
 from p2pnode.swarm.peerlink import Channel
 from p2pnode.swarm.swarm import Swarm
-from protocol.adverts import Advert, Load
 from protocol.ids import peer_text
 from protocol.messages import REFUSE, Refuse, encode
 from protocol.node import Node
 
 log = structlog.get_logger("bootstrap")
-
-#: Seconds between reports of a load that never changes; the gossip machine sends it when it is due.
-REPORT_S = 1.0
 
 
 async def refuse_job(channel: Channel, frames: list[tuple[int, bytes]]) -> None:
@@ -61,7 +57,8 @@ async def run_bootstrap(
             nursery.start_soon(watch_parent, stopping)
             with starting(NetError):
                 await nursery.start(swarm.run)
-            nursery.start_soon(_report, swarm, advert_of(config, None, Machine(), swarm.addrs))
+            swarm.advertise(advert_of(config, None, Machine(), swarm.addrs))
+            swarm.report_load(load_of(None, Machine(), draining=False))  # it never changes
             nursery.start_soon(keep_memory, home, swarm, machine)
             facts = {"peer_id": peer_text(home.signer.peer_id), "listen": list(swarm.addrs)}
             as_json = config.log.format == "json" or (config.log.format == "auto" and not sys.stdout.isatty())
@@ -71,11 +68,3 @@ async def run_bootstrap(
             await swarm.leave()
             stopping.settled = True
             nursery.cancel_scope.cancel()
-
-
-async def _report(swarm: Swarm, advert: Advert) -> None:
-    swarm.advertise(advert)
-    load: Load = load_of(None, Machine(), draining=False)
-    while True:
-        swarm.report_load(load)
-        await trio.sleep(REPORT_S)

@@ -15,7 +15,7 @@ import trio
 
 from p2pnode.engine.base import CHAT, COMPLETIONS
 from p2pnode.jobs import JobFailed, JobSpec
-from protocol.catalog import ModelSummary, catalog
+from protocol.catalog import ModelSummary, anything, catalog
 from protocol.ids import PeerId, name_key
 from protocol.ranking import JobQuery, Ranking, rank, similar
 
@@ -90,6 +90,10 @@ class Candidates:
     def models(self) -> list[dict[str, Any]]:
         """Everything on offer, as ``/v1/models`` shows it."""
         return [_shown(summary) for summary in catalog(self._swarm.view, trio.current_time())]
+
+    def anything(self) -> bool:
+        """Whether anything is on offer."""
+        return anything(self._swarm.view, trio.current_time())
 
     async def _from_dht(self, query: JobQuery) -> tuple[PeerId, ...]:
         """Peers beyond the view.  Nothing but the name is known of them, so only a query that wishes nothing more."""

@@ -152,6 +152,10 @@ class Dispatch:
         """What can be asked for now, for ``/v1/models``."""
         return self._candidates.models()
 
+    def anything(self) -> bool:
+        """Whether anything can be asked for now."""
+        return self._candidates.anything()
+
     def drain(self) -> None:
         """Take no more jobs; those under way may finish."""
         self._draining = True

@@ -6,7 +6,7 @@ lists are vLLM's, so that panels line up.  Who calls it: ``http`` (requests), ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import (
@@ -17,7 +17,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
@@ -101,10 +101,10 @@ class Metrics:
         self.jobs_running = Gauge("p2pnode_jobs_running", "Jobs that the engine here works on.", registry=registry)
         self.jobs_waiting = Gauge("p2pnode_jobs_waiting", "Jobs that wait for the engine here.", registry=registry)
         self.peers = Gauge("p2pnode_peers", "Peers in the view.", ["state"], registry=registry)
-        self.gossip_messages = Counter(
-            "p2pnode_gossip_messages", "Gossip messages.", ["kind", "direction"], registry=registry
-        )
-        self.gossip_bytes = Counter("p2pnode_gossip_bytes", "Bytes of gossip.", ["direction"], registry=registry)
+        #: What the swarm counts itself: read when it is scraped.
+        self.gossip_messages: Mapping[tuple[str, ...], int] = {}
+        self.gossip_bytes: Mapping[tuple[str, ...], int] = {}
+        registry.register(_Gossip(self))
         self.view_age = Gauge("p2pnode_view_age_seconds", "Median age of what is known of peers.", registry=registry)
         self._reasons: set[str] = set()
         self._by_model: dict[str, ModelMetrics] = {}
@@ -156,6 +156,21 @@ class ModelMetrics:
             counter = self._outcomes[outcome] = self._requests.labels(self.model, outcome)
         counter.inc()
         self.duration.observe(seconds)
+
+
+class _Gossip:
+    """A collector of what the swarm counts."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        messages = CounterMetricFamily("p2pnode_gossip_messages", "Gossip messages.", labels=["kind", "direction"])
+        sizes = CounterMetricFamily("p2pnode_gossip_bytes", "Bytes of gossip.", labels=["direction"])
+        for family, counted in ((messages, self._metrics.gossip_messages), (sizes, self._metrics.gossip_bytes)):
+            for labels, count in counted.items():
+                family.add_metric(labels, count)
+            yield family
 
 
 class _Reading:

@@ -75,36 +75,18 @@ class Surface:
         self._swarm = swarm
         self._started = trio.current_time()
         self._sampled = (self._started, 0)
-        self._counted: Counter[object] = Counter()
-        self._series: dict[tuple[str, ...], Any] = {}
         self._out_bytes_s = 0.0
+        metrics.gossip_messages, metrics.gossip_bytes = swarm.gossip_messages, swarm.gossip_bytes
         metrics.view_age.set_function(self._view_age)  # a median over all peers: only when somebody asks
 
     def sample(self) -> None:
-        """Measure gossip and what it brought; called every now and then."""
-        self._sample_gossip()
-        now, sent = trio.current_time(), int(self._machine.stats().get("bytes_out", 0))
+        """Measure the upload of gossip; called every now and then."""
+        now = trio.current_time()
         then, before = self._sampled
         if now - then >= SAMPLE_S:
+            sent = int(self._machine.stats()["bytes_out"])
             self._out_bytes_s = (sent - before) / (now - then)
             self._sampled = (now, sent)
-
-    def _sample_gossip(self) -> None:
-        """Counters of metrics can only be raised: by what came since the last time."""
-        swarm = self._swarm
-        for labels, total in swarm.gossip_messages.items():
-            self._raise(self.metrics.gossip_messages, labels, total)
-        for direction, total in swarm.gossip_bytes.items():
-            self._raise(self.metrics.gossip_bytes, (direction,), total)
-
-    def _raise(self, counter: Any, labels: tuple[str, ...], total: int) -> None:
-        more = total - self._counted[labels]
-        if more:
-            self._counted[labels] = total
-            found = self._series.get(labels)
-            if found is None:  # looking a series up takes longer than raising it
-                found = self._series[labels] = counter.labels(*labels)
-            found.inc(more)
 
     def _view_age(self) -> float:
         """Median seconds since the last word of each peer that is there; 0 without any."""
@@ -121,7 +103,7 @@ class Surface:
         reasons = []
         if self.draining:
             reasons.append("this node is stopping")
-        if not self._dispatch.models():
+        if not self._dispatch.anything():
             reasons.append("no model is offered, neither here nor by a peer")
         return not reasons, reasons
 
@@ -204,7 +186,7 @@ class Surface:
         if not self._swarm.linked and seeds:
             known = "the bootstrap peer does not answer" if seeds == 1 else f"none of {seeds} bootstrap peers answers"
             yield f"{known}: alone so far, and trying on", "is the address right, and its port open? p2pnode doctor"
-        elif not self.draining and not self._dispatch.models():
+        elif not self.draining and not self._dispatch.anything():
             fix = "offer one (--engine), or join a network that does (--bootstrap)"
             yield "nobody offers a model, so no request can be served", fix
         for problem in self.hardware.survey.problems:

@@ -13,7 +13,7 @@ import numpy as np
 
 from protocol import PROTOCOL_VERSION
 from protocol.adverts import ModelState, Status
-from protocol.columns import BoolArray
+from protocol.columns import BoolArray, Offers
 from protocol.crowd import Crowd, JobQuery
 from protocol.peerview import PeerView
 
@@ -52,10 +52,14 @@ def catalog(view: PeerView, now: float) -> list[ModelSummary]:
     return [summary for summary in summaries if summary is not None]
 
 
+def anything(view: PeerView, now: float) -> bool:
+    """Whether the catalog has anything in it, without making it."""
+    crowds = (Crowd(view, _offers(view, name), JobQuery(name), now) for name in view.models(MOST))
+    return any(_there(crowd).any() for crowd in crowds)
+
+
 def _summary(view: PeerView, name: str, now: float) -> ModelSummary | None:
-    offers = view.offers(name)
-    assert offers is not None, "the view names models that somebody offers"
-    crowd = Crowd(view, offers, JobQuery(name), now)
+    crowd = Crowd(view, _offers(view, name), JobQuery(name), now)
     places = np.flatnonzero(_there(crowd))
     if not places.size:
         return None
@@ -78,6 +82,12 @@ def _summary(view: PeerView, name: str, now: float) -> ModelSummary | None:
         simulated=all(advert is not None and advert.runtime == SIMULATED for advert in adverts),
         expected_wait_s=float(wait.min()),
     )
+
+
+def _offers(view: PeerView, name: str) -> Offers:
+    offers = view.offers(name)
+    assert offers is not None, "the view names models that somebody offers"
+    return offers
 
 
 def _there(crowd: Crowd) -> BoolArray:

@@ -17,7 +17,8 @@ own link: to fill a key an attacker needs as many identities that connect.  A wr
 stale one is not.  Replies nobody asked for are dropped.
 
 A node joins with a look-up of its own key at its first link, repeated at doubling intervals while the network grows
-around it, then refreshes one bucket at a time.  What it publishes goes to the ``k`` closest peers of a look-up, anew
+around it, then refreshes one bucket at a time.  What it publishes it publishes anew if such a look-up found others
+than the one before.  What it publishes goes to the ``k`` closest peers of a look-up, anew
 every ``republish_s``, and to any closer peer that turns up; a new version in between goes to the closest of them and
 to those that have a link anyway.
 """
@@ -111,6 +112,7 @@ class Dht:
         self._publishing: dict[int, bytes] = {}  # look-up -> key
         self._to_publish: dict[bytes, None] = {}  # keys that wait for their look-up
         self._joining: int | None = None
+        self._around: set[PeerId] = set()  # the closest peers, as the last look-up of the own key found them
         self._rejoin_s = settings.query_s * _REJOIN_QUERIES
         self._served = Bucket(_SERVED_IN_ALL_PER_S, _SERVED_IN_ALL_PER_S, 0.0)
 
@@ -139,6 +141,7 @@ class Dht:
             if candidate is not None:
                 effects.append(self._ask(number, lookup, candidate, now))
         if first:
+            self._around = set()
             self._rejoin_s = self._settings.query_s * _REJOIN_QUERIES / 2
             effects += self._rejoin(now)
         return effects
@@ -171,7 +174,7 @@ class Dht:
         link = self._links.get(peer)
         if link is None:
             return []
-        link.used = now
+        link.used = link.used if isinstance(message, DhtStore) else now  # who needs it to store will dial
         if isinstance(message, DhtReply):
             return self._learn(peer, message, now, wall)
         if not isinstance(message, DhtQuery | DhtStore) or not (
@@ -376,7 +379,8 @@ class Dht:
             own.enough = max(1, len(own.homes) // 2)
             own.placed = now
             effects += self._place(own, now)
-        if number == self._joining:
+        if number == self._joining and (around := {candidate.peer for candidate in lookup.closest()}) != self._around:
+            self._around = around  # keys are random: who came here came everywhere
             self._to_publish.update(dict.fromkeys(self._own))
         return effects + self._publish(now)
 
@@ -418,7 +422,7 @@ class Dht:
         for rank, peer in enumerate(sorted(own.homes, key=lambda home: own.homes[home])):
             link, contact = self._links.get(peer), self.table.get(peer)
             if link is not None:
-                link.used = now
+                link.used = now if rank < _HOMES_DIALLED else link.used  # no link is kept for what nobody would dial
                 effects.append(Send(peer, DhtStore(own.key, own.envelope.wire)))
             elif rank < _HOMES_DIALLED and contact is not None and peer not in self._dialling:
                 self._dialling[peer] = contact.addrs
@@ -456,7 +460,7 @@ class Dht:
         return self._settings.refresh_s / _UPKEEPS
 
     def _rejoin(self, now: float) -> list[Effect]:
-        """Look the own key up, then publish afresh: the network may have grown since."""
+        """Look the own key up, then publish afresh if the network has grown since."""
         self._joining = self._next_lookup
         effects = self._search(self._key, self._settings.k, now)
         self._rejoin_s *= 2

@@ -15,7 +15,8 @@ comes up, a newer statement with its signature.  Once per period every peer with
 
 To look is to dial, or to wait for the PING of a link that stands.  A peer that states its load less often than once
 per period (large networks stretch the load period) is given one and a half of its own periods before it misses.  Each
-period a few peers without a link are dialled at random, the dead among them, so that a network that fell apart heals.
+period a few peers without a link and without fresh evidence are dialled at random, the dead among them, so that a
+network that fell apart heals.
 
 *Doubt.*  A new suspicion is told to the neighbours: a reason to look, never a fact.  Who has a newer statement sends
 it; who has a link to the doubted passes the doubt on to it; the others look, a few times per period.  The doubted
@@ -218,7 +219,7 @@ class Liveness:
                 watch.looked = now
                 looks.append(peer)
         self._rng.shuffle(looks)
-        self._looks += looks[:MAX_LOOKS] + self._random_looks()
+        self._looks += looks[:MAX_LOOKS] + self._random_looks(now)
         for watch in self._watched.values():
             watch.asked = False
         return [*effects, SetTimer(_SWEEP, now + self.period_s * self._rng.uniform(0.95, 1.05))]
@@ -231,10 +232,12 @@ class Liveness:
             return self._settings.period_s
         return max(self._settings.period_s, LATE * envelope.ttl / self._load_ttl_periods)
 
-    def _random_looks(self) -> list[PeerId]:
+    def _random_looks(self, now: float) -> list[PeerId]:
+        """Whoever was heard of lately is not among them: a dial would tell nothing, and costs both ends more."""
+        fresh = now - self._settings.period_s
         others = [
             peer
             for peer, watch in self._watched.items()
-            if peer not in self._linked and watch.state in ("alive", "dead")
+            if peer not in self._linked and (watch.state == "dead" or (watch.state == "alive" and watch.heard <= fresh))
         ]
         return self._rng.sample(others, min(self._settings.probes, len(others)))

@@ -86,6 +86,9 @@ class MockEngine:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._specs = {spec.name: spec for spec in models}
+        self._offers = tuple(spec.offer(context=spec.context or DEFAULT_CONTEXT) for spec in self._specs.values())
+        # An operator may say what a model takes, and the advert does.
+        self._free_mib = max(0, gpu.vram_mib * gpu.count - round(sum(map(need_mib, self._offers))))
         self._gpu = gpu
         self._seed = seed
         self._wall = wall
@@ -110,16 +113,13 @@ class MockEngine:
             self._changes.announce()
 
     def offers(self) -> tuple[ModelOffer, ...]:
-        return tuple(spec.offer(context=spec.context or DEFAULT_CONTEXT) for spec in self._specs.values())
+        return self._offers
 
     def gpus(self) -> tuple[Gpu, ...]:
         return (self._gpu,)
 
     def load(self) -> Load:
-        # An operator may say what a model takes, and the advert does.
-        used = round(sum(map(need_mib, self.offers())))
-        free = max(0, self._gpu.vram_mib * self._gpu.count - used)
-        return msgspec.structs.replace(self._batch.load(), free_vram_mib=free)
+        return msgspec.structs.replace(self._batch.load(), free_vram_mib=self._free_mib)
 
     async def wait_changed(self, seen: int | None = None) -> int:
         return await self._changes.wait(seen)

@@ -1,8 +1,10 @@
-"""The task that owns the machine of a node: one inbox, one order, timers that come back as events.
+"""What owns the machine of a node: one inbox, one order, timers that come back as events.
 
-The machine never waits and nothing else touches it.  What comes from peers waits outside when the inbox is full, so a
-peer that talks too much slows down its own link and no other; what this node itself has to say is always taken.  Who
-calls it: ``swarm``, which performs the effects.
+The machine never waits and nothing else touches it.  What comes from peers while nothing else waits is handled where
+it was read: a turn of the driver's own task costs more than most of it.  That task has the timers, and what had to
+stand in line: what this node itself has to say, which is always taken, and what comes too fast.  Of peers so much may
+stand there; the rest waits outside, so a peer that talks too much slows down its own link and no other.  Who calls it:
+``swarm``, which performs the effects.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ log = logging.getLogger(__name__)
 #: Messages of peers that may wait, in all and of one peer (guess: 64 KiB each at the worst, so 32 MiB).
 INBOX: Final = 512
 INBOX_PER_PEER: Final = 32
-#: Events handled before other tasks run (guess: a few milliseconds).
+#: Events handled before other tasks run (guess: a few milliseconds), and handled where they were read before the task
+#: of the driver, which waits for its turn as others do, has looked in.
 BATCH: Final = 64
 
 
@@ -42,7 +45,7 @@ class Machine(Protocol):
 class Driver:
     """Feeds events to the machine in the order they came and hands its effects to ``perform``, one by one.
 
-    ``settle`` is called after every turn, before other tasks run.
+    ``settle`` is called after every turn, before other tasks run.  Nothing that either does may :meth:`hand` an event.
     """
 
     def __init__(
@@ -59,6 +62,8 @@ class Driver:
         self._events: deque[Event] = deque()
         self._from: Counter[PeerId] = Counter()
         self._received = 0
+        self._handed = BATCH  # nothing is handed on before the machine has begun
+        self._until = trio.CancelScope()
         self._due: dict[TimerKey, float] = {}
         self._heap: list[tuple[float, int, TimerKey]] = []
         self._order = itertools.count()
@@ -81,10 +86,18 @@ class Driver:
         self._room = self._room or trio.Event()
         await self._room.wait()
 
-    def put_received(self, event: Received) -> None:
-        """A message of a peer, for which there is room."""
-        self._received += 1
-        self._from[event.peer] += 1
+    def hand(self, event: Event) -> None:
+        """What came over a link, and if it is a message there is room for it; handled at once if it can be."""
+        if not self._events and self._handed < BATCH:
+            self._handed += 1
+            self._feed(event)
+            self._settle()
+            if self._heap and self._heap[0][0] < self._until.deadline:
+                self._until.deadline = self._heap[0][0]
+            return
+        if isinstance(event, Received):
+            self._received += 1
+            self._from[event.peer] += 1
         self.put(event)
 
     async def settled(self) -> None:
@@ -96,10 +109,11 @@ class Driver:
     async def run(self) -> None:
         """Drive until cancelled.  A fault of the machine is logged, and the machine goes on."""
         self._guarded(self._machine.start, "start")
+        self._handed = 0
         self._settle()
         while True:
             # One scope until a timer fires: entering one for every message costs as much as waking up for it.
-            with trio.CancelScope() as until:
+            with trio.CancelScope() as self._until:
                 while True:
                     if self._events:
                         await trio.lowlevel.checkpoint()
@@ -107,14 +121,15 @@ class Driver:
                         _tell(self._idle)
                         self._idle = None
                         next_timer = self._heap[0][0] if self._heap else float("inf")
-                        if until.deadline != next_timer:
-                            until.deadline = next_timer
+                        if self._until.deadline != next_timer:
+                            self._until.deadline = next_timer
                         await self._work.wait()
                     self._turn()
             self._turn()
 
     def _turn(self) -> None:
         self._work.clear()
+        self._handed = 0
         self._handle_batch()
         self._fire_timers()
         self._settle()

@@ -92,11 +92,12 @@ class Swarm:
         self._finds: dict[int, _Find] = {}
         #: Links that the machine has said something on in this turn of the driver.
         self._said: dict[PeerLink, None] = {}
+        self._reported: Load | None = None
         self._queries = itertools.count(1)
         self._nursery: trio.Nursery | None = None
         #: Gossip by kind and direction ("in", "out"), and its bytes by direction.
-        self.gossip_messages: Counter[tuple[str, str]] = Counter()
-        self.gossip_bytes: Counter[str] = Counter()
+        self.gossip_messages: Counter[tuple[str, ...]] = Counter()
+        self.gossip_bytes: Counter[tuple[str, ...]] = Counter()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen, link and drive until cancelled; ``started`` once this node can be dialled."""
@@ -142,8 +143,13 @@ class Swarm:
         self._driver.put(Advertise(advert))
 
     def report_load(self, load: Load) -> None:
-        """Tell the machine what this node does now; it decides whether that is news."""
-        self._driver.put(ReportLoad(load))
+        """Tell the machine what this node does now; it decides whether that is news.
+
+        That nothing is done still is none.
+        """
+        if load != self._reported or load.running or load.waiting:
+            self._reported = load
+            self._driver.put(ReportLoad(load))
 
     async def find_peer(self, peer: PeerId) -> Found:
         """Look a peer up in the DHT."""
@@ -229,7 +235,7 @@ class Swarm:
         name = _GOSSIP.get(kind)
         if name is not None:
             self.gossip_messages[name, direction] += 1
-            self.gossip_bytes[direction] += size
+            self.gossip_bytes[(direction,)] += size
 
     def _penalise(self, peer: PeerId, points: int, reason: str, address: str = "") -> None:
         if points <= 0:
@@ -311,7 +317,7 @@ class Swarm:
         except RemoteProtocolError as error:
             self._penalise(link.peer, error.blame, str(error))
         else:
-            self._driver.put_received(Received(link.peer, message))  # type: ignore[arg-type]
+            self._driver.hand(Received(link.peer, message))  # type: ignore[arg-type]
         return True
 
     def on_channel(self, link: PeerLink, channel: Channel) -> None:  # noqa: ARG002
@@ -321,7 +327,7 @@ class Swarm:
             self._nursery.start_soon(self._job, channel)
 
     def on_rtt(self, link: PeerLink, seconds: float) -> None:
-        self._driver.put(RoundTrip(link.peer, seconds))
+        self._driver.hand(RoundTrip(link.peer, seconds))
 
     def on_fault(self, link: PeerLink, error: RemoteProtocolError) -> None:
         self._penalise(link.peer, error.blame, str(error), link.address)

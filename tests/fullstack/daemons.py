@@ -4,6 +4,11 @@ Each daemon has a host of its own (``10.x.y.1``), a home with its own key and da
 HTTP API on its own virtual loopback, and the mock engine.  Instead of the machine it gets ``Surroundings`` made of the
 virtual clock, dice from the seed, no threads and no hardware to look for.  Not here: the network (``virtualnet``) and
 what is asked of the daemons (the tests, ``bench``).
+
+What stands for many machines here is one process, so a statement of gossip that one daemon has read and whose
+signature it has checked is one object for all of them, on which both are remembered: as in ``simulations``, and as the
+daemon itself does with those of the DHT.  :func:`repeatable` sees to it.  Each daemon still asks, and a statement that
+differs in one bit is another one.
 """
 
 from __future__ import annotations
@@ -29,7 +34,9 @@ from p2pnode.hardware.probe import Survey
 from p2pnode.home import open_home
 from p2pnode.paths import Paths
 from p2pnode.surroundings import Surroundings
+from protocol import messages
 from protocol.ids import PeerId, peer_text
+from protocol.signing import parse_again
 from tests.fullstack.virtualnet import Time, VirtualNet
 
 #: Unix time at which every virtual world begins (any whole number would do; marks and statements need one).
@@ -212,11 +219,13 @@ def repeatable(main: Callable[[], Coroutine[Any, Any, Any]], seed: int = 1) -> A
     if not switch or not Time.fits():
         raise RuntimeError("this trio has no deterministic scheduling: timing would not repeat")
     before = run._ALLOW_DETERMINISTIC_SCHEDULING, run._r.getstate(), random.getstate()
+    parse = messages.parse
     run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
     run._r.seed(seed)
     random.seed(seed)  # libraries roll it
     for module in _WITH_CLOCKS:
         vars(module)["time"] = _LibraryClock
+    vars(messages)["parse"] = parse_again
     try:
         return trio.run(main, clock=Time().clock)
     finally:
@@ -225,6 +234,7 @@ def repeatable(main: Callable[[], Coroutine[Any, Any, Any]], seed: int = 1) -> A
         random.setstate(before[2])
         for module in _WITH_CLOCKS:
             vars(module)["time"] = time
+        vars(messages)["parse"] = parse
 
 
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

@@ -227,6 +227,30 @@ def test_a_node_that_lost_all_links_joins_again() -> None:
     assert questions(node.link_up(name(3), addrs_of(3), "", NOW))
 
 
+def test_what_is_published_is_published_anew_while_the_network_grows() -> None:
+    node = machine()
+    linked(node, 2, 3)
+    place(node, node.publish((provider(1),), NOW))
+
+    def looked_for(effects: list[Effect]) -> set[bytes]:
+        targets = set()
+        while asked := questions(effects):
+            targets |= {query.target for query in asked.values()}
+            effects = [e for p, q in asked.items() for e in node.on_message(p, DhtReply(q.query), NOW, WALL)]
+        return targets
+
+    grown, same = {peer_key(node.me), model_key(MODEL)}, {peer_key(node.me)}
+    assert [looked_for(node.timer(("dht", "rejoin"), NOW, WALL)) for _ in range(2)] == [grown, same]
+    linked(node, 4)
+    assert [looked_for(node.timer(("dht", "rejoin"), NOW, WALL)) for _ in range(2)] == [grown, same]
+    for number in (2, 3, 4):
+        node.link_down(signer(number).peer_id, NOW)
+    effects = node.link_up(signer(2).peer_id, addrs_of(2), "", NOW)
+    for number in (3, 4):
+        effects += node.dial_failed(signer(number).peer_id, NOW)
+    assert looked_for(effects) == grown  # what others kept may be lost
+
+
 def test_peers_that_listen_nowhere_are_asked_but_not_passed_on() -> None:
     node = machine()
     effects = node.link_up(name(2), (), "", NOW)
@@ -787,6 +811,20 @@ def test_a_new_version_dials_only_the_closest_of_the_homes_without_a_link() -> N
     effects = node.publish((provider(1, seq=2),), NOW)
     assert [dial.peer for dial in of(effects, Dial)] == order[:5]
     assert stored(effects) == set(order[8:])
+
+
+def test_a_new_version_keeps_no_link_but_those_to_whom_it_would_be_dialled() -> None:
+    node = machine()
+    linked(node, *range(2, 12))
+    place(node, node.publish((provider(1),), NOW))
+    for link in node._links.values():
+        link.ours = True
+    late = NOW + TEST.idle_s
+    assert len(stored(node.publish((provider(1, seq=2),), late - 1))) == 10
+    for number in range(2, 12):  # nor does it matter that they store here: they would dial
+        node.on_message(signer(number).peer_id, DhtStore(model_key(MODEL), provider(number).wire), late - 1, WALL)
+    hung_up = {effect.peer for effect in of(node.timer(("dht", "upkeep"), late, WALL), Hangup)}
+    assert hung_up == {contact.peer for contact in node.table.closest(model_key(MODEL), 20)[5:]}
 
 
 def test_a_home_that_is_no_contact_any_more_is_passed_over() -> None:

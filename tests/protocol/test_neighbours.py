@@ -452,6 +452,19 @@ def test_a_released_seed_is_not_dialled_again_at_once() -> None:
     assert peer(1) in dialled(node.tick())
 
 
+def test_a_seed_that_only_looked_is_not_dialled_unless_somebody_is_needed() -> None:
+    for known, soon in ((0, True), (30, False)):
+        node = Alone(known=known)
+        node.dial_all()
+        node.machine.start(((peer(77), ("/a",)),), (), node.now)
+        node.machine.dial_failed(peer(77), ("/a",), node.now)
+        node.up(77, outbound=False)
+        node.down(77)
+        assert (peer(77) in [who for _ in range(100) for who in dialled(node.tick())]) == soon
+        node.now += node.settings.rotate_s
+        assert peer(77) in dialled(node.tick())
+
+
 def test_after_leaving_nothing_is_dialled() -> None:
     node = Alone(known=30)
     node.machine.start(((peer(1), ("/a",)),), (), 0.0)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status
+from protocol.catalog import anything
 from protocol.errors import LocalProtocolError
 from protocol.ids import PeerId, peer_text, short
 from protocol.peerview import PeerView
@@ -356,7 +357,9 @@ def test_everybody_is_a_candidate_or_excluded_and_no_claim_makes_a_score_that_is
     assert chosen(fast) == candidates[:limit]
     untried = dataclasses.replace(query, exclude=query.exclude | set(candidates))
     assert rank(view, untried, policy, random.Random(0), NOW).candidates == ()
-    for summary in catalog(view, NOW):
+    summaries = catalog(view, NOW)
+    assert anything(view, NOW) == bool(summaries)
+    for summary in summaries:
         assert math.isfinite(summary.expected_wait_s)
         assert summary.peers == summary.warm + summary.sleeping + summary.on_disk > 0
 
@@ -375,6 +378,8 @@ def test_the_catalogue_is_the_union_over_those_who_are_there() -> None:
     put(view, 6, advert(offer("gone")), idle(status=int(Status.DRAINING)))
     put(view, 7, Advert(9, models=(offer("gone"),)))
     a, b = catalog(view, NOW)
+    assert anything(view, NOW)
+    assert not anything(new_view(), NOW)
     assert (a.name, a.peers, a.warm, a.sleeping, a.on_disk) == ("a", 3, 1, 1, 1)
     assert (a.context_length, a.quantizations, a.capabilities) == (32768, ("awq",), ("tools",))
     assert (a.price_in, a.price_out, a.fingerprints) == (0.0, 0.0, (bytes(16),))
