@@ -26,7 +26,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from heapq import nsmallest
-from typing import Final
+from typing import Any, Final
 
 from protocol.ids import PeerId
 from protocol.signing import MAX_TTL_S, Envelope
@@ -46,6 +46,8 @@ MAX_MARKS: Final = 65536
 _FORGOTTEN_SHARE: Final = 64
 #: The time of a statement that was not seen in this life of the node.
 UNSEEN: Final = -math.inf
+#: How exactly it is known when a statement that is not held runs out, seconds (guess: a part of the life of any).
+SEEN_S: Final = 8.0
 #: Buckets of authors in a digest: keys are uniform, so the first byte is as good as any hash.
 BUCKETS: Final = 256
 
@@ -138,8 +140,8 @@ class Mark:
 
 
 def _only_seen(envelope: Envelope, until: float) -> Mark:
-    """The mark of a statement that is not held, to the second, so that whoever sees it at one time has the same."""
-    until = float(math.ceil(until))
+    """The mark of a statement that is not held; roughly, so that whoever sees it at about one time has the same."""
+    until = math.ceil(until / SEEN_S) * SEEN_S
     mark: Mark | None = envelope.seen
     if mark is None or mark.until != until:
         mark = envelope.seen = Mark(envelope.inc, envelope.seq, envelope.tag, until)
@@ -148,7 +150,7 @@ def _only_seen(envelope: Envelope, until: float) -> Mark:
 
 class Marks:
     """All marks of a node, in the order in which their keys came, and the hashes of what lives, by the first byte of
-    the author.
+    the author.  Keys are said to be anything where they are kept, so that compiled code, too, keeps the one object.
 
     The hashes are kept current as marks change.  That time passes changes them only when a statement runs out without
     a newer one: ``_sure_until`` is when that may be next, and only then all are looked at; what ran out up to
@@ -158,14 +160,14 @@ class Marks:
     def __init__(self, marks_s: float, most: int = MAX_MARKS) -> None:
         self._marks_s = marks_s
         self._most = most
-        #: A mark that is replaced keeps its place: a dict from which much is taken grows to twice its size and more.
-        self._marks: dict[Key, Mark] = {}
+        #: By ``Key``.  A mark that is replaced keeps its place: a dict from which much is taken doubles its size.
+        self._marks: dict[Any, Mark] = {}
         self._hashes = [0] * BUCKETS
         self._living = 0
         self._sure_until = self._kept_until = math.inf
         self._counted_at = UNSEEN
         #: The keys in their order, once somebody has asked for it, and the first byte of each.
-        self._sorted: list[Key] | None = None
+        self._sorted: list[Any] | None = None
         self._buckets = bytearray()
         #: Lookup by key; bound once because every record received goes through it.
         self.get = self._marks.get
@@ -211,13 +213,13 @@ class Marks:
         self._kept_until = min(self._kept_until, self._keep(mark))
         return mark
 
-    def _discount(self, key: Key, mark: Mark) -> None:
+    def _discount(self, key: Any, mark: Mark) -> None:
         """Take a statement off the hashes, if it is part of them."""
         if mark.until > self._counted_at:
             self._hashes[key[0][0]] ^= mark.tag
             self._living -= 1
 
-    def _make_room(self, key: Key) -> None:
+    def _make_room(self, key: Any) -> None:
         """A new key comes: if there are too many, drop a few that ran out first, rather those that nobody holds."""
         if len(self._marks) >= self._most:
             items = self._marks.items()
@@ -230,7 +232,7 @@ class Marks:
             self._sorted.insert(place, key)
             self._buckets.insert(place, key[0][0])
 
-    def _drop(self, key: Key) -> None:
+    def _drop(self, key: Any) -> None:
         mark = self._marks.pop(key)
         if self._sorted is not None:
             place = bisect_left(self._sorted, key)
