@@ -1,4 +1,4 @@
-"""Structures of arrays: what ranking reads, as numpy columns that grow by half.
+"""Structures of arrays: what ranking reads, as numpy columns that grow by an eighth.
 
 ``Columns`` is one set of named columns of the same length; ``Offers`` is the index of one model: which rows of the
 view offer it, and on what terms.  Neither knows what a peer is.  Who calls it: ``peerview``, which keeps them current.
@@ -69,7 +69,7 @@ class Columns:
     def reserve(self, rows: int) -> None:
         """Make room for ``rows`` rows."""
         if self.capacity < rows:
-            self._grow(max(rows, self.capacity + self.capacity // 2))
+            self._grow(max(rows, self.capacity + max(_FIRST_ROWS // 2, self.capacity // 8)))
 
     def packer(self, *names: str) -> struct.Struct:
         """For :meth:`at`: columns of 64-bit floats that were named one after the other."""
@@ -130,6 +130,11 @@ def _sizes(offer: ModelOffer) -> tuple[float, float]:
     return need_mib(offer), weight_bytes(offer)
 
 
+def _place(columns: Columns, row: int, count: int) -> int:
+    """Where a row of the view is among the first ``count``: looked for, since that is needed once per advert."""
+    return int(np.flatnonzero(columns["rows"][:count] == row)[0])
+
+
 class Offers:
     """Who offers one model, as parallel columns, one place per peer, in no order that anybody may rely on.
 
@@ -137,13 +142,12 @@ class Offers:
     models that nobody will ever ask for.
     """
 
-    __slots__ = ("_columns", "_kinds", "_places", "offers")
+    __slots__ = ("_columns", "_kinds", "offers")
 
     def __init__(self) -> None:
         #: The offer of each row of the view.
         self.offers: dict[int, ModelOffer] = {}
         self._columns: Columns | None = None
-        self._places: dict[int, int] = {}
         self._kinds: dict[Kind, int] = {}
 
     def __len__(self) -> int:
@@ -154,8 +158,8 @@ class Offers:
         columns = self._columns
         if columns is None:
             columns = self._columns = Columns(_OFFER_COLUMNS)
+            columns.reserve(len(self.offers))
             for place, (row, offer) in enumerate(self.offers.items()):
-                self._places[row] = place
                 self._write(columns, place, row, offer)
         column: npt.NDArray[Any] = columns[name][: len(self.offers)]
         return column
@@ -178,20 +182,20 @@ class Offers:
 
     def put(self, row: int, offer: ModelOffer) -> None:
         """Add a peer's offer, or bring it up to date."""
+        columns, known = self._columns, row in self.offers
         self.offers[row] = offer
-        if self._columns is not None:
-            place = self._places.setdefault(row, len(self._places))
-            self._write(self._columns, place, row, offer)
+        if columns is not None:
+            place = _place(columns, row, len(self.offers)) if known else len(self.offers) - 1
+            self._write(columns, place, row, offer)
 
     def drop(self, row: int) -> None:
         """The peer does not offer the model any more; the last one takes its place."""
+        columns = self._columns
+        if columns is not None:
+            place, last = _place(columns, row, len(self.offers)), len(self.offers) - 1
+            if place != last:
+                columns.move(last, place)
         del self.offers[row]
-        if self._columns is None:
-            return
-        place, last = self._places.pop(row), len(self.offers)
-        if place != last:
-            self._columns.move(last, place)
-            self._places[int(self._columns["rows"][place])] = place
 
     def _write(self, columns: Columns, place: int, row: int, offer: ModelOffer) -> None:
         columns.reserve(place + 1)
@@ -206,7 +210,7 @@ class Offers:
         number = self._kinds.get(kind)
         if number is None:
             if len(self._kinds) >= 2 * len(self.offers) + _SPARE_KINDS:
-                self._forget_unused_kinds(columns["kind"][: len(self._places)])
+                self._forget_unused_kinds(columns["kind"][: max(place + 1, len(self.offers))])
             number = self._kinds[kind] = len(self._kinds)
         columns["kind"][place] = number
 

@@ -77,7 +77,7 @@ class _Link:
     group: str
     ours: bool  # dialled for the DHT
     used: float
-    served: Bucket
+    served: Bucket | None = None  # once it asks
 
 
 @dataclass(slots=True)
@@ -129,10 +129,7 @@ class Dht:
         """
         addrs = _short(addrs)
         first = not self._links
-        served = Bucket(_SERVED_PER_S, _SERVED_AT_ONCE, now)
-        self._links[peer] = _Link(
-            addrs, group, ours=self._dialling.pop(peer, None) is not None, used=now, served=served
-        )
+        self._links[peer] = _Link(addrs, group, ours=self._dialling.pop(peer, None) is not None, used=now)
         if addrs:
             self.table.seen(peer, addrs, group, now)
         effects = self._offer(peer, now)
@@ -177,9 +174,11 @@ class Dht:
         link.used = link.used if isinstance(message, DhtStore) else now  # who needs it to store will dial
         if isinstance(message, DhtReply):
             return self._learn(peer, message, now, wall)
-        if not isinstance(message, DhtQuery | DhtStore) or not (
-            link.served.spend(1, now) and self._served.spend(1, now)
-        ):
+        if not isinstance(message, DhtQuery | DhtStore):
+            return []
+        if link.served is None:
+            link.served = Bucket(_SERVED_PER_S, _SERVED_AT_ONCE, now)
+        if not (link.served.spend(1, now) and self._served.spend(1, now)):
             return []
         if isinstance(message, DhtQuery):
             return self._answer(peer, message, now)
@@ -290,7 +289,8 @@ class Dht:
             lookup.add(contact.peer, contact.addrs, None)
         for peer, link in self._links.items():
             lookup.add(peer, link.addrs, None)
-        return self._advance(number, now)
+        first = lookup.first(self._links, now) if query is not None else []
+        return [self._ask(number, lookup, peer, now) for peer in first] + self._advance(number, now)
 
     def _advance(self, number: int, now: float) -> list[Effect]:
         """Ask whoever is next; end the look-up if nothing more is to come."""

@@ -28,7 +28,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from protocol.freshness import BUCKETS, Key, Mark, Marks
+from protocol.freshness import BUCKETS, UNSEEN, Key, Mark, Marks
 from protocol.ids import PeerId
 from protocol.messages import Digest
 from protocol.signing import ADVERT, LOAD
@@ -120,13 +120,13 @@ def wanted(marks: Marks, digest: Digest, now: float, young_s: float = 0.0) -> li
 
 def _young(mark: Mark, young_s: float, now: float) -> bool:
     """Whether the statement came less than ``young_s`` ago, reckoned by what is left of its life."""
-    envelope, until = mark.envelope, mark.until
-    return envelope is not None and until is not None and now + envelope.ttl - until < young_s
+    envelope = mark.envelope
+    return envelope is not None and now + envelope.ttl - mark.until < young_s
 
 
-def _older(inc: int, seq: int, until: float | None, version: tuple[int, int]) -> bool:
+def _older(inc: int, seq: int, until: float, version: tuple[int, int]) -> bool:
     """A mark from before a restart does not have its statement: the same version is wanted again."""
-    return (inc, seq) < version or (until is None and (inc, seq) == version)
+    return (inc, seq) < version or (until == UNSEEN and (inc, seq) == version)
 
 
 def _within(marks: Marks, number: int) -> list[tuple[Key, Mark]]:

@@ -25,7 +25,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from typing import Final
+from heapq import nsmallest
+from typing import Any, Final
 
 from protocol.ids import PeerId
 from protocol.signing import MAX_TTL_S, Envelope
@@ -41,6 +42,12 @@ JUMP_S: Final = 5.0
 MAX_VOTES: Final = 256
 #: Marks kept at once: eight times a full view of two kinds (guess; about 10 MB).
 MAX_MARKS: Final = 65536
+#: Part of the marks that make room when there is none (guess: whoever is found in one pass over all of them).
+_FORGOTTEN_SHARE: Final = 64
+#: The time of a statement that was not seen in this life of the node.
+UNSEEN: Final = -math.inf
+#: How exactly it is known when a statement that is not held runs out, seconds (guess: a part of the life of any).
+SEEN_S: Final = 8.0
 #: Buckets of authors in a digest: keys are uniform, so the first byte is as good as any hash.
 BUCKETS: Final = 256
 
@@ -108,44 +115,59 @@ def _life(envelope: Envelope, wall: float, skew_s: float) -> float:
 class Mark:
     """The newest statement of one author and kind.
 
-    ``until`` is when that statement runs out (monotonic), None if it was seen before a restart only.  ``envelope`` is
-    the statement itself while the view holds it.  ``tag`` is its hash for digests while it counts there, then 0.
-    ``keep`` is until when the mark itself is kept; None is ``marks_s`` after ``until``.  A key has the same mark
-    as long as it is known, so that a mark stands for its key.
+    ``until`` is when that statement runs out (monotonic), ``UNSEEN`` if it was seen before a restart only.
+    ``envelope`` is the statement itself while the view holds it.  ``tag`` is its hash for digests; it counts there
+    until it runs out.  ``keep`` is until when a mark of an earlier life is kept; others are for ``marks_s`` after
+    ``until``.
+
+    A key has the same mark as long as its statement is held, so that a mark stands for its key.  One without a
+    statement is never changed, only replaced: all who have seen the same object may share it.
     """
 
     __slots__ = ("envelope", "inc", "keep", "seq", "tag", "until")
 
-    def __init__(self, inc: int, seq: int, keep: float | None = None) -> None:
+    def __init__(self, inc: int, seq: int, tag: int = 0, until: float = UNSEEN, keep: float = UNSEEN) -> None:
         self.inc = inc
         self.seq = seq
+        self.tag = tag
+        self.until = until
         self.keep = keep
-        self.until: float | None = None
         self.envelope: Envelope | None = None
-        self.tag = 0
 
     def lives(self, now: float) -> bool:
         """Whether the statement has been seen in this life and has not run out."""
-        return self.until is not None and self.until > now
+        return self.until > now
+
+
+def _only_seen(envelope: Envelope, until: float) -> Mark:
+    """The mark of a statement that is not held; roughly, so that whoever sees it at about one time has the same."""
+    until = math.ceil(until / SEEN_S) * SEEN_S
+    mark: Mark | None = envelope.seen
+    if mark is None or mark.until != until:
+        mark = envelope.seen = Mark(envelope.inc, envelope.seq, envelope.tag, until)
+    return mark
 
 
 class Marks:
-    """All marks of a node, oldest update first, and the hashes of what lives, by the first byte of the author.
+    """All marks of a node, in the order in which their keys came, and the hashes of what lives, by the first byte of
+    the author.  Keys are said to be anything where they are kept, so that compiled code, too, keeps the one object.
 
     The hashes are kept current as marks change.  That time passes changes them only when a statement runs out without
-    a newer one: ``_sure_until`` is when that may be next, and only then all are looked at; ``_kept_until`` is the same
-    for marks that are to be forgotten.
+    a newer one: ``_sure_until`` is when that may be next, and only then all are looked at; what ran out up to
+    ``_counted_at`` is no part of the hashes any more.  ``_kept_until`` is the same for marks that are to be forgotten.
     """
 
     def __init__(self, marks_s: float, most: int = MAX_MARKS) -> None:
         self._marks_s = marks_s
         self._most = most
-        self._marks: dict[Key, Mark] = {}
+        #: By ``Key``.  A mark that is replaced keeps its place: a dict from which much is taken doubles its size.
+        self._marks: dict[Any, Mark] = {}
         self._hashes = [0] * BUCKETS
         self._living = 0
         self._sure_until = self._kept_until = math.inf
+        self._counted_at = UNSEEN
         #: The keys in their order, once somebody has asked for it, and the first byte of each.
-        self._sorted: list[Key] | None = None
+        self._sorted: list[Any] | None = None
         self._buckets = bytearray()
         #: Lookup by key; bound once because every record received goes through it.
         self.get = self._marks.get
@@ -154,7 +176,7 @@ class Marks:
         return len(self._marks)
 
     def items(self) -> Iterator[tuple[Key, Mark]]:
-        """Every mark, in the order of their last update."""
+        """Every mark, in the order in which their keys came."""
         return iter(self._marks.items())
 
     def within(self, bucket: int) -> list[tuple[Key, Mark]]:
@@ -169,43 +191,54 @@ class Marks:
     def advance(self, envelope: Envelope, until: float, held: bool) -> Mark:
         """The statement is now the newest of its author and kind."""
         key, tag = envelope.key, envelope.tag
-        mark = self._marks.pop(key, None)
-        bucket = key[0][0]
+        mark = self._marks.get(key)
         if mark is None:
-            if len(self._marks) >= self._most:
-                self._forget_one()
-            if self._sorted is not None:
-                place = bisect_left(self._sorted, key)
-                self._sorted.insert(place, key)
-                self._buckets.insert(place, bucket)
-            mark = Mark(0, 0)
-        if mark.tag:
-            self._hashes[bucket] ^= mark.tag
+            self._make_room(key)
         else:
-            self._living += 1
-        self._hashes[bucket] ^= tag
-        self._sure_until = min(self._sure_until, until)
-        self._kept_until = min(self._kept_until, until + self._marks_s)
+            self._discount(key, mark)
+        if not held:
+            if mark is not None:
+                mark.envelope = None  # whoever still has it sees that nothing is there
+            mark = _only_seen(envelope, until)
+        else:
+            if mark is None or mark.envelope is None:
+                mark = Mark(0, 0)
+            mark.inc, mark.seq, mark.tag, mark.until = envelope.inc, envelope.seq, tag, until
+            mark.envelope = envelope
         self._marks[key] = mark
-        mark.inc, mark.seq, mark.until, mark.keep = envelope.inc, envelope.seq, until, None
-        mark.envelope = envelope if held else None
-        mark.tag = tag
+        if mark.until > self._counted_at:
+            self._hashes[key[0][0]] ^= tag
+            self._living += 1
+            self._sure_until = min(self._sure_until, mark.until)
+        self._kept_until = min(self._kept_until, self._keep(mark))
         return mark
 
-    def _forget_one(self) -> None:
-        """Drop the mark that was updated longest ago, rather one whose statement nobody can use any more."""
-        idle = next((key for key, mark in self._marks.items() if mark.envelope is None), None)
-        self._drop(idle if idle is not None else next(iter(self._marks)))
+    def _discount(self, key: Any, mark: Mark) -> None:
+        """Take a statement off the hashes, if it is part of them."""
+        if mark.until > self._counted_at:
+            self._hashes[key[0][0]] ^= mark.tag
+            self._living -= 1
 
-    def _drop(self, key: Key) -> None:
+    def _make_room(self, key: Any) -> None:
+        """A new key comes: if there are too many, drop a few that ran out first, rather those that nobody holds."""
+        if len(self._marks) >= self._most:
+            items = self._marks.items()
+            order = [(mark.envelope is not None, self._keep(mark), place) for place, (_, mark) in enumerate(items)]
+            places = {place for _, _, place in nsmallest(max(1, self._most // _FORGOTTEN_SHARE), order)}
+            for old in [old for place, old in enumerate(self._marks) if place in places]:
+                self._drop(old)
+        if self._sorted is not None:
+            place = bisect_left(self._sorted, key)
+            self._sorted.insert(place, key)
+            self._buckets.insert(place, key[0][0])
+
+    def _drop(self, key: Any) -> None:
         mark = self._marks.pop(key)
         if self._sorted is not None:
             place = bisect_left(self._sorted, key)
             del self._sorted[place], self._buckets[place]
-        if mark.tag:
-            self._hashes[key[0][0]] ^= mark.tag
-            self._living -= 1
-        mark.tag, mark.envelope = 0, None  # whoever still holds it sees that nothing is there
+        self._discount(key, mark)
+        mark.envelope = None
 
     def hashes(self, now: float) -> list[int]:
         """The hash of each bucket of authors over all statements that live; change nothing there."""
@@ -223,21 +256,15 @@ class Marks:
             return
         self._sure_until = math.inf
         for key, mark in self._marks.items():
-            if not mark.tag:
-                continue
-            assert mark.until is not None, "a statement that counts has been seen"
             if mark.until > now:
                 self._sure_until = min(self._sure_until, mark.until)
             else:
-                self._hashes[key[0][0]] ^= mark.tag
-                self._living -= 1
-                mark.tag, mark.envelope = 0, None
+                self._discount(key, mark)
+                mark.envelope = None
+        self._counted_at = now
 
     def _keep(self, mark: Mark) -> float:
-        if mark.keep is not None:
-            return mark.keep
-        assert mark.until is not None, "only marks of an earlier life have no time"
-        return mark.until + self._marks_s
+        return max(mark.keep, mark.until + self._marks_s)
 
     def sweep(self, now: float) -> None:
         """Let go of statements that ran out and of marks that are older than they are kept."""
@@ -258,5 +285,5 @@ class Marks:
         for key, (inc, seq, until) in list(table.items())[-self._most :]:
             keep = min(until - wall, self._marks_s + MAX_TTL_S)
             if keep > 0:
-                self._marks[key] = Mark(inc, seq, now + keep)
+                self._marks[key] = Mark(inc, seq, keep=now + keep)
                 self._kept_until = min(self._kept_until, now + keep)

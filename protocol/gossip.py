@@ -21,8 +21,7 @@ is short each neighbour gets an equal part of it, for its own, then leaving, the
 what they show to be missing spend the rest, which saves up; a burst is paid back by pushing less.  Our own changes and
 goodbyes, ours and others', do not wait for the tick and may borrow one second of the budget.
 
-Not here: when we say what of ourselves (``announcing``), which links stand (``neighbours``), who lives (``liveness``).
-Who calls it: ``node``.
+Not here: what we say of ourselves (``announcing``), which links stand (``neighbours``).  Who calls it: ``node``.
 """
 
 from __future__ import annotations
@@ -191,12 +190,11 @@ class Gossip:
 
     def stand(self, peers: Iterable[PeerId]) -> None:
         """These links are to neighbours; the others get our own statements and what they ask for."""
-        standing = [self._links[peer] for peer in peers if peer in self._links]
         for link in self._standing:
             link.standing = False
-        for link in standing:
+        self._standing = [self._links[peer] for peer in peers if peer in self._links]
+        for link in self._standing:
             link.standing = True
-        self._standing = standing
 
     def greet(self, peer: PeerId, now: float) -> list[Effect]:
         """Tell the other end of a fresh link who we are."""
@@ -322,9 +320,8 @@ class Gossip:
         return effects
 
     def _send(self, link: _Neighbour, envelopes: list[Envelope], cost: int) -> Effect:
-        counts = self.counts
-        counts.records_out, counts.messages_out = counts.records_out + len(envelopes), counts.messages_out + 1
-        counts.bytes_out += cost
+        self.counts.records_out += len(envelopes)
+        self.counts.sent(cost)
         return Send(link.peer, Records(tuple(envelopes)))
 
     def _is_goodbye(self, envelope: Envelope | None) -> bool:
@@ -383,6 +380,7 @@ class Gossip:
         if batch:
             effects.append(self._send(link, batch, cost))
             spent += cost
+        link.lacks = lacks or {}  # an empty one is as large as it ever was
         bucket.spend(spent, now, debt)
         return effects
 
@@ -411,15 +409,13 @@ class Gossip:
     def _digest_round(self, now: float) -> list[Effect]:
         self._intake.sweep(now)
         self._goodbyes = {mark: None for mark in self._goodbyes if self._is_goodbye(mark.envelope)}
-        most = 2 * self._nodes()
         for link in self._links.values():
             link.digests, link.asked = 0, False
-            if len(link.lacks) > most:  # more than we hold: some of it is gone
+            if len(link.lacks) > 2 * self._nodes():  # more than we hold: some of it is gone
                 link.lacks = {mark: None for mark in link.lacks if mark.envelope is not None and mark.lives(now)}
         if self._standing:
             self._to_digest[self._rng.choice(self._standing).peer] = None
-        again = SetTimer(_DIGEST, now + self._settings.digest_s * self._rng.uniform(0.9, 1.1))
-        return [*self._next_digest(now), again]
+        return [*self._next_digest(now), SetTimer(_DIGEST, now + self._settings.digest_s * self._rng.uniform(0.9, 1.1))]
 
     # --- digests -------------------------------------------------------------------------------------------------
 
@@ -439,9 +435,8 @@ class Gossip:
         cost = digests.size(digest)
         if not self._sync.spend(cost, now):
             return []
-        counts = self.counts
-        counts.digests_out, counts.messages_out = counts.digests_out + 1, counts.messages_out + 1
-        counts.bytes_out += cost
+        self.counts.digests_out += 1
+        self.counts.sent(cost)
         return [Send(peer, digest)]
 
     def on_digest(self, peer: PeerId, digest: Digest, now: float) -> list[Effect]:
@@ -484,6 +479,11 @@ class Gossip:
         return effects
 
     # --- for node ------------------------------------------------------------------------------------------------
+
+    def pay(self, cost: int, now: float) -> None:
+        """Something else was said to a neighbour (a doubt): so much less is pushed."""
+        self.counts.sent(cost)
+        self._flow.spend(cost, now, debt=self._flow.capacity)
 
     def export_marks(self, now: float) -> Mapping[Key, tuple[int, int, float]]:
         """The high-water marks, to be given to the next life of this node."""

@@ -29,7 +29,7 @@ from typing import Final
 from protocol.adverts import Provider, read
 from protocol.budget import Bucket
 from protocol.errors import BadEnvelope, UnknownStatement
-from protocol.freshness import Key, Mark, Marks, MarkTable, WallClock
+from protocol.freshness import UNSEEN, Key, Mark, Marks, MarkTable, WallClock
 from protocol.ids import PeerId
 from protocol.peerview import PeerView
 from protocol.settings import GossipSettings
@@ -75,6 +75,11 @@ class Counts:
     equivocations: int = 0
     impostors: int = 0
 
+    def sent(self, cost: int) -> None:
+        """One more message of so many bytes."""
+        self.messages_out += 1
+        self.bytes_out += cost
+
     def as_dict(self) -> dict[str, int]:
         """Every count by name."""
         return asdict(self)
@@ -117,7 +122,7 @@ class Intake:
             if ahead < 0:
                 self._counts.stale += 1
                 return Verdict.STALE
-            if not ahead and mark.until is not None:
+            if not ahead and mark.until != UNSEEN:
                 self._counts.known += 1
                 self._compare(mark.envelope, envelope)
                 return Verdict.KNOWN

@@ -13,8 +13,11 @@ left to find), when the values found will do, or at the deadline.  Will do:
   its statement to.  Whoever else has a single one (it was asked for its own, or was a holder once) has not seen the
   others, and the author of the one may be dead.  Until then others are asked, but no longer than ``patience``.
 
-Two things keep it quick where peers are dead or lie:
+Three things keep it quick where peers are far, dead or lie:
 
+* *A link is quicker than a dial*, which takes many round trips.  Where somebody waits, as many of the closest that
+  have a link are asked besides the ``alpha`` closest of all as those lack links: they name closer ones before a dial
+  has come to anything.
 * *Nobody is waited for.*  A candidate that has not answered after a fifth of ``query_s`` is late: its answer still
   counts until ``query_s`` is over, but its place among the ``alpha`` goes to the next.
 * *A word is worth what came of it.*  Who names contacts of which ``alpha`` stay silent and none answers is believed
@@ -35,6 +38,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Container
 from enum import IntEnum
 from itertools import islice
 from typing import Final
@@ -68,7 +72,7 @@ class State(IntEnum):
 class Candidate:
     """A peer that a look-up may ask.  ``sources`` named it; our own contacts have None among them."""
 
-    __slots__ = ("addrs", "distance", "hops", "peer", "retried", "since", "sources", "state")
+    __slots__ = ("addrs", "besides", "distance", "hops", "peer", "retried", "since", "sources", "state")
 
     def __init__(self, peer: PeerId, distance: int, addrs: tuple[str, ...], hops: int) -> None:
         self.peer = peer
@@ -77,7 +81,7 @@ class Candidate:
         self.hops = hops
         self.state = State.NEW
         self.since = 0.0
-        self.retried = False
+        self.retried = self.besides = False  # besides: takes no place among the ``alpha``
         self.sources: set[PeerId | None] = set()
 
 
@@ -189,6 +193,20 @@ class Lookup:
             self._fail(candidate)
         return [candidate.peer for candidate in over]
 
+    def first(self, linked: Container[PeerId], now: float) -> list[Candidate]:
+        """Those of ``linked`` to ask besides the ``alpha`` closest of all; they count as asked."""
+        near, far = self._sorted[: self._alpha], self._sorted[self._alpha :]
+        lacking = self._alpha - sum(c.peer in linked for c in near)
+        first = [c for c in far if c.peer in linked][:lacking]
+        for candidate in first:
+            candidate.besides = True
+            self._ask(candidate, now)
+        return first
+
+    def _ask(self, candidate: Candidate, now: float) -> None:
+        candidate.state, candidate.since = State.ASKED, now
+        self._asked[candidate.peer] = candidate
+
     def next(self, now: float) -> list[Candidate]:
         """The candidates to ask now; they count as asked.
 
@@ -197,15 +215,13 @@ class Lookup:
         if len(self.values) >= self._enough and self._begun:
             return []
         self._begun = True
-        free = self._alpha - sum(now < c.since + self._late_s for c in self._asked.values())
+        free = self._alpha - sum(now < c.since + self._late_s and not c.besides for c in self._asked.values())
         free = min(free, self._most_in_flight - len(self._asked))
         if free <= 0:
             return []
         picked = [c for c in self._window(now) if c.state is State.NEW][:free]
         for candidate in picked:
-            candidate.state = State.ASKED
-            candidate.since = now
-            self._asked[candidate.peer] = candidate
+            self._ask(candidate, now)
         return picked
 
     def _window(self, now: float) -> list[Candidate]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from protocol.adverts import Provider, statement
 from protocol.dht import Dht
-from protocol.effects import Effect, Found, Hangup, PeerState, SetTimer
+from protocol.effects import Effect, Found, Hangup, PeerState, Send, SetTimer
 from protocol.events import (
     Advertise,
     DialFailed,
@@ -40,6 +40,8 @@ from protocol.rng import Rng
 from protocol.settings import NodeSettings
 from protocol.signing import ADVERT, LOAD, Envelope, Signer
 
+#: Bytes of a doubt in its frame, from above.
+_DOUBT_BYTES: Final = 64
 #: Seconds between a change of the advert and its publication in the DHT: changes come in bursts (guess).
 PUBLISH_PAUSE_S: Final = 1.0
 
@@ -76,19 +78,6 @@ class Node:
         self._in_dht: Envelope | None = None
         self._given = (seeds, known, marks)
         self._now = 0.0
-        self._actions: Mapping[type, Callable[[Any, float, float], list[Effect]]] = {
-            Received: self._received,
-            TimerFired: self._timer,
-            LinkUp: self._link_up,
-            LinkDown: self._link_down,
-            DialFailed: self._dial_failed,
-            RoundTrip: self._round_trip,
-            Advertise: self._advertise,
-            ReportLoad: self._report_load,
-            FindPeer: self._find_peer,
-            FindProviders: self._find_providers,
-            Leave: self._leave,
-        }
 
     # --- for the driver ------------------------------------------------------------------------------------------
 
@@ -104,7 +93,7 @@ class Node:
     def handle(self, event: Event, now: float, wall: float) -> list[Effect]:
         """One thing happened, at ``now`` (monotonic) and ``wall`` (Unix) seconds."""
         self._now = now
-        return self._actions[type(event)](event, now, wall)
+        return _ACTIONS[type(event)](self, event, now, wall)
 
     def export_marks(self) -> MarkTable:
         """The high-water marks, to be handed to the next life of this node (kept for 7 days)."""
@@ -156,7 +145,7 @@ class Node:
         if event.peer is None:
             return []
         version = self.gossip.version_of(event.peer)
-        effects = self.liveness.dial_failed(event.peer, now, self.neighbours.standing(), version)
+        effects = self._paid(self.liveness.dial_failed(event.peer, now, self.neighbours.standing(), version), now)
         return effects + self._filter(self.dht.dial_failed(event.peer, now), now)
 
     def _round_trip(self, event: RoundTrip, now: float, _wall: float) -> list[Effect]:
@@ -188,7 +177,14 @@ class Node:
         if self.gossip.version_of(subject) > (doubt.inc, doubt.seq):
             self.gossip.lacks(by, (subject, LOAD))
             return []
-        return self.liveness.doubted(doubt, now) + self._look(now)
+        return self._paid(self.liveness.doubted(doubt, now), now) + self._look(now)
+
+    def _paid(self, effects: list[Effect], now: float) -> list[Effect]:
+        """Doubts, which are all that ``liveness`` sends, are part of the upload that gossip may have."""
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.gossip.pay(_DOUBT_BYTES, now)
+        return effects
 
     def _pass_news(self, now: float) -> list[Effect]:
         """Tell the other machines of the statements that were taken."""
@@ -287,7 +283,7 @@ class Node:
         return effects + [effect for peer in chosen for effect in self.gossip.introduce(peer, now)]
 
     def _sweep(self, now: float) -> list[Effect]:
-        effects = self.liveness.sweep(now, self.neighbours.standing(), self.gossip.version_of)
+        effects = self._paid(self.liveness.sweep(now, self.neighbours.standing(), self.gossip.version_of), now)
         for effect in effects:
             if isinstance(effect, PeerState) and effect.state == "suspect":
                 record = self.view.get(effect.peer)
@@ -298,3 +294,19 @@ class Node:
     def _look(self, now: float) -> list[Effect]:
         """Dial whom the failure detector wants to be looked at."""
         return [effect for peer in self.liveness.take_looks() for effect in self.neighbours.look(peer, now)]
+
+
+#: What is done with an event.  Not of a node: one that holds its own methods is there until somebody collects garbage.
+_ACTIONS: Final[Mapping[type, Callable[[Node, Any, float, float], list[Effect]]]] = {
+    Received: Node._received,
+    TimerFired: Node._timer,
+    LinkUp: Node._link_up,
+    LinkDown: Node._link_down,
+    DialFailed: Node._dial_failed,
+    RoundTrip: Node._round_trip,
+    Advertise: Node._advertise,
+    ReportLoad: Node._report_load,
+    FindPeer: Node._find_peer,
+    FindProviders: Node._find_providers,
+    Leave: Node._leave,
+}

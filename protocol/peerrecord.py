@@ -28,6 +28,8 @@ class PeerRecord:
     row: int
     first_seen: float
     is_self: bool = False
+    linked: bool = False
+    outbound: bool = False
     advert: Advert | None = None
     load: Load | None = None
     advert_env: Envelope | None = None
@@ -44,8 +46,6 @@ class PeerRecord:
     rttvar_s: float = 0.0
     #: The remote IP address of the link (or the last one), as text.
     address: str = ""
-    linked: bool = False
-    outbound: bool = False
     #: All memory that its advert claims.
     vram_mib: int = 0
     #: Our jobs that run there now, and those that went well.

@@ -27,8 +27,9 @@ Everything here except times, links, states and counts is the peer's own claim. 
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -53,6 +54,8 @@ UNKNOWN_RTT_S: Final = 0.1
 UNKNOWN_SLOTS: Final = 16.0
 #: Peers of one loopback, private or unknown group may take this share of the view (guess: a whole LAN is one /24).
 _UNLIMITED_SHARE: Final = 4
+#: Network groups whose numbers are remembered (guess: those of two full views).
+_GROUPS: Final = 8192
 #: Names of models that count as wanted: those of the longest advert, and as many again (guess).
 MOST_WANTED: Final = 128
 #: Smoothing of the round-trip time and its variance (RFC 6298 2.3).
@@ -97,12 +100,10 @@ _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
 _OF_A_LOAD: Final = ("load_until", "until", "jobs", "slots", "places", "prefill", "covered", "free", "open_until")
 
 
-@dataclass(slots=True)
-class _Group:
-    """A network group that has members; ``number`` is what the column ``group`` says of them."""
-
-    number: int
-    members: int = 0
+@functools.lru_cache(_GROUPS)
+def _group_number(name: str) -> int:
+    """What the column ``group`` says of a network group: a hash of its name, 63 bits."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
 
 
 class PeerView:
@@ -118,8 +119,7 @@ class PeerView:
         self._records: dict[PeerId, PeerRecord] = {}
         self._rows: list[PeerRecord | None] = []
         self._free_rows: list[int] = []
-        self._groups: dict[str, _Group] = {}
-        self._groups_seen = 0
+        self._groups: dict[str, int] = {}  # and how many members they have
         self._models: dict[str, Offers] = {}
         self._wanted: dict[str, None] = {}  # the last one asked for at the end
         #: Until then nothing in the view expires; and nobody is gone who may give way.
@@ -399,18 +399,13 @@ class PeerView:
         self._join_group(record, group)
 
     def _join_group(self, record: PeerRecord, name: str) -> None:
-        group = self._groups.get(name)
-        if group is None:
-            self._groups_seen += 1
-            group = self._groups[name] = _Group(self._groups_seen)
-        group.members += 1
+        self._groups[name] = self._groups.get(name, 0) + 1
         record.group = name
-        self.columns["group"][record.row] = group.number
+        self.columns["group"][record.row] = _group_number(name)
 
     def _leave_group(self, record: PeerRecord) -> None:
-        group = self._groups[record.group]
-        group.members -= 1
-        if not group.members:
+        self._groups[record.group] -= 1
+        if not self._groups[record.group]:
             del self._groups[record.group]
 
     def _regroup(self, record: PeerRecord, name: str) -> None:
@@ -423,10 +418,9 @@ class PeerView:
             self._sure_of_all_until = -_INF
 
     def _group_has_room(self, name: str, now: float) -> bool:
-        group = self._groups.get(name)
-        if group is None or group.members < self._part(name):
+        if self._groups.get(name, 0) < self._part(name):
             return True
-        victim = self._gone(np.flatnonzero(self.columns["group"] == group.number), now)
+        victim = self._gone(np.flatnonzero(self.columns["group"] == _group_number(name)), now)
         if victim is not None:
             self.remove(victim)
         return victim is not None
@@ -436,7 +430,7 @@ class PeerView:
         return self._per_group if limited(name) else max(self._per_group, self._size // _UNLIMITED_SHARE)
 
     def _fits(self, record: PeerRecord) -> bool:
-        return len(self) <= self._size and self._groups[record.group].members <= self._part(record.group)
+        return len(self) <= self._size and self._groups[record.group] <= self._part(record.group)
 
     def _make_room(self, group: str, now: float, wanted: bool) -> bool:
         """Room for an unproven newcomer, who is the newest of the unproven: the gone give way, or the less wanted."""

@@ -26,6 +26,7 @@ from protocol.ids import PEER_ID_BYTES, PeerId
 
 if TYPE_CHECKING:
     from protocol.adverts import Advert, Load, Provider
+    from protocol.freshness import Mark
 
 ENVELOPE_VERSION: Final = 1
 _HEADER = struct.Struct(">BB32sQIQH")
@@ -104,8 +105,8 @@ class Envelope:
 
     ``issued`` is seconds since the epoch by the author's clock, ``ttl`` seconds, ``key`` what marks are kept under.
     :meth:`check` verifies the signature once and remembers the result on the object, so that a simulation of ten
-    thousand holders of the same object verifies it once; ``value`` (what it says, once ``adverts`` has decoded it) and
-    ``tag`` are remembered for the same reason.
+    thousand holders of the same object verifies it once; ``value`` (what it says, once ``adverts`` has decoded it),
+    ``tag``, and ``seen`` (the last mark of those who do not hold it) are remembered for the same reason.
     """
 
     __slots__ = (
@@ -117,6 +118,7 @@ class Envelope:
         "key",
         "kind",
         "payload",
+        "seen",
         "seq",
         "ttl",
         "value",
@@ -137,6 +139,7 @@ class Envelope:
         self.payload = payload
         self.wire = wire
         self.value: Advert | Load | Provider | None = None
+        self.seen: Mark | None = None
         self._verified: bool | None = None
         self._tag = 0
 

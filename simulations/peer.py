@@ -46,6 +46,7 @@ from simulations.costs import Costs
 from simulations.dice import dice
 from simulations.fleet import Machine
 from simulations.network import Link, Network
+from simulations.remains import Written, emptied
 from simulations.sizes import message_bytes
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Peer:
         self.signer = Ed25519Signer(key)
         self.peer_id: PeerId = self.signer.peer_id
         self.addr = f"/ip4/{address}/tcp/4411/p2p/{peer_text(self.peer_id)}"
+        self.addrs: tuple[str, ...] = (self.addr,)
         self.node: Node
         self.entry: Entry | None = None
         self.worker: Worker | None = None
@@ -159,6 +161,7 @@ class Peer:
         self.save()
         if forgets:
             self._kept = ({}, (), 0)
+        self.node = emptied(self.node, self.signer, self.entry_dice)
         self.up, self.vanished = False, silently
         self.recorder.died_at[self.peer_id] = self.kernel.now
         self._timers.clear()
@@ -171,12 +174,8 @@ class Peer:
             if silently:
                 self.network.block(link)
             else:
-                self.kernel.at(
-                    self.kernel.now + self.network.delay_s(self, link.other(self)),
-                    self.network.break_link,
-                    link,
-                    "reset",
-                )
+                reset_at = self.kernel.now + self.network.delay_s(self, link.other(self))
+                self.kernel.at(reset_at, self.network.break_link, link, "reset")
         self.links.clear()
         if self.entry is not None:
             self.entry.crashed()
@@ -189,7 +188,7 @@ class Peer:
             known = tuple(
                 (record.peer, record.advert.addrs) for record in self.node.view.records()[1:65] if record.advert
             )
-            self._kept = (dict(self.node.export_marks()), known, self.inc)
+            self._kept = (Written(self.node.export_marks()), known, self.inc)
 
     def sizes(self) -> dict[str, int]:
         """How much it holds that must not grow without bound."""
@@ -424,7 +423,7 @@ class Peer:
         other = link.other(self)
         self.spend(self.costs.dial_s)
         outbound = link.a is self
-        known = tuple(dict.fromkeys((*addrs[:1], other.addr))) if outbound else (other.addr,)
+        known = (addrs[0], other.addr) if outbound and addrs and addrs[0] != other.addr else other.addrs
         self.feed(LinkUp(other.peer_id, outbound, other.address, known))
 
     def link_down(self, _link: Link, other: Peer, reason: str) -> None:
@@ -464,7 +463,7 @@ class Peer:
             runtime="simulated" if gpus else "none",
             gpus=gpus,
             models=offers,
-            addrs=(self.addr,),
+            addrs=self.addrs,
             engine="mock" if gpus else "none",
             version=__version__,
         )

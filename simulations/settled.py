@@ -4,7 +4,7 @@ For questions that joining would drown: it costs more to simulate than what is t
 skip it this module, and no other, reaches into the machines and writes what hours would have written:
 
 * statements of every age, with the ttl that a network of this size gets, due again when their age says so;
-* seeds that are known, and due to be asked again some time; neighbours due to be replaced;
+* seeds that are known, and due to be asked again some time; neighbours due to be replaced, buckets to be refreshed;
 * byte budgets as if nobody new had come for long: what the links cost that are made here is forgiven;
 * routing tables with the closest and a few of everybody else; statements in the DHT with those closest to their keys.
 
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from protocol.adverts import Provider, statement
-from protocol.budget import Bucket
 from protocol.dht import _Link, _Own
 from protocol.ids import ModelId, PeerId, name_key
 from protocol.kbuckets import as_number, peer_key
@@ -57,6 +56,7 @@ def _spread_phases(world: World, peer: Peer) -> None:
     """Not everybody replaces a neighbour, or asks a seed again, at the same time after a start that never was."""
     die, rotate_s = dice(world.seed, "rotate", peer.index), peer.settings.neighbours.rotate_s
     peer.postpone(("neighbours", "rotate"), rotate_s * die.random())
+    peer.postpone(("dht", "upkeep"), peer.node.dht._upkeep_s * dice(world.seed, "upkeep", peer.index).random())
     peer.node.neighbours._seeds = [
         _Seed(seed, addrs, next_at=rotate_s * die.random()) for seed, addrs in world.seeds if seed != peer.peer_id
     ]
@@ -94,13 +94,15 @@ def _fill_views(world: World, stated: list[list[Envelope]]) -> None:
 def _fill_dht(world: World) -> None:
     peers, settings = world.peers, world.scenario.node.dht
     numbers = np.array([_leading(peer_key(peer.peer_id)) for peer in peers], np.uint64)
-    die = numpy_dice(world.seed, "tables")
+    die, refreshed = numpy_dice(world.seed, "tables"), dice(world.seed, "refreshed")
     for peer in peers:
         near = _closest(numbers, peer_key(peer.peer_id), 2 * settings.k)
         far = die.integers(0, len(peers), min(FAR, len(peers)))
         for at in (*near, *far.tolist()):
             other = peers[at]
-            peer.node.dht.table.seen(other.peer_id, (other.addr,), network_group(other.address), 0.0)
+            peer.node.dht.table.seen(other.peer_id, other.addrs, network_group(other.address), 0.0)
+        for bucket in peer.node.dht.table._buckets.values():
+            bucket.looked_up = -settings.refresh_s * refreshed.random()
     for peer in peers:
         advert = peer.node.gossip.own(ADVERT)
         if advert is not None:
@@ -154,11 +156,11 @@ def _link(world: World) -> None:
     spread = world.scenario.topology.join_s
     for peer in peers:
         # Whoever has a link already does not take the next one for its first, after which it would look itself up.
-        peer.node.dht._links[peer.peer_id] = _Link((), "", False, 0.0, Bucket(0, 0, 0.0))
+        peer.node.dht._links[peer.peer_id] = _Link((), "", False, 0.0)
         others = die.sample(peers, min(len(peers), half + 1))
         for other in [each for each in others if each is not peer][:half]:
             when = spread * die.random()
-            world.kernel.at(when, peer.perform_dial, other.peer_id, (other.addr,))
+            world.kernel.at(when, peer.perform_dial, other.peer_id, other.addrs)
         world.kernel.at(spread + 1.0, _joined, peer, peer.life)
         world.kernel.at(spread + RESTED_S, _rested, peer, peer.life)
 

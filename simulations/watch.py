@@ -63,10 +63,12 @@ class Watch:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.lookups = 0
         self.found = 0
         self.found_s: list[float] = []
         self.hops: list[float] = []
+        #: Who waits for the answer of a look-up, in which life, by a number of ours.
+        self._asking: dict[int, tuple[Peer, int]] = {}
+        self._asked = 0
         self.tracked: list[_Tracked] = []
         self.load_ages: list[float] = []
         self.advert_ages: list[float] = []
@@ -248,8 +250,20 @@ class Watch:
 
     # --- the DHT -------------------------------------------------------------------------------------------------
 
-    def looked_up(self, model: str, found: Found, seconds: float) -> None:
+    def asks(self, peer: Peer) -> int:
+        """A node asks the DHT; the number is for :meth:`looked_up`."""
+        self._asked += 1
+        self._asking[self._asked] = (peer, peer.life)
+        return self._asked
+
+    @property
+    def lookups(self) -> int:
+        """Questions to the DHT; nobody is left to get the answer of one whose asker has died meanwhile."""
+        return len(self.found_s) + sum(peer.up and peer.life == life for peer, life in self._asking.values())
+
+    def looked_up(self, number: int, model: str, found: Found, seconds: float) -> None:
         """A question of ours was answered; it is a find if somebody in it lives and has the model."""
+        del self._asking[number]
         network = self.world.network
         for envelope in found.envelopes:
             peer = network.by_peer.get(envelope.author)

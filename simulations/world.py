@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from protocol.effects import Found
 from protocol.events import FindProviders
 from protocol.ids import name_key
 from simulations import attackers, churn, faults
@@ -253,14 +252,11 @@ class World:
         peer = die.choice(alive)
         names = [model.name for model in self.scenario.models.catalogue]
         name = die.choice(names)
-        asked_at, life = self.kernel.now, peer.life
-
-        def done(found: Found) -> None:
-            if peer.life == life:
-                self.watch.looked_up(name, found, self.kernel.now - asked_at)
-
-        self.watch.lookups += 1
-        peer.ask(lambda number: FindProviders(number, name_key(name)), done)
+        number, asked_at = self.watch.asks(peer), self.kernel.now
+        peer.ask(
+            lambda query: FindProviders(query, name_key(name)),
+            lambda found: self.watch.looked_up(number, name, found, self.kernel.now - asked_at),
+        )
 
 
 def address_of(index: int, per_group: int) -> str:

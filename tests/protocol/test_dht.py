@@ -456,6 +456,28 @@ def test_alpha_are_asked_at_once_and_enough_values_end_it_after_a_short_grace() 
     assert node.timer(("dht", "look"), NOW + 1, WALL) == []
 
 
+def test_who_has_a_link_is_asked_besides_the_closest_that_have_none() -> None:
+    settings = DhtSettings(alpha=3)
+    search, numbers = Lookup(bytes(32), 20, settings, 0.0), range(2, 32)
+    for number in numbers:
+        search.add(signer(number).peer_id, addrs_of(number), None)
+    closest = sorted((signer(number).peer_id for number in numbers), key=peer_key)
+    linked = {closest[1], *closest[10:]}
+    besides = search.first(linked, 0.0)
+    assert [candidate.peer for candidate in besides] == closest[10:12]  # one of the three closest has a link itself
+    assert [candidate.peer for candidate in search.next(0.0)] == closest[:3]
+    assert search.next(0.0) == []
+    assert search.answered(closest[10]) is besides[0]
+    assert search.next(0.0) == []  # it took nobody's place, and gives none
+    assert not Lookup(bytes(32), 20, settings, 0.0).first(linked, 0.0)
+
+
+def test_nobody_is_asked_besides_where_nobody_waits() -> None:
+    node = machine()
+    linked(node, *range(2, 32))
+    assert len(questions(node.timer(("dht", "rejoin"), NOW, WALL))) == TEST.alpha
+
+
 def test_one_provider_is_not_enough_for_it_may_be_dead() -> None:
     node = machine()
     linked(node, *range(2, 12))

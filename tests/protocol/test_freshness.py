@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.freshness import MAX_VOTES, Key, Marks, WallClock
+from protocol.freshness import MAX_VOTES, SEEN_S, UNSEEN, Key, Marks, WallClock
 from protocol.signing import LOAD, MAX_TTL_S, Ed25519Signer, Envelope, parse, seal
 
 WALL = 1_800_000_000.0
@@ -88,7 +88,7 @@ def test_marks_survive_a_restart_on_another_monotonic_clock() -> None:
     after.load(table, now=7.0, wall=WALL + 980)
     mark = after.get((SIGNERS[0].peer_id, LOAD))
     assert mark is not None
-    assert (mark.inc, mark.seq, mark.until, mark.envelope) == (5, 7, None, None)
+    assert (mark.inc, mark.seq, mark.until, mark.envelope) == (5, 7, UNSEEN, None)
     assert not mark.lives(7.0)
     assert after.get((SIGNERS[1].peer_id, LOAD)) is None  # older than it is kept
     after.sweep(36.0)
@@ -169,3 +169,26 @@ def test_tags_tell_versions_apart_but_not_copies() -> None:
     first = one.advance(said(), 1.0, held=True).tag
     assert two.advance(parse(said().wire), 1.0, held=False).tag == first
     assert one.advance(said(version=(1, 2)), 1.0, held=True).tag != first
+
+
+def test_who_does_not_hold_a_statement_shares_its_mark_with_whoever_sees_it_at_about_the_same_time() -> None:
+    one, two, statement = Marks(10.0), Marks(10.0), said()
+    mark = one.advance(statement, 60.2, held=False)
+    assert 60.2 <= mark.until <= 60.2 + SEEN_S
+    assert two.advance(statement, 60.9, held=False) is mark
+    assert two.hashes(0.0) == one.hashes(0.0)
+    assert Marks(10.0).advance(statement, 60.9 + SEEN_S, held=False).until == mark.until + SEEN_S
+    held = one.advance(said(version=(1, 2)), 70.0, held=True)  # there is room for it now
+    assert held is not mark
+    assert (mark.seq, mark.envelope, two.living(60.0)) == (1, None, 1)
+    assert one.advance(said(version=(1, 3)), 80.0, held=False).seq == 3  # and then there is none any more
+    assert (held.envelope, one.living(0.0), two.living(mark.until)) == (None, 1, 0)
+    assert one.hashes(0.0)[SIGNERS[0].peer_id[0]] == said(version=(1, 3)).tag
+
+
+def test_what_ran_out_before_it_came_is_part_of_no_hash() -> None:
+    marks = Marks(10.0)
+    marks.advance(said(0), 5.0, held=True)
+    assert marks.living(7.0) == 0
+    marks.advance(said(1), 6.0, held=True)
+    assert (marks.living(7.0), marks.hashes(7.0)) == (0, [0] * 256)

@@ -23,11 +23,11 @@ from protocol.events import (
     TimerFired,
 )
 from protocol.ids import ModelId, PeerId, name_key
-from protocol.messages import Digest, Doubt, Records
+from protocol.messages import Digest, Doubt, Records, encode
 from protocol.node import Node
 from protocol.settings import PROFILES, GossipSettings, NodeSettings
 from protocol.signing import ADVERT, LOAD, PROVIDER, Envelope, parse
-from tests.protocol.harness import WALL, MemoryNetwork, addr_of, advert_of, signer_of
+from tests.protocol.harness import FRAME_BYTES, WALL, MemoryNetwork, addr_of, advert_of, signer_of
 
 PEER = signer_of(1).peer_id
 
@@ -150,6 +150,19 @@ def test_a_doubt_that_may_be_right_makes_us_look() -> None:
     assert [effect for effect in effects if isinstance(effect, Dial)] == [Dial(signer_of(2).peer_id, (addr_of(2),))]
     failed = node.feed(DialFailed(signer_of(2).peer_id, (addr_of(2),), "refused"), after=1.0)
     assert (signer_of(2).peer_id, "suspect") in states(failed)
+
+
+def test_doubts_are_paid_from_the_byte_budget() -> None:
+    alone = Alone()
+    alone.link(1)
+    alone.link(2, outbound=False)
+    alone.get(advert(2), said(2))
+    before = alone.node.stats()
+    doubts = [e for e in alone.feed(Received(PEER, Doubt(signer_of(2).peer_id, 9, 9))) if isinstance(e, Send)]
+    assert [type(effect.message) for effect in doubts] == [Doubt]
+    after = alone.node.stats()
+    assert after["messages_out"] == before["messages_out"] + 1
+    assert after["bytes_out"] >= before["bytes_out"] + len(encode(doubts[0].message)) + FRAME_BYTES
 
 
 def test_a_seed_without_identity_that_cannot_be_dialled_is_nobodys_death() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 
 from simulations.scenario import Measure, Scenario, Topology, Workload
@@ -83,6 +85,21 @@ def test_a_full_disk_is_not_written_to(world: World) -> None:
     assert inc == peer.inc
     assert marks
     assert isinstance(known, tuple)
+
+
+def test_of_a_daemon_that_has_ended_only_its_disk_and_its_counts_are_left(world: World) -> None:
+    peer = world.peers[0]
+    counts, table = peer.node.gossip.counts, dict(peer.node.export_marks())
+    node = weakref.ref(peer.node)
+    peer.stop(silently=True)
+    assert node() is None  # nothing in it refers to itself: the collector is off while a world runs
+    marks = peer._kept[0]
+    assert dict(marks.items()) == table
+    assert (len(marks), list(marks)) == (len(table), list(table))
+    assert [marks[key] for key in marks] == list(table.values())
+    assert peer.node.gossip.counts is counts
+    assert counts.records_in > 0
+    assert len(peer.node.view) == 0
 
 
 def test_goodbye_comes_before_the_end(world: World) -> None:

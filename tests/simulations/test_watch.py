@@ -188,17 +188,34 @@ def test_a_look_up_is_a_find_if_one_of_those_found_lives_and_has_it() -> None:
         made.kernel.run(made.kernel.now + 10.0)
         return found[-1]
 
+    def noted(model: str, seen: Found) -> None:
+        made.watch.looked_up(made.watch.asks(made.peers[0]), model, seen, 0.5)
+
     known = look(MODEL)
-    made.watch.looked_up(MODEL, known, 0.5)
+    noted(MODEL, known)
     assert (made.watch.found, made.watch.found_s) == (1, [0.5])
-    made.watch.looked_up("mistral-7b", look("mistral-7b"), 0.5)
+    noted("mistral-7b", look("mistral-7b"))
     assert made.watch.found == 1
     for peer in made.peers[1:]:
         peer.stop(silently=True)
     made.peers[0].stop(silently=True)
-    made.watch.looked_up(MODEL, known, 0.5)
+    noted(MODEL, known)
     assert made.watch.found == 1
     assert all(math.isfinite(hops) for hops in made.watch.hops)
+
+
+def test_a_look_up_whose_asker_is_gone_is_none_but_one_that_is_never_answered_counts() -> None:
+    made = world(scenario(3), until=10.0)
+    numbers = [made.watch.asks(peer) for peer in made.peers]
+    assert made.watch.lookups == 3
+    made.watch.looked_up(numbers[0], MODEL, Found(1, (), (), 0), 0.5)
+    made.peers[0].stop(silently=True)  # it has its answer
+    assert made.watch.lookups == 3
+    made.peers[1].stop(silently=True)
+    assert made.watch.lookups == 2
+    made.start(made.peers[1])
+    assert made.watch.lookups == 2
+    assert made.watch.found == 0
 
 
 def test_watching_changes_nothing() -> None:
