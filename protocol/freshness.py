@@ -120,8 +120,8 @@ class Mark:
     until it runs out.  ``keep`` is until when a mark of an earlier life is kept; others are for ``marks_s`` after
     ``until``.
 
-    A key has the same mark as long as its statement is held, so that a mark stands for its key.  One without a
-    statement is never changed, only replaced: all who have seen the same object may share it.
+    A key has the same mark from when its statement is held until one comes that is not (:class:`Seen`), so that a mark
+    stands for its key; whoever has it on a list then has to let go of it.
     """
 
     __slots__ = ("envelope", "inc", "keep", "seq", "tag", "until")
@@ -139,12 +139,18 @@ class Mark:
         return self.until > now
 
 
-def _only_seen(envelope: Envelope, until: float) -> Mark:
-    """The mark of a statement that is not held; roughly, so that whoever sees it at about one time has the same."""
+class Seen(Mark):
+    """The mark of a statement that is not held.  Never changed, only replaced: all who have seen that may share it."""
+
+    __slots__ = ()
+
+
+def _only_seen(envelope: Envelope, until: float) -> Seen:
+    """Its ``until`` is rough, so that whoever sees the statement at about one time has the same mark."""
     until = math.ceil(until / SEEN_S) * SEEN_S
-    mark: Mark | None = envelope.seen
+    mark: Seen | None = envelope.seen
     if mark is None or mark.until != until:
-        mark = envelope.seen = Mark(envelope.inc, envelope.seq, envelope.tag, until)
+        mark = envelope.seen = Seen(envelope.inc, envelope.seq, envelope.tag, until)
     return mark
 
 
@@ -201,7 +207,7 @@ class Marks:
                 mark.envelope = None  # whoever still has it sees that nothing is there
             mark = _only_seen(envelope, until)
         else:
-            if mark is None or mark.envelope is None:
+            if mark is None or isinstance(mark, Seen):
                 mark = Mark(0, 0)
             mark.inc, mark.seq, mark.tag, mark.until = envelope.inc, envelope.seq, tag, until
             mark.envelope = envelope

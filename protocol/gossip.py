@@ -35,7 +35,7 @@ from protocol.announcing import Announcer, few_of
 from protocol.budget import Bucket, Budget
 from protocol.effects import Effect, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import BadEnvelope
-from protocol.freshness import Key, Mark, MarkTable
+from protocol.freshness import Key, Mark, MarkTable, Seen
 from protocol.ids import PeerId
 from protocol.intake import Counts, Intake, Verdict
 from protocol.messages import Digest, Records
@@ -214,7 +214,7 @@ class Gossip:
     def lacks(self, peer: PeerId, key: Key) -> None:
         """A neighbour has shown that it does not have the newest statement."""
         link, mark = self._links.get(peer), self._marks.get(key)
-        if link is not None and mark is not None:
+        if link is not None and mark is not None and mark.envelope is not None:
             link.lacks[mark] = None
 
     # --- what we hear --------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ class Gossip:
         """One statement that is not the one we hold; raises ``BadEnvelope`` where the relayer is to blame."""
         key = envelope.key
         verdict = self._intake.take(key, mark, envelope, () if link is None else link.checks, now)
-        if link is not None and mark is not None:
+        if link is not None and mark is not None and mark.envelope is not None:
             if verdict is Verdict.NEW or verdict is Verdict.KNOWN:
                 link.lacks.pop(mark, None)
             elif verdict is Verdict.STALE:
@@ -284,6 +284,9 @@ class Gossip:
         if self._intake.clock_changed:
             self._intake.clock_changed = False
             effects += self._state(self._own.repeat(self._nodes(), now, self.wall(now)), now)
+        if verdict is Verdict.UNHELD and mark is not None and not isinstance(mark, Seen):  # it is replaced
+            for each in self._links.values():
+                each.lacks.pop(mark, None)
         if verdict is Verdict.NEW:
             goodbye = self._is_goodbye(envelope)
             mark = self._spread(envelope, link, few=self._crowded and envelope.kind == LOAD and not goodbye)
@@ -448,11 +451,8 @@ class Gossip:
         self.counts.digests_in += 1
         if digest.buckets:
             return self._answer_summary(link, digest, now)
-        wants: list[digests.Entry] = []
-        if digest.reply:
-            lacks, wants = digests.compare(self._marks, digest, now, self._young_s)
-        else:
-            lacks = digests.wanted(self._marks, digest, now, self._young_s)
+        what = (self._marks, digest, now, self._young_s)
+        lacks, wants = digests.compare(*what) if digest.reply else (digests.wanted(*what), [])
         self._rng.shuffle(lacks)  # so that a newcomer gets other parts first from other neighbours
         held = {mark: len(mark.envelope.wire) for mark in map(self._marks.get, lacks) if mark and mark.envelope}
         link.lacks = {mark: None for mark in link.lacks if mark not in held} | dict.fromkeys(held)

@@ -26,7 +26,7 @@ from protocol.ids import PEER_ID_BYTES, PeerId
 
 if TYPE_CHECKING:
     from protocol.adverts import Advert, Load, Provider
-    from protocol.freshness import Mark
+    from protocol.freshness import Seen
 
 ENVELOPE_VERSION: Final = 1
 _HEADER = struct.Struct(">BB32sQIQH")
@@ -139,7 +139,7 @@ class Envelope:
         self.payload = payload
         self.wire = wire
         self.value: Advert | Load | Provider | None = None
-        self.seen: Mark | None = None
+        self.seen: Seen | None = None
         self._verified: bool | None = None
         self._tag = 0
 

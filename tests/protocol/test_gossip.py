@@ -350,6 +350,20 @@ def test_our_own_change_goes_out_at_once_and_repeats_wait_for_the_tick() -> None
     assert node.gossip.advert == advert_of(0)
 
 
+def test_what_a_neighbour_lacks_is_no_more_than_is_known_however_often_the_view_changes() -> None:
+    node = Alone(2, view_size=1)
+    link = node.gossip._links[node.peers[1]]
+    for seq in range(1, 40, 2):
+        for author, other in ((1, 2), (2, 1)):
+            node.get(node.peers[0], load(author, seq))  # it finds room
+            node.view.remove(signer_of(author).peer_id)
+            node.get(node.peers[0], load(other, seq + 1))  # now this one has it
+            node.get(node.peers[0], load(author, seq + 1))
+            node.view.remove(signer_of(other).peer_id)
+        node.gossip.lacks(node.peers[1], (signer_of(1).peer_id, LOAD))
+        assert len(link.lacks) <= len(node.gossip._marks)
+
+
 def test_a_short_budget_goes_to_our_own_then_goodbyes_then_the_newest() -> None:
     node = Alone(1, budget_bytes_s=400, burst_bytes=400)
     (a,) = node.peers
