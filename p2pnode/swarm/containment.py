@@ -26,11 +26,11 @@ M13    a packet that comes in more than 101 pieces is an error    ``BufferedPack
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.metadata
 import inspect
 import logging
 import os
-import pkgutil
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, cast
@@ -78,8 +78,6 @@ KNOWN: Final[dict[str, str]] = {
     "libp2p.stream_muxer.yamux.yamux:Yamux._cleanup_on_error": "4fed61a999a34989",
     "libp2p.stream_muxer.yamux.yamux:Yamux._measure_rtt_loop": "86222ce6e35836fd",
     "libp2p.stream_muxer.yamux.yamux:Yamux._read_data_body": "54cc06c91ba6ee15",
-    "libp2p.stream_muxer.yamux.yamux:Yamux._stale_stream_sweeper": "08b08829729ea7f4",
-    "libp2p.stream_muxer.yamux.yamux:Yamux._sweep_stale_streams": "0b1a5033e707e138",
     "libp2p.stream_muxer.yamux.yamux:Yamux._write_frame": "16ff969cdd0d2b1b",
     "libp2p.stream_muxer.yamux.yamux:Yamux.handle_incoming": "ad15ff6943feac20",
     "libp2p.stream_muxer.yamux.yamux:Yamux.open_stream": "f3e0ef79ec21d0cb",
@@ -143,8 +141,12 @@ def check_library() -> None:
 
 def source_hash(name: str) -> str:
     """Hash of the text of ``module:qualified.name``; empty if there is no such thing."""
+    module_name, _, path = name.partition(":")
     try:
-        return hashlib.sha256(inspect.getsource(pkgutil.resolve_name(name)).encode()).hexdigest()[:16]
+        target: Any = importlib.import_module(module_name)
+        for part in path.split("."):
+            target = getattr(target, part)
+        return hashlib.sha256(inspect.getsource(target).encode()).hexdigest()[:16]
     except (ImportError, AttributeError, OSError, TypeError):
         return ""
 
@@ -214,9 +216,6 @@ class ContainedYamux(Yamux):
     async def _measure_rtt_loop(self) -> None:
         """Nothing: our own PING measures; and two ends that answer each other's pings can block for good."""
         await trio.lowlevel.checkpoint()
-
-    #: Nothing either: there is more to sweep only when a stream has come, and then ``guard`` has it swept.
-    _stale_stream_sweeper = _measure_rtt_loop
 
     async def _write_frame(self, data: bytes) -> None:
         """At once if nobody else writes and the kernel takes it: then no task is switched and no deadline made."""
@@ -439,8 +438,6 @@ def guard(inner: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[
 
     async def guarded(stream: Any) -> None:
         muxed: ContainedYamux = stream.muxed_conn
-        async with muxed.streams_lock:
-            muxed._sweep_stale_streams()
         if len(muxed.streams) > STREAMS:
             log.debug("too_many_streams", extra={"address": muxed.front.address, "most": STREAMS})
             muxed.front.cut()
