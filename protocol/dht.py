@@ -17,10 +17,9 @@ own link: to fill a key an attacker needs as many identities that connect.  A wr
 stale one is not.  Replies nobody asked for are dropped.
 
 A node joins with a look-up of its own key at its first link, repeated at doubling intervals while the network grows
-around it, then refreshes one bucket at a time.  What it publishes it publishes anew if such a look-up found others
-than the one before.  What it publishes goes to the ``k`` closest peers of a look-up, anew
-every ``republish_s``, and to any closer peer that turns up; a new version in between goes to the closest of them and
-to those that have a link anyway.
+around it, then refreshes one bucket at a time.  What it publishes goes to the ``k`` closest peers of a look-up: every
+``republish_s``, and after joining if the network has grown or too few had answered.  A closer peer that turns up gets
+it, too.  A new version in between goes to the five closest and to those that have a link anyway, the rest lag behind.
 """
 
 from __future__ import annotations
@@ -369,19 +368,18 @@ class Dht:
         del self._lookups[number]
         for key in [key for key, asker in self._asked.items() if asker == number]:
             del self._asked[key]
-        effects: list[Effect] = []
-        for query in lookup.queries:
-            envelopes, contacts = self._result(lookup)
-            effects.append(Found(query, envelopes, contacts, lookup.hops))
+        effects: list[Effect] = [Found(query, *self._result(lookup), lookup.hops) for query in lookup.queries]
         own = self._own.get(self._publishing.pop(number, b""))
         if own is not None:
             own.homes = {candidate.peer: candidate.distance for candidate in lookup.closest()}
             own.enough = max(1, len(own.homes) // 2)
             own.placed = now
             effects += self._place(own, now)
-        if number == self._joining and (around := {candidate.peer for candidate in lookup.closest()}) != self._around:
-            self._around = around  # keys are random: who came here came everywhere
-            self._to_publish.update(dict.fromkeys(self._own))
+        if number == self._joining:
+            around = {candidate.peer for candidate in lookup.closest()}
+            grown, self._around = around != self._around, around  # keys are random: who came here came everywhere
+            few = len(around) // 2
+            self._to_publish |= {key: None for key, own in self._own.items() if grown or len(own.homes) < few}
         return effects + self._publish(now)
 
     def _result(self, lookup: Lookup) -> tuple[tuple[Envelope, ...], tuple[tuple[PeerId, tuple[str, ...]], ...]]:

@@ -134,7 +134,7 @@ class Lookup:
         elif not set(addrs) <= set(known.addrs):
             known.addrs = tuple(dict.fromkeys(known.addrs + addrs))[:MOST_ADDRS]
             if known.state is State.FAILED and not known.retried:
-                known.addrs, known.retried, known.state = addrs, True, State.NEW
+                known.addrs, known.retried, known.besides, known.state = addrs, True, False, State.NEW
                 del self._failed[peer]
         named = source.peer if source else None
         known.sources.add(named)

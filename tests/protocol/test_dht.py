@@ -251,6 +251,26 @@ def test_what_is_published_is_published_anew_while_the_network_grows() -> None:
     assert looked_for(effects) == grown  # what others kept may be lost
 
 
+def test_what_nobody_took_is_published_again_although_the_network_has_its_size() -> None:
+    node = machine()
+    linked(node, *range(2, 12))
+
+    def stores(effects: list[Effect]) -> int:
+        count = 0
+        while asked := questions(effects):
+            effects = [e for p, q in asked.items() for e in node.on_message(p, DhtReply(q.query), NOW, WALL)]
+            count += sum(isinstance(each.message, DhtStore) for each in of(effects, Send))
+        return count
+
+    assert stores(node.timer(("dht", "rejoin"), NOW, WALL)) == 0
+    (look,) = [each.key for each in of(node.publish((provider(1),), NOW), SetTimer)]
+    for turn in range(1, 20):  # nobody answers for a while, over links that stand
+        node.timer(look, NOW + turn * TEST.query_s / 4, WALL)
+    assert not node._lookups
+    assert stores(node.timer(("dht", "rejoin"), NOW + 60, WALL)) == 10  # all there are
+    assert stores(node.timer(("dht", "rejoin"), NOW + 120, WALL)) == 0
+
+
 def test_peers_that_listen_nowhere_are_asked_but_not_passed_on() -> None:
     node = machine()
     effects = node.link_up(name(2), (), "", NOW)
