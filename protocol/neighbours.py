@@ -15,9 +15,9 @@ is tried: after a long partition nobody else would.
 
 Seeds, and the peers known from an earlier life, are dialled at the start, all at once.  A seed is retried for ever, a
 broken link until ``LOST_TRIES`` dials failed; the pause before the n-th try is drawn from ``[0, first * 2^n]``, at most
-``redial_most_s`` (full jitter).  A seed that is a neighbour does not count among
-those that a node has to choose, and one that hangs up where nobody is needed (it only looked) is left alone for
-``rotate_s``, as if it had been let go.  Nothing depends on a seed once other links stand.
+``redial_most_s`` (full jitter).  A seed that is a neighbour does not count among those that a node has to choose, and
+one that hangs up where nobody is needed (it only looked) is left alone for ``rotate_s``, or until no link is left, as
+if it had been let go.  Nothing depends on a seed once other links stand.
 
 When a link breaks that the other end had chosen, and when ``liveness`` asks, a peer is dialled only to look whether it
 lives; such a link is hung up again unless one is needed.  Two nodes that dial each other at once end up with one
@@ -229,6 +229,9 @@ class Neighbours:
                 seed.next_at = now + self._settings.rotate_s
             elif seed.peer == peer:
                 self._back_off(seed, now)
+        if not self._links and not link.released:  # a seed that was left alone is needed now
+            for seed in self._seeds:
+                seed.next_at = min(seed.next_at, now + self._settings.redial_most_s)
         if self._left or not link.standing:
             return []
         addrs = self._addrs(peer)

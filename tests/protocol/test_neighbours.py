@@ -465,6 +465,19 @@ def test_a_seed_that_only_looked_is_not_dialled_unless_somebody_is_needed() -> N
         assert peer(77) in dialled(node.tick())
 
 
+def test_a_seed_that_was_left_alone_is_dialled_once_no_link_is_left() -> None:
+    node = Alone(known=30)
+    node.dial_all()
+    node.machine.start(((peer(77), ("/a",)),), (), node.now)
+    node.machine.dial_failed(peer(77), ("/a",), node.now)
+    node.up(77, outbound=False)
+    node.down(77)
+    for other in list(node.machine.linked):
+        node.machine.link_down(other, node.now)
+    node.now += node.settings.redial_most_s
+    assert peer(77) in dialled(node.tick())
+
+
 def test_after_leaving_nothing_is_dialled() -> None:
     node = Alone(known=30)
     node.machine.start(((peer(1), ("/a",)),), (), 0.0)
