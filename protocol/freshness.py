@@ -46,7 +46,8 @@ MAX_MARKS: Final = 65536
 _FORGOTTEN_SHARE: Final = 64
 #: The time of a statement that was not seen in this life of the node.
 UNSEEN: Final = -math.inf
-#: How exactly it is known when a statement that is not held runs out, seconds (guess: a part of the life of any).
+#: How exactly it is known when a statement that is not held runs out, seconds (guess: as long as a load lives at
+#: least).  Until then two nodes may differ in what they count as living, which costs them a summary and no more.
 SEEN_S: Final = 8.0
 #: Buckets of authors in a digest: keys are uniform, so the first byte is as good as any hash.
 BUCKETS: Final = 256
@@ -155,8 +156,9 @@ def _only_seen(envelope: Envelope, until: float) -> Seen:
 
 
 class Marks:
-    """All marks of a node, in the order in which their keys came, and the hashes of what lives, by the first byte of
-    the author.  Keys are said to be anything where they are kept, so that compiled code, too, keeps the one object.
+    """All marks of a node as their keys came, and the hashes of what lives, by the first byte of the author.
+
+    Keys are said to be anything where they are kept, so that compiled code, too, keeps the one object.
 
     The hashes are kept current as marks change.  That time passes changes them only when a statement runs out without
     a newer one: ``_sure_until`` is when that may be next, and only then all are looked at; what ran out up to
@@ -240,9 +242,7 @@ class Marks:
 
     def _drop(self, key: Any) -> None:
         mark = self._marks.pop(key)
-        if self._sorted is not None:
-            place = bisect_left(self._sorted, key)
-            del self._sorted[place], self._buckets[place]
+        self._sorted = None  # many go at once, rarely: it is made anew once somebody asks
         self._discount(key, mark)
         mark.envelope = None
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-import sys
 from typing import Final
 
 from protocol.kbuckets import limited
@@ -30,7 +29,13 @@ def network_group(address: str) -> str:
         ip = ip.ipv4_mapped
     if ip.is_loopback:
         return "127.0.0.0/8" if ip.version == 4 else "::1/128"
-    return sys.intern(str(ipaddress.ip_network((ip, 24 if ip.version == 4 else 48), strict=False)))
+    return _shared(str(ipaddress.ip_network((ip, 24 if ip.version == 4 else 48), strict=False)))
+
+
+@functools.lru_cache(_ADDRESSES)
+def _shared(name: str) -> str:
+    """One text for each group, however often it is worked out.  Not interned: strangers choose it, some may be kept."""
+    return name
 
 
 @functools.lru_cache(_ADDRESSES)
