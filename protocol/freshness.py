@@ -46,8 +46,8 @@ MAX_MARKS: Final = 65536
 _FORGOTTEN_SHARE: Final = 64
 #: The time of a statement that was not seen in this life of the node.
 UNSEEN: Final = -math.inf
-#: How exactly it is known when a statement that is not held runs out, seconds (guess: a part of the life of any).
-SEEN_S: Final = 8.0
+#: How exactly it is known when a statement that is not held runs out: this part of its life (guess).
+SEEN_SHARE: Final = 0.25
 #: Buckets of authors in a digest: keys are uniform, so the first byte is as good as any hash.
 BUCKETS: Final = 256
 
@@ -141,7 +141,8 @@ class Mark:
 
 def _only_seen(envelope: Envelope, until: float) -> Mark:
     """The mark of a statement that is not held; roughly, so that whoever sees it at about one time has the same."""
-    until = math.ceil(until / SEEN_S) * SEEN_S
+    step = envelope.ttl * SEEN_SHARE
+    until = math.ceil(until / step) * step
     mark: Mark | None = envelope.seen
     if mark is None or mark.until != until:
         mark = envelope.seen = Mark(envelope.inc, envelope.seq, envelope.tag, until)
