@@ -42,24 +42,23 @@ class Columns:
     every so many bytes, which costs numpy nothing that can be measured at the size of a view.
     """
 
-    __slots__ = ("_arrays", "_bytes", "_default", "_dtype", "_words", "capacity")
+    __slots__ = ("_bytes", "_default", "_dtype", "_table", "_words", "capacity")
 
     def __init__(self, defaults: Mapping[str, tuple[type[np.generic], float]]) -> None:
         self._dtype, self._default = _layout(tuple(defaults.items()))
         self.capacity = 0
         self._bytes = bytearray()
-        self._arrays: dict[str, npt.NDArray[Any]] = {}
         self._grow(_FIRST_ROWS)
 
     def _grow(self, rows: int) -> None:
         self._bytes = self._bytes + self._default * (rows - self.capacity)
         self.capacity = rows
-        table = np.frombuffer(self._bytes, self._dtype)
+        self._table = np.frombuffer(self._bytes, self._dtype)
         self._words = np.frombuffer(self._bytes, np.uint64).reshape(rows, -1)
-        self._arrays = {name: table[name] for name in self._dtype.fields or ()}
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        return self._arrays[name]
+        column: npt.NDArray[Any] = self._table[name]  # made when asked for: all of them are as large as 20 rows
+        return column
 
     def rows(self, rows: IntArray) -> npt.NDArray[np.void]:
         """A copy of these rows, with all columns as its fields."""

@@ -46,9 +46,9 @@ MAX_MARKS: Final = 65536
 _FORGOTTEN_SHARE: Final = 64
 #: The time of a statement that was not seen in this life of the node.
 UNSEEN: Final = -math.inf
-#: How exactly it is known when a statement that is not held runs out, seconds (guess: as long as a load lives at
-#: least).  Until then two nodes may differ in what they count as living, which costs them a summary and no more.
-SEEN_S: Final = 8.0
+#: How exactly it is known when a statement that is not held runs out: this part of its life (guess).  Until then two
+#: nodes may differ in what they count as living, which costs them a summary and no more.
+SEEN_SHARE: Final = 0.25
 #: Buckets of authors in a digest: keys are uniform, so the first byte is as good as any hash.
 BUCKETS: Final = 256
 
@@ -148,7 +148,8 @@ class Seen(Mark):
 
 def _only_seen(envelope: Envelope, until: float) -> Seen:
     """Its ``until`` is rough, so that whoever sees the statement at about one time has the same mark."""
-    until = math.ceil(until / SEEN_S) * SEEN_S
+    step = envelope.ttl * SEEN_SHARE
+    until = math.ceil(until / step) * step
     mark: Seen | None = envelope.seen
     if mark is None or mark.until != until:
         mark = envelope.seen = Seen(envelope.inc, envelope.seq, envelope.tag, until)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.freshness import MAX_VOTES, SEEN_S, UNSEEN, Key, Marks, WallClock
+from protocol.freshness import MAX_VOTES, SEEN_SHARE, UNSEEN, Key, Marks, WallClock
 from protocol.signing import LOAD, MAX_TTL_S, Ed25519Signer, Envelope, parse, seal
 
 WALL = 1_800_000_000.0
@@ -172,16 +172,16 @@ def test_tags_tell_versions_apart_but_not_copies() -> None:
 
 
 def test_who_does_not_hold_a_statement_shares_its_mark_with_whoever_sees_it_at_about_the_same_time() -> None:
-    one, two, statement = Marks(10.0), Marks(10.0), said()
+    one, two, statement, step = Marks(10.0), Marks(10.0), said(ttl=60), 60 * SEEN_SHARE
     mark = one.advance(statement, 60.2, held=False)
-    assert 60.2 <= mark.until <= 60.2 + SEEN_S
+    assert 60.2 <= mark.until <= 60.2 + step
     assert two.advance(statement, 60.9, held=False) is mark
     assert two.hashes(0.0) == one.hashes(0.0)
-    assert Marks(10.0).advance(statement, 60.9 + SEEN_S, held=False).until == mark.until + SEEN_S
-    held = one.advance(said(version=(1, 2)), 70.0, held=True)  # there is room for it now
+    assert Marks(10.0).advance(statement, 60.9 + step, held=False).until == mark.until + step
+    held = one.advance(said(version=(1, 2)), 80.0, held=True)  # there is room for it now
     assert held is not mark
     assert (mark.seq, mark.envelope, two.living(60.0)) == (1, None, 1)
-    assert one.advance(said(version=(1, 3)), 80.0, held=False).seq == 3  # and then there is none any more
+    assert one.advance(said(version=(1, 3)), 90.0, held=False).seq == 3  # and then there is none any more
     assert (held.envelope, one.living(0.0), two.living(mark.until)) == (None, 1, 0)
     assert one.hashes(0.0)[SIGNERS[0].peer_id[0]] == said(version=(1, 3)).tag
 
