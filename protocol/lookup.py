@@ -19,7 +19,8 @@ Three things keep it quick where peers are far, dead or lie:
   have a link are asked besides the ``alpha`` closest of all as those lack links: they name closer ones before a dial
   has come to anything.
 * *Nobody is waited for.*  A candidate that has not answered after a fifth of ``query_s`` is late: its answer still
-  counts until ``query_s`` is over, but its place among the ``alpha`` goes to the next.
+  counts until ``query_s`` is over, but its place among the ``alpha`` goes to the next.  So does that of one that is
+  no more among the ``width`` closest: what it would name is known.
 * *A word is worth what came of it.*  Who names contacts of which ``alpha`` stay silent and none answers is believed
   last: its other contacts are asked when nobody else's are left.  A flood of invented contacts costs one ``late``.
 
@@ -203,6 +204,10 @@ class Lookup:
             self._ask(candidate, now)
         return first
 
+    def _is_in_time(self, candidate: Candidate, now: float) -> bool:
+        """Whether it takes one of the ``alpha`` places, if it is close enough."""
+        return now < candidate.since + self._late_s and not candidate.besides
+
     def _ask(self, candidate: Candidate, now: float) -> None:
         candidate.state, candidate.since = State.ASKED, now
         self._asked[candidate.peer] = candidate
@@ -215,11 +220,12 @@ class Lookup:
         if len(self.values) >= self._enough and self._begun:
             return []
         self._begun = True
-        free = self._alpha - sum(now < c.since + self._late_s and not c.besides for c in self._asked.values())
+        window = self._window(now)
+        free = self._alpha - sum(c.state is State.ASKED and self._is_in_time(c, now) for c in window)
         free = min(free, self._most_in_flight - len(self._asked))
         if free <= 0:
             return []
-        picked = [c for c in self._window(now) if c.state is State.NEW][:free]
+        picked = [c for c in window if c.state is State.NEW][:free]
         for candidate in picked:
             self._ask(candidate, now)
         return picked

@@ -492,6 +492,19 @@ def test_who_has_a_link_is_asked_besides_the_closest_that_have_none() -> None:
     assert not Lookup(bytes(32), 20, settings, 0.0).first(linked, 0.0)
 
 
+def test_whoever_is_not_among_the_closest_any_more_takes_no_place() -> None:
+    search = Lookup(bytes(32), 2, DhtSettings(alpha=1), 0.0)
+    closest = sorted((signer(number).peer_id for number in range(2, 12)), key=peer_key)
+    search.add(closest[9], (), None)
+    search.add(closest[8], (), None)
+    assert [candidate.peer for candidate in search.next(0.0)] == [closest[8]]
+    search.add(closest[1], (), None)
+    assert search.next(0.1) == []  # of two close ones one is asked
+    search.add(closest[0], (), None)
+    assert [candidate.peer for candidate in search.next(0.1)] == [closest[0]]
+    assert search.next(0.1) == []
+
+
 def test_nobody_is_asked_besides_where_nobody_waits() -> None:
     node = machine()
     linked(node, *range(2, 32))
