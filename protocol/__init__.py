@@ -15,7 +15,7 @@ the same effects with a heap and a virtual clock.
   * ``neighbours`` (whom to link), ``liveness`` (who is there), ``peerview`` on ``peerrecord`` and
   ``columns`` (what is believed of each)
   * ``gossip``, on ``intake`` (which statements are taken), ``freshness`` (how old they are), ``announcing`` (our own),
-    ``digests`` (what is missing where) and ``budget`` (how much may be said)
+    ``backlog`` (what a neighbour lacks), ``digests`` (what is missing where) and ``budget`` (how much may be said)
   * ``dht``, on ``kbuckets`` (whom to ask), ``lookup`` (one search) and ``shelf`` (what is kept for others)
 
 * machines of a job: ``cascade`` with the vocabulary of ``attempts`` (entry), ``admission`` (worker)

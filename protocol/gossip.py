@@ -3,10 +3,9 @@
 Theory of operation
 ===================
 
-Per neighbour there is a list of the statements that it *lacks*.  A statement that is new here goes on the list of
-every neighbour but the one that brought it and its author; a neighbour that shows us the same statement is taken off.
-Each tick every neighbour gets what is on its list in one ``Records``.  A list names authors, not bytes: what goes out
-is always the newest, so a slow link skips versions and never queues them up.  Each link thus carries a statement
+Per neighbour there is a list of the statements that it *lacks* (``backlog``).  A statement that is new here goes on the
+list of every neighbour but the one that brought it and its author; a neighbour that shows us the same statement is
+taken off.  Each tick every neighbour gets what is on its list in one ``Records``.  Each link thus carries a statement
 about once; in a crowded network (``announcing``) each node passes a load of others on to a few of its neighbours.
 What was lost is found by digests (``digests``): on each new link, and every ``digest_s`` with one neighbour.
 
@@ -17,21 +16,23 @@ is held against anybody.  Only what the view holds is relayed.
 a thousand identities cost no more than a few, and cannot use up what the peers of our own choice have.
 
 *Budget.*  Two token buckets share ``budget_bytes_s`` (``budget``).  Pushes and greetings spend the larger part; when it
-is short each neighbour gets an equal part of it, for its own, then leaving, then newest statements first.  Digests and
-what they show to be missing spend the rest, which saves up; a burst is paid back by pushing less.  Our own changes and
-goodbyes, ours and others', do not wait for the tick and may borrow one second of the budget.
+is short each neighbour gets an equal part of it, for what is urgent first.  Digests and what they show to be missing
+spend the rest, which saves up; a burst is paid back by pushing less.  Our own changes and goodbyes, ours and others',
+do not wait for the tick and may borrow one second of the budget.
 
 Not here: what we say of ourselves (``announcing``), which links stand (``neighbours``).  Who calls it: ``node``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 from protocol import digests
 from protocol.adverts import Advert, Load
 from protocol.announcing import Announcer, few_of
+from protocol.backlog import FRAME_BYTES, ITEM_BYTES, Backlog
 from protocol.budget import Bucket, Budget
 from protocol.effects import Effect, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import BadEnvelope
@@ -49,9 +50,6 @@ YOUNG_TICKS: Final = 5
 #: Bytes and statements in one ``Records``: below the longest message and the bound of its decoder.
 MAX_RECORDS_BYTES: Final = 60 * 1024
 MAX_RECORDS: Final = 500
-#: Bytes around a statement in ``Records``, and around ``Records`` in a frame.
-_ITEM_BYTES: Final = 3
-_FRAME_BYTES: Final = 16
 #: Signatures checked for one neighbour per second, and at once (DESIGN 3.1: 200 records/s; a full view at once).
 CHECKS_S: Final = 200
 CHECKS_BURST: Final = 8192
@@ -74,8 +72,7 @@ class _Neighbour:
         self.peer = peer
         self.guest = guests is not None  # the other end has made the link; it spends from ``guests``, too
         self.standing = False
-        #: Marks of what it lacks, newest last; a dict because it keeps its order and forgets in constant time.
-        self.lacks: dict[Mark, None] = {}
+        self.lacks = Backlog()
         own = Bucket(CHECKS_S, CHECKS_BURST, now)
         self.checks = (own,) if guests is None else (own, guests)
         self.digests = 0
@@ -99,8 +96,6 @@ class Gossip:
         self._links: dict[PeerId, _Neighbour] = {}
         self._standing: list[_Neighbour] = []
         self._to_digest: dict[PeerId, None] = {}
-        #: Goodbyes that may still be on a list of what a neighbour lacks, newest last.
-        self._goodbyes: dict[Mark, None] = {}
         self._young_s = settings.tick_s * YOUNG_TICKS
         self._next_sync, self._crowded = 0.0, False  # crowded: too many nodes to pass every load on to everybody
 
@@ -167,7 +162,7 @@ class Gossip:
         effects: list[Effect] = []
         for envelope in envelopes:
             self._marks.advance(envelope, now + envelope.ttl, held=True)
-            self._spread(envelope, None)
+            self._spread(envelope, None, urgent=True)
             if flush:
                 effects += self._flush(envelope, now)
         if envelopes:
@@ -179,8 +174,8 @@ class Gossip:
     def link_up(self, peer: PeerId, outbound: bool, now: float) -> None:
         """A link stands; the peer lacks at least what we say of ourselves."""
         link = self._links[peer] = _Neighbour(peer, None if outbound else self._guest_checks, now)
-        own = [self._marks.get((self.me, kind)) for kind in (ADVERT, LOAD)]
-        link.lacks = {mark: None for mark in own if mark is not None and mark.envelope is not None}
+        for mark in self._own_marks():
+            link.lacks.add(mark, urgent=True)
 
     def link_down(self, peer: PeerId) -> None:
         """The link is gone, and with it what we knew of what the peer has."""
@@ -215,7 +210,7 @@ class Gossip:
         """A neighbour has shown that it does not have the newest statement."""
         link, mark = self._links.get(peer), self._marks.get(key)
         if link is not None and mark is not None and mark.envelope is not None:
-            link.lacks[mark] = None
+            link.lacks.add(mark, self._is_urgent(mark.envelope))
 
     # --- what we hear --------------------------------------------------------------------------------------------
 
@@ -226,16 +221,15 @@ class Gossip:
             return []
         self._intake.clock.observe(now, wall)
         effects: list[Effect] = []
-        find, known, lacks = self._marks.get, 0, link.lacks
+        find, known, has = self._marks.get, 0, link.lacks.discard
         self.counts.records_in += len(records.envelopes)
         for envelope in records.envelopes:
             mark = find(envelope.key)
             held = mark.envelope if mark is not None else None
             # The commonest case by far, and the reason why nothing is decoded before it.
-            if held is envelope or (held is not None and held.wire == envelope.wire):
+            if mark is not None and held is not None and (held is envelope or held.wire == envelope.wire):
                 known += 1
-                if mark in lacks:
-                    del lacks[mark]  # held, so there is one
+                has(mark)
                 continue
             try:
                 effects += self._take(link, mark, envelope, now)
@@ -272,9 +266,9 @@ class Gossip:
         verdict = self._intake.take(key, mark, envelope, () if link is None else link.checks, now)
         if link is not None and mark is not None and mark.envelope is not None:
             if verdict is Verdict.NEW or verdict is Verdict.KNOWN:
-                link.lacks.pop(mark, None)
+                link.lacks.discard(mark)
             elif verdict is Verdict.STALE:
-                link.lacks[mark] = None
+                link.lacks.add(mark, self._is_urgent(mark.envelope))
         if verdict is Verdict.OWN:
             return self._state(self._own.overtake(envelope.inc, self._nodes(), now, self.wall(now)), now)
         if verdict is not Verdict.NEW and verdict is not Verdict.UNHELD:
@@ -286,39 +280,35 @@ class Gossip:
             effects += self._state(self._own.repeat(self._nodes(), now, self.wall(now)), now)
         if verdict is Verdict.UNHELD and mark is not None and not isinstance(mark, Seen):  # it is replaced
             for each in self._links.values():
-                each.lacks.pop(mark, None)
+                each.lacks.discard(mark)
         if verdict is Verdict.NEW:
-            goodbye = self._is_goodbye(envelope)
-            mark = self._spread(envelope, link, few=self._crowded and envelope.kind == LOAD and not goodbye)
-            if goodbye:
-                self._goodbyes[mark] = None
+            urgent = self._is_urgent(envelope)
+            self._spread(envelope, link, urgent)
+            if urgent and envelope.kind == LOAD:
                 effects += self._flush(envelope, now)
         return effects
 
     # --- what we pass on -----------------------------------------------------------------------------------------
 
-    def _spread(self, envelope: Envelope, source: _Neighbour | None, *, few: bool = False) -> Mark:
+    def _spread(self, envelope: Envelope, source: _Neighbour | None, urgent: bool) -> None:
         mark, author, links = self._marks.get(envelope.key), envelope.author, self._standing
         assert mark is not None, "what is new is held"
         first, count = 0, len(links)
-        if few:
+        if self._crowded and not urgent:
             first, count = int(self._rng.random() * count), few_of(count)  # side by side from anywhere on
         for place in range(first, first + count):
             link = links[place % len(links)]
             if link is not source and link.peer != author:
-                lacks = link.lacks
-                if mark in lacks:
-                    del lacks[mark]  # so that it moves to the end: newest last
-                lacks[mark] = None
-        return mark
+                link.lacks.add(mark, urgent)
 
     def _flush(self, envelope: Envelope, now: float) -> list[Effect]:
         """One statement to every neighbour that lacks it, now; what the budget does not allow waits for the tick."""
-        mark, cost = self._marks.get(envelope.key), len(envelope.wire) + _ITEM_BYTES + _FRAME_BYTES
+        mark, cost = self._marks.get(envelope.key), len(envelope.wire) + ITEM_BYTES + FRAME_BYTES
+        assert mark is not None, "what is new is held"
         effects: list[Effect] = []
         for link in self._standing:
             if mark in link.lacks and self._flow.spend(cost, now, debt=self._flow.rate):
-                del link.lacks[mark]  # it is there
+                link.lacks.discard(mark)
                 effects.append(self._send(link, [envelope], cost))
         return effects
 
@@ -327,64 +317,38 @@ class Gossip:
         self.counts.sent(cost)
         return Send(link.peer, Records(tuple(envelopes)))
 
-    def _is_goodbye(self, envelope: Envelope | None) -> bool:
-        record = self._view.get(envelope.author) if envelope is not None and envelope.kind == LOAD else None
-        return record is not None and record.said_goodbye
+    def _is_urgent(self, envelope: Envelope) -> bool:
+        """Whether what another has said goes before loads: an advert, or a goodbye."""
+        record = self._view.get(envelope.author) if envelope.kind == LOAD else None
+        return envelope.kind == ADVERT or (record is not None and record.said_goodbye)
 
-    def _first(self, link: _Neighbour) -> list[Mark]:
-        """What it lacks that goes before all the rest: our own, then goodbyes, the newest first."""
-        own = [self._marks.get((self.me, kind)) for kind in (LOAD, ADVERT)]
-        goodbyes = [mark for mark in reversed(self._goodbyes) if self._is_goodbye(mark.envelope)]
-        return [mark for mark in (*own, *goodbyes) if mark is not None and mark in link.lacks]
+    def _own_marks(self) -> list[Mark]:
+        own = [self._marks.get((self.me, kind)) for kind in (ADVERT, LOAD)]
+        return [mark for mark in own if mark is not None and mark.envelope is not None]
 
-    def _pending(self, link: _Neighbour, room: float, now: float) -> list[tuple[Mark, Envelope]]:
-        """What the neighbour lacks and we still hold, oldest first, if it all fits into ``room`` bytes.
-
-        Else what goes first, then the newest first, a little more than fits.
-        """
-        pending: list[tuple[Mark, Envelope]] = []
-        dead = []
-        room -= _FRAME_BYTES
-        for mark in reversed(link.lacks):
-            envelope = mark.envelope
-            if envelope is None or not mark.lives(now):
-                dead.append(mark)
-                continue
-            pending.append((mark, envelope))
-            room -= len(envelope.wire) + _ITEM_BYTES
-            if room < 0:
-                break
-        for mark in dead:
-            del link.lacks[mark]
-        if room >= 0:
-            pending.reverse()
-            return pending
-        first = [(mark, mark.envelope) for mark in self._first(link) if mark.envelope is not None and mark.lives(now)]
-        return first + [item for item in pending if item not in first] if first else pending
-
-    def _push(self, link: _Neighbour, bucket: Bucket, now: float, debt: float, most: float = 1e18) -> list[Effect]:
+    def _push(self, link: _Neighbour, bucket: Bucket, now: float, debt: float, most: float = math.inf) -> list[Effect]:
         """Send what is lacking as far as the bucket goes; ``most`` bytes for this neighbour."""
         if not link.lacks:
             return []
-        room = min(bucket.level(now) + debt, most)
+        envelopes = link.lacks.take(min(bucket.level(now) + debt, most), now, self._own_marks())
+        return self._send_all(link, envelopes, bucket, now)
+
+    def _send_all(self, link: _Neighbour, envelopes: list[Envelope], bucket: Bucket, now: float) -> list[Effect]:
+        """Send this, in as many messages as it takes; the caller has seen that it may."""
         effects: list[Effect] = []
         batch: list[Envelope] = []
-        cost, spent, lacks = _FRAME_BYTES, 0, link.lacks
-        for mark, envelope in self._pending(link, room, now):
-            item = len(envelope.wire) + _ITEM_BYTES
-            if spent + cost + item > room:
-                break
+        cost = FRAME_BYTES
+        for envelope in envelopes:
+            item = len(envelope.wire) + ITEM_BYTES
             if cost + item > MAX_RECORDS_BYTES or len(batch) == MAX_RECORDS:
                 effects.append(self._send(link, batch, cost))
-                spent, batch, cost = spent + cost, [], _FRAME_BYTES
+                bucket.spend(cost, now, debt=math.inf)
+                batch, cost = [], FRAME_BYTES
             batch.append(envelope)
             cost += item
-            del lacks[mark]
         if batch:
             effects.append(self._send(link, batch, cost))
-            spent += cost
-        link.lacks = lacks or {}  # an empty one is as large as it ever was
-        bucket.spend(spent, now, debt)
+            bucket.spend(cost, now, debt=math.inf)
         return effects
 
     # --- timers --------------------------------------------------------------------------------------------------
@@ -411,11 +375,10 @@ class Gossip:
 
     def _digest_round(self, now: float) -> list[Effect]:
         self._intake.sweep(now)
-        self._goodbyes = {mark: None for mark in self._goodbyes if self._is_goodbye(mark.envelope)}
         for link in self._links.values():
             link.digests, link.asked = 0, False
             if len(link.lacks) > 2 * self._nodes():  # more than we hold: some of it is gone
-                link.lacks = {mark: None for mark in link.lacks if mark.envelope is not None and mark.lives(now)}
+                link.lacks.prune(now)
         if self._standing:
             self._to_digest[self._rng.choice(self._standing).peer] = None
         return [*self._next_digest(now), SetTimer(_DIGEST, now + self._settings.digest_s * self._rng.uniform(0.9, 1.1))]
@@ -454,10 +417,7 @@ class Gossip:
         what = (self._marks, digest, now, self._young_s)
         lacks, wants = digests.compare(*what) if digest.reply else (digests.wanted(*what), [])
         self._rng.shuffle(lacks)  # so that a newcomer gets other parts first from other neighbours
-        held = {mark: len(mark.envelope.wire) for mark in map(self._marks.get, lacks) if mark and mark.envelope}
-        link.lacks = {mark: None for mark in link.lacks if mark not in held} | dict.fromkeys(held)
-        room = _FRAME_BYTES + sum(held.values()) + len(held) * (_ITEM_BYTES + 1)  # what waits for the tick is no part
-        effects = self._push(link, self._sync, now, debt=0.0, most=room)
+        effects = self._repair(link, lacks, now)
         if wants and (now >= self._next_sync or (link.asked and digest.listed)):  # what we asked for a moment ago
             self._next_sync = now + self._settings.tick_s
             for start in range(0, len(wants), digests.MAX_ENTRIES):
@@ -466,6 +426,19 @@ class Gossip:
         elif wants and link.standing:
             self._to_digest[peer] = None
         return effects
+
+    def _repair(self, link: _Neighbour, keys: list[Key], now: float) -> list[Effect]:
+        """Send what a digest showed to be missing; what the bursts do not cover waits with the rest."""
+        room, found = self._sync.level(now) - FRAME_BYTES, []
+        for mark in map(self._marks.get, keys):
+            assert mark is not None and mark.envelope is not None, "digests name what is held"
+            room -= len(mark.envelope.wire) + ITEM_BYTES
+            if room < 0:
+                link.lacks.add(mark, self._is_urgent(mark.envelope))
+            else:
+                link.lacks.discard(mark)
+                found.append(mark.envelope)
+        return self._send_all(link, found, self._sync, now)
 
     def _answer_summary(self, link: _Neighbour, digest: Digest, now: float) -> list[Effect]:
         numbers = digests.differing(self._marks, digest.buckets, now)

@@ -21,8 +21,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGES: Final = ("protocol", "simulations", "p2pnode", "bootstrap")
 #: What is compiled: whatever runs for every event, statement or job.
 MODULES: Final = (
-    "protocol/announcing protocol/batching protocol/budget protocol/cascade protocol/columns protocol/dht",
-    "protocol/digests protocol/freshness protocol/gossip protocol/ids protocol/intake",
+    "protocol/announcing protocol/backlog protocol/batching protocol/budget protocol/cascade protocol/columns",
+    "protocol/dht protocol/digests protocol/freshness protocol/gossip protocol/ids protocol/intake",
     "protocol/kbuckets protocol/kvcache protocol/liveness protocol/lookup protocol/neighbours protocol/netgroup",
     "protocol/node protocol/pace protocol/peerrecord protocol/peerview protocol/repeats protocol/residency",
     "protocol/shelf protocol/signing protocol/stepclock",

@@ -1030,6 +1030,7 @@ def test_a_network_group_gets_a_few_places_only_unless_it_is_private() -> None:
     assert len(table) == 4
     table.failed(peers[0], unreachable=True)
     assert peers[4] in table
+    assert [contact.peer for contact in table.closest(peer_key(peers[4]), 1)] == [peers[4]]  # no other bucket is asked
     table.seen(name(1), ("a",), "", 1.0)  # oneself
     assert len(table) == 4
 
