@@ -431,7 +431,8 @@ class Gossip:
         """Send what a digest showed to be missing; what the bursts do not cover waits with the rest."""
         room, found = self._sync.level(now) - FRAME_BYTES, []
         for mark in map(self._marks.get, keys):
-            assert mark is not None and mark.envelope is not None, "digests name what is held"
+            assert mark is not None, "digests name what is held"
+            assert mark.envelope is not None, "digests name what is held"
             room -= len(mark.envelope.wire) + ITEM_BYTES
             if room < 0:
                 link.lacks.add(mark, self._is_urgent(mark.envelope))

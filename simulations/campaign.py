@@ -46,8 +46,10 @@ class Campaign:
         code = OK
         for each in loaded:
             made, interrupted = self._make(plan(each, self.until))
-            document = results.document(each, [one.run for one in made], interrupted)
-            code = max(code, self._finish(document, made, interrupted))
+            runs = [one.run for one in made]
+            document = results.document(each, runs, interrupted)
+            timing = results.timing(each, runs, [one.timing for one in made])
+            code = max(code, self._finish(document, timing, interrupted))
             if interrupted:
                 return INTERRUPTED
         return code
@@ -60,8 +62,7 @@ class Campaign:
             runs = Runs(planned, self.jobs, audience, self.world)
             return runs.all(), runs.interrupted
 
-    def _finish(self, document: dict[str, Any], made: list[Made], interrupted: bool) -> int:
-        timing = {"schema": results.SCHEMA, "name": document["name"], "runs": [one.timing for one in made]}
+    def _finish(self, document: dict[str, Any], timing: dict[str, Any], interrupted: bool) -> int:
         folder = self.out / document["name"]
         files = [results.write(folder, document, timing), folder / results.TIMING]
         if self.report and document["runs"] and (drawn := draw(folder, document, timing)):
@@ -76,29 +77,38 @@ class Campaign:
         if self.as_json:
             sys.stdout.write(results.encoded(document).decode())
             sys.stdout.flush()
-        self._print(document, files, comparison)
-        for trace in dict.fromkeys(one.timing["traceback"] for one in made if "traceback" in one.timing):
+        self._print(document, timing["goals"], files, comparison)
+        for trace in dict.fromkeys(cost["traceback"] for cost in timing["runs"] if "traceback" in cost):
             sys.stderr.write(trace)
         if self.update_baseline and self.baseline is not None and not document["partial"]:
             tables.console(sys.stderr).print(f"baseline: {compare.write_baseline(self.baseline, document)}")
-        return self._verdict(document, comparison)
+        return self._verdict(document, timing["goals"], comparison)
 
-    def _verdict(self, document: dict[str, Any], comparison: compare.Comparison | None) -> int:
+    def _verdict(
+        self, document: dict[str, Any], costs: list[dict[str, Any]], comparison: compare.Comparison | None
+    ) -> int:
         if any(run["breach"] or run["error"] for run in document["runs"]):
             return FAILED
         if self.until is not None or self.update_baseline:
             return OK  # goals are about whole runs; and who writes the baseline has seen them
         if comparison is not None:
             return OK if comparison.ok else FAILED
-        return OK if all(goal["passed"] for goal in document["goals"]) else FAILED
+        return OK if all(goal["passed"] for goal in (*document["goals"], *costs)) else FAILED
 
-    def _print(self, document: dict[str, Any], files: Sequence[Path], comparison: compare.Comparison | None) -> None:
+    def _print(
+        self,
+        document: dict[str, Any],
+        costs: list[dict[str, Any]],
+        files: Sequence[Path],
+        comparison: compare.Comparison | None,
+    ) -> None:
         console = tables.console(sys.stderr if self.as_json else sys.stdout)
         stopped = ", stopped before its end" if document["partial"] else ""
         console.print(f"\n{document['name']}{stopped}", style="bold", markup=False)
         console.print(tables.runs_table(document, console.width))
         changes = comparison.goals if comparison else ()
-        lines = [*tables.goal_lines(document["goals"], changes), *tables.trouble_lines(document["runs"])]
+        goals = [*document["goals"], *costs]
+        lines = [*tables.goal_lines(goals, changes), *tables.trouble_lines(document["runs"])]
         for line in lines:
             console.print(line, soft_wrap=True)
         if comparison is not None:

@@ -96,6 +96,13 @@ DISTRIBUTIONS: Final = {
     "detection_s": "seconds from a crash until a node holds the peer dead, where that comes before it is back",
 }
 FIGURES: Final = ("n", "mean", "p50", "p90", "p99", "max")
+#: What a run costs the machine that makes it.  It differs from one to the next, so it is no part of the results, and
+#: neither is the judgement on it: both are in ``timing.json``.
+COSTS: Final = {
+    "virtual_per_cpu_s": "virtual seconds per processor second",
+    "events_per_cpu_s": "events per processor second",
+    "peak_mib": "most memory that the run held, MiB",
+}
 
 _RELATIONS: Final[dict[str, Callable[[float, float], bool]]] = {
     ">=": operator.ge,
@@ -132,6 +139,11 @@ class Goal:
     bound: Bound
     where: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
+    @property
+    def of_costs(self) -> bool:
+        """Whether it is about what the run costs, not about what it finds."""
+        return self.metric in COSTS
+
     def concerns(self, value_of: Callable[[str], Any]) -> bool:
         """Whether the point is meant of which ``value_of`` tells the value of a dotted key."""
         return all(as_text(value_of(key)) in values for key, values in self.where)
@@ -155,7 +167,7 @@ def read_goal(key: str, text: Any) -> Goal:
 
 def check_metric(name: str) -> None:
     """Raises ``GoalError`` unless ``name`` is a metric with a single value."""
-    if name in NUMBERS:
+    if name in NUMBERS or name in COSTS:
         return
     head, _, figure = name.partition(".")
     if head in DISTRIBUTIONS:
@@ -165,7 +177,7 @@ def check_metric(name: str) -> None:
         raise GoalError(f"{head} is a distribution: write one of {ways}")
     if head in NUMBERS:
         raise GoalError(f"{head} is one number: write it without .{figure}")
-    known = [*NUMBERS, *DISTRIBUTIONS]
+    known = [*NUMBERS, *DISTRIBUTIONS, *COSTS]
     raise GoalError(f"there is no metric {name}{meant(head, known)}; there are {', '.join(known)}")
 
 

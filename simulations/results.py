@@ -24,7 +24,7 @@ import msgspec
 from protocol import __version__
 from simulations.checking import listed
 from simulations.files import CEILING, POLICY_KEY, Loaded, Point, value_at
-from simulations.goals import judged, metric_of
+from simulations.goals import Goal, judged, metric_of
 from simulations.layers import ScenarioError
 from simulations.scenario import Scenario
 
@@ -68,15 +68,26 @@ def document(loaded: Loaded, runs: Sequence[Run], stopped: bool) -> dict[str, An
         "partial": stopped or any(run["partial"] for run in runs),
         "runs": runs,
         "summary": [summary(point, _at(runs, point)) for point, _ in loaded.points],
-        "goals": [
-            judged(goal, point, _at(runs, point), len(scenario.seeds))
-            for goal in loaded.goals
-            for point, at in loaded.points
-            if goal.concerns(partial(value_at, at))
-        ],
+        "goals": _judged([goal for goal in loaded.goals if not goal.of_costs], loaded, runs),
     }
     tidied: dict[str, Any] = tidy(whole)
     return tidied
+
+
+def timing(loaded: Loaded, runs: Sequence[Run], costs: Sequence[Run]) -> dict[str, Any]:
+    """What the runs cost, one by one, and the goals on that."""
+    beside = [tidy({**run, "metrics": cost}) for run, cost in zip(runs, costs, strict=True)]
+    goals = _judged([goal for goal in loaded.goals if goal.of_costs], loaded, beside)
+    return {"schema": SCHEMA, "name": loaded.scenario.name, "runs": costs, "goals": goals}
+
+
+def _judged(goals: Sequence[Goal], loaded: Loaded, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    return [
+        judged(goal, point, _at(runs, point), len(loaded.scenario.seeds))
+        for goal in goals
+        for point, at in loaded.points
+        if goal.concerns(partial(value_at, at))
+    ]
 
 
 def tidy(value: Any) -> Any:
@@ -129,7 +140,7 @@ def read(path: Path) -> dict[str, Any]:
 def read_timing(folder: Path) -> dict[str, Any]:
     """What the runs cost, if that is known."""
     path = folder / TIMING
-    return read(path) if path.is_file() else {"schema": SCHEMA, "runs": []}
+    return read(path) if path.is_file() else {"schema": SCHEMA, "runs": [], "goals": []}
 
 
 def scenario_hash(scenario: Scenario) -> str:

@@ -41,6 +41,7 @@ def write(results: dict[str, Any], timing: dict[str, Any], path: Path) -> None:
         from simulations.report.pictures import pictures  # noqa: PLC0415 - slow to import, and may be missing
 
         drawn = pictures(read)
+    read.goals += timing.get("goals") or []  # not in the pictures: it is what the machine can do
     content = page.html(read, timing, drawn)
     half = path.with_name(f".{path.name}.new")
     half.write_text(content, encoding="utf-8")

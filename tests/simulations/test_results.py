@@ -92,6 +92,23 @@ def test_goals_are_judged_at_the_points_they_are_about(loaded: Loaded) -> None:
     assert {goal["point"]["routing.policy"] for goal in goals[6:]} == {"neuralgrid"}
 
 
+def test_goals_on_what_the_runs_cost_are_judged_beside_the_results(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(f'{TEXT}virtual_per_cpu_s = ">= 8"\n"topology.nodes=5: peak_mib" = "<= 100"\n')
+    loaded = load(tmp_path / "x.toml")
+    runs = [one_run(each, STANDIN).run for each in plan(loaded)]
+    costs = [
+        {"point": run["point"], "seed": run["seed"], "virtual_per_cpu_s": 7.0 + run["seed"], "peak_mib": 101.0}
+        for run in runs
+    ]
+    timing = results.timing(loaded, runs, costs)
+    assert timing["runs"] == costs
+    assert [goal["goal"] for goal in timing["goals"]] == ["virtual_per_cpu_s"] * 6 + ["peak_mib"] * 3
+    assert [goal["passed"] for goal in timing["goals"]] == [True] * 6 + [False] * 3
+    assert [goal["value"] for goal in timing["goals"]][::8] == [9.0, 101.0]
+    assert len(results.document(loaded, runs, False)["goals"]) == 8
+    assert results.timing(loaded, runs[:1], costs[:1])["goals"][0]["reason"] == "only 1 of 3 seeds were finished"
+
+
 def test_the_interval_is_students() -> None:
     found = results.over_seeds([1.0, 2.0, 3.0])
     assert (found["n"], found["mean"], found["median"]) == (3, 2.0, 2.0)

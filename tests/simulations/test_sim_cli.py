@@ -121,6 +121,20 @@ def test_a_goal_that_fails_fails_the_command(shelf: Path, capsys: pytest.Capture
     assert "✗ ttft_s.p50 <= 0.1: 0.2" in capsys.readouterr().out
 
 
+def test_a_goal_on_what_the_runs_cost_counts_and_is_no_part_of_the_results(
+    shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = scenario(shelf, '[goals]\nvirtual_per_cpu_s = "> 1e12"\n')
+    assert sim("run", file, "--jobs", "0") == 1
+    assert "✗ virtual_per_cpu_s > 1e12: " in capsys.readouterr().out
+    folder = shelf / "simulation-results/x"
+    assert b"virtual_per_cpu_s >" not in (folder / "results.json").read_bytes()
+    assert not json.loads((folder / "results.json").read_bytes())["goals"]
+    html = (folder / "report.html").read_text()
+    assert "1 of 1 goals failed" in html
+    assert "virtual_per_cpu_s" in html
+
+
 @pytest.mark.parametrize(
     ("about", "says"),
     [
