@@ -1,7 +1,8 @@
 """How the runs go, shown while they go: bars on a terminal, plain lines elsewhere; all of it on stderr.
 
 Per run: virtual time, speed in virtual seconds per second, jobs done.  Over all: runs done and the time that is left,
-taken from the virtual seconds made so far.  Not here: what is printed at the end (``cli``).  Who calls it: ``runs``.
+taken from the virtual seconds of a node made so far: in a sweep over sizes one run costs a hundred times another.
+Not here: what is printed at the end (``cli``).  Who calls it: ``runs``.
 """
 
 from __future__ import annotations
@@ -66,10 +67,10 @@ class Tally:
 
     def left_s(self) -> float | None:
         """Seconds until all is done if it goes on like this; None before anything can be said."""
-        made, passed = sum(self.virtual.values()), self.clock() - self.started
-        if made <= 0 or passed <= 0:
-            return None
-        return (sum(planned.of_s for planned in self.planned) - made) * passed / made
+        nodes = [planned.scenario.topology.nodes for planned in self.planned]
+        whole = sum(planned.of_s * count for planned, count in zip(self.planned, nodes, strict=True))
+        made, passed = sum(s * nodes[index] for index, s in self.virtual.items()), self.clock() - self.started
+        return (whole - made) * passed / made if made > 0 and passed > 0 else None
 
 
 def clock_text(seconds: float | None) -> str:

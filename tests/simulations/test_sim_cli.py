@@ -17,7 +17,7 @@ from simulations import fuzz as chaos
 from simulations.cli import seconds_of
 from simulations.progress import Bars, Lines, Tally, clock_text
 from simulations.runs import Made, Planned, Word
-from simulations.scenario import Scenario
+from simulations.scenario import Scenario, Topology
 
 STANDIN = "tests.simulations.standin:run"
 
@@ -308,6 +308,16 @@ def test_the_time_that_is_left() -> None:
     tally.ends(0)
     assert tally.left_s() == pytest.approx(10.0)
     assert [clock_text(seconds) for seconds in (None, 0, 61, 3723.4)] == ["-:--", "0:00", "1:01", "1:02:03"]
+
+
+def test_a_large_network_counts_for_more_of_what_is_left() -> None:
+    now = [0.0]
+    sizes = [Planned(Scenario(name="x", topology=Topology(nodes=count)), {}, 1, ()) for count in (10, 90)]
+    tally = Tally(sizes, lambda: now[0])
+    tally.begins(0)
+    now[0] = 2.0
+    tally.ends(0)
+    assert tally.left_s() == pytest.approx(18.0)
 
 
 def made() -> Made:
