@@ -24,6 +24,8 @@ from protocol.signing import Envelope
 #: Bytes around a statement in ``Records``, and around ``Records`` in a frame.
 ITEM_BYTES: Final = 3
 FRAME_BYTES: Final = 16
+#: What a list is that has nothing on it; never filled, so all may share it (most links carry no gossip).
+_NOTHING: Final[dict[Mark, None]] = {}
 
 
 class Backlog:
@@ -32,8 +34,8 @@ class Backlog:
     __slots__ = ("_rest", "_urgent")
 
     def __init__(self) -> None:
-        self._urgent: dict[Mark, None] = {}
-        self._rest: dict[Mark, None] = {}
+        self._urgent = _NOTHING
+        self._rest = _NOTHING
 
     def __len__(self) -> int:
         return len(self._urgent) + len(self._rest)
@@ -49,8 +51,12 @@ class Backlog:
         """It lacks what ``mark`` stands for, and that is new."""
         self.discard(mark)
         if urgent:
+            if self._urgent is _NOTHING:
+                self._urgent = {}
             self._urgent[mark] = None
         else:
+            if self._rest is _NOTHING:
+                self._rest = {}
             self._rest[mark] = None
 
     def discard(self, mark: Mark) -> None:
@@ -88,7 +94,7 @@ class Backlog:
         for mark in off:
             self.discard(mark)
         if not self._rest:
-            self._rest = {}  # an empty one is as large as it ever was
+            self._rest = _NOTHING  # an empty one is as large as it ever was
         if not self._urgent:
-            self._urgent = {}
+            self._urgent = _NOTHING
         return taken
