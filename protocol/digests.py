@@ -3,20 +3,21 @@
 Theory of operation
 ===================
 
-A ``Digest`` comes in four forms; the first two open an exchange, the others answer::
+A ``Digest`` comes in five forms; the first two open an exchange, the next two answer, the last stands alone::
 
-    form       buckets  listed  reply  meaning
-    everything  -        -      yes    these entries are all I have seen
-    summary     256      -      yes    this is the hash of each bucket of authors
-    detail      -       some    yes    these entries are all I have seen in the listed buckets
-    want        -        -      no     please send what is newer than these entries
+    form       buckets  listed  reply  have  meaning
+    everything  -        -      yes     no   these entries are all I have seen
+    summary     256      -      yes     no   this is the hash of each bucket of authors
+    detail      -       some    yes     no   these entries are all I have seen in the listed buckets
+    want        -        -      no      no   please send what is newer than these entries
+    have        -        -      no     yes   I have these: please ask for what you lack
 
 ``everything`` or ``detail`` is answered with the records that the sender lacks and a ``want`` for those it is ahead
-in; ``summary`` with a ``detail`` of the buckets that differ; ``want`` with records.  A small view is said as
-``everything``; a large one starts with 2 KiB of hashes.  While statements are on their way buckets differ that will
-agree in a second, so an exchange lists a few of those that differ, at random: what is really lost is found in a few
-exchanges, and the cost of one is bounded.  The first exchange of a link lists more of them.  Nor is what is *young*
-sent to whoever has an earlier version: a statement that came a few ticks ago is on its way to everybody.
+in; ``summary`` with a ``detail`` of the buckets that differ; ``want`` with records; ``have`` with a ``want``.  A small
+view is said as ``everything``; a large one starts with 2 KiB of hashes.  While statements are on their way buckets
+differ that will agree in a second, so an exchange lists a few of those that differ, at random: what is really lost is
+found in a few exchanges, and the cost of one is bounded.  The first exchange of a link lists more of them.  Nor is what
+is *young* sent to whoever has an earlier version: a statement that came a few ticks ago is on its way to everybody.
 
 An entry says "seen", not "held": a full view must not be offered the same statements again and again.
 
@@ -26,6 +27,7 @@ Not here: when, to whom and at what cost (``gossip``).
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from protocol.freshness import BUCKETS, UNSEEN, Key, Mark, Marks
@@ -97,12 +99,29 @@ def compare(marks: Marks, digest: Digest, now: float, young_s: float = 0.0) -> t
         version = theirs.get(key)
         if version is None or (version < (mark.inc, mark.seq) and not _young(mark, young_s, now)):
             lacks.append(key)
+    return lacks, _wants(marks, theirs, now)
+
+
+def _wants(marks: Marks, theirs: Mapping[Key, tuple[int, int]], now: float) -> list[Entry]:
     wants: list[Entry] = []
     for key, version in theirs.items():
         mine = marks.get(key)
         if key[1] in (ADVERT, LOAD) and (mine is None or _older(mine.inc, mine.seq, mine.until, version)):
             wants.append(_entry(key, mine) if mine is not None and mine.lives(now) else (key[1], key[0], 0, 0))
-    return lacks, wants
+    return wants
+
+
+def having(marks: Iterable[Mark]) -> Digest:
+    """Say that we have these."""
+    return Digest(entries=tuple(_entry(mark.envelope.key, mark) for mark in marks if mark.envelope), have=True)
+
+
+def offered(marks: Marks, digest: Digest, now: float) -> tuple[list[Mark], list[Entry]]:
+    """``(alike, wants)``: what we have just as the sender of ``have``, and what we ask it for."""
+    theirs = {(PeerId(author), kind): (inc, seq) for kind, author, inc, seq in digest.entries}
+    found = [(marks.get(key), version) for key, version in theirs.items()]
+    alike = [mark for mark, version in found if mark is not None and (mark.inc, mark.seq) == version]
+    return alike, _wants(marks, theirs, now)
 
 
 def wanted(marks: Marks, digest: Digest, now: float, young_s: float = 0.0) -> list[Key]:

@@ -16,7 +16,7 @@ is held against anybody.  Only what the view holds is relayed.
 a thousand identities cost no more than a few, and cannot use up what the peers of our own choice have.
 
 *Budget.*  Two token buckets share ``budget_bytes_s`` (``budget``).  Pushes and greetings spend the larger part; when it
-is short each neighbour gets an equal part of it, for what is urgent first.  Digests and what they show to be missing
+is short each neighbour gets an equal part of it (``backlog``: for what).  Digests and what they show to be missing
 spend the rest, which saves up; a burst is paid back by pushing less.  Our own changes and goodbyes, ours and others',
 do not wait for the tick and may borrow one second of the budget.
 
@@ -32,7 +32,7 @@ from typing import Final
 from protocol import digests
 from protocol.adverts import Advert, Load
 from protocol.announcing import Announcer, few_of
-from protocol.backlog import FRAME_BYTES, ITEM_BYTES, Backlog
+from protocol.backlog import FRAME_BYTES, ITEM_BYTES, NOW, Backlog
 from protocol.budget import Bucket, Budget
 from protocol.effects import Effect, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import BadEnvelope
@@ -50,6 +50,8 @@ YOUNG_TICKS: Final = 5
 #: Bytes and statements in one ``Records``: below the longest message and the bound of its decoder.
 MAX_RECORDS_BYTES: Final = 60 * 1024
 MAX_RECORDS: Final = 500
+#: Statements that a neighbour is told of at once (guess: 3 KB).
+MAX_TOLD: Final = 64
 #: Signatures checked for one neighbour per second, and at once (DESIGN 3.1: 200 records/s; a full view at once).
 CHECKS_S: Final = 200
 CHECKS_BURST: Final = 8192
@@ -66,13 +68,14 @@ _DIGEST: Final[TimerKey] = ("gossip", "digest")
 
 
 class _Neighbour:
-    __slots__ = ("asked", "checks", "digests", "guest", "introduced", "lacks", "peer", "standing")
+    __slots__ = ("asked", "checks", "digests", "guest", "introduced", "lacks", "peer", "standing", "told")
 
     def __init__(self, peer: PeerId, guests: Bucket | None, now: float) -> None:
         self.peer = peer
         self.guest = guests is not None  # the other end has made the link; it spends from ``guests``, too
         self.standing = False
         self.lacks = Backlog()
+        self.told = now  # when it was told what we have, or became a neighbour
         own = Bucket(CHECKS_S, CHECKS_BURST, now)
         self.checks = (own,) if guests is None else (own, guests)
         self.digests = 0
@@ -162,7 +165,7 @@ class Gossip:
         effects: list[Effect] = []
         for envelope in envelopes:
             self._marks.advance(envelope, now + envelope.ttl, held=True)
-            self._spread(envelope, None, urgent=True)
+            self._spread(envelope, None, NOW)
             if flush:
                 effects += self._flush(envelope, now)
         if envelopes:
@@ -174,8 +177,9 @@ class Gossip:
     def link_up(self, peer: PeerId, outbound: bool, now: float) -> None:
         """A link stands; the peer lacks at least what we say of ourselves."""
         link = self._links[peer] = _Neighbour(peer, None if outbound else self._guest_checks, now)
-        for mark in self._own_marks():
-            link.lacks.add(mark, urgent=True)
+        for mark in (self._marks.get((self.me, kind)) for kind in (ADVERT, LOAD)):
+            if mark is not None and mark.envelope is not None:
+                link.lacks.add(mark, NOW)
 
     def link_down(self, peer: PeerId) -> None:
         """The link is gone, and with it what we knew of what the peer has."""
@@ -206,11 +210,11 @@ class Gossip:
         self._to_digest[peer] = None
         return self._next_digest(now)
 
-    def lacks(self, peer: PeerId, key: Key) -> None:
+    def lacks(self, peer: PeerId, key: Key, now: float) -> None:
         """A neighbour has shown that it does not have the newest statement."""
         link, mark = self._links.get(peer), self._marks.get(key)
         if link is not None and mark is not None and mark.envelope is not None:
-            link.lacks.add(mark, self._is_urgent(mark.envelope))
+            link.lacks.add(mark, self._due(mark.envelope, now))
 
     # --- what we hear --------------------------------------------------------------------------------------------
 
@@ -268,7 +272,7 @@ class Gossip:
             if verdict is Verdict.NEW or verdict is Verdict.KNOWN:
                 link.lacks.discard(mark)
             elif verdict is Verdict.STALE:
-                link.lacks.add(mark, self._is_urgent(mark.envelope))
+                link.lacks.add(mark, self._due(mark.envelope, now))
         if verdict is Verdict.OWN:
             return self._state(self._own.overtake(envelope.inc, self._nodes(), now, self.wall(now)), now)
         if verdict is not Verdict.NEW and verdict is not Verdict.UNHELD:
@@ -282,24 +286,24 @@ class Gossip:
             for each in self._links.values():
                 each.lacks.discard(mark)
         if verdict is Verdict.NEW:
-            urgent = self._is_urgent(envelope)
-            self._spread(envelope, link, urgent)
-            if urgent and envelope.kind == LOAD:
+            due = self._due(envelope, now)
+            self._spread(envelope, link, due)
+            if due == NOW:
                 effects += self._flush(envelope, now)
         return effects
 
     # --- what we pass on -----------------------------------------------------------------------------------------
 
-    def _spread(self, envelope: Envelope, source: _Neighbour | None, urgent: bool) -> None:
+    def _spread(self, envelope: Envelope, source: _Neighbour | None, due: float) -> None:
         mark, author, links = self._marks.get(envelope.key), envelope.author, self._standing
         assert mark is not None, "what is new is held"
         first, count = 0, len(links)
-        if self._crowded and not urgent:
+        if self._crowded and due == math.inf:
             first, count = int(self._rng.random() * count), few_of(count)  # side by side from anywhere on
         for place in range(first, first + count):
             link = links[place % len(links)]
             if link is not source and link.peer != author:
-                link.lacks.add(mark, urgent)
+                link.lacks.add(mark, due)
 
     def _flush(self, envelope: Envelope, now: float) -> list[Effect]:
         """One statement to every neighbour that lacks it, now; what the budget does not allow waits for the tick."""
@@ -317,21 +321,21 @@ class Gossip:
         self.counts.sent(cost)
         return Send(link.peer, Records(tuple(envelopes)))
 
-    def _is_urgent(self, envelope: Envelope) -> bool:
-        """Whether what another has said goes before loads: an advert, or a goodbye."""
-        record = self._view.get(envelope.author) if envelope.kind == LOAD else None
-        return envelope.kind == ADVERT or (record is not None and record.said_goodbye)
+    def _due(self, envelope: Envelope, now: float) -> float:
+        """When the neighbours are told of what they were not sent: an advert when it is young no more, a load never.
 
-    def _own_marks(self) -> list[Mark]:
-        own = [self._marks.get((self.me, kind)) for kind in (ADVERT, LOAD)]
-        return [mark for mark in own if mark is not None and mark.envelope is not None]
+        A goodbye goes first at once.
+        """
+        if envelope.kind == ADVERT:
+            return now + self._young_s * self._rng.uniform(1.0, 2.0)  # not both ends of a link at once
+        record = self._view.get(envelope.author)
+        return NOW if record is not None and record.said_goodbye else math.inf
 
     def _push(self, link: _Neighbour, bucket: Bucket, now: float, debt: float, most: float = math.inf) -> list[Effect]:
         """Send what is lacking as far as the bucket goes; ``most`` bytes for this neighbour."""
         if not link.lacks:
             return []
-        envelopes = link.lacks.take(min(bucket.level(now) + debt, most), now, self._own_marks())
-        return self._send_all(link, envelopes, bucket, now)
+        return self._send_all(link, link.lacks.take(min(bucket.level(now) + debt, most), now), bucket, now)
 
     def _send_all(self, link: _Neighbour, envelopes: list[Envelope], bucket: Bucket, now: float) -> list[Effect]:
         """Send this, in as many messages as it takes; the caller has seen that it may."""
@@ -362,6 +366,7 @@ class Gossip:
         effects = self._state(self._own.due(self._nodes(), now, self.wall(now)), now, flush=False)
         self._budget.settle(self.counts.bytes_out, now)
         self._crowded = self._own.crowded(self._nodes())
+        effects += [effect for link in self._standing for effect in self._tell(link, now)]
         links = [link for link in self._standing if link.lacks]
         self._rng.shuffle(links)
         for left, link in zip(range(len(links), 0, -1), links, strict=True):
@@ -397,13 +402,25 @@ class Gossip:
             self._next_sync = now + self._settings.tick_s
         return effects
 
-    def _send_digest(self, peer: PeerId, digest: Digest, now: float) -> list[Effect]:
+    def _send_digest(
+        self, peer: PeerId, digest: Digest, now: float, bucket: Bucket | None = None, debt: float = 0.0
+    ) -> list[Effect]:
         cost = digests.size(digest)
-        if not self._sync.spend(cost, now):
+        if not (bucket or self._sync).spend(cost, now, debt):
             return []
         self.counts.digests_out += 1
         self.counts.sent(cost)
         return [Send(peer, digest)]
+
+    def _tell(self, link: _Neighbour, now: float) -> list[Effect]:
+        """Tell a neighbour what it has not been sent for so long that it may never be."""
+        if now < link.told + self._young_s or self._flow.level(now) <= 0:
+            return []
+        due = link.lacks.due(now, MAX_TOLD)
+        if not due:
+            return []
+        link.told = now
+        return self._send_digest(link.peer, digests.having(due), now, self._flow, debt=math.inf)
 
     def on_digest(self, peer: PeerId, digest: Digest, now: float) -> list[Effect]:
         """What a neighbour has seen; the forms are told apart in ``digests``."""
@@ -414,6 +431,11 @@ class Gossip:
         self.counts.digests_in += 1
         if digest.buckets:
             return self._answer_summary(link, digest, now)
+        if digest.have:
+            alike, wants = digests.offered(self._marks, digest, now)
+            for mark in alike:
+                link.lacks.discard(mark)
+            return self._send_digest(peer, Digest(entries=tuple(wants)), now) if wants else []
         what = (self._marks, digest, now, self._young_s)
         lacks, wants = digests.compare(*what) if digest.reply else (digests.wanted(*what), [])
         self._rng.shuffle(lacks)  # so that a newcomer gets other parts first from other neighbours
@@ -435,7 +457,7 @@ class Gossip:
             assert mark.envelope is not None, "digests name what is held"
             room -= len(mark.envelope.wire) + ITEM_BYTES
             if room < 0:
-                link.lacks.add(mark, self._is_urgent(mark.envelope))
+                link.lacks.add(mark, self._due(mark.envelope, now))
             else:
                 link.lacks.discard(mark)
                 found.append(mark.envelope)

@@ -73,13 +73,14 @@ class Digest(msgspec.Struct, frozen=True, array_like=True):
 
     ``buckets`` is the hash per bucket of the author space (8 bytes each) or empty; ``entries`` are
     ``(kind, author, inc, seq)`` of the buckets numbered in ``listed``.  ``reply`` asks the receiver to answer with
-    its own digest of the same buckets.
+    its own digest of the same buckets; ``have`` to ask for those of the entries that it lacks.
     """
 
     buckets: Annotated[bytes, Meta(max_length=8 * 256)] = b""
     listed: Annotated[tuple[int, ...], Meta(max_length=256)] = ()
     entries: Annotated[tuple[tuple[int, Key32, int, int], ...], Meta(max_length=1024)] = ()
     reply: bool = False
+    have: bool = False
 
 
 class Doubt(msgspec.Struct, frozen=True, array_like=True):

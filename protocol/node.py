@@ -175,7 +175,7 @@ class Node:
         if subject == self.me:
             return self.gossip.refute(now)
         if self.gossip.version_of(subject) > (doubt.inc, doubt.seq):
-            self.gossip.lacks(by, (subject, LOAD))
+            self.gossip.lacks(by, (subject, LOAD), now)
             return []
         return self._paid(self.liveness.doubted(doubt, now), now) + self._look(now)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.adverts import Load, statement
-from protocol.backlog import FRAME_BYTES, ITEM_BYTES, Backlog
+from protocol.backlog import FRAME_BYTES, ITEM_BYTES, NOW, Backlog
 from protocol.freshness import Mark
 from protocol.signing import Envelope
 from tests.protocol.harness import WALL, advert_of, signer_of
@@ -31,44 +33,59 @@ OWN, ADVERT, OLD, NEW = mark_of(0), mark_of(1, advert=True), mark_of(2), mark_of
 
 def full() -> Backlog:
     backlog = Backlog()
-    for mark, urgent in ((OWN, True), (OLD, False), (ADVERT, True), (NEW, False)):
-        backlog.add(mark, urgent)
+    backlog.add(OWN, NOW)
+    backlog.add(OLD)
+    backlog.add(ADVERT, due=5.0)
+    backlog.add(NEW)
     return backlog
 
 
-def test_our_own_goes_first_then_what_is_urgent_then_the_newest() -> None:
+def test_what_goes_first_goes_first_then_the_newest() -> None:
     backlog = full()
-    assert backlog.take(1e6, 0.0, [OWN]) == envelopes(OWN, ADVERT, NEW, OLD)
+    assert backlog.take(1e6, 0.0) == envelopes(OWN, NEW, ADVERT, OLD)
     assert not backlog
-    assert backlog.take(1e6, 0.0, [OWN]) == []
+    assert backlog.take(1e6, 0.0) == []
 
 
 def test_it_takes_what_fits_and_keeps_the_rest() -> None:
     backlog = full()
-    assert backlog.take(cost(OWN, ADVERT, NEW), 0.0, [OWN]) == envelopes(OWN, ADVERT, NEW)
+    assert backlog.take(cost(OWN, NEW, ADVERT), 0.0) == envelopes(OWN, NEW, ADVERT)
     assert backlog.marks() == [OLD]
     backlog = full()
-    assert backlog.take(cost(OWN, ADVERT) - 1, 0.0, [OWN]) == envelopes(OWN)  # nothing small slips by what waits
-    assert set(backlog.marks()) == {ADVERT, OLD, NEW}
+    assert backlog.take(cost(OWN) - 1, 0.0) == []  # nothing slips by what waits
+    assert backlog.take(cost(OWN, NEW, ADVERT) - 1, 0.0) == envelopes(OWN, NEW)
+    assert backlog.marks() == [OLD, ADVERT]
 
 
-def test_what_is_stated_again_is_the_newest_and_may_be_urgent_or_no_more() -> None:
+def test_what_is_stated_again_is_the_newest_and_may_go_first_or_no_more() -> None:
     backlog = full()
-    backlog.add(OLD, urgent=False)
-    backlog.add(NEW, urgent=True)
-    backlog.add(NEW, urgent=False)
-    backlog.add(OLD, urgent=True)
+    backlog.add(OLD)
+    backlog.add(NEW, NOW)
+    backlog.add(NEW)
+    backlog.add(OLD, NOW)
     assert len(backlog) == 4
-    assert backlog.take(1e6, 0.0, []) == envelopes(OLD, ADVERT, OWN, NEW)
+    assert backlog.take(1e6, 0.0) == envelopes(OLD, OWN, NEW, ADVERT)
+
+
+def test_what_is_due_is_told_once_and_not_sent() -> None:
+    backlog = full()
+    late, gone = mark_of(4, advert=True), mark_of(5, advert=True, until=6.0)
+    backlog.add(late, due=7.0)
+    backlog.add(gone, due=6.0)
+    assert backlog.due(4.9, most=9) == []
+    assert backlog.due(7.0, most=1) == [ADVERT]
+    assert backlog.due(7.0, most=9) == [late]
+    assert backlog.due(7.0, most=9) == []
+    assert backlog.marks() == [OWN, OLD, NEW]
 
 
 def test_what_ran_out_or_is_not_held_is_forgotten() -> None:
     late, gone = mark_of(4, until=1.0), mark_of(5)
     gone.envelope = None
-    for forget in (lambda backlog: backlog.prune(2.0), lambda backlog: backlog.take(FRAME_BYTES, 2.0, [])):
+    for forget in (lambda backlog: backlog.prune(2.0), lambda backlog: backlog.take(FRAME_BYTES, 2.0)):
         backlog = Backlog()
         for mark in (late, gone):
-            backlog.add(mark, urgent=False)
+            backlog.add(mark)
         assert late in backlog
         assert gone in backlog
         forget(backlog)
@@ -78,21 +95,22 @@ def test_what_ran_out_or_is_not_held_is_forgotten() -> None:
     assert len(backlog) == 4
 
 
-@given(st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["urgent", "rest", "has"]))), st.integers(0, 2000))
-def test_every_mark_is_there_once_or_was_sent(steps: list[tuple[int, str]], room: int) -> None:
-    marks, backlog, left = MARKS, Backlog(), set()
-    for number, what in steps:
-        if what == "has":
-            backlog.discard(marks[number])
+@given(st.lists(st.tuples(st.integers(0, 7), st.sampled_from([NOW, 1.0, math.inf, None]))), st.integers(0, 2000))
+def test_every_mark_is_there_once_or_was_told_or_sent(steps: list[tuple[int, float | None]], room: int) -> None:
+    backlog, left = Backlog(), set()
+    for number, due in steps:
+        if due is None:
+            backlog.discard(MARKS[number])
             left.discard(number)
         else:
-            backlog.add(marks[number], what == "urgent")
+            backlog.add(MARKS[number], due)
             left.add(number)
-    assert sorted(map(id, backlog.marks())) == sorted(id(marks[number]) for number in left)
-    sent = backlog.take(room, 0.0, [marks[0]])
+    assert sorted(map(id, backlog.marks())) == sorted(id(MARKS[number]) for number in left)
+    sent = backlog.take(room, 0.0)
     assert sum(len(envelope.wire) + ITEM_BYTES for envelope in sent) <= max(0, room - FRAME_BYTES)
-    kept = [mark.envelope for mark in backlog.marks()]
-    assert sorted(map(id, [*sent, *kept])) == sorted(id(marks[number].envelope) for number in left)
+    told = backlog.due(1.0, most=2)
+    kept = [mark.envelope for mark in (*told, *backlog.marks())]
+    assert sorted(map(id, [*sent, *kept])) == sorted(id(MARKS[number].envelope) for number in left)
 
 
 MARKS = [mark_of(author) for author in range(8)]

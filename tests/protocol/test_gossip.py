@@ -295,7 +295,7 @@ def test_who_has_no_link_is_not_heard() -> None:
     stranger = signer_of(99).peer_id
     assert node.get(stranger, load(1)) == []
     assert node.gossip.on_digest(stranger, Digest(reply=True), 0.0) == []
-    node.gossip.lacks(stranger, (stranger, LOAD))
+    node.gossip.lacks(stranger, (stranger, LOAD), 0.0)
     assert len(node.view) == 0
 
 
@@ -360,21 +360,48 @@ def test_what_a_neighbour_lacks_is_no_more_than_is_known_however_often_the_view_
             node.get(node.peers[0], load(other, seq + 1))  # now this one has it
             node.get(node.peers[0], load(author, seq + 1))
             node.view.remove(signer_of(other).peer_id)
-        node.gossip.lacks(node.peers[1], (signer_of(1).peer_id, LOAD))
+        node.gossip.lacks(node.peers[1], (signer_of(1).peer_id, LOAD), 0.0)
         assert len(link.lacks) <= len(node.gossip._marks)
 
 
-def test_an_advert_does_not_wait_behind_loads_of_which_newer_ones_always_come() -> None:
-    node = Alone(2, budget_bytes_s=1024, burst_bytes=400)
+def told(effects: list[Effect]) -> dict[PeerId, Digest]:
+    """Who is told that we have something."""
+    return {
+        effect.peer: effect.message
+        for effect in effects
+        if isinstance(effect, Send) and isinstance(effect.message, Digest) and effect.message.have
+    }
+
+
+def test_of_an_advert_that_was_left_behind_the_neighbours_are_told_and_they_ask() -> None:
+    node = Alone(2, budget_bytes_s=1024, burst_bytes=4000)
     node.gossip._flow.spend(node.gossip._flow.level(0.0), 0.0)
-    news = statement(signer_of(20), advert_of(20), (1, 1), WALL, 120)
-    node.get(node.peers[0], news)
-    told: set[PeerId] = set()
-    for tick in range(1, 6):
-        for author in range(1, 15):
-            node.get(node.peers[0], load(author, tick, issued=WALL + tick), now=float(tick))
-        told |= who_hears_of(20, node.tick(tick + 0.5))
-    assert told == {node.peers[1]}
+    author, other = signer_of(20).peer_id, node.peers[1]
+    node.get(node.peers[0], statement(signer_of(20), advert_of(20), (1, 1), WALL, 120))
+    heard: list[tuple[PeerId, Digest]] = []
+    for tick in range(1, 14):  # newer loads always come
+        for number in range(1, 15):
+            node.get(node.peers[0], load(number, tick, issued=WALL + tick), now=float(tick))
+        effects = node.tick(tick + 0.5)
+        assert not who_hears_of(20, effects)
+        heard += told(effects).items()
+    assert heard == [(other, Digest(entries=((ADVERT, author, 1, 1),), have=True))]
+    answer = node.gossip.on_digest(other, Digest(entries=((ADVERT, author, 0, 0),)), 14.0)
+    assert who_hears_of(20, answer) == {other}
+
+
+def test_whoever_is_told_asks_for_what_it_lacks_and_tells_nobody_what_they_have() -> None:
+    node = Alone(2)
+    node.gossip._flow.spend(node.gossip._flow.level(0.0), 0.0)
+    other, (old, lacked) = node.peers[1], (signer_of(20).peer_id, signer_of(21).peer_id)
+    node.get(node.peers[0], statement(signer_of(20), advert_of(20), (1, 2), WALL, 120))
+    lacks = node.gossip._links[other].lacks
+    assert len(lacks) == 1
+    assert node.gossip.on_digest(other, Digest(entries=((ADVERT, old, 1, 1),), have=True), 0.0) == []
+    assert len(lacks) == 1  # it has an older one
+    have = Digest(entries=((ADVERT, old, 1, 2), (ADVERT, lacked, 1, 1), (99, lacked, 1, 1)), have=True)
+    assert node.gossip.on_digest(other, have, 0.0) == [Send(other, Digest(entries=((ADVERT, lacked, 0, 0),)))]
+    assert len(lacks) == 0
 
 
 def test_a_short_budget_goes_to_our_own_then_goodbyes_then_the_newest() -> None:
@@ -385,7 +412,7 @@ def test_a_short_budget_goes_to_our_own_then_goodbyes_then_the_newest() -> None:
         node.gossip.learn([load(author)], 0.0)
     node.gossip._flow.spend(node.gossip._flow.level(0.0), 0.0)
     assert node.gossip.learn([load(30, status=int(Status.LEFT))], 0.0) != []  # borrowed
-    node.gossip.lacks(a, (signer_of(30).peer_id, LOAD))
+    node.gossip.lacks(a, (signer_of(30).peer_id, LOAD), 0.0)
     node.gossip.advertise(advert_of(0), 0.0)
     seen: list[PeerId] = []
     for tick in range(1, 60):
