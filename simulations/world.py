@@ -74,13 +74,12 @@ class World:
         self.peers: list[Peer] = []
         self.machines: list[Peer] = []
         self._choose = chooser(scenario.routing.policy, self)
-        self._entry_dice = dice(seed, "entries")
         self._sessions: dict[int, Peer] = {}
         self.rate_per_s = self._rate()
         self._arrivals: Iterator[Arrival] = iter(())
         self._jobs = 0
-        #: No job arrives from then on.
-        self.end_s = scenario.duration_s
+        #: Whether the end has come: no job arrives any more.
+        self._resting = False
         self.damage: Damage | None = None
         self._chunk_s = CHUNK_S * min(1.0, CHUNK_NODES / topology.nodes)
         self.watch = Watch(self)
@@ -162,9 +161,12 @@ class World:
             self._next_lookup(dice(self.seed, "lookups"))
 
     def run(self, progress: Progress | None = None, until: float | None = None) -> Outcome:
-        """To the end, or as far as ``until``; raises nothing: a breach is part of the outcome."""
+        """To the end, or as far as ``until``; raises nothing: a breach is part of the outcome.
+
+        Nothing that happens before ``until`` depends on it, so that the command which repeats a breach leads there.
+        """
         scenario = self.scenario
-        end = self.end_s = scenario.duration_s if until is None else min(until, scenario.duration_s)
+        end = scenario.duration_s if until is None else min(until, scenario.duration_s)
         progress = progress or Progress()
         progress.of_s = end
         breach: Breach | None = None
@@ -197,6 +199,7 @@ class World:
 
     def _rest(self, progress: Progress) -> None:
         """No more jobs come; those under way end."""
+        self._resting = True
         end = self.kernel.now + REST_S
         while self.recorder.measured_open and self.kernel.now < end and not progress.stop:
             self.kernel.run(min(end, self.kernel.now + self._chunk_s))
@@ -207,10 +210,12 @@ class World:
 
     def _next_arrival(self) -> None:
         arrival = next(self._arrivals, None)
-        if arrival is not None and arrival.at < self.end_s:
+        if arrival is not None:
             self.kernel.at(arrival.at, self._arrive, arrival)
 
     def _arrive(self, arrival: Arrival) -> None:
+        if self._resting:
+            return
         self._next_arrival()
         peer = self._entry(arrival)
         if peer is None or peer.entry is None:
@@ -244,7 +249,7 @@ class World:
 
     def _look_up(self, die: Any) -> None:
         self._next_lookup(die)
-        if not self.scenario.warmup_s <= self.kernel.now < self.end_s - LOOKUP_S:
+        if not self.scenario.warmup_s <= self.kernel.now < self.scenario.duration_s - LOOKUP_S:
             return
         alive = self.alive
         if not alive:

@@ -11,7 +11,7 @@ import pytest
 from protocol.messages import Records
 from protocol.signing import ADVERT, Ed25519Signer, seal
 from simulations.peer import IDLE_S, WALL
-from simulations.scenario import Churn, Fault, Lookups, Topology, Workload
+from simulations.scenario import Attack, Churn, Fault, Lookups, Measure, Scenario, Topology, Workload
 from simulations.workload import Arrival
 from simulations.world import Progress, World, address_of, run
 from tests.simulations.worlds import DELAY_S, FREE, MEASURED, MODEL, Caller, busy, ordered, scenario, world
@@ -220,6 +220,43 @@ def test_a_run_that_is_cut_short_says_so() -> None:
     stopped = Progress(stop=True)
     assert run(given, 1, stopped).partial
     assert gc.isenabled()
+
+
+def digests(given: Scenario, until: float | None) -> dict[float, str]:
+    """Of all events so far, at every look from outside."""
+    made = World(given, 3)
+    look, found = made.checks.look, {}
+
+    def noting() -> None:
+        found.setdefault(made.kernel.now, made.kernel.digest)
+        look()
+
+    made.checks.look = noting  # type: ignore[method-assign]
+    assert made.run(until=until).breach is None
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["poisson", "sessions", "trace"])
+def test_where_a_run_is_cut_short_changes_nothing_before_that(kind: str) -> None:
+    """The command that repeats a breach says ``--until``: it has to lead there."""
+    jobs = Workload(kind=kind, rate_per_s=3.0, trace="mooncake-conversation" if kind == "trace" else "")  # type: ignore[arg-type]
+    given = busy(
+        *(10, 3.0, 40.0),
+        workload=jobs,
+        quiet_s=8.0,
+        chaos=True,
+        lookups=Lookups(rate_per_s=2.0),
+        churn=Churn(model="exponential", mean_session_s=30.0, mean_off_s=5.0, newcomers_per_s=0.1),
+        faults=(Fault(kind="partition", at_s=8.0, for_s=10.0), Fault(kind="crash", at_s=14.0, for_s=5.0)),
+        attacks=(Attack(kind="garbage", share=0.2), Attack(kind="flooder", share=0.1, amount=5.0)),
+        measure=Measure(track_every_s=5.0, liveness_s=60.0),
+    )
+    whole = digests(given, None)
+    for until in (9.0, 16.0, 30.5):
+        part = digests(given, until)
+        assert {at: part[at] for at in part if at < until} == {at: whole[at] for at in part if at < until}
+        assert whole.get(until, part[until]) == part[until]
 
 
 def test_jobs_under_way_at_the_end_are_waited_for() -> None:
