@@ -111,8 +111,8 @@ class Peer:
         self.slowness = 1.0
         #: Until then it was frozen or slow, and may be behind.
         self.hindered_until = 0.0
-        #: Nothing more is written to its disk.
-        self.disk_full = False
+        #: How many faults keep anything from being written to its disk.
+        self.disk_full = 0
         self.honest = True
         self.wall_error = 0.0
         #: The processor is busy until then; the uplink and the downlink are.

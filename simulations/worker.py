@@ -56,7 +56,7 @@ TELL_SHARE: Final = 2 / 3
 
 
 class Worker:
-    """See the module's docstring.  ``broken`` engines take jobs and never answer."""
+    """See the module's docstring.  ``broken`` engines take jobs and never answer; the number is that of the reasons."""
 
     def __init__(self, peer: Peer, settings: Engine) -> None:
         self.peer = peer
@@ -76,7 +76,9 @@ class Worker:
         self._tell_s = peer.settings.cascade.frame_s * TELL_SHARE
         self._load: Load | None = None
         self._stale = True
-        self.broken = False
+        self.broken = 0
+        #: The share of its speed that each of them leaves the GPU.
+        self._throttles: dict[object, float] = {}
         #: Mean seconds that a job has a slot (a running mean that starts with the guess of ``admission``).
         self._job_s = JOB_S
         #: Executions begun here, for the checks.
@@ -237,9 +239,12 @@ class Worker:
             self._wake_at = math.inf
             self._perform(self.engine.timer(self.kernel.now))
 
-    def throttle(self, share: float) -> None:
-        """The GPU runs at so much of its speed from now on."""
-        self._perform(self.engine.throttle(share, self.kernel.now))
+    def throttle(self, share: float, why: object = None) -> None:
+        """The GPU runs at so much of its speed from now on; what other reasons take comes on top."""
+        self._throttles.pop(why, None)
+        if share != 1.0:
+            self._throttles[why] = share
+        self._perform(self.engine.throttle(math.prod(self._throttles.values()), self.kernel.now))
 
     def engine_crashed(self) -> None:
         """The engine breaks down: what runs has failed, what was in its memory is loaded again."""

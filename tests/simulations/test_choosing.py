@@ -87,7 +87,7 @@ def test_who_knows_everything_sees_what_has_just_begun() -> None:
     assert 2 not in asked(made, choose)  # nor does it wait to be told that somebody is gone
     worker = made.peers[1].worker
     assert worker is not None
-    worker.broken = True
+    worker.broken = 1
     assert asked(made, choose) == [0]
 
 

@@ -247,6 +247,52 @@ def test_a_hot_gpu_is_slower_a_hanging_engine_silent() -> None:
     assert not hanging.broken
 
 
+def overlapping(kind: str, *amounts: float) -> World:
+    """The same kind twice: from 5 to 15 s, and from 6 to 36 s."""
+    first, second = amounts or (0.0, 0.0)
+    faults = (Fault(kind=kind, at_s=5.0, for_s=10.0, nodes=(3,), amount=first),)
+    return world_of(*faults, Fault(kind=kind, at_s=6.0, for_s=30.0, nodes=(3,), amount=second))
+
+
+def test_two_caps_do_not_end_each_other() -> None:
+    world = overlapping("bandwidth_cap", 0.8, 1.6)
+    peer = world.peers[3]
+    full = (peer.up_bytes_s, peer.down_bytes_s)
+    for at, most in ((5.5, 1e5), (10.0, 1e5), (20.0, 2e5)):
+        world.kernel.run(at)
+        assert (peer.up_bytes_s, peer.down_bytes_s) == (most, most), at
+    world.kernel.run(37.0)
+    assert (peer.up_bytes_s, peer.down_bytes_s) == full
+
+
+def test_two_reasons_to_hang_do_not_end_each_other() -> None:
+    world = overlapping("hanging_engine")
+    worker = world.peers[3].worker
+    assert worker is not None
+    for at, hangs in ((10.0, True), (20.0, True), (37.0, False)):
+        world.kernel.run(at)
+        assert bool(worker.broken) is hangs, at
+
+
+def test_two_full_disks_do_not_empty_each_other() -> None:
+    world = overlapping("disk_full")
+    for at, full in ((10.0, True), (20.0, True), (37.0, False)):
+        world.kernel.run(at)
+        assert bool(world.peers[3].disk_full) is full, at
+
+
+def test_a_hot_gpu_stays_hot_for_whatever_else_slows_it() -> None:
+    world = overlapping("throttle", 0.5, 0.8)
+    worker = world.peers[3].worker
+    assert worker is not None
+    worker.throttle(0.5, world)  # as a machine that is slower than it says
+    for at, percent in ((4.0, 50), (5.5, 25), (10.0, 20), (20.0, 40), (37.0, 50)):
+        world.kernel.run(at)
+        assert worker.engine.load(at).clock_percent == percent, at
+    worker.throttle(1.0, world)
+    assert worker.engine.load(37.0).clock_percent == 100
+
+
 def test_an_engine_that_breaks_down_fails_its_jobs_and_loads_again() -> None:
     world = world_of(*(one("engine_crash", nodes=(index,)) for index in range(6)), rate=6.0)
     world.kernel.run(9.9)
