@@ -249,8 +249,8 @@ class DiskFull(Breakage):
 class Partition(Breakage):
     """``groups`` are shares of the nodes on each side (two, three, more), or ``regions`` against all others.
 
-    ``one_way``: the first side hears the others, but is not heard.  ``amount``: so many nodes belong to all sides, a
-    bridge.
+    ``one_way``: the first side hears the others, but is not heard: until its links across are given up for their
+    silence, and no new one can be made.  ``amount``: so many nodes belong to all sides, a bridge.
     """
 
     def prepare(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from simulations.chaos import AMOUNTS, drawn
 from simulations.faults import KINDS
-from simulations.peer import Peer
+from simulations.peer import WALL, Peer
 from simulations.scenario import Fault, Measure, Scenario, Topology, Workload
 from simulations.world import World
 
@@ -38,7 +38,7 @@ def one(kind: str, **more: Any) -> Fault:
 
 def linked(a: Peer, b: Peer) -> bool:
     link = a.links.get(b.peer_id)
-    return link is not None and link.up and link.blocked_since is None
+    return link is not None and link.whole
 
 
 def test_a_kind_that_is_not_there_is_named_with_those_that_are() -> None:
@@ -182,6 +182,27 @@ def test_a_partition_one_way_has_a_direction_and_a_bridge_sees_all() -> None:
     assert not any(cut(b, a) for a, b in pairs)
     touched = {peer.index for pair in pairs for peer in pair}
     assert len(touched) == 5
+
+
+def test_a_side_that_is_not_heard_hears_until_its_links_are_given_up() -> None:
+    world = world_of(one("partition", one_way=True))
+    world.kernel.run(10.5)
+    cut = world.network.cut
+    assert cut is not None
+    mute = {a.index for a in world.peers for b in world.peers if cut(a, b)}
+    assert 0 < len(mute) < 6
+    cut_at = WALL + 11.0  # what was under way has arrived by then
+
+    def loads_across(hearing: bool) -> list[float]:
+        pairs = ((a, b) for a in world.peers for b in world.peers if (a.index in mute) is hearing)
+        records = (a.node.view.get(b.peer_id) for a, b in pairs if (b.index in mute) is not hearing)
+        return [record.load_env.issued for record in records if record is not None and record.load_env is not None]
+
+    world.kernel.run(24.0)
+    assert max(loads_across(hearing=True)) > cut_at
+    assert max(loads_across(hearing=False)) <= cut_at
+    world.kernel.run(29.0)
+    assert not any(linked(a, b) for a in world.peers for b in world.peers if a is not b and cut(a, b))
 
 
 def test_a_partition_by_region() -> None:
