@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections import Counter
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 from protocol.messages import Records
 from protocol.signing import ADVERT, Ed25519Signer, seal
 from simulations.peer import IDLE_S, WALL
-from simulations.scenario import Attack, Churn, Fault, Lookups, Measure, Scenario, Topology, Workload
+from simulations.scenario import Attack, Churn, Fault, Lengths, Lookups, Measure, Scenario, Topology, Workload
 from simulations.workload import Arrival
 from simulations.world import Progress, World, address_of, run
 from tests.simulations.worlds import DELAY_S, FREE, MEASURED, MODEL, Caller, busy, ordered, scenario, world
@@ -267,6 +268,39 @@ def test_jobs_under_way_at_the_end_are_waited_for() -> None:
     assert made.recorder.measured_open == 0
     assert outcome.metrics["jobs_measured"] == len(made.recorder.measured)
     assert all(note.end for note in made.recorder.measured)
+
+
+@pytest.mark.slow
+def test_a_long_answer_is_waited_for_and_no_longer_than_that() -> None:
+    jobs = Workload(rate_per_s=1.0, output=Lengths(median=12000.0, sigma=0.0, most=12000))
+    made = World(scenario(8, duration_s=6.0, workload=jobs), 1)
+    outcome = made.run()
+    assert outcome.breach is None
+    assert (outcome.metrics["jobs_open"], outcome.metrics["success_rate"]) == (0, 1.0)
+    assert outcome.virtual_s > 6.0 + 130.0
+    last = max(note.ended_at for note in made.recorder.measured if note.ended_at is not None)
+    assert outcome.virtual_s <= last + 1.0
+
+
+def test_a_job_that_finds_no_node_counts_as_failed() -> None:
+    down = Fault(kind="crash", at_s=6.0, for_s=10.0, share=1.0)
+    made = World(busy(3, 3.0, 20.0, faults=(down,)), 1)
+    outcome = made.run()
+    assert outcome.breach is None
+    lost = made.recorder.ends["no_entry"]
+    assert lost > 10
+    found = outcome.metrics
+    assert found["jobs_submitted"] == found["jobs_completed"] + found["jobs_failed"] + found["jobs_open"]
+    assert found["jobs_unserved"] >= lost
+    assert found["success_rate"] < 0.7
+
+
+def test_what_a_run_costs_is_told_without_the_rest() -> None:
+    made = World(busy(4, 3.0, 12.0), 1)
+    begun = time.process_time()
+    outcome = made.run()
+    assert outcome.end_s == 12.0 < outcome.virtual_s
+    assert begun < outcome.end_cpu_s < time.process_time()
 
 
 def test_impatient_callers_are_gone_in_time() -> None:
