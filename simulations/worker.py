@@ -72,6 +72,8 @@ class Worker:
         )
         self._admission = Admission(peer.settings.admission, max(1, peer.machine.slots))
         self._tasks: dict[int, Attempt] = {}
+        #: Attempts on their way here, or waiting for a dial; nobody is told of them but the omniscient.
+        self.coming: dict[int, Attempt] = {}
         self._wake_at = math.inf
         self._tell_s = peer.settings.cascade.frame_s * TELL_SHARE
         self._load: Load | None = None
@@ -140,6 +142,7 @@ class Worker:
 
     def _arrived(self, attempt: Attempt) -> None:
         peer, job = self.peer, attempt.job
+        self.coming.pop(attempt.number, None)
         if attempt.over or (attempt.entry is not peer and attempt.entry.peer_id not in peer.links):
             return  # nobody wants it any more
         attempt.model = self.runs_as(job)
@@ -282,14 +285,18 @@ class Worker:
         self.finish(attempt, rest)
 
     def true_wait_s(self, job: Job) -> float:
-        """Seconds until a job's prompt would be read if it came now, from the true state: for the omniscient only."""
+        """Seconds until a job's prompt would be read if it came now, from the true state: for the omniscient only.
+
+        Those on their way count as if they were here: most will be when the job is.
+        """
         load, machine = self.engine.load(self.kernel.now), self.peer.machine
         if not load.clock_percent:
             return math.inf
         pace = self.paces[job.model]
-        wait = pace.read_s(job.prompt_tokens + load.queued_prefill_tokens) * 100 / load.clock_percent
+        before = load.queued_prefill_tokens + sum(attempt.job.prompt_tokens for attempt in self.coming.values())
+        wait = pace.read_s(job.prompt_tokens + before) * 100 / load.clock_percent
         wait += pace.load_s(int(self.engine.state_of(job.model)))
-        over = self._admission.waiting + load.waiting + max(0, load.running + 1 - machine.slots)
+        over = self._admission.waiting + load.waiting + max(0, load.running + len(self.coming) + 1 - machine.slots)
         if over > 0:
             wait += over * self._job_s / machine.slots
         return wait
