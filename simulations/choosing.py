@@ -1,8 +1,8 @@
 """How an entry chooses: by a policy of the daemon, or as one of the baselines that only a simulator can have.
 
-``omniscient`` reads the true state of every engine without delay and takes the least predicted time to the first token:
-no real node can be better informed, so it is the ceiling.  ``round-robin`` and ``power-of-two-live`` are what central
-gateways do, the latter with true counts.  Who calls it: ``world``.
+``omniscient`` reads the true state of every engine without delay, jobs on their way to it included, and takes the least
+predicted time to the first token: no real node can be better informed, so it is the ceiling.  ``round-robin`` and
+``power-of-two-live`` are what central gateways do, the latter with true counts.  Who calls it: ``world``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from protocol.ranking import JobQuery
 from simulations.dice import dice
 from simulations.entry import Choose, by_policy
 from simulations.jobs import Job
+from simulations.network import HANDSHAKE_TRIPS
 
 if TYPE_CHECKING:
     from simulations.peer import Peer
@@ -56,6 +57,7 @@ def chooser(policy: str, world: World) -> Choose:
 
 def _omniscient(world: World) -> Choose:
     offering = _Offering(world)
+    one_way_s = world.network.latencies.one_way_s
 
     def choose(peer: Peer, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
         scored = []
@@ -63,7 +65,9 @@ def _omniscient(world: World) -> Choose:
             worker = other.worker
             if worker is None or worker.broken or not other.honest:
                 continue
-            trip = 0.0 if other is peer else 2 * world.network.latencies.one_way_s(peer.index, other.index)
+            trip = 0.0 if other is peer else 2 * one_way_s(peer.index, other.index)
+            if other is not peer and other.peer_id not in peer.links:
+                trip *= 1 + HANDSHAKE_TRIPS
             scored.append((trip + worker.true_wait_s(job) + REQUEST_S, other.index, other.peer_id))
         scored.sort()
         return tuple(peer_id for _, _, peer_id in scored[:_ASKED])

@@ -186,6 +186,7 @@ class Entry:
     def crashed(self) -> None:
         """The process is gone, and with it whatever it was asked; its callers get no answer."""
         for run in list(self._runs.values()):
+            self._not_coming(run)
             self.peer.recorder.gave_up(run.job, "entry_crashed")
         for job in (*self._coming.values(), *self._waiting.values()):
             self.peer.recorder.gave_up(job, "entry_crashed")
@@ -208,6 +209,7 @@ class Entry:
             elif isinstance(effect, Commit):
                 self.peer.recorder.committed(run.job)
             elif isinstance(effect, Observe):
+                self._not_coming(run)
                 self._observe(effect)
             elif isinstance(effect, Finish):
                 self._end(run)
@@ -254,6 +256,8 @@ class Entry:
         run.attempt = attempt
         peer.node.view.add_inflight(peer_id, +1)
         peer.recorder.attempted(attempt)
+        if worker.worker is not None:
+            worker.worker.coming[attempt.number] = attempt
         if worker is peer:
             if peer.worker is None:
                 self._feed(run, Lost(peer_id, Outcome.UNREACHABLE, "this node has no engine"))
@@ -278,6 +282,12 @@ class Entry:
             self._feed(run, Lost(worker.peer_id, Outcome.UNREACHABLE, "it has no engine"))
         else:
             self.peer.network.carry(link, self.peer, size, worker.worker.requested, attempt)
+
+    def _not_coming(self, run: _Run) -> None:
+        """Its attempt is on its way no more, whatever became of it."""
+        attempt = run.attempt
+        if attempt is not None and attempt.worker.worker is not None:
+            attempt.worker.worker.coming.pop(attempt.number, None)
 
     def _abort(self, run: _Run) -> None:
         attempt, link = run.attempt, run.link

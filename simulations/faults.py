@@ -4,7 +4,7 @@ Theory of operation
 ===================
 
 A fault begins at ``at_s`` and ends after ``for_s`` seconds, at the latest when the quiet phase begins; then everything
-it did is undone.  Faults overlap: what each adds is kept apart (``Weather``), so that the end of one does not end the
+it did is undone.  Faults overlap: what each adds is kept apart or counted, so that the end of one does not end the
 other.  It hits ``nodes``, or a ``share`` of those that are up when it begins, one at least, drawn by a die of its own.
 
 Not here: which faults a chaotic run has (``chaos``), nodes that leave of their own will (``churn``), bad intent
@@ -13,6 +13,7 @@ Not here: which faults a chaotic run has (``chaos``), nodes that leave of their 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -47,6 +48,7 @@ class Weather:
         self._network = world.network
         self._cuts: dict[object, Cut] = {}
         self._detours: dict[object, Detour] = {}
+        self._caps: dict[Peer, dict[object, float]] = {}
 
     def cut(self, fault: object, cut: Cut) -> None:
         """Nothing gets from some to some others."""
@@ -57,6 +59,20 @@ class Weather:
         """Some messages take longer."""
         self._detours[fault] = detour
         self._changed()
+
+    def cap(self, fault: object, peer: Peer, bytes_s: float) -> None:
+        """The access link of a machine has no more than so much each way; of several the least counts."""
+        self._caps.setdefault(peer, {})[fault] = bytes_s
+        self._capped(peer)
+
+    def uncap(self, fault: object, peer: Peer) -> None:
+        """What this one did to a machine's access link is over."""
+        self._caps.get(peer, {}).pop(fault, None)
+        self._capped(peer)
+
+    def _capped(self, peer: Peer) -> None:
+        most, machine = min(self._caps.get(peer, {}).values(), default=math.inf), peer.machine
+        peer.up_bytes_s, peer.down_bytes_s = min(machine.up_bytes_s, most), min(machine.down_bytes_s, most)
 
     def clear(self, fault: object) -> None:
         """What this one did is over."""
@@ -221,10 +237,10 @@ class DiskFull(Breakage):
     def strike(self, peer: Peer) -> None:
         if peer.up:
             peer.save()
-        peer.disk_full = True
+        peer.disk_full += 1
 
     def mend(self, peer: Peer) -> None:
-        peer.disk_full = False
+        peer.disk_full -= 1
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
@@ -233,8 +249,8 @@ class DiskFull(Breakage):
 class Partition(Breakage):
     """``groups`` are shares of the nodes on each side (two, three, more), or ``regions`` against all others.
 
-    ``one_way``: the first side hears the others, but is not heard.  ``amount``: so many nodes belong to all sides, a
-    bridge.
+    ``one_way``: the first side hears the others, but is not heard: until its links across are given up for their
+    silence, and no new one can be made.  ``amount``: so many nodes belong to all sides, a bridge.
     """
 
     def prepare(self) -> None:
@@ -351,11 +367,10 @@ class BandwidthCap(Breakage):
     AMOUNT = CAP_MBIT
 
     def strike(self, peer: Peer) -> None:
-        most = self.amount * 1e6 / 8
-        peer.up_bytes_s, peer.down_bytes_s = min(peer.up_bytes_s, most), min(peer.down_bytes_s, most)
+        self.weather.cap(self, peer, self.amount * 1e6 / 8)
 
     def mend(self, peer: Peer) -> None:
-        peer.up_bytes_s, peer.down_bytes_s = peer.machine.up_bytes_s, peer.machine.down_bytes_s
+        self.weather.uncap(self, peer)
 
 
 # --- engines ---------------------------------------------------------------------------------------------------------
@@ -368,11 +383,11 @@ class Throttle(Breakage):
 
     def strike(self, peer: Peer) -> None:
         if peer.worker is not None:
-            peer.worker.throttle(self.amount)
+            peer.worker.throttle(self.amount, self)
 
     def mend(self, peer: Peer) -> None:
         if peer.worker is not None:
-            peer.worker.throttle(1.0)
+            peer.worker.throttle(1.0, self)
 
 
 class HangingEngine(Breakage):
@@ -380,11 +395,11 @@ class HangingEngine(Breakage):
 
     def strike(self, peer: Peer) -> None:
         if peer.worker is not None:
-            peer.worker.broken = True
+            peer.worker.broken += 1
 
     def mend(self, peer: Peer) -> None:
         if peer.worker is not None:
-            peer.worker.broken = False
+            peer.worker.broken -= 1
 
 
 class EngineCrash(Breakage):

@@ -127,6 +127,6 @@ def islands_of(peers: list[Peer]) -> int:
             peer = border.pop()
             for link in peer.links.values():
                 other = link.other(peer)
-                if link.up and link.blocked_since is None and other.index in left:
+                if link.whole and other.index in left:
                     border.append(left.pop(other.index))
     return islands

@@ -8,9 +8,10 @@ for the median delay of the pair times a log-normal factor; it holds the receive
 down_bytes_s``; and it never overtakes one sent before it on the same link, because a link is a stream.  A lost segment
 is therefore a delay, one retransmission timeout or more, and the messages behind it wait.
 
-*Cuts.*  While a pair is cut, what is sent waits; when the cut ends within ``dead_s`` it all arrives (TCP
-retransmits), else both ends lose the link.  A node that vanishes without a word is a cut that never ends.  A process
-that dies while its machine lives resets its links at once.
+*Cuts.*  While a direction is cut, what is sent that way waits; when the cut ends within ``dead_s`` it all arrives (TCP
+retransmits), else whoever heard nothing for so long hangs up.  Until then the other direction delivers, whatever its
+acknowledgements come to: what a link carries in that time fits into its window.  A node that vanishes without a word is
+a cut both ways that never ends.  A process that dies while its machine lives resets its links at once.
 
 *Dials* take :data:`HANDSHAKE_TRIPS` round trips; nobody there is a refusal after one, no answer a timeout.
 
@@ -52,7 +53,7 @@ _DRAWS: Final = 65_521
 class Link:
     """A link between two nodes: ``a`` dialled ``b``."""
 
-    __slots__ = ("a", "arrived", "b", "blocked_since", "jobs", "lives", "sent", "up", "used_at", "waiting")
+    __slots__ = ("a", "arrived", "b", "blocked", "jobs", "lives", "sent", "up", "used_at", "waiting")
 
     def __init__(self, a: Peer, b: Peer, now: float) -> None:
         self.a = a
@@ -66,9 +67,15 @@ class Link:
         self.sent = [0, 0]
         #: Messages that wait for a cut to end: (from, deliver, arguments).
         self.waiting: list[tuple[Peer, float, Callable[..., object], tuple[Any, ...]]] = []
-        self.blocked_since: float | None = None
+        #: Since when nothing gets through, by direction; None where it does.
+        self.blocked: list[float | None] = [None, None]
         self.jobs = 0
         self.used_at = now
+
+    @property
+    def whole(self) -> bool:
+        """Whether it stands and carries both ways."""
+        return self.up and self.blocked[0] is None and self.blocked[1] is None
 
     def other(self, peer: Peer) -> Peer:
         return self.b if peer is self.a else self.a
@@ -130,8 +137,9 @@ class Network:
         source.up_until = left
         if self.drop and deliver.__name__ == "received" and self._dice.random() < self.drop:
             return  # of gossip and look-ups only: a job's frames come in a stream or not at all
-        if self.cut is not None and (link.blocked_since is not None or self.cut(source, target)):
-            self._block(link, source, size, deliver, args)
+        if self.cut is not None and (link.blocked[side] is not None or self.cut(source, target)):
+            link.waiting.append((source, size, deliver, args))
+            self.block(link, (side,))
             return
         self._travel(link, source, target, left, size, deliver, args)
 
@@ -172,46 +180,56 @@ class Network:
 
     # --- cuts ----------------------------------------------------------------------------------------------------
 
-    def _block(
-        self, link: Link, source: Peer, size: int, deliver: Callable[..., object], args: tuple[Any, ...]
-    ) -> None:
-        link.waiting.append((source, size, deliver, args))
-        if link.blocked_since is None:
-            self.block(link)
-
-    def block(self, link: Link) -> None:
-        """Nothing gets through any more; the link dies of it unless that changes in time."""
-        if not link.up or link.blocked_since is not None:
+    def block(self, link: Link, sides: tuple[int, ...] = (0, 1)) -> None:
+        """Nothing gets through any more that way; the link dies of it unless that changes in time."""
+        fresh = [side for side in sides if link.blocked[side] is None]
+        if not link.up or not fresh:
             return
-        link.blocked_since = now = self.kernel.now
+        now = self.kernel.now
+        for side in fresh:
+            link.blocked[side] = now
         self._blocked[link] = None
-        dead_s = link.a.settings.link.dead_s
-        self.kernel.at(now + dead_s, self._die, link, now)
+        self.kernel.at(now + link.a.settings.link.dead_s, self._die, link, now)
 
     def _die(self, link: Link, since: float) -> None:
-        if link.up and link.blocked_since == since:
+        if link.up and since in link.blocked:
             self.break_link(link, "silent")
+
+    def _cut_sides(self, link: Link) -> tuple[int, ...]:
+        """The directions that are cut now."""
+        cut, a, b = self.cut, link.a, link.b
+        if cut is None:
+            return ()
+        return tuple(side for side, (source, target) in enumerate(((a, b), (b, a))) if cut(source, target))
 
     def reconsider(self) -> None:
         """The cuts have changed: what waits may go on, and links that carry nothing are found out."""
         for link in list(self._blocked):
             a, b = link.a, link.b
-            alive = a.up and b.up and (a.life, b.life) == link.lives
-            if alive and not (self.cut is not None and (self.cut(a, b) or self.cut(b, a))):
+            if a.up and b.up and (a.life, b.life) == link.lives:
                 self._release(link)
         if self.cut is not None:
             for peer in self.by_peer.values():
                 for link in peer.links.values():
-                    if link.a is peer and (self.cut(link.a, link.b) or self.cut(link.b, link.a)):
-                        self.block(link)
+                    if link.a is peer:
+                        self.block(link, self._cut_sides(link))
 
     def _release(self, link: Link) -> None:
-        link.blocked_since = None
-        del self._blocked[link]
+        """What is cut no longer carries again."""
+        still = self._cut_sides(link)
+        for side in (0, 1):
+            if side not in still:
+                link.blocked[side] = None
+        if not still:
+            del self._blocked[link]
         waiting, link.waiting = link.waiting, []
-        for source, size, deliver, args in waiting:
-            left = max(self.kernel.now, source.up_until)
-            self._travel(link, source, link.other(source), left, int(size), deliver, args)
+        for each in waiting:
+            source, size, deliver, args = each
+            if (source is link.b) in still:
+                link.waiting.append(each)
+            else:
+                left = max(self.kernel.now, source.up_until)
+                self._travel(link, source, link.other(source), left, int(size), deliver, args)
 
     # --- links ---------------------------------------------------------------------------------------------------
 
@@ -273,7 +291,7 @@ class Network:
         if not link.up:
             return
         a, b = link.a, link.b
-        if link.blocked_since is None and not (self.cut is not None and (self.cut(a, b) or self.cut(b, a))):
+        if link.whole and not self._cut_sides(link):
             trip = self.delay_s(a, b) + self.delay_s(b, a)
             self.kernel.at(self.kernel.now + trip, self._ponged, link, trip)
         self.kernel.at(self.kernel.now + PING_PERIODS * a.settings.link.ping_s, self._ping, link)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 #: Points of a curve, columns of a heat map and of a series in the results: what a picture can show.
 POINTS: Final = 64
 COLUMNS: Final = 150
+_QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 #: Digits that a result keeps.
 _DIGITS: Final = 6
 
@@ -39,6 +40,9 @@ class Outcome:
     curves: dict[str, list[list[float]]] = field(default_factory=dict)
     series: dict[str, list[Any]] = field(default_factory=dict)
     heat: dict[str, Any] = field(default_factory=dict)
+    #: Until when jobs came, and what the clock of this process said then: for what the run cost, not for its results.
+    end_s: float = 0.0
+    end_cpu_s: float = field(default=0.0, compare=False)
 
 
 def outcome_of(world: World, breach: Breach | None, *, partial: bool) -> Outcome:
@@ -51,6 +55,8 @@ def outcome_of(world: World, breach: Breach | None, *, partial: bool) -> Outcome
         rounded(kernel.now),
         partial,
         None if breach is None else {"invariant": breach.invariant, "at_s": rounded(breach.at_s), "what": breach.what},
+        end_s=world.end_s,
+        end_cpu_s=world.end_cpu_s,
     )
     metrics = outcome.metrics
     metrics.update(_jobs(world))
@@ -70,14 +76,22 @@ def rounded(value: float) -> float:
     return float(f"{value:.{_DIGITS}g}")
 
 
-def quantiles(values: Iterable[float]) -> dict[str, float] | None:
-    """``n, mean, p50, p90, p99, max``; None of nothing."""
+def quantiles(values: Iterable[float], infinite: int = 0) -> dict[str, Any] | None:
+    """``n, mean, p50, p90, p99, max``; None of nothing.
+
+    So many ``infinite`` values more count for the quantiles, which are None where they are infinite; ``n`` and ``mean``
+    are of the others.
+    """
     array = np.fromiter(values, np.float64)
     if not array.size:
         return None
-    p50, p90, p99 = np.quantile(array, (0.5, 0.9, 0.99)).tolist()
-    found = {"mean": float(array.mean()), "p50": p50, "p90": p90, "p99": p99, "max": float(array.max())}
-    return {"n": int(array.size)} | {name: rounded(value) for name, value in found.items()}
+    found: dict[str, Any] = {"n": int(array.size), "mean": rounded(float(array.mean()))}
+    last = array.size + infinite - 1
+    whole = np.concatenate((array, np.full(infinite, array.max())))
+    for name, share in _QUANTILES.items():
+        known = math.ceil(share * last) < array.size
+        found[name] = rounded(float(np.quantile(whole, share))) if known else None
+    return found
 
 
 # --- jobs ----------------------------------------------------------------------------------------------------------
@@ -108,7 +122,8 @@ def _jobs(world: World) -> dict[str, Any]:
     }
     if not notes:
         return found
-    window = max(1e-9, min(world.kernel.now, recorder.window[1]) - recorder.window[0])
+    end = min(world.kernel.now, world.end_s)
+    window = max(1e-9, min(end, recorder.window[1]) - recorder.window[0])
     done = [note for note in notes if note.end == "completed"]
     slo = scenario.workload
     well = 0
@@ -122,9 +137,10 @@ def _jobs(world: World) -> dict[str, Any]:
     arrivals = [
         recorder.arrivals_all[peer.index] / peer.machine.slots for peer in world.peers if peer.worker is not None
     ]
+    unserved = sum(note.committed_at is None for note in notes)
     found |= {
         "jobs_measured": len(notes),
-        "jobs_unserved": sum(note.committed_at is None for note in notes),
+        "jobs_unserved": unserved,
         "success_rate": rounded(len(done) / len(notes)),
         "offered_per_s": rounded(len(notes) / window),
         "goodput_per_s": rounded(well / window),
@@ -133,13 +149,13 @@ def _jobs(world: World) -> dict[str, Any]:
         "cascades": sum(note.attempts > 1 for note in notes),
         "duplicates": sum(note.executions > 1 for note in notes),
         "jobs_duplicated_share": rounded(sum(note.executions > 1 for note in notes) / len(notes)),
-        "ttft_s": quantiles(ttfts(notes)),
+        "ttft_s": quantiles(ttfts(notes), unserved),
         "itl_s": quantiles(_itls(notes)),
         "e2e_s": quantiles(
             note.ended_at - note.asked_at for note in notes if note.end == "completed" and note.ended_at is not None
         ),
         "wasted_gpu_s": rounded(recorder.wasted_s),
-        "utilisation": rounded(sum(engine.busy_s for engine in engines) / max(1e-9, world.kernel.now * len(engines))),
+        "utilisation": rounded(world.watch.busy_s() / max(1e-9, end * len(engines))),
         "cold_starts": sum(engine.cold_loads for engine in engines),
         "preemptions": sum(engine.preemptions for engine in engines),
         "prefix_hit_share": rounded(sum(engine.prefix_hit_tokens for engine in engines) / max(1, prompts)),

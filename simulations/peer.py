@@ -111,8 +111,8 @@ class Peer:
         self.slowness = 1.0
         #: Until then it was frozen or slow, and may be behind.
         self.hindered_until = 0.0
-        #: Nothing more is written to its disk.
-        self.disk_full = False
+        #: How many faults keep anything from being written to its disk.
+        self.disk_full = 0
         self.honest = True
         self.wall_error = 0.0
         #: The processor is busy until then; the uplink and the downlink are.
@@ -284,7 +284,7 @@ class Peer:
         if type(message) in _OF_GOSSIP:
             self.gossip_bytes += size
         self.spend((self.costs.message_s + size * self.costs.byte_s) / 2)
-        self.network.carry(link, self, size, link.other(self).received, self.peer_id, message)
+        self.network.carry(link, self, size, link.other(self).received, self.peer_id, message, size)
 
     def received_bytes(self, peer: PeerId, kind: int, payload: bytes) -> None:
         """A frame of channel 0 as it came over the wire: what cannot be read is held against whoever sent it."""
@@ -295,9 +295,9 @@ class Peer:
             if error.blame:
                 self._penalise(Penalise(peer, error.blame, str(error)))
         else:
-            self.received(peer, message)  # type: ignore[arg-type]
+            self.received(peer, message, len(payload))  # type: ignore[arg-type]
 
-    def received(self, peer: PeerId, message: NodeMessage) -> None:
+    def received(self, peer: PeerId, message: NodeMessage, size: int = 0) -> None:
         """A message arrived and the processor is free for it."""
         if not self.up:
             self.recorder.violations.append(f"I4: node {self.index} is down and was given a message")
@@ -306,14 +306,15 @@ class Peer:
         checked = counts.records_new + counts.forged + counts.impostors + counts.equivocations
         effects = self.node.handle(Received(peer, message), self.kernel.now, self.wall())
         costs = self.costs
+        half = (costs.message_s + size * costs.byte_s) / 2
         if type(message) is Records:
             new = counts.records_new + counts.forged + counts.impostors + counts.equivocations - checked
             passed = max(0, len(message.envelopes) - new)  # known, older or not looked at: no signature is checked
-            self.spend(costs.message_s / 2 + passed * costs.known_record_s + new * costs.new_record_s)
+            self.spend(half + passed * costs.known_record_s + new * costs.new_record_s)
         elif type(message) is Digest:
-            self.spend(costs.message_s / 2 + costs.digest_s)
+            self.spend(half + costs.digest_s)
         else:
-            self.spend(costs.message_s / 2 + costs.other_message_s)
+            self.spend(half + costs.other_message_s)
         self.perform(effects)
 
     def round_trip(self, peer: PeerId, seconds: float) -> None:

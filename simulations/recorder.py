@@ -89,13 +89,13 @@ class Recorder:
         self._attempts_made += 1
         return self._attempts_made
 
-    def arrived(self, peer: Peer, job: Job, output_tokens: int) -> None:
-        """A caller asked ``peer``."""
+    def arrived(self, peer: Peer | None, job: Job, output_tokens: int) -> None:
+        """A caller asked ``peer``; None if he found nobody to ask."""
         self.submitted += 1
         note = JobNote(
             job.number,
             self.kernel.now,
-            peer.index,
+            -1 if peer is None else peer.index,
             job.model,
             self.window[0] <= self.kernel.now < self.window[1],
             tokens=output_tokens,

@@ -143,6 +143,7 @@ def toml_text(value: Any) -> str:
 def one_run(planned: Planned, world: str = WORLD, progress: Word | None = None) -> Made:
     """Make a run here and now.  What it raises becomes its ``error``."""
     wall, cpu = time.perf_counter(), time.process_time()
+    end_s = end_cpu_s = 0.0
     entry = _blank(planned)
     trace = ""
     try:
@@ -150,13 +151,15 @@ def one_run(planned: Planned, world: str = WORLD, progress: Word | None = None) 
         run = getattr(importlib.import_module(module), function)
         outcome = run(planned.scenario, planned.seed, progress, planned.until)
         entry |= {name: getattr(outcome, name) for name in entry if hasattr(outcome, name)}
+        end_s, end_cpu_s = outcome.end_s, outcome.end_cpu_s - cpu
         if outcome.breach is not None:
             entry["breach"] = _breach(outcome.breach, planned)
     except Exception as error:  # whatever it is, it is this run's end and not that of the others
         trace = traceback.format_exc()
         entry = _blank(planned, f"{type(error).__name__}: {error}")
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return Made(entry, _timing(planned, entry, wall, cpu) | ({"traceback": trace} if trace else {}))
+    speed = round(end_s / end_cpu_s, 3) if end_cpu_s > 0 else None
+    return Made(entry, _timing(planned, entry, wall, cpu, speed) | ({"traceback": trace} if trace else {}))
 
 
 def _blank(planned: Planned, error: str = "") -> dict[str, Any]:
@@ -182,15 +185,15 @@ def _breach(breach: dict[str, Any], planned: Planned) -> dict[str, Any]:
     return {**breach, "repeat": planned.command(min(math.ceil(breach["at_s"]) + 1.0, planned.of_s))}
 
 
-def _timing(planned: Planned, entry: dict[str, Any], wall: float, cpu: float) -> dict[str, Any]:
-    virtual = float(entry["virtual_s"])
+def _timing(planned: Planned, entry: dict[str, Any], wall: float, cpu: float, speed: float | None) -> dict[str, Any]:
+    """What it cost.  ``speed`` is without the rest after the end, in which no jobs come: that goes fast."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "point": planned.point,
         "seed": planned.seed,
         "wall_s": round(wall, 3),
         "cpu_s": round(cpu, 3),
-        "virtual_per_cpu_s": round(virtual / cpu, 3) if cpu > 0 else None,
+        "virtual_per_cpu_s": speed,
         "events_per_cpu_s": round(entry["events"] / cpu) if cpu > 0 else None,
         "peak_mib": round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1),
     }

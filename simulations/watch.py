@@ -80,6 +80,7 @@ class Watch:
         self._at_warmup: list[_Counters] = []
         #: Rates at the end of the window, before the rest; and how often each node was up since the warm-up.
         self._rates: list[_Counters] | None = None
+        self._busy_s: float | None = None
         self._up: Counter[int] = Counter()
         self._samples = 0
         #: On which side of a partition a node is, if there will be one.
@@ -111,7 +112,14 @@ class Watch:
     def at_end(self) -> None:
         """The window is over; what follows, the rest, is no part of the figures."""
         self._rates = self.traffic()
+        self._busy_s = self.busy_s()
         self.last_look()
+
+    def busy_s(self) -> float:
+        """Seconds in which GPUs computed anything, all together."""
+        if self._busy_s is not None:
+            return self._busy_s
+        return sum(peer.worker.engine.busy_s for peer in self.world.peers if peer.worker is not None)
 
     def traffic(self) -> list[_Counters]:
         """Of each node that lived: bytes up, of gossip, messages, processor share; per second that it was up."""

@@ -56,7 +56,7 @@ TELL_SHARE: Final = 2 / 3
 
 
 class Worker:
-    """See the module's docstring.  ``broken`` engines take jobs and never answer."""
+    """See the module's docstring.  ``broken`` engines take jobs and never answer; the number is that of the reasons."""
 
     def __init__(self, peer: Peer, settings: Engine) -> None:
         self.peer = peer
@@ -72,11 +72,15 @@ class Worker:
         )
         self._admission = Admission(peer.settings.admission, max(1, peer.machine.slots))
         self._tasks: dict[int, Attempt] = {}
+        #: Attempts on their way here, or waiting for a dial; nobody is told of them but the omniscient.
+        self.coming: dict[int, Attempt] = {}
         self._wake_at = math.inf
         self._tell_s = peer.settings.cascade.frame_s * TELL_SHARE
         self._load: Load | None = None
         self._stale = True
-        self.broken = False
+        self.broken = 0
+        #: The share of its speed that each of them leaves the GPU.
+        self._throttles: dict[object, float] = {}
         #: Mean seconds that a job has a slot (a running mean that starts with the guess of ``admission``).
         self._job_s = JOB_S
         #: Executions begun here, for the checks.
@@ -138,6 +142,7 @@ class Worker:
 
     def _arrived(self, attempt: Attempt) -> None:
         peer, job = self.peer, attempt.job
+        self.coming.pop(attempt.number, None)
         if attempt.over or (attempt.entry is not peer and attempt.entry.peer_id not in peer.links):
             return  # nobody wants it any more
         attempt.model = self.runs_as(job)
@@ -237,9 +242,12 @@ class Worker:
             self._wake_at = math.inf
             self._perform(self.engine.timer(self.kernel.now))
 
-    def throttle(self, share: float) -> None:
-        """The GPU runs at so much of its speed from now on."""
-        self._perform(self.engine.throttle(share, self.kernel.now))
+    def throttle(self, share: float, why: object = None) -> None:
+        """The GPU runs at so much of its speed from now on; what other reasons take comes on top."""
+        self._throttles.pop(why, None)
+        if share != 1.0:
+            self._throttles[why] = share
+        self._perform(self.engine.throttle(math.prod(self._throttles.values()), self.kernel.now))
 
     def engine_crashed(self) -> None:
         """The engine breaks down: what runs has failed, what was in its memory is loaded again."""
@@ -277,14 +285,18 @@ class Worker:
         self.finish(attempt, rest)
 
     def true_wait_s(self, job: Job) -> float:
-        """Seconds until a job's prompt would be read if it came now, from the true state: for the omniscient only."""
+        """Seconds until a job's prompt would be read if it came now, from the true state: for the omniscient only.
+
+        Those on their way count as if they were here: most will be when the job is.
+        """
         load, machine = self.engine.load(self.kernel.now), self.peer.machine
         if not load.clock_percent:
             return math.inf
         pace = self.paces[job.model]
-        wait = pace.read_s(job.prompt_tokens + load.queued_prefill_tokens) * 100 / load.clock_percent
+        before = load.queued_prefill_tokens + sum(attempt.job.prompt_tokens for attempt in self.coming.values())
+        wait = pace.read_s(job.prompt_tokens + before) * 100 / load.clock_percent
         wait += pace.load_s(int(self.engine.state_of(job.model)))
-        over = self._admission.waiting + load.waiting + max(0, load.running + 1 - machine.slots)
+        over = self._admission.waiting + load.waiting + max(0, load.running + len(self.coming) + 1 - machine.slots)
         if over > 0:
             wait += over * self._job_s / machine.slots
         return wait

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -43,8 +44,9 @@ CHUNK_S: Final = 1.0
 CHUNK_NODES: Final = 200
 #: No question is put to the DHT in the last so many seconds: its answer would come too late to be seen.
 LOOKUP_S: Final = 10.0
-#: The most that is waited for measured jobs under way at the end, seconds.
-REST_S: Final = 120.0
+#: What is waited for measured jobs under way at the end beyond what a cascade may take, seconds: a look-up before it,
+#: and a processor that is busy (guess).
+REST_S: Final = 10.0
 
 
 @dataclass(slots=True)
@@ -74,13 +76,15 @@ class World:
         self.peers: list[Peer] = []
         self.machines: list[Peer] = []
         self._choose = chooser(scenario.routing.policy, self)
-        self._entry_dice = dice(seed, "entries")
         self._sessions: dict[int, Peer] = {}
         self.rate_per_s = self._rate()
         self._arrivals: Iterator[Arrival] = iter(())
         self._jobs = 0
-        #: No job arrives from then on.
+        #: When the end comes, or came; from then on no job arrives, and what is counted per second is not counted.
         self.end_s = scenario.duration_s
+        #: What the clock of this process said then.
+        self.end_cpu_s = 0.0
+        self._resting = False
         self.damage: Damage | None = None
         self._chunk_s = CHUNK_S * min(1.0, CHUNK_NODES / topology.nodes)
         self.watch = Watch(self)
@@ -162,9 +166,12 @@ class World:
             self._next_lookup(dice(self.seed, "lookups"))
 
     def run(self, progress: Progress | None = None, until: float | None = None) -> Outcome:
-        """To the end, or as far as ``until``; raises nothing: a breach is part of the outcome."""
+        """To the end, or as far as ``until``; raises nothing: a breach is part of the outcome.
+
+        Nothing that happens before ``until`` depends on it, so that the command which repeats a breach leads there.
+        """
         scenario = self.scenario
-        end = self.end_s = scenario.duration_s if until is None else min(until, scenario.duration_s)
+        end = scenario.duration_s if until is None else min(until, scenario.duration_s)
         progress = progress or Progress()
         progress.of_s = end
         breach: Breach | None = None
@@ -189,15 +196,19 @@ class World:
 
     def _run_to(self, end: float, progress: Progress) -> None:
         kernel = self.kernel
-        while kernel.now < end and not progress.stop:
-            kernel.run(min(end, kernel.now + self._chunk_s))
-            self.checks.look()
-            progress.virtual_s, progress.events = kernel.now, kernel.events
-            progress.jobs = self.recorder.completed + self.recorder.failed
+        try:
+            while kernel.now < end and not progress.stop:
+                kernel.run(min(end, kernel.now + self._chunk_s))
+                self.checks.look()
+                progress.virtual_s, progress.events = kernel.now, kernel.events
+                progress.jobs = self.recorder.completed + self.recorder.failed
+        finally:
+            self.end_s, self.end_cpu_s = kernel.now, time.process_time()
 
     def _rest(self, progress: Progress) -> None:
         """No more jobs come; those under way end."""
-        end = self.kernel.now + REST_S
+        self._resting = True
+        end = self.kernel.now + self.scenario.node.cascade.total_s + REST_S
         while self.recorder.measured_open and self.kernel.now < end and not progress.stop:
             self.kernel.run(min(end, self.kernel.now + self._chunk_s))
             self.checks.look()
@@ -207,17 +218,20 @@ class World:
 
     def _next_arrival(self) -> None:
         arrival = next(self._arrivals, None)
-        if arrival is not None and arrival.at < self.end_s:
+        if arrival is not None:
             self.kernel.at(arrival.at, self._arrive, arrival)
 
     def _arrive(self, arrival: Arrival) -> None:
+        if self._resting:
+            return
         self._next_arrival()
         peer = self._entry(arrival)
-        if peer is None or peer.entry is None:
-            return
         self._jobs += 1
         job, truth = job_of(self._jobs, arrival)
         self.recorder.arrived(peer, job, arrival.output_tokens)
+        if peer is None or peer.entry is None:
+            self.recorder.gave_up(job, "no_entry")
+            return
         peer.entry.arrives(job, truth)
         if self.scenario.workload.patience_s:
             self.kernel.at(self.kernel.now + self.scenario.workload.patience_s, peer.entry.caller_gone, job.number)
@@ -244,7 +258,7 @@ class World:
 
     def _look_up(self, die: Any) -> None:
         self._next_lookup(die)
-        if not self.scenario.warmup_s <= self.kernel.now < self.end_s - LOOKUP_S:
+        if not self.scenario.warmup_s <= self.kernel.now < self.scenario.duration_s - LOOKUP_S:
             return
         alive = self.alive
         if not alive:

@@ -94,7 +94,8 @@ class Attacker(Peer):
 
     def push(self, link: Link, message: NodeMessage) -> None:
         """A message that its node has not made; well-formed, so nothing would be learnt from taking it apart."""
-        self.network.carry(link, self, message_bytes(message), link.other(self).received, self.peer_id, message)
+        size = message_bytes(message)
+        self.network.carry(link, self, size, link.other(self).received, self.peer_id, message, size)
 
     def push_raw(self, link: Link, message: NodeMessage) -> None:
         """The same as bytes, which the other end has to read: they may be anything."""

@@ -61,7 +61,7 @@ class LiarLoad(Attacker):
 
     def _throttle(self, share: float) -> None:
         if self.worker is not None:
-            self.worker.throttle(share)
+            self.worker.throttle(share, self)
 
     def make_load(self) -> Load:
         true = super().make_load()

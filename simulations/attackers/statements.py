@@ -39,10 +39,10 @@ class Replayer(Attacker):
         super().__init__(*args, **named)
         self._heard: deque[Envelope] = deque(maxlen=REMEMBERED)
 
-    def received(self, peer: PeerId, message: NodeMessage) -> None:
+    def received(self, peer: PeerId, message: NodeMessage, size: int = 0) -> None:
         if type(message) is Records:
             self._heard.extend(message.envelopes)
-        super().received(peer, message)
+        super().received(peer, message, size)
 
     def act(self) -> None:
         count = min(len(self._heard), int(self.amount(REPLAYED_PER_S) * self.EVERY_S))

@@ -22,6 +22,8 @@ class Came:
     curves: dict[str, Any] = field(default_factory=dict)
     series: dict[str, Any] = field(default_factory=dict)
     heat: dict[str, Any] = field(default_factory=dict)
+    end_s: float = 0.0
+    end_cpu_s: float = 0.0
 
 
 def run(scenario: Scenario, seed: int, progress: Word | None, until: float | None) -> Came:
@@ -38,7 +40,12 @@ def run(scenario: Scenario, seed: int, progress: Word | None, until: float | Non
     p50 = {"omniscient": 0.1, "random": 0.4}.get(policy, 0.2)
     ttft = {"n": 100, "mean": p50, "p50": p50, "p90": 2 * p50, "p99": 3 * p50 + seed / 1000, "max": 1.0}
     metrics = {"success_rate": 1 - seed / 1000, "ttft_s": ttft, "goodput_per_s": 1 / p50, "jobs_submitted": 100}
-    return Came(f"{seed:016x}", 10 * scenario.topology.nodes, now, now < scenario.duration_s, breach, metrics)
+    came = Came(f"{seed:016x}", 10 * scenario.topology.nodes, now, now < scenario.duration_s, breach, metrics)
+    came.end_s, came.end_cpu_s = now, time.process_time()
+    if scenario.about == "rest":
+        while time.process_time() < came.end_cpu_s + 0.05:
+            pass
+    return came
 
 
 def _slowly(end: float, progress: Word) -> float:

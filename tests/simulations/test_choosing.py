@@ -87,8 +87,48 @@ def test_who_knows_everything_sees_what_has_just_begun() -> None:
     assert 2 not in asked(made, choose)  # nor does it wait to be told that somebody is gone
     worker = made.peers[1].worker
     assert worker is not None
-    worker.broken = True
+    worker.broken = 1
     assert asked(made, choose) == [0]
+
+
+def test_who_knows_everything_knows_what_is_on_its_way() -> None:
+    made = world(scenario(3))
+    choose = chooser("omniscient", made)
+    assert asked(made, choose, at=2) == [2, 0, 1]
+    ordered(made.peers[1], made.peers[0])
+    caller = Caller(made, made.peers[1])
+    caller.ask(prompt=4000)
+    worker = made.peers[0].worker
+    assert worker is not None
+    assert worker.arrivals == 0
+    assert asked(made, choose, at=2) == [2, 1, 0]
+    caller.run(DELAY_S + 0.1)
+    assert worker.arrivals == 1
+    assert not worker.coming
+
+
+@pytest.mark.parametrize("crashes", ["entry", "worker"])
+def test_what_will_never_come_is_not_on_its_way(crashes: str) -> None:
+    made = world(scenario(3))
+    ordered(made.peers[1], made.peers[0])
+    caller = Caller(made, made.peers[1])
+    caller.ask()
+    worker = made.peers[0].worker
+    assert worker is not None
+    assert worker.coming
+    made.peers[1 if crashes == "entry" else 0].stop(silently=True)
+    caller.run(60.0)
+    assert not worker.coming
+
+
+def test_who_knows_everything_knows_what_a_dial_takes() -> None:
+    few = msgspec.structs.replace(scenario().node.neighbours, target=2, most=2)
+    made = world(scenario(12, node=msgspec.structs.replace(scenario().node, neighbours=few)))
+    linked = {made.network.by_peer[peer].index for peer in made.peers[0].links}
+    assert 0 < len(linked) < 6
+    order = asked(made, chooser("omniscient", made))
+    assert order[0] == 0
+    assert set(order[1 : 1 + len(linked)]) == linked
 
 
 def test_who_knows_everything_weighs_the_way_against_the_wait() -> None:

@@ -234,7 +234,7 @@ def test_a_worker_that_vanishes_in_the_middle_is_found_out_by_its_silence() -> N
 def test_an_engine_that_hangs_costs_one_attempt() -> None:
     made, caller, peers = three()
     assert peers[1].worker is not None
-    peers[1].worker.broken = True
+    peers[1].worker.broken = 1
     note = caller.ask()
     caller.run(60.0)
     assert note.asked == [1, 2]

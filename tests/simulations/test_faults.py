@@ -8,7 +8,7 @@ import pytest
 
 from simulations.chaos import AMOUNTS, drawn
 from simulations.faults import KINDS
-from simulations.peer import Peer
+from simulations.peer import WALL, Peer
 from simulations.scenario import Fault, Measure, Scenario, Topology, Workload
 from simulations.world import World
 
@@ -38,7 +38,7 @@ def one(kind: str, **more: Any) -> Fault:
 
 def linked(a: Peer, b: Peer) -> bool:
     link = a.links.get(b.peer_id)
-    return link is not None and link.up and link.blocked_since is None
+    return link is not None and link.whole
 
 
 def test_a_kind_that_is_not_there_is_named_with_those_that_are() -> None:
@@ -184,6 +184,27 @@ def test_a_partition_one_way_has_a_direction_and_a_bridge_sees_all() -> None:
     assert len(touched) == 5
 
 
+def test_a_side_that_is_not_heard_hears_until_its_links_are_given_up() -> None:
+    world = world_of(one("partition", one_way=True))
+    world.kernel.run(10.5)
+    cut = world.network.cut
+    assert cut is not None
+    mute = {a.index for a in world.peers for b in world.peers if cut(a, b)}
+    assert 0 < len(mute) < 6
+    cut_at = WALL + 11.0  # what was under way has arrived by then
+
+    def loads_across(hearing: bool) -> list[float]:
+        pairs = ((a, b) for a in world.peers for b in world.peers if (a.index in mute) is hearing)
+        records = (a.node.view.get(b.peer_id) for a, b in pairs if (b.index in mute) is not hearing)
+        return [record.load_env.issued for record in records if record is not None and record.load_env is not None]
+
+    world.kernel.run(24.0)
+    assert max(loads_across(hearing=True)) > cut_at
+    assert max(loads_across(hearing=False)) <= cut_at
+    world.kernel.run(29.0)
+    assert not any(linked(a, b) for a in world.peers for b in world.peers if a is not b and cut(a, b))
+
+
 def test_a_partition_by_region() -> None:
     made = scenario(one("partition", regions=("nowhere",)))
     world = World(made, 5)
@@ -245,6 +266,52 @@ def test_a_hot_gpu_is_slower_a_hanging_engine_silent() -> None:
     world.kernel.run(31.0)
     assert hot.engine.load(31.0).clock_percent == 100
     assert not hanging.broken
+
+
+def overlapping(kind: str, *amounts: float) -> World:
+    """The same kind twice: from 5 to 15 s, and from 6 to 36 s."""
+    first, second = amounts or (0.0, 0.0)
+    faults = (Fault(kind=kind, at_s=5.0, for_s=10.0, nodes=(3,), amount=first),)
+    return world_of(*faults, Fault(kind=kind, at_s=6.0, for_s=30.0, nodes=(3,), amount=second))
+
+
+def test_two_caps_do_not_end_each_other() -> None:
+    world = overlapping("bandwidth_cap", 0.8, 1.6)
+    peer = world.peers[3]
+    full = (peer.up_bytes_s, peer.down_bytes_s)
+    for at, most in ((5.5, 1e5), (10.0, 1e5), (20.0, 2e5)):
+        world.kernel.run(at)
+        assert (peer.up_bytes_s, peer.down_bytes_s) == (most, most), at
+    world.kernel.run(37.0)
+    assert (peer.up_bytes_s, peer.down_bytes_s) == full
+
+
+def test_two_reasons_to_hang_do_not_end_each_other() -> None:
+    world = overlapping("hanging_engine")
+    worker = world.peers[3].worker
+    assert worker is not None
+    for at, hangs in ((10.0, True), (20.0, True), (37.0, False)):
+        world.kernel.run(at)
+        assert bool(worker.broken) is hangs, at
+
+
+def test_two_full_disks_do_not_empty_each_other() -> None:
+    world = overlapping("disk_full")
+    for at, full in ((10.0, True), (20.0, True), (37.0, False)):
+        world.kernel.run(at)
+        assert bool(world.peers[3].disk_full) is full, at
+
+
+def test_a_hot_gpu_stays_hot_for_whatever_else_slows_it() -> None:
+    world = overlapping("throttle", 0.5, 0.8)
+    worker = world.peers[3].worker
+    assert worker is not None
+    worker.throttle(0.5, world)  # as a machine that is slower than it says
+    for at, percent in ((4.0, 50), (5.5, 25), (10.0, 20), (20.0, 40), (37.0, 50)):
+        world.kernel.run(at)
+        assert worker.engine.load(at).clock_percent == percent, at
+    worker.throttle(1.0, world)
+    assert worker.engine.load(37.0).clock_percent == 100
 
 
 def test_an_engine_that_breaks_down_fails_its_jobs_and_loads_again() -> None:

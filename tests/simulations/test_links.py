@@ -286,6 +286,39 @@ def test_a_link_dies_of_a_cut_that_lasts_one_way_being_enough() -> None:
     assert not b.links
 
 
+def test_the_direction_that_is_open_carries_until_the_other_is_found_dead() -> None:
+    network, (a, b) = bare()
+    link = linked(network, a, b)
+    begun = network.kernel.now
+    network.cut = lambda source, target: source is a
+    network.reconsider()
+    for second in range(30):
+        network.kernel.run(begun + second)
+        for source in (a, b):
+            send(network, link, source, second)
+    network.kernel.run(begun + 60)
+    heard = [[what for _, what in peer.notes if isinstance(what, int)] for peer in (a, b)]
+    assert heard == [list(range(int(DEAD_S))), []]
+    assert not link.up
+
+
+def test_each_direction_has_a_cut_of_its_own() -> None:
+    network, (a, b) = bare()
+    link = linked(network, a, b)
+    for at, mute in ((1.0, a), (9.0, b), (17.0, a), (25.0, None)):  # neither is cut for as long as kills a link
+        network.kernel.run(at)
+        network.cut = (lambda source, target, mute=mute: source is mute) if mute else None
+        network.reconsider()
+        for source in (a, b):
+            send(network, link, source, at)
+    network.kernel.run(60.0)
+    assert link.whole
+    came = {peer: [(at, what) for at, what in peer.notes if isinstance(what, float)] for peer in (a, b)}
+    assert [sent for _, sent in came[a]] == [sent for _, sent in came[b]] == [1.0, 9.0, 17.0, 25.0]
+    assert [round(at) for at, _ in came[a]] == [1, 17, 17, 25]
+    assert [round(at) for at, _ in came[b]] == [9, 9, 25, 25]
+
+
 def test_a_link_that_carries_nothing_dies_as_well() -> None:
     network, (a, b) = bare()
     linked(network, a, b)

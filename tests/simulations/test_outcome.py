@@ -50,6 +50,26 @@ def test_quantiles_of_a_hundred() -> None:
     assert quantiles([3.0]) == {"n": 1, "mean": 3.0, "p50": 3.0, "p90": 3.0, "p99": 3.0, "max": 3.0}
 
 
+def test_what_is_infinite_counts_for_the_quantiles() -> None:
+    found = quantiles([1.0, 2.0, 3.0, 4.0], infinite=1)
+    assert found == {"n": 4, "mean": 2.5, "p50": 3.0, "p90": None, "p99": None, "max": None}
+    assert quantiles([1.0, 2.0], infinite=2) == {"n": 2, "mean": 1.5} | dict.fromkeys(("p50", "p90", "p99", "max"))
+    hundred = quantiles([float(value) for value in range(1000)], infinite=1)
+    assert hundred is not None
+    assert (hundred["p50"], hundred["p99"], hundred["max"]) == (500.0, 990.0, None)
+    assert quantiles([], infinite=3) is None
+
+
+def test_to_drop_jobs_makes_no_wait_shorter() -> None:
+    served = [note(number, 0.0, 1.0, 2.0, "completed", tokens=11) for number in range(95)]
+    late = [note(number, 0.0, 9.0, 10.0, "completed", tokens=11) for number in range(95, 100)]
+    dropped = [note(number, 0.0, None, 1.0, "no_capacity", tokens=11) for number in range(95, 100)]
+    assert counted(served + late)["ttft_s"]["p99"] == 9.0
+    found = counted(served + dropped)
+    assert (found["ttft_s"]["n"], found["ttft_s"]["mean"], found["ttft_s"]["p50"]) == (95, 1.0, 1.0)
+    assert found["ttft_s"]["p99"] is None
+
+
 @given(some)
 def test_quantiles_are_in_order(values: list[float]) -> None:
     found = quantiles(values)
@@ -114,6 +134,16 @@ def test_served_well_is_a_first_token_in_time_and_a_pace_that_holds() -> None:
     assert found["e2e_s"]["n"] == 4
     assert found["itl_s"]["n"] == 3
     assert found["itl_s"]["max"] == pytest.approx(0.15)
+
+
+def test_what_comes_after_the_end_dilutes_nothing() -> None:
+    made = World(busy(3, 3.0, 20.0), 1)
+    made.run()
+    found = _jobs(made)
+    made.kernel.now += 600.0  # as if a last long answer had taken so long
+    again = _jobs(made)
+    assert found["utilisation"] > 0
+    assert again == found
 
 
 def test_the_pace_of_what_comes_whole_is_not_looked_at() -> None:

@@ -74,10 +74,10 @@ def test_every_life_has_a_higher_incarnation_even_if_the_clock_went_back(world: 
 
 def test_a_full_disk_is_not_written_to(world: World) -> None:
     peer = world.peers[0]
-    peer.disk_full = True
+    peer.disk_full = 1
     peer.stop(silently=True)
     assert peer._kept == ({}, (), 0)
-    peer.disk_full = False
+    peer.disk_full = 0
     world.start(peer)
     world.kernel.run(world.kernel.now + 5.0)
     peer.stop(silently=True)

@@ -94,6 +94,12 @@ def test_until_makes_a_run_partial(tmp_path: Path) -> None:
     assert (run["partial"], run["virtual_s"]) == (True, 30.0)
 
 
+def test_the_speed_of_a_run_is_without_its_rest(tmp_path: Path) -> None:
+    timing = one_run(planned(tmp_path, "rest", until=30.0)[0], STANDIN).timing
+    assert timing["cpu_s"] >= 0.05
+    assert timing["virtual_per_cpu_s"] > 2 * 30.0 / timing["cpu_s"]
+
+
 @pytest.mark.slow
 def test_runs_come_back_in_order_and_one_death_is_one_runs(tmp_path: Path) -> None:
     audience = Silent()

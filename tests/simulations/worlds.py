@@ -54,7 +54,7 @@ class BareMachine(Peer):
     def hear(self, what: Any) -> None:
         self.notes.append((self.kernel.now, what))
 
-    def received(self, peer: PeerId, message: Any) -> None:
+    def received(self, peer: PeerId, message: Any, size: int = 0) -> None:
         self.hear((peer, message))
 
     def link_up(self, link: Link, addrs: tuple[str, ...]) -> None:
