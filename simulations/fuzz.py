@@ -52,6 +52,12 @@ TIME_S: Final = 300.0
 #: longest pause between two dials of a seed add up to).
 QUIET_S: Final = 125.0
 LIVENESS_S: Final = 110.0
+#: A run shorter than one and a half quiet phases is quiet for two thirds of its time, and has to be whole again within
+#: as large a part of them (guess; of ... seeds of two minutes and ... of one minute none needed more).
+QUIET_SHARE: Final = 2 / 3
+LIVENESS_SHARE: Final = LIVENESS_S / QUIET_S
+#: Newcomers in a crowd and the attacks that do not begin at once come then, or halfway to the quiet phase.
+LATER_S: Final = 60.0
 #: Share of the bad at most, and of the runs that have any.
 BAD_SHARE: Final = 0.3
 BAD_RUNS: Final = 0.6
@@ -77,13 +83,15 @@ _CATALOGUE: Final = (
 def scenario_of(seed: int, nodes: int = NODES, duration_s: float = TIME_S) -> Scenario:
     """The run of one seed.  Shorter than its quiet phase a run cannot be."""
     die = dice(seed, "fuzz")
+    quiet_s = min(QUIET_S, duration_s * QUIET_SHARE)
+    until_s = duration_s - quiet_s
     return Scenario(
         name=f"fuzz-{seed}",
         about="Drawn at random.",
         seeds=(seed,),
         duration_s=duration_s,
         warmup_s=min(20.0, duration_s / 4),
-        quiet_s=min(QUIET_S, duration_s * 2 / 3),
+        quiet_s=quiet_s,
         chaos=True,
         topology=_topology(die, nodes),
         hardware=_hardware(die),
@@ -92,9 +100,11 @@ def scenario_of(seed: int, nodes: int = NODES, duration_s: float = TIME_S) -> Sc
         workload=_workload(die),
         lookups=Lookups(rate_per_s=die.choice((0.0, 0.0, 0.5))),
         node=_settings(die, dice(seed, "fuzz-homes")),
-        churn=_churn(die),
-        attacks=_attacks(die, duration_s - min(QUIET_S, duration_s * 2 / 3)),
-        measure=Measure(sample_s=5.0, invariants_every_s=die.choice((3.0, 5.0, 7.0)), liveness_s=LIVENESS_S),
+        churn=_churn(die, until_s),
+        attacks=_attacks(die, until_s),
+        measure=Measure(
+            sample_s=5.0, invariants_every_s=die.choice((3.0, 5.0, 7.0)), liveness_s=quiet_s * LIVENESS_SHARE
+        ),
     )
 
 
@@ -162,7 +172,7 @@ def _settings(die: Random, homes: Random) -> NodeSettings:
     return replace(base, gossip=gossip, neighbours=neighbours, cascade=cascade, admission=admission, dht=dht)
 
 
-def _churn(die: Random) -> Churn:
+def _churn(die: Random, until_s: float) -> Churn:
     return Churn(
         model=die.choice(("none", "exponential", "weibull", "bimodal")),
         mean_session_s=die.choice((60.0, 300.0)),
@@ -172,6 +182,7 @@ def _churn(die: Random) -> Churn:
         spare_seeds=die.random() < 0.3,
         newcomers_per_s=die.choice((0.0, 0.0, 0.02)),
         crowd_factor=die.choice((0.0, 0.0, 0.0, 0.2)),
+        crowd_at_s=min(LATER_S, until_s / 2),
     )
 
 
@@ -184,7 +195,7 @@ def _attacks(die: Random, until_s: float) -> tuple[Attack, ...]:
         Attack(
             kind=kind,
             share=share,
-            from_s=die.choice((0.0, 60.0)),
+            from_s=die.choice((0.0, min(LATER_S, until_s / 2))),
             until_s=until_s,
             identities=3,
             amount=AMOUNTS.get(kind, 0.0),

@@ -48,6 +48,15 @@ def test_seeds_reach_everything_and_always_end_in_quiet() -> None:
         assert all(attack.until_s <= each.duration_s - each.quiet_s for attack in each.attacks)
 
 
+@pytest.mark.parametrize("duration_s", [40.0, 120.0, 165.0, 600.0])
+def test_however_short_a_run_is_it_has_to_heal_and_nothing_begins_while_it_does(duration_s: float) -> None:
+    for each in (fuzz.scenario_of(seed, 30, duration_s) for seed in range(100)):
+        quiet_at = each.duration_s - each.quiet_s
+        assert each.quiet_s >= each.measure.liveness_s > 0
+        assert all(attack.from_s < attack.until_s == quiet_at for attack in each.attacks)
+        assert each.churn.crowd_at_s < quiet_at
+
+
 def test_the_command_repeats_a_seed() -> None:
     assert " ".join(fuzz.command(7, 30, 300.0)) == "p2pnode sim fuzz --from-seed 7 --seeds 1 --nodes 30 --time 5m"
     assert fuzz.command(7, 30, 45.0)[-1] == "45s"
