@@ -89,6 +89,13 @@ def test_help_fits_within_80_columns(verb: str, capsys: pytest.CaptureFixture[st
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
+def test_make_simulations_makes_every_experiment() -> None:
+    root = Path(__file__).parent.parent.parent
+    said = subprocess.run(["make", "-n", "simulations"], cwd=root, capture_output=True, text=True, check=True).stdout
+    for command in ("tests.fullstack --layer all", "sim fuzz --seeds 200", "sim run all --baseline"):
+        assert command in said
+
+
 @pytest.mark.slow
 def test_the_package_is_the_same_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "simulations", "run", "no.toml"]
