@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from simulations.peer import Peer
     from simulations.world import World
 
-#: Share of what is to be known that has to be (the note's).
+#: Share of what is to be known that has to be (guess: one load in a thousand may be late).
 SHARE: Final = 0.999
 #: Viewers looked at; all, if there are no more.
 VIEWERS: Final = 64
