@@ -19,7 +19,7 @@ from typing import Any, Final
 from simulations import compare, results, tables
 from simulations.files import Loaded
 from simulations.progress import shown_on
-from simulations.runs import WORLD, Made, Planned, Runs, here, plan
+from simulations.runs import WORLD, Made, Planned, Runs, plan
 
 OK: Final = 0
 FAILED: Final = 1
@@ -57,8 +57,6 @@ class Campaign:
     def _make(self, planned: list[Planned]) -> tuple[list[Made], bool]:
         talk = tables.console(sys.stderr)
         with shown_on(talk, planned) as audience:
-            if not self.jobs:
-                return here(planned, audience, self.world), False
             runs = Runs(planned, self.jobs, audience, self.world)
             return runs.all(), runs.interrupted
 

@@ -77,7 +77,10 @@ def load(path: Path, overrides: Overrides | None = None) -> Loaded:
 
 
 def find(name: str) -> list[Path]:
-    """The files that a word on the command line means: a path, or shipped scenarios (``E4``, ``all``)."""
+    """The files that a word on the command line means: a path, or shipped scenarios (``E4``, ``all``).
+
+    The name of a shipped one may have its ending, as its file does.
+    """
     path = Path(name)
     if path.is_file():
         return [path]
@@ -87,10 +90,11 @@ def find(name: str) -> list[Path]:
     wanted = name.lower()
     if wanted == ALL and names:
         return list(names.values())
-    found = [names[wanted]] if wanted in names else [names[stem] for stem in names if stem.startswith(f"{wanted}-")]
+    whole = wanted.removesuffix(".toml")
+    found = [names[whole]] if whole in names else [names[stem] for stem in names if stem.startswith(f"{wanted}-")]
     if not found:
         known = f"; shipped are {listed(names)}" if names else ""
-        raise ScenarioError(f"{name} is neither a file nor a shipped scenario{meant(wanted, names)}{known}")
+        raise ScenarioError(f"{name} is neither a file nor a shipped scenario{meant(whole, names)}{known}")
     return found
 
 

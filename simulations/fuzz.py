@@ -28,7 +28,7 @@ import msgspec
 from protocol.settings import PROFILES, NodeSettings
 from simulations.attackers import KINDS as ATTACKERS
 from simulations.dice import dice
-from simulations.runs import Audience, Made, Planned, Runs, here
+from simulations.runs import Audience, Made, Planned, Runs
 from simulations.scenario import (
     Attack,
     Churn,
@@ -262,14 +262,9 @@ def failed_first(plan: Sequence[Planned], path: Path = REGRESSIONS) -> list[Plan
 
 def run(plan: Sequence[Planned], jobs: int, audience: Audience) -> Fuzzed:
     """Make the runs, so many at once; 0: one after the other in this process."""
-    if jobs:
-        runs = Runs(plan, jobs, audience)
-        fuzzed = Fuzzed(runs.all(), runs.interrupted)
-        made = runs.made
-    else:
-        fuzzed = Fuzzed(here(plan, audience))
-        made = dict(enumerate(fuzzed.made))
-    for index, one in made.items():
+    runs = Runs(plan, jobs, audience)
+    fuzzed = Fuzzed(runs.all(), runs.interrupted)
+    for index, one in runs.made.items():
         for what in (one.run["breach"], one.run["error"]):
             if what:
                 what["repeat"] = repeat(plan[index])

@@ -341,6 +341,7 @@ def test_shipped_scenarios_are_found_by_number(shelf: Path) -> None:
     assert [path.stem for path in shipped()] == stems
     assert [path.stem for path in find("E1")] == ["e1-loss", "e1-spreading"]
     assert [path.stem for path in find("e1-loss")] == ["e1-loss"]
+    assert [path.stem for path in find("e1-loss.toml")] == ["e1-loss"]
     assert [path.stem for path in find("all")] == stems
     assert find(str(shelf / "base.toml")) == [shelf / "base.toml"]
 
@@ -349,6 +350,8 @@ def test_shipped_scenarios_are_found_by_number(shelf: Path) -> None:
 def test_a_name_that_is_not_shipped() -> None:
     with pytest.raises(ScenarioError, match=r"e2-byte is neither .* scenario \(did you mean e2-bytes\?\); shipped are"):
         find("e2-byte")
+    with pytest.raises(ScenarioError, match=r"e2-byte.toml is neither .* scenario \(did you mean e2-bytes\?\)"):
+        find("e2-byte.toml")
 
 
 def test_a_folder_is_no_scenario(tmp_path: Path) -> None:
