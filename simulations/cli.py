@@ -236,7 +236,10 @@ def fuzz(nodes: int, time_s: float, seeds: int, from_seed: int, jobs: int, remem
     from simulations import tables
     from simulations.progress import shown_on
 
-    plan = chaos.planned(range(from_seed, from_seed + seeds), nodes, time_s)
+    try:
+        plan = chaos.planned(range(from_seed, from_seed + seeds), nodes, time_s)
+    except ValueError as error:
+        raise Refused(f"--time: {error}") from None
     if seeds > 1:
         plan = chaos.failed_first(plan)
     with shown_on(tables.console(sys.stderr), plan) as audience:

@@ -186,6 +186,7 @@ def test_json_is_the_file_and_nothing_else(shelf: Path, capsys: pytest.CaptureFi
             ("run", "x.toml", "--baseline", "b", "--seed", "1"),
             "--baseline compares a scenario as it stands: drop --seed",
         ),
+        (("fuzz", "--time", "1m"), "--time: 60 s are too few: 125 s are for healing (I9), so write 180s or more"),
         (("compare", "a", "b"), "a cannot be read: No such file"),
         (("report", "a"), "a cannot be read: No such file"),
     ],
@@ -276,7 +277,7 @@ def test_list_shows_what_is_shipped(
 
 @pytest.mark.slow
 def test_fuzz_makes_its_seeds_and_counts_them(capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ("fuzz", "--nodes", "4", "--time", "60s", "--seeds", "1", "--from-seed", "3", "--jobs", "0")
+    asked = ("fuzz", "--nodes", "4", "--time", "3m", "--seeds", "1", "--from-seed", "3", "--jobs", "0")
     code = sim(*asked)
     out, err = capsys.readouterr()
     assert "[1/1] " in err
@@ -288,11 +289,11 @@ def test_fuzz_makes_its_seeds_and_counts_them(capsys: pytest.CaptureFixture[str]
 def test_a_failing_seed_fails_the_fuzz(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    plans = chaos.planned([5], 4, 60.0)
+    plans = chaos.planned([5], 4, 180.0)
     run = runs.one_run(plans[0], "tests.simulations.standin:nowhere").run
     failed = chaos.Fuzzed([Made(run, {"cpu_s": 1.0})])
     monkeypatch.setattr(chaos, "run", lambda plan, jobs, audience: failed)
-    assert sim("fuzz", "--from-seed", "5", "--seeds", "1", "--nodes", "4", "--time", "1m") == 1
+    assert sim("fuzz", "--from-seed", "5", "--seeds", "1", "--nodes", "4", "--time", "3m") == 1
     out = capsys.readouterr().out
     assert "✗ crashed, seed 5: AttributeError" in out
     assert "1 of 1 runs made, 1 failed" in out
