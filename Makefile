@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export P2PNODE_VLLM_PYTHON ?= $(CURDIR)/$(VLLM_VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fast simulations sim-quick vllm clean
+.PHONY: help demo test check bench fast simulations sim-layers sim-fuzz sim-all sim-quick vllm clean
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/'
@@ -37,7 +37,16 @@ bench: $(VENV)/.installed ## what a request, a token, a decision and a second of
 
 fast: $(FAST)/.built ## the same code compiled, for long simulations (a minute): PYTHONPATH=build/fast .venv/bin/p2pnode sim run …
 
-simulations: $(FAST)/.built ## every experiment, held against the baselines (hours; SIM_ARGS="--jobs 4")
+simulations: $(FAST)/.built ## every experiment: layers, fuzzing, scenarios; the quick ones against baselines (hours; SIM_ARGS="--jobs 4")
+	@$(MAKE) --no-print-directory --keep-going sim-layers sim-fuzz sim-all
+
+sim-layers: $(VENV)/.installed
+	$(BIN)/python -m tests.fullstack --layer all
+
+sim-fuzz: $(FAST)/.built
+	PYTHONPATH=$(FAST) $(BIN)/p2pnode sim fuzz --seeds 200
+
+sim-all: $(FAST)/.built
 	PYTHONPATH=$(FAST) $(BIN)/p2pnode sim run all --baseline simulations/baselines $(SIM_ARGS)
 
 sim-quick: $(FAST)/.built ## the quick experiments, held against the baselines, and some fuzzing (minutes)

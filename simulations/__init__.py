@@ -15,8 +15,8 @@ what came of it becomes ``results.json`` and ``report.html``.  Theory, words, ke
 * what goes wrong: ``churn``, ``faults`` with ``chaos``, ``attackers``; ``fuzz``
 * what must hold: ``invariants``, on ``engines``, ``healing``, ``probes`` and ``breach``
 * what is seen: ``recorder``, ``watch``, ``outcome``
-* files and command: ``scenario``; ``files`` on ``layers`` and ``checking``; ``goals``, ``results``, ``compare``;
-  ``runs``, ``progress``, ``tables``, ``campaign``, ``cli``; ``report``
+* files and command: ``scenario``; ``files`` on ``layers``, ``checking`` and ``meaning``; ``goals``, ``results``,
+  ``compare``; ``runs``, ``progress``, ``tables``, ``campaign``, ``cli``; ``report``
 
 Times are virtual seconds since the start of the run.  Nothing here looks at a real clock but ``runs`` and ``progress``,
 which measure what a run costs and show how it goes.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,11 @@ from typing import Any, Final
 
 from simulations import compare, results, tables
 from simulations.files import Loaded
+from simulations.layers import ScenarioError
+from simulations.meaning import TRACES
 from simulations.progress import shown_on
-from simulations.runs import WORLD, Made, Planned, Runs, here, plan
+from simulations.runs import WORLD, Made, Planned, Runs, plan
+from simulations.traces import what_is_made
 
 OK: Final = 0
 FAILED: Final = 1
@@ -43,8 +47,10 @@ class Campaign:
 
     def all(self, loaded: Sequence[Loaded]) -> int:
         """Everything; the exit code."""
+        self.check(loaded)
         code = OK
         for each in loaded:
+            self._say_traces(each)
             made, interrupted = self._make(plan(each, self.until))
             runs = [one.run for one in made]
             document = results.document(each, runs, interrupted)
@@ -54,11 +60,32 @@ class Campaign:
                 return INTERRUPTED
         return code
 
+    def check(self, loaded: Sequence[Loaded]) -> None:
+        """Whatever would go wrong after hours; raises ``ScenarioError``."""
+        for each in loaded:
+            _writable("--out", self.out, self.out / each.name)
+        if self.baseline is None:
+            return
+        if self.update_baseline:
+            _writable("--baseline", self.baseline, self.baseline)
+        elif not self.baseline.is_dir():
+            raise ScenarioError(f"--baseline {self.baseline}: there is no such folder; --update-baseline makes it")
+        for each in loaded:
+            compare.read_baseline(self.baseline, each.name)
+
+    @staticmethod
+    def _say_traces(loaded: Loaded) -> None:
+        """What becomes of the user's own traffic, which hardly ever is as long and as dense as the run."""
+        workloads = [(scenario.workload, scenario) for _, scenario in loaded.points]
+        own = [
+            scenario for workload, scenario in workloads if workload.kind == "trace" and workload.trace not in TRACES
+        ]
+        for line in dict.fromkeys(what_is_made(scenario) for scenario in own):
+            tables.console(sys.stderr).print(line, markup=False, soft_wrap=True)
+
     def _make(self, planned: list[Planned]) -> tuple[list[Made], bool]:
         talk = tables.console(sys.stderr)
         with shown_on(talk, planned) as audience:
-            if not self.jobs:
-                return here(planned, audience, self.world), False
             runs = Runs(planned, self.jobs, audience, self.world)
             return runs.all(), runs.interrupted
 
@@ -89,11 +116,15 @@ class Campaign:
     ) -> int:
         if any(run["breach"] or run["error"] for run in document["runs"]):
             return FAILED
-        if self.until is not None or self.update_baseline:
-            return OK  # goals are about whole runs; and who writes the baseline has seen them
+        if not self._judged(document) or self.update_baseline:
+            return OK  # who writes the baseline has seen them
         if comparison is not None:
             return OK if comparison.ok else FAILED
         return OK if all(goal["passed"] for goal in (*document["goals"], *costs)) else FAILED
+
+    def _judged(self, document: dict[str, Any]) -> bool:
+        """Goals are about whole runs."""
+        return self.until is None or not document["partial"]
 
     def _print(
         self,
@@ -108,7 +139,11 @@ class Campaign:
         console.print(tables.runs_table(document, console.width))
         changes = comparison.goals if comparison else ()
         goals = [*document["goals"], *costs]
-        lines = [*tables.goal_lines(goals, changes), *tables.trouble_lines(document["runs"])]
+        lines = tables.trouble_lines(document["runs"])
+        if self._judged(document):
+            lines = [*tables.goal_lines(goals, changes), *lines]
+        elif goals:
+            console.print(f"the goals were not judged: --until stopped at {self.until:g} s", style="yellow")
         for line in lines:
             console.print(line, soft_wrap=True)
         if comparison is not None:
@@ -131,6 +166,16 @@ class Campaign:
             console.print(tables.comparison_table(only))
         elif comparison.drifts:
             console.print("all metrics of the baseline within their tolerance", style="green")
+
+
+def _writable(option: str, given: Path, folder: Path) -> None:
+    """Make the folder, and raise ``ScenarioError`` if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ScenarioError(f"{option} {given}: {folder} cannot be written: {error.strerror}") from None
 
 
 def draw(folder: Path, document: dict[str, Any], timing: dict[str, Any]) -> Path | None:

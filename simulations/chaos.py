@@ -3,16 +3,17 @@
 Swarm testing: each run has only some of the kinds, so that one does not drown the others, and those often.  A fault is
 drawn as a scenario would say it, so that a chaotic run can be repeated with its faults written out.
 
-Who calls it: ``faults``, for scenarios with ``chaos``.
+Who calls it: ``faults``, for scenarios with ``chaos``; ``meaning``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Final
 
 from simulations.dice import dice
-from simulations.faults import KINDS
+from simulations.faults import KINDS, LOSS
 from simulations.scenario import Fault, Scenario
 
 #: Kinds in one run, and seconds between two faults on average (guesses).
@@ -43,12 +44,25 @@ def drawn(scenario: Scenario, seed: int) -> tuple[Fault, ...]:
     die = dice(seed, "chaos")
     kinds = die.sample(list(KINDS), die.randint(LEAST_KINDS, MOST_KINDS))
     start, end = scenario.topology.join_s, scenario.duration_s - scenario.quiet_s
-    faults = []
+    faults: list[Fault] = []
     at = start + die.expovariate(1 / EVERY_S)
     while at < end:
-        faults.append(_fault(die, die.choice(kinds), at, end))
+        fault = _fault(die, die.choice(kinds), at, end)
+        if not any(drowned(scenario, (*scenario.faults, *faults, fault))):
+            faults.append(fault)
         at += die.expovariate(1 / EVERY_S)
     return tuple(faults)
+
+
+def drowned(scenario: Scenario, faults: Sequence[Fault]) -> Iterator[tuple[int, float]]:
+    """The faults at whose begin all segments are lost, so that nothing would ever arrive; and how much that makes."""
+    lossy = [fault for fault in faults if fault.kind == "loss"]
+    for index, fault in enumerate(faults):
+        if fault.kind == "loss":
+            at = fault.at_s
+            loss = sum(one.amount or LOSS for one in lossy if one.at_s <= at <= one.at_s + one.for_s)
+            if scenario.topology.loss + loss >= 1:
+                yield index, scenario.topology.loss + loss
 
 
 def _fault(die: Random, kind: str, at: float, end: float) -> Fault:

@@ -1,46 +1,25 @@
 """What is wrong with the values of a scenario, said so that it can be put right: key path, what is there, what may be.
 
-Two kinds of checks: the types of ``scenario`` (read from its annotations, so that a new key needs nothing here), and
-what no type can tell: names that only tables and registries know, times that lie after the end.
+The types are those of ``scenario``, read from its annotations, so that a new key needs nothing here.
 
-Not here: reading files and joining them (``files``).  Who calls it: ``files``.
+Not here: what no type can tell (``meaning``), reading files and joining them (``files``).  Who calls it: ``files``,
+``meaning``.
 """
 
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.util
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec.inspect as kinds
 
-from protocol.hardware import find_gpu, gpu_names
-from protocol.policies import POLICIES, SORTS
 from simulations.scenario import Scenario
 
 #: Names offered in one message, and how alike a name must be to be meant (guess).
 MOST_NAMES: Final = 24
 ALIKE: Final = 0.5
-#: Settings of ``node`` that are the time between two turns of something: 0 would never end.
-PERIODS: Final = (
-    "tick_s",
-    "digest_s",
-    "load_period_s",
-    "period_s",
-    "rotate_s",
-    "redial_first_s",
-    "republish_s",
-    "refresh_s",
-    "query_s",
-    "ping_s",
-    "beat_s",
-)
-#: Traces that are shipped; anything else is the path of a file (``traces`` has the same names).
-TRACES: Final = ("azure-code", "azure-conv", "mooncake-conversation", "mooncake-synthetic", "servegen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,90 +145,11 @@ def _number(kind: kinds.IntType | kinds.FloatType) -> str:
     text = "a whole number" if isinstance(kind, kinds.IntType) else "a number"
     if kind.ge is not None and kind.le is not None:
         return f"{text} from {kind.ge:g} to {kind.le:g}"
+    if kind.ge is not None and kind.lt is not None:
+        return f"{text} from {kind.ge:g} to less than {kind.lt:g}"
     if kind.gt is not None:
         return f"{text} above {kind.gt:g}"
     return text if kind.ge is None else f"{text} of at least {kind.ge:g}"
-
-
-# --- what types cannot tell ------------------------------------------------------------------------------------------
-
-
-def by_meaning(scenario: Scenario) -> Iterator[Problem]:
-    """What is wrong with values of the right type."""
-    yield from _names(scenario)
-    yield from _times(scenario)
-    yield from _settings(scenario)
-
-
-def _names(scenario: Scenario) -> Iterator[Problem]:
-    yield from _one_of("routing.policy", scenario.routing.policy, policies())
-    for index, machine in enumerate(scenario.hardware):
-        if find_gpu(machine.gpu) is None:
-            says = f"= {shown(machine.gpu)} is not in the table of GPUs{meant(machine.gpu, gpu_names())}"
-            digits = "".join(filter(str.isdigit, machine.gpu))
-            alike = [name for name in gpu_names() if digits and digits in name]
-            yield Problem(f"hardware.{index}.gpu", f"{says}; there are {listed(alike or gpu_names())}")
-    for index, fault in enumerate(scenario.faults):
-        yield from _one_of(f"faults.{index}.kind", fault.kind, registry("simulations.faults"))
-    for index, attack in enumerate(scenario.attacks):
-        yield from _one_of(f"attacks.{index}.kind", attack.kind, registry("simulations.attackers"))
-    trace = scenario.workload.trace
-    if scenario.workload.kind == "trace" and trace not in TRACES and not Path(trace).is_file():
-        what = f"= {shown(trace)} is neither a trace nor a file" if trace else "is missing"
-        yield Problem("workload.trace", f"{what}{meant(trace, TRACES)}; the traces are {listed(TRACES)}")
-    elif scenario.workload.kind == "trace" and trace not in TRACES:
-        yield from _own_trace(scenario)
-
-
-def _own_trace(scenario: Scenario) -> Iterator[Problem]:
-    """What is wrong with a file of the user's, found before the first run."""
-    traces = importlib.import_module("simulations.traces")
-    try:
-        traces.check(scenario)
-    except traces.BadTrace as error:
-        yield Problem("workload.trace", f"cannot be replayed: {error}")
-
-
-def _times(scenario: Scenario) -> Iterator[Problem]:
-    end = scenario.duration_s
-    for key, value in (("warmup_s", scenario.warmup_s), ("quiet_s", scenario.quiet_s)):
-        if value >= end:
-            yield Problem(key, f"= {value:g} leaves nothing of the {end:g} s of duration_s")
-    begins = [(f"faults.{index}.at_s", fault.at_s) for index, fault in enumerate(scenario.faults)]
-    begins += [(f"attacks.{index}.from_s", attack.from_s) for index, attack in enumerate(scenario.attacks)]
-    for key, at in begins:
-        if at >= end:
-            yield Problem(key, f"= {at:g} is after the end: duration_s is {end:g}")
-
-
-def _settings(scenario: Scenario) -> Iterator[Problem]:
-    for part in scenario.node.__struct_fields__:
-        settings = getattr(scenario.node, part)
-        for name in settings.__struct_fields__:
-            value = getattr(settings, name)
-            if isinstance(value, int | float) and (value < 0 or (name in PERIODS and value == 0)):
-                least = "above 0" if name in PERIODS else "of at least 0"
-                yield Problem(f"node.{part}.{name}", f"= {value:g} is wrong: it must be a number {least}")
-
-
-def policies() -> tuple[str, ...]:
-    """What ``routing.policy`` may name: the daemon's policies and the simulator's own."""
-    return tuple(dict.fromkeys((*POLICIES, *SORTS, *(registry("simulations.choosing", "BASELINES") or ()))))
-
-
-def registry(module: str, name: str = "KINDS") -> tuple[str, ...] | None:
-    """The names in a table of a module, imported only now because it brings the whole simulator; None if none."""
-    if importlib.util.find_spec(module) is None:
-        return None
-    names = getattr(importlib.import_module(module), name, None)
-    return None if names is None else tuple(names)
-
-
-def _one_of(key: str, value: str, known: Iterable[str] | None) -> Iterator[Problem]:
-    if known is None or value in known:
-        return
-    names = list(known)
-    yield Problem(key, f"= {shown(value)} is wrong: it must be one of {listed(names)}{meant(value, names)}")
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

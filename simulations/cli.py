@@ -108,7 +108,7 @@ def command() -> None:
 def run(files: tuple[str, ...], **options: Any) -> int:
     """Run scenarios, judge their goals, write results and a report."""
     from simulations.campaign import Campaign
-    from simulations.layers import Overrides
+    from simulations.layers import Overrides, ScenarioError
 
     overrides = Overrides(options["settings"], options["policy"], options["trace"], options["seeds"])
     baseline = options["baseline"]
@@ -125,7 +125,11 @@ def run(files: tuple[str, ...], **options: Any) -> int:
         report=not options["no_report"],
         as_json=options["as_json"],
     )
-    return campaign.all(_load(files, overrides))
+    loaded = _load(files, overrides)
+    try:
+        return campaign.all(loaded)
+    except ScenarioError as error:
+        raise Refused(str(error)) from None
 
 
 def _load(names: tuple[str, ...], overrides: Overrides) -> list[Loaded]:
@@ -159,7 +163,7 @@ def list_() -> None:
 COMPARE_EPILOG: Final = """\b
 Examples:
   p2pnode sim compare before/e4-routing after/e4-routing
-  p2pnode sim compare simulations/baselines/e4-routing.json out/e4-routing
+  p2pnode sim compare simulations/baselines/quick-churn.json out/quick-churn
   p2pnode sim compare A B --tolerance ttft_s.p99=0.1
 
 A and B are folders with results, results.json or baselines. Exit code 1: a goal
@@ -236,7 +240,10 @@ def fuzz(nodes: int, time_s: float, seeds: int, from_seed: int, jobs: int, remem
     from simulations import tables
     from simulations.progress import shown_on
 
-    plan = chaos.planned(range(from_seed, from_seed + seeds), nodes, time_s)
+    try:
+        plan = chaos.planned(range(from_seed, from_seed + seeds), nodes, time_s)
+    except ValueError as error:
+        raise Refused(f"--time: {error}") from None
     if seeds > 1:
         plan = chaos.failed_first(plan)
     with shown_on(tables.console(sys.stderr), plan) as audience:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import msgspec
+
 from simulations import results
 from simulations.files import label
 from simulations.layers import ScenarioError
@@ -168,6 +170,29 @@ def _key(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+class _Goal(msgspec.Struct):
+    key: str
+    bound: str
+    point: dict[str, Any]
+    value: float | None
+    passed: bool
+
+
+class _At(msgspec.Struct):
+    point: dict[str, Any]
+    metrics: dict[str, float | None]
+
+
+class _Baseline(msgspec.Struct):
+    """What is read of a baseline: its form, for checking."""
+
+    name: str
+    scenario_hash: str
+    goals: list[_Goal]
+    points: list[_At]
+    tolerance: dict[str, float]
+
+
 # --- baselines -------------------------------------------------------------------------------------------------------
 
 
@@ -201,7 +226,7 @@ def baseline_of(document: Mapping[str, Any], tolerances: Mapping[str, float] | N
 def read_figures(path: Path) -> dict[str, Any]:
     """A baseline, or the short form of results, by file or folder."""
     document = results.read(path)
-    return document if "points" in document else baseline_of(document)
+    return _whole(document, path) if "points" in document else baseline_of(document)
 
 
 def read_baseline(folder: Path, name: str) -> dict[str, Any] | None:
@@ -209,9 +234,15 @@ def read_baseline(folder: Path, name: str) -> dict[str, Any] | None:
     path = folder / f"{name}.json"
     if not path.is_file():
         return None
-    figures = results.read(path)
-    if "points" not in figures or "tolerance" not in figures:
-        raise ScenarioError(f"{path} is no baseline: --update-baseline writes one")
+    return _whole(results.read(path), path)
+
+
+def _whole(figures: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The figures as they are; ``ScenarioError`` if they are no baseline."""
+    try:
+        msgspec.convert(figures, _Baseline)
+    except msgspec.ValidationError as error:
+        raise ScenarioError(f"{path} is no baseline ({error}): --update-baseline writes one") from None
     return figures
 
 

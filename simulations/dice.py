@@ -1,6 +1,7 @@
-"""One die per node and purpose, made from the seed, so that a new node or metric does not shift the others' throws.
+"""A die per purpose, and per node where each draws for itself, made from the seed: new purposes shift nobody's throws.
 
-Who calls it: whatever draws anything.
+A few purposes have one die for all nodes: jitter and loss of the network (``network``), whom a fault hits, arrivals.
+There a message or a job more shifts the throws that come after it.  Who calls it: whatever draws anything.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 ``[sweep]`` names dotted keys (``"topology.nodes"``, ``"attacks.0.share"``, ``"hardware"``) and lists of their values.
 ``[node]`` starts from the settings of ``profile``.  An override of a key that is swept ends its sweep.
 
-Not here: how files and options come together (``layers``), what is right and wrong (``checking``).
+Not here: how files and options come together (``layers``), what is right and wrong (``checking``, ``meaning``).
 Who calls it: ``cli``.
 """
 
@@ -20,9 +20,10 @@ from typing import Any, Final
 import msgspec
 
 from protocol.settings import PROFILES
-from simulations.checking import Problem, by_meaning, by_type, listed, meant, shown, type_of
+from simulations.checking import Problem, by_type, listed, meant, shown, type_of
 from simulations.goals import Goal, GoalError, as_text, read_goal
 from simulations.layers import SHIPPED, Layers, Overrides, ScenarioError, merge, put, read_policy, read_setting
+from simulations.meaning import by_meaning
 from simulations.scenario import Scenario
 
 #: Values of swept keys, by dotted key, in the order of the sweep.
@@ -76,7 +77,10 @@ def load(path: Path, overrides: Overrides | None = None) -> Loaded:
 
 
 def find(name: str) -> list[Path]:
-    """The files that a word on the command line means: a path, or shipped scenarios (``E4``, ``all``)."""
+    """The files that a word on the command line means: a path, or shipped scenarios (``E4``, ``all``).
+
+    The name of a shipped one may have its ending, as its file does.
+    """
     path = Path(name)
     if path.is_file():
         return [path]
@@ -86,10 +90,11 @@ def find(name: str) -> list[Path]:
     wanted = name.lower()
     if wanted == ALL and names:
         return list(names.values())
-    found = [names[wanted]] if wanted in names else [names[stem] for stem in names if stem.startswith(f"{wanted}-")]
+    whole = wanted.removesuffix(".toml")
+    found = [names[whole]] if whole in names else [names[stem] for stem in names if stem.startswith(f"{wanted}-")]
     if not found:
         known = f"; shipped are {listed(names)}" if names else ""
-        raise ScenarioError(f"{name} is neither a file nor a shipped scenario{meant(wanted, names)}{known}")
+        raise ScenarioError(f"{name} is neither a file nor a shipped scenario{meant(whole, names)}{known}")
     return found
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from simulations.peer import Peer
     from simulations.world import World
 
-#: Share of what is to be known that has to be (the note's).
+#: Share of what is to be known that has to be (guess: one load in a thousand may be late).
 SHARE: Final = 0.999
 #: Viewers looked at; all, if there are no more.
 VIEWERS: Final = 64
@@ -50,7 +50,7 @@ class Healing:
         self._die = dice(world.seed, "healing")
 
     def prepare(self) -> None:
-        """Nothing is demanded where there is no quiet phase long enough."""
+        """Nothing is demanded without a quiet phase; files with one that is too short are refused (``meaning``)."""
         if self.world.scenario.quiet_s and self.due <= self.world.scenario.duration_s:
             self.world.kernel.at(self.start + EVERY_S, self._look)
 

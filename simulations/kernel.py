@@ -1,8 +1,10 @@
 """The discrete-event loop: a heap of things to do, in the order of virtual time, then of their scheduling.
 
 Nothing here knows what is simulated.  The order is total (a sequence number breaks ties, never an address in memory),
-so that a run repeats; the *digest* is taken over time and number of every event, and is equal exactly when the runs
-were.  Who calls it: everything in this package.
+so that a run repeats.  The *digest* is taken over time and number of every event, not over what happens in it: equal
+runs have equal ones, and two that go differently soon do something at another time, and differ in it.
+
+Who calls it: everything in this package.
 """
 
 from __future__ import annotations

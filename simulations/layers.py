@@ -3,7 +3,7 @@
 The layers are the file that is extended, the file, ``--policy``, ``--trace``, ``--set``, ``--seed``.  Tables of a
 later layer are merged into those before, everything else is replaced.
 
-Not here: what is right and wrong (``checking``), sweeps (``files``).  Who calls it: ``files``.
+Not here: what is right and wrong (``checking``, ``meaning``), sweeps (``files``).  Who calls it: ``files``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from simulations.checking import TRACES, Problem, listed, meant
+from simulations.checking import Problem, listed, meant
+from simulations.meaning import TRACES
 
 #: Where the shipped scenarios are.
 SHIPPED: Final = Path(__file__).parent / "scenarios"

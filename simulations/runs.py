@@ -28,7 +28,7 @@ from types import FrameType
 from typing import Any, Final, Protocol
 
 from simulations.files import Loaded, Point, label
-from simulations.layers import Overrides
+from simulations.layers import SHIPPED, Overrides
 from simulations.scenario import Scenario
 
 #: ``module:function`` that runs one scenario with one seed.
@@ -110,7 +110,8 @@ def plan(loaded: Loaded, until: float | None = None) -> list[Planned]:
     planned = []
     for point, scenario in loaded.points:
         for seed in loaded.scenario.seeds:
-            repeat = repeat_words(str(loaded.path), point, seed, loaded.overrides)
+            file = loaded.path.stem if loaded.path.parent == SHIPPED else str(loaded.path)
+            repeat = repeat_words(file, point, seed, loaded.overrides)
             planned.append(Planned(scenario, point, seed, repeat, until))
     return planned
 
@@ -159,7 +160,8 @@ def one_run(planned: Planned, world: str = WORLD, progress: Word | None = None) 
         entry = _blank(planned, f"{type(error).__name__}: {error}")
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     speed = round(end_s / end_cpu_s, 3) if end_cpu_s > 0 else None
-    return Made(entry, _timing(planned, entry, wall, cpu, speed) | ({"traceback": trace} if trace else {}))
+    cost = _timing(planned, entry, wall, cpu, speed) | {"repeat": planned.command()}
+    return Made(entry, cost | ({"traceback": trace} if trace else {}))
 
 
 def _blank(planned: Planned, error: str = "") -> dict[str, Any]:
@@ -238,7 +240,10 @@ class _Running:
 
 @dataclass(slots=True)
 class Runs:
-    """All runs of a plan, so many at once.  Theory of operation: ``waiting`` → a child in ``running`` → ``made``."""
+    """All runs of a plan, so many at once, or in this process (0).
+
+    Theory of operation: ``waiting`` → a child in ``running`` → ``made``.
+    """
 
     planned: Sequence[Planned]
     jobs: int
@@ -249,6 +254,8 @@ class Runs:
     stops: int = 0
     _waiting: list[int] = field(default_factory=list)
     _running: list[_Running] = field(default_factory=list)
+    #: What the run in this process reads, if there is one.
+    _word: Word | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -257,6 +264,8 @@ class Runs:
 
     def all(self) -> list[Made]:
         """Make them; in order, without those that were not begun or were killed."""
+        if not self.jobs:
+            return self._here()
         self._waiting = list(range(len(self.planned)))
         context = _context()
         stop = context.Event()
@@ -324,13 +333,32 @@ class Runs:
             self.audience.ends(running.index, None)
         self._running.clear()
 
+    def _here(self) -> list[Made]:
+        """One after the other in this very process, for a debugger or a profiler."""
+        with self._listening():
+            for index, each in enumerate(self.planned):
+                if self.stops:
+                    break
+                self.audience.begins(index, each)
+                self._word = Word()
+                with suppress(KeyboardInterrupt):  # the second
+                    self.made[index] = one_run(each, self.world, self._word)
+                self.audience.ends(index, self.made.get(index))
+        return list(self.made.values())
+
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        """ctrl-C and SIGTERM are counted here."""
+        """ctrl-C and SIGTERM are counted here; a run in this process is told, and the second time it is ended."""
 
         def heard(number: int, frame: FrameType | None) -> None:
             del number, frame
             self.stops += 1
+            if self._word is None:
+                return
+            if self.stops > 1:
+                raise KeyboardInterrupt
+            self._word.stop = True
+            self.audience.stopping()
 
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -343,16 +371,6 @@ class Runs:
                 signal.signal(number, old)
 
 
-def here(planned: Sequence[Planned], audience: Audience, world: str = WORLD) -> list[Made]:
-    """One after the other in this very process, for a debugger or a profiler."""
-    made = []
-    for index, each in enumerate(planned):
-        audience.begins(index, each)
-        made.append(one_run(each, world))
-        audience.ends(index, made[-1])
-    return made
-
-
 def _died(planned: Planned, code: int | None) -> Made:
     """What is known of a child that ended without a word."""
     how = f"exit code {code}"
@@ -360,7 +378,7 @@ def _died(planned: Planned, code: int | None) -> Made:
         with suppress(ValueError):
             how = signal.Signals(-code).name
     what = f"the process ended with {how}" + (": out of memory?" if how == "SIGKILL" else "")
-    return Made(_blank(planned, what), {"point": planned.point, "seed": planned.seed})
+    return Made(_blank(planned, what), {"point": planned.point, "seed": planned.seed, "repeat": planned.command()})
 
 
 def _context() -> Any:

@@ -45,8 +45,9 @@ class Topology(Part, frozen=True):
     latency_s: Seconds = 0.025
     #: Sigma of the log-normal factor on each delay (guess); ``seattle99`` has its own per pair.
     jitter: Annotated[float, Meta(ge=0, le=2)] = 0.1
-    #: Share of messages whose segment is lost; on a stream that is a retransmission (delay), not a loss.
-    loss: Share = 0.0
+    #: Share of messages whose segment is lost; on a stream that is a retransmission (delay), not a loss.  If all were,
+    #: none would ever arrive.
+    loss: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     #: Messages that vanish although the link stands (for tests of repair: no stream does that).
     drop: Share = 0.0
     uplinks: tuple[Uplink, ...] = (Uplink(share=0.8), Uplink(share=0.2, up_mbit=1000.0, down_mbit=1000.0))
@@ -74,7 +75,8 @@ class Model(Part, frozen=True):
 
     name: str
     quantization: str = ""
-    params_b: float = 0.0
+    #: Parameters in 10^9, of a model that is not in the table; 0 if its name says it.
+    params_b: Annotated[float, Meta(ge=0)] = 0.0
     popularity: Annotated[float, Meta(ge=0)] = 0.0
     context: Count = 32768
 
@@ -82,7 +84,10 @@ class Model(Part, frozen=True):
 class Models(Part, frozen=True):
     """What is served and how often it is asked for."""
 
-    catalogue: tuple[Model, ...] = (Model(name="llama-3.1-8b-instruct"), Model(name="qwen2.5-7b-instruct"))
+    catalogue: Annotated[tuple[Model, ...], Meta(min_length=1)] = (
+        Model(name="llama-3.1-8b-instruct"),
+        Model(name="qwen2.5-7b-instruct"),
+    )
     #: Exponent of the popularity by rank.
     zipf: Annotated[float, Meta(ge=0, le=3)] = 0.9
     #: How many models are resident on a node, and how many more it has on disk.
@@ -97,7 +102,7 @@ class Models(Part, frozen=True):
 class Engine(Part, frozen=True):
     """The simulated model server."""
 
-    #: Sigma of the hidden log-normal factor on the speed of each node, which no statement tells (note: 0.15).
+    #: Sigma of the hidden log-normal factor on the speed of each node, which no statement tells (guess).
     efficiency_sigma: Annotated[float, Meta(ge=0, le=1)] = 0.15
     block_tokens: Count = 16
     prefix_reuse: bool = True
@@ -217,7 +222,7 @@ class Attack(Part, frozen=True):
     until_s: Seconds = 0.0
     #: Identities per machine, for ``sybil``.
     identities: Count = 10
-    amount: float = 0.0
+    amount: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class Measure(Part, frozen=True):
@@ -251,7 +256,7 @@ class Scenario(Part, frozen=True):
     #: The daemon's profile whose settings ``node`` starts from.
     profile: Literal["wan", "lan", "local", "test"] = "wan"
     topology: Topology = Topology()
-    hardware: tuple[Hardware, ...] = (Hardware(gpu="rtx 4090"),)
+    hardware: Annotated[tuple[Hardware, ...], Meta(min_length=1)] = (Hardware(gpu="rtx 4090"),)
     models: Models = Models()
     engine: Engine = Engine()
     workload: Workload = Workload()

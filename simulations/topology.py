@@ -45,6 +45,8 @@ _Q95: Final = 1.6449
 #: Regions that the servers of planetlab490 are sorted into; no coordinates are published (guess).
 PLANETLAB_REGIONS: Final = 6
 
+#: The one region where all distances are the same.
+EVERYWHERE: Final = "everywhere"
 #: The regions of the network graph of libp2p's gossipsub interoperability tests (``libp2p/test-plans``,
 #: ``gossipsub-interop``), with the share of nodes there (weights of the same source: nodes of Ethereum).
 REGIONS: Final = (
@@ -103,7 +105,7 @@ class Uniform:
         return self._jitter
 
     def region(self, a: int) -> str:  # noqa: ARG002
-        return "everywhere"
+        return EVERYWHERE
 
 
 class Placed:
@@ -160,6 +162,15 @@ def latencies(topology: Topology, seed: int) -> Latencies:
         return Uniform(topology.latency_s, topology.jitter)
     delay_s, regions, weights = _delays(kind)
     return Placed(delay_s, _jitters(kind, topology.jitter), regions, weights, seed, topology.nodes)
+
+
+def regions_of(kind: str) -> tuple[str, ...]:
+    """The parts of the world that this kind of distances tells apart, by name."""
+    if kind == "regions8":
+        return REGIONS
+    if kind == "planetlab490":
+        return tuple(f"{kind}-{place + 1}" for place in range(PLANETLAB_REGIONS))
+    return (EVERYWHERE if kind == "uniform" else kind,)
 
 
 @cache

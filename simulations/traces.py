@@ -254,6 +254,27 @@ def replay(scenario: Scenario, seed: int, rate_per_s: float) -> Iterator[Arrival
     return _Replay(trace, scenario, seed, (rate_per_s or own) / own).jobs()
 
 
+def what_is_made(scenario: Scenario) -> str:
+    """One line on what becomes of a trace: its requests, how often it begins again, and up to which rate."""
+    workload = scenario.workload
+    trace = load(workload.trace)
+    span_s = trace.span_s * workload.time_scale
+    own = len(trace.at) / span_s
+    turns = math.ceil(scenario.duration_s / span_s)
+    times = f"played {turns} times over" if turns > 1 else "played once"
+    if not (workload.rate_per_s if workload.utilisation is None else workload.utilisation):
+        rate = "at its own rate"
+    elif workload.utilisation is not None:
+        rate = f"thinned or with copies beside it for workload.utilisation = {workload.utilisation:g}"
+    elif workload.rate_per_s <= own:
+        rate = f"thinned to {workload.rate_per_s / own:.0%} for workload.rate_per_s = {workload.rate_per_s:g}"
+    else:
+        copies = f"{workload.rate_per_s / own:.3g} copies side by side"
+        rate = f"{copies} for workload.rate_per_s = {workload.rate_per_s:g}"
+    requests = f"{len(trace.at):,} request{'s' * (len(trace.at) > 1)} in {span_s:.3g} s ({own:.3g}/s)"
+    return f"{workload.trace}: {requests}, {times} in {scenario.duration_s:g} s, {rate}"
+
+
 def check(scenario: Scenario) -> None:
     """Raises ``BadTrace`` if the trace of the scenario cannot be replayed."""
     _check_models(load(scenario.workload.trace), scenario)

@@ -8,7 +8,6 @@ Every text from outside (names, points, commands) is escaped here and nowhere el
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from importlib import resources
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from simulations.report.metrics import HEADLINE, known, text, with_interval
 from simulations.report.points import Results, is_number, key_title, metric_of, short
-from simulations.runs import toml_text
 
 if TYPE_CHECKING:
     from simulations.report.canvas import Legend, Picture
@@ -249,7 +247,7 @@ def runs(results: Results, timing: dict[str, Any]) -> str:
                 amount(cost.get("peak_mib")),
             ]
         )
-        commands.append(command(results, run))
+        commands.append(str(cost.get("repeat") or ""))
     head = [
         "point",
         "seed",
@@ -262,7 +260,8 @@ def runs(results: Results, timing: dict[str, Any]) -> str:
         "events<br>per CPU s",
         "MiB",
     ]
-    again = f'<h3>To repeat a run</h3><pre class="long">{escape(chr(10).join(dict.fromkeys(commands)))}</pre>'
+    words = escape("\n".join(filter(None, dict.fromkeys(commands))))
+    again = f'<h3>To repeat a run</h3><pre class="long">{words}</pre>' if words else ""
     body = f"{table(head, rows, range(3))}{again}"
     title = "Runs, digests, cost, and how to repeat them"
     return f'<section class="card"><details><summary>{title}</summary>{body}</details></section>'
@@ -273,16 +272,6 @@ def amount(value: Any) -> str:
     if not is_number(value):
         return "–"
     return f"{value:,.0f}".replace(",", " ") if abs(value) >= 1000 else short(value)
-
-
-def command(results: Results, run: dict[str, Any]) -> str:
-    """The words that make this run again; a run that carries its own is believed."""
-    if run.get("repeat"):
-        return str(run["repeat"])
-    words = ["p2pnode", "sim", "run", f"{results.content.get('name', 'scenario')}.toml", "--seed", str(run.get("seed"))]
-    for key, value in (run.get("point") or {}).items():
-        words += ["--set", f"{key}={toml_text(value)}"]
-    return shlex.join(words)
 
 
 def scenario(results: Results) -> str:

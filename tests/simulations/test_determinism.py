@@ -18,7 +18,7 @@ name = "determined"
 seeds = [{seed}]
 duration_s = 60.0
 warmup_s = 5.0
-quiet_s = 10.0
+quiet_s = 30.0
 chaos = true
 [topology]
 nodes = 12

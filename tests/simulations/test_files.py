@@ -209,8 +209,8 @@ def test_a_wrong_trace_is_told_before_the_first_run(tmp_path: Path) -> None:
         ("[topology]\nnodes = 0\n", "topology.nodes = 0 is wrong: it must be a whole number of at least 1"),
         ("[topology]\nnodes = 2.5\n", "topology.nodes = 2.5 is wrong: it must be a whole number of at least 1"),
         ("[topology]\nnodes = true\n", "topology.nodes = true is wrong: it must be a whole number of at least 1"),
-        ("[topology]\nloss = 1.5\n", "topology.loss = 1.5 is wrong: it must be a number from 0 to 1"),
-        ("[topology]\nloss = nan\n", "topology.loss = nan is wrong: it must be a number from 0 to 1"),
+        ("[topology]\nloss = 1.5\n", "topology.loss = 1.5 is wrong: it must be a number from 0 to less than 1"),
+        ("[topology]\nloss = nan\n", "topology.loss = nan is wrong: it must be a number from 0 to less than 1"),
         ("duration_s = inf\n", "duration_s = inf is wrong: it must be a number above 0"),
         ('duration_s = "2m"\n', "duration_s = '2m' is wrong: it must be a number above 0"),
         ("[topology]\nsettled = 1\n", "topology.settled = 1 is wrong: it must be true or false"),
@@ -341,6 +341,7 @@ def test_shipped_scenarios_are_found_by_number(shelf: Path) -> None:
     assert [path.stem for path in shipped()] == stems
     assert [path.stem for path in find("E1")] == ["e1-loss", "e1-spreading"]
     assert [path.stem for path in find("e1-loss")] == ["e1-loss"]
+    assert [path.stem for path in find("e1-loss.toml")] == ["e1-loss"]
     assert [path.stem for path in find("all")] == stems
     assert find(str(shelf / "base.toml")) == [shelf / "base.toml"]
 
@@ -349,6 +350,8 @@ def test_shipped_scenarios_are_found_by_number(shelf: Path) -> None:
 def test_a_name_that_is_not_shipped() -> None:
     with pytest.raises(ScenarioError, match=r"e2-byte is neither .* scenario \(did you mean e2-bytes\?\); shipped are"):
         find("e2-byte")
+    with pytest.raises(ScenarioError, match=r"e2-byte.toml is neither .* scenario \(did you mean e2-bytes\?\)"):
+        find("e2-byte.toml")
 
 
 def test_a_folder_is_no_scenario(tmp_path: Path) -> None:

@@ -48,6 +48,17 @@ def test_seeds_reach_everything_and_always_end_in_quiet() -> None:
         assert all(attack.until_s <= each.duration_s - each.quiet_s for attack in each.attacks)
 
 
+@pytest.mark.parametrize("duration_s", [180.0, 200.0, 600.0])
+def test_however_short_a_run_is_it_has_to_heal_and_nothing_begins_while_it_does(duration_s: float) -> None:
+    for each in (fuzz.scenario_of(seed, 30, duration_s) for seed in range(100)):
+        quiet_at = each.duration_s - each.quiet_s
+        assert each.quiet_s >= each.measure.liveness_s > 0
+        assert all(attack.from_s < attack.until_s == quiet_at for attack in each.attacks)
+        assert each.churn.crowd_at_s < quiet_at
+    with pytest.raises(ValueError, match=r"179 s are too few: 125 s are for healing \(I9\), so write 180s or more"):
+        fuzz.scenario_of(1, 30, 179.0)
+
+
 def test_the_command_repeats_a_seed() -> None:
     assert " ".join(fuzz.command(7, 30, 300.0)) == "p2pnode sim fuzz --from-seed 7 --seeds 1 --nodes 30 --time 5m"
     assert fuzz.command(7, 30, 45.0)[-1] == "45s"
@@ -61,7 +72,7 @@ def broken(planned: Planned) -> Made:
 def test_failures_are_written_down_once_and_made_first(tmp_path: Path) -> None:
     path = tmp_path / "regressions.toml"
     assert fuzz.regressions(path) == []
-    plan = [*fuzz.planned([5], 30), *fuzz.planned([4, 5], 6, 60.0)]  # the same seed means two runs
+    plan = [*fuzz.planned([5], 30), *fuzz.planned([4, 5], 6, 180.0)]  # the same seed means two runs
     good = Made({"seed": 4, "breach": None, "error": None}, {"cpu_s": 1.0})
     fuzzed = fuzz.Fuzzed([good, broken(plan[2])])
     assert fuzzed.cpu_s == 2.5
@@ -87,14 +98,14 @@ def test_a_breach_comes_with_the_command_that_repeats_it(monkeypatch: pytest.Mon
         world.kernel.at(20.0, lambda: setattr(world.recorder, "submitted", -1))
 
     monkeypatch.setattr(World, "prepare", prepare)
-    fuzzed = fuzz.run(fuzz.planned([1], 6, 30.0), 0, Silent())
+    fuzzed = fuzz.run(fuzz.planned([1], 6, 180.0), 0, Silent())
     (failure,) = fuzzed.failures
     assert failure["breach"]["invariant"] == "I1"
-    assert failure["breach"]["repeat"] == "p2pnode sim fuzz --from-seed 1 --seeds 1 --nodes 6 --time 30s"
+    assert failure["breach"]["repeat"] == "p2pnode sim fuzz --from-seed 1 --seeds 1 --nodes 6 --time 3m"
 
 
 @pytest.mark.slow
 def test_a_few_small_ones_break_nothing() -> None:
-    fuzzed = fuzz.run(fuzz.planned(range(3), 8, 40.0), 0, Silent())
+    fuzzed = fuzz.run(fuzz.planned(range(3), 8, 180.0), 0, Silent())
     assert fuzzed.failures == []
     assert len(fuzzed.made) == 3

@@ -295,10 +295,12 @@ def test_hostile_names_stay_words(tmp_path: Path) -> None:
 
 def test_what_the_runs_cost_is_shown(tmp_path: Path) -> None:
     cost = {"point": {"topology.nodes": 10}, "seed": 1, "cpu_s": 6.0, "virtual_per_cpu_s": 10.0, "peak_mib": 213.4}
+    cost["repeat"] = "p2pnode sim run mine.toml --seed 1 --policy 'my own.toml' --set topology.nodes=10"
     html = written(tmp_path, document([run({"topology.nodes": 10})]), {"runs": [cost]})
     assert "10 virtual s per CPU s" in html
     assert "213 MiB" in html
-    assert "p2pnode sim run a-scenario.toml --seed 1 --set topology.nodes=10" in html
+    assert "p2pnode sim run mine.toml --seed 1 --policy &#x27;my own.toml&#x27; --set topology.nodes=10" in html
+    assert "To repeat a run" not in written(tmp_path, document([run({})])), "nobody knows how it was made"
 
 
 def test_without_matplotlib_there_is_everything_else() -> None:

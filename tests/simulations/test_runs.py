@@ -8,15 +8,16 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from simulations.files import load
+from simulations.files import find, load
 from simulations.layers import Overrides
-from simulations.runs import Made, Planned, Runs, Word, here, one_run, plan, toml_text
+from simulations.runs import Made, Planned, Runs, Word, one_run, plan, toml_text
 
 STANDIN = "tests.simulations.standin:run"
 ROOT = Path(__file__).parent.parent.parent
@@ -78,7 +79,7 @@ def test_values_are_written_as_in_toml() -> None:
 
 
 def test_a_crash_and_a_breach_say_how_to_repeat_them(tmp_path: Path) -> None:
-    made = here(planned(tmp_path, "crash"), Silent(), STANDIN)
+    made = Runs(planned(tmp_path, "crash"), 0, Silent(), STANDIN).all()
     crashed = made[1].run
     assert crashed["error"]["what"] == "ZeroDivisionError: nothing to share"
     assert crashed["error"]["repeat"].endswith("--seed 2 --set topology.nodes=5")
@@ -87,6 +88,50 @@ def test_a_crash_and_a_breach_say_how_to_repeat_them(tmp_path: Path) -> None:
     broken = one_run(planned(tmp_path, "breach")[1], STANDIN).run["breach"]
     assert broken["invariant"] == "I2"
     assert broken["repeat"].endswith("--seed 2 --set topology.nodes=5 --until 9")
+
+
+@pytest.mark.parametrize("jobs", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_what_a_run_cost_says_how_to_repeat_it(tmp_path: Path, jobs: int) -> None:
+    plans = planned(tmp_path, "die" if jobs else "")
+    made = Runs(plans, jobs, Silent(), STANDIN).all()
+    assert [one.timing["repeat"] for one in made] == [each.command() for each in plans]
+
+
+def test_a_shipped_scenario_is_repeated_by_its_name() -> None:
+    (file,) = find("quick-churn")
+    assert plan(load(file))[0].command() == "p2pnode sim run quick-churn --seed 1"
+
+
+class Enough(Silent):
+    """Presses ctrl-C as soon as the second run begins, and once more if ``twice``, when it was told."""
+
+    def __init__(self, twice: bool) -> None:
+        super().__init__()
+        self.twice = twice
+
+    def begins(self, index: int, planned: Planned) -> None:
+        super().begins(index, planned)
+        if index == 1:
+            threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+
+    def stopping(self) -> None:
+        super().stopping()
+        if self.twice:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("twice", [False, True])
+def test_ctrl_c_in_this_process_keeps_what_is_done(tmp_path: Path, twice: bool) -> None:
+    plans = planned(tmp_path, "slow")
+    audience = Enough(twice)
+    runs = Runs(plans, 0, audience, STANDIN)
+    made = runs.all()
+    assert runs.interrupted
+    assert ("stopping",) in audience.told
+    assert [one.run["partial"] for one in made] == ([False] if twice else [False, True])
+    assert [told for told in audience.told if told[0] == "ends"] == [("ends", 0), ("ends", 1)]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_until_makes_a_run_partial(tmp_path: Path) -> None:
@@ -118,7 +163,7 @@ def test_runs_come_back_in_order_and_one_death_is_one_runs(tmp_path: Path) -> No
 def test_processes_and_this_process_make_the_same(tmp_path: Path) -> None:
     plans = planned(tmp_path)
     apart = [one.run for one in Runs(plans, 2, Silent(), STANDIN).all()]
-    assert apart == [one.run for one in here(plans, Silent(), STANDIN)]
+    assert apart == [one.run for one in Runs(plans, 0, Silent(), STANDIN).all()]
 
 
 #: Runs a campaign of stand-ins: argv is scenario and folder.

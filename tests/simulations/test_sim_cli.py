@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,10 +85,24 @@ def test_help_shows_the_verbs_and_examples(capsys: pytest.CaptureFixture[str]) -
     ]
 
 
+def test_what_help_names_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("run", "compare", "fuzz", "report", "list"):
+        assert sim(verb, "--help") == 0
+        for name in re.findall(r"simulations/[\w/.-]+", capsys.readouterr().out):
+            assert (Path(__file__).parents[2] / name).exists(), name
+
+
 @pytest.mark.parametrize("verb", ["run", "compare", "fuzz", "report", "list"])
 def test_help_fits_within_80_columns(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert sim(verb, "--help") == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_make_simulations_makes_every_experiment() -> None:
+    root = Path(__file__).parent.parent.parent
+    said = subprocess.run(["make", "-n", "simulations"], cwd=root, capture_output=True, text=True, check=True).stdout
+    for command in ("tests.fullstack --layer all", "sim fuzz --seeds 200", "sim run all --baseline"):
+        assert command in said
 
 
 @pytest.mark.slow
@@ -179,6 +195,7 @@ def test_json_is_the_file_and_nothing_else(shelf: Path, capsys: pytest.CaptureFi
             ("run", "x.toml", "--baseline", "b", "--seed", "1"),
             "--baseline compares a scenario as it stands: drop --seed",
         ),
+        (("fuzz", "--time", "1m"), "--time: 60 s are too few: 125 s are for healing (I9), so write 180s or more"),
         (("compare", "a", "b"), "a cannot be read: No such file"),
         (("report", "a"), "a cannot be read: No such file"),
     ],
@@ -190,13 +207,80 @@ def test_usage_errors(shelf: Path, capsys: pytest.CaptureFixture[str], args: tup
 
 
 def test_until_judges_no_goals(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sim("run", scenario(shelf, GOAL), "--jobs", "0", "--no-report", "--until", "1m") == 0
-    assert "✗ success_rate >= 0.9: 0.9985 (seed 1 was stopped at 60 s)" in capsys.readouterr().out
+    run = ("run", scenario(shelf, FAILING), "--jobs", "0", "--no-report", "--until")
+    assert sim(*run, "1m") == 0
+    out = capsys.readouterr().out
+    assert "the goals were not judged: --until stopped at 60 s" in out
+    assert "✗" not in out
+    assert sim(*run, "1h") == 1, "longer than the runs: it stops nothing"
+    assert "✗ ttft_s.p50 <= 0.1: 0.2" in capsys.readouterr().out
+    assert sim("run", scenario(shelf), "--jobs", "0", "--no-report", "--until", "1m") == 0
+    assert "judged" not in capsys.readouterr().out
+
+
+def test_what_cannot_be_read_or_written_in_the_end_is_told_before_the_first_run(
+    shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ("run", scenario(shelf), "--jobs", "0", "--no-report")
+    (shelf / "b").mkdir()
+    (shelf / "file").touch()
+    for text in ("{", "[]", '{"schema": 1, "points": [{}]}', '{"schema": 1, "runs": []}'):
+        (shelf / "b/x.json").write_text(text)
+        for option in ((), ("--update-baseline",)):
+            assert sim(*run, "--baseline", "b", *option) == 2
+            assert "b/x.json " in capsys.readouterr().err
+    assert sim(*run, "--out", "file/deep") == 2
+    assert "--out file/deep: file/deep/x cannot be written: Not a directory" in capsys.readouterr().err
+    assert sim(*run, "--baseline", "file/deep", "--update-baseline") == 2
+    assert "--baseline file/deep: file/deep cannot be written: Not a directory" in capsys.readouterr().err
+    assert not list(shelf.rglob("results.json"))
+
+
+def test_a_folder_of_baselines_that_is_not_there_is_made_only_for_writing(
+    shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ("run", scenario(shelf), "--jobs", "0", "--no-report", "--baseline", "nodir")
+    assert sim(*run) == 2
+    assert "--baseline nodir: there is no such folder; --update-baseline makes it" in capsys.readouterr().err
+    assert sim(*run, "--update-baseline") == 0
+    assert (shelf / "nodir/x.json").is_file()
+
+
+def test_what_is_made_of_a_trace_is_told(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (shelf / "mine.csv").write_text("arrival_s,input_tokens,output_tokens\n0,9,9\n2,9,9\n4,9,9\n")
+    run = ("run", scenario(shelf), "--jobs", "0", "--no-report", "--trace", "mine.csv")
+    assert sim(*run) == 0
+    said = "mine.csv: 3 requests in 6 s (0.5/s), played 20 times over in 120 s, "
+    assert f"{said}20 copies side by side for workload.rate_per_s = 10\n" in capsys.readouterr().err
+    assert sim(*run, "--set", "workload.rate_per_s=0") == 0
+    assert f"{said}at its own rate\n" in capsys.readouterr().err
+    assert sim(*run, "--set", "workload.utilisation=0.5") == 0
+    assert "for workload.utilisation = 0.5\n" in capsys.readouterr().err
+    assert sim(*run, "--set", "workload.rate_per_s=0.1", "--set", "duration_s=25") == 0
+    assert "played 5 times over in 25 s, thinned to 20% for workload.rate_per_s = 0.1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_report_repeats_a_run_as_it_was_made(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (shelf / "pol.toml").write_text('[routing]\npolicy = "random"\n')
+    (shelf / "other.toml").write_text('name = "x"\n[sweep]\n"topology.nodes" = [5, 6]\n')
+    options = ("--jobs", "0", "--seed", "3", "--policy", "pol.toml", "--set", "duration_s=60")
+    assert sim("run", "other.toml", *options) == 0
+    folder = shelf / "simulation-results/x"
+    before = (folder / "results.json").read_bytes()
+    words = "run other.toml --seed 3 --policy pol.toml --set duration_s=60 --set topology.nodes=6"
+    assert f"p2pnode sim {words}</pre>" in html.unescape((folder / "report.html").read_text())
+    assert b"pol.toml" not in before
+    assert sim(*words.split(), "--out", "again", "--no-report", "--jobs", "0") == 0
+    again = json.loads((shelf / "again/x/results.json").read_bytes())
+    assert again["runs"][0]["metrics"] == json.loads(before)["runs"][1]["metrics"]
+    assert "neither a file" not in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_a_baseline_forgives_what_it_knows(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = ("run", scenario(shelf, FAILING), "--jobs", "0", "--no-report", "--baseline", "b")
+    (shelf / "b").mkdir()
     assert sim(*run) == 1
     assert "no baseline yet: --update-baseline writes one" in capsys.readouterr().out
     assert sim(*run, "--update-baseline") == 0
@@ -269,7 +353,7 @@ def test_list_shows_what_is_shipped(
 
 @pytest.mark.slow
 def test_fuzz_makes_its_seeds_and_counts_them(capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ("fuzz", "--nodes", "4", "--time", "60s", "--seeds", "1", "--from-seed", "3", "--jobs", "0")
+    asked = ("fuzz", "--nodes", "4", "--time", "3m", "--seeds", "1", "--from-seed", "3", "--jobs", "0")
     code = sim(*asked)
     out, err = capsys.readouterr()
     assert "[1/1] " in err
@@ -281,11 +365,11 @@ def test_fuzz_makes_its_seeds_and_counts_them(capsys: pytest.CaptureFixture[str]
 def test_a_failing_seed_fails_the_fuzz(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    plans = chaos.planned([5], 4, 60.0)
+    plans = chaos.planned([5], 4, 180.0)
     run = runs.one_run(plans[0], "tests.simulations.standin:nowhere").run
     failed = chaos.Fuzzed([Made(run, {"cpu_s": 1.0})])
     monkeypatch.setattr(chaos, "run", lambda plan, jobs, audience: failed)
-    assert sim("fuzz", "--from-seed", "5", "--seeds", "1", "--nodes", "4", "--time", "1m") == 1
+    assert sim("fuzz", "--from-seed", "5", "--seeds", "1", "--nodes", "4", "--time", "3m") == 1
     out = capsys.readouterr().out
     assert "✗ crashed, seed 5: AttributeError" in out
     assert "1 of 1 runs made, 1 failed" in out

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from simulations.scenario import Topology
-from simulations.topology import LAN_S, MOST_JITTER, REGION_MS, REGIONS, Latencies, filled, latencies, rtt_ms
+from simulations.topology import (
+    LAN_S,
+    MOST_JITTER,
+    REGION_MS,
+    REGIONS,
+    Latencies,
+    filled,
+    latencies,
+    regions_of,
+    rtt_ms,
+)
 
 KINDS = ("planetlab490", "seattle99", "regions8", "uniform")
 
@@ -25,6 +37,18 @@ def test_planetlab_is_as_published() -> None:
     assert np.isnan(np.diagonal(median)).all()
     np.testing.assert_array_equal(median, median.T)
     assert np.percentile(off_diagonal(median), [10, 50, 90, 99]) == pytest.approx([31, 134, 291, 404], abs=0.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_regions_are_known_by_name(kind: str) -> None:
+    found = latencies(Topology(latency=kind, nodes=600), 1)
+    known = regions_of(kind)
+    assert {found.region(node) for node in range(600)} <= set(known)
+    if len(known) > 1:
+        words = (Path(__file__).parents[2] / "simulations" / "README.md").read_text(encoding="utf-8")
+        assert all(
+            f"`{region}`" in words for region in (*known[:1], *known[-1:], *(REGIONS if kind == "regions8" else ()))
+        )
 
 
 def test_seattle_has_the_published_tails() -> None:

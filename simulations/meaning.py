@@ -1,0 +1,245 @@
+"""What is wrong with a scenario whose types are right: names that only tables and registries know, times that lie after
+the end, shares that add up to more than there is, what would never end or never happen.
+
+A sweep is looked at point by point, since whatever is swept may be what is wrong.  Not here: types and how it is said
+(``checking``).  Who calls it: ``files``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator
+from difflib import SequenceMatcher
+from math import inf
+from pathlib import Path
+from typing import Final
+
+from protocol.hardware import find_gpu, gpu_names, model_names, shape_of
+from protocol.policies import POLICIES, SORTS
+from simulations.checking import Problem, listed, meant, shown
+from simulations.scenario import Fault, Scenario
+
+#: Settings of ``node`` that are the time between two turns of something: 0 would never end.
+PERIODS: Final = (
+    "tick_s",
+    "digest_s",
+    "load_period_s",
+    "period_s",
+    "rotate_s",
+    "redial_first_s",
+    "republish_s",
+    "refresh_s",
+    "query_s",
+    "ping_s",
+    "beat_s",
+)
+#: Traces that are shipped; anything else is the path of a file (``traces`` has the same names).
+TRACES: Final = ("azure-code", "azure-conv", "mooncake-conversation", "mooncake-synthetic", "servegen")
+#: From, to: what ``amount`` of a fault may be where 0 and more is not right (``faults`` says what it means).  Holds
+#: shorter than 10 ms would be nothing but events (guess).
+AMOUNTS: Final[dict[str, tuple[float, float]]] = {
+    "bandwidth_cap": (0.001, inf),
+    "clock_jump": (-inf, inf),
+    "drop": (0.0, 1.0),
+    "hold": (0.01, inf),
+    "slow_cpu": (1.0, inf),
+    "throttle": (0.0, 1.0),
+}
+#: A model is a mistyped one of the table if it has the same numbers and so much in common with it (guess).
+MISTYPED: Final = 0.9
+
+
+def by_meaning(scenario: Scenario) -> Iterator[Problem]:
+    """What is wrong with values of the right type."""
+    yield from _names(scenario)
+    yield from _trace(scenario)
+    yield from _sizes(scenario)
+    yield from _times(scenario)
+    yield from _quiet(scenario)
+    yield from _faults(scenario)
+    yield from _attacks(scenario)
+    yield from _settings(scenario)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def _names(scenario: Scenario) -> Iterator[Problem]:
+    yield from _one_of("routing.policy", scenario.routing.policy, policies())
+    for index, machine in enumerate(scenario.hardware):
+        if find_gpu(machine.gpu) is None:
+            says = f"= {shown(machine.gpu)} is not in the table of GPUs{meant(machine.gpu, gpu_names())}"
+            digits = "".join(filter(str.isdigit, machine.gpu))
+            alike = [name for name in gpu_names() if digits and digits in name]
+            yield Problem(f"hardware.{index}.gpu", f"{says}; there are {listed(alike or gpu_names())}")
+    for index, fault in enumerate(scenario.faults):
+        yield from _one_of(f"faults.{index}.kind", fault.kind, registry("simulations.faults"))
+    for index, attack in enumerate(scenario.attacks):
+        yield from _one_of(f"attacks.{index}.kind", attack.kind, registry("simulations.attackers"))
+    for index, model in enumerate(scenario.models.catalogue):
+        if not model.params_b and (says := _no_model(model.name)):
+            own = "a model of your own says params_b, its parameters in 10^9"
+            yield Problem(f"models.catalogue.{index}.name", f"= {shown(model.name)} {says}; {own}")
+
+
+def _no_model(name: str) -> str:
+    """Why nobody can tell what model that is, or nothing: it is in the table, or its name says how large it is."""
+    shape = shape_of(name)
+    near = [known for known in model_names() if _mistyped(name.lower(), known)]
+    if shape.known or (shape.sized and not near):
+        return ""
+    known = "" if near else f": these are {listed(model_names())}"
+    return f"is not in the table of models{meant(name, near or model_names())}{known}"
+
+
+def _mistyped(name: str, known: str) -> bool:
+    same = re.findall(r"\d+", name) == re.findall(r"\d+", known)
+    return same and SequenceMatcher(None, name, known).ratio() >= MISTYPED
+
+
+def _trace(scenario: Scenario) -> Iterator[Problem]:
+    trace = scenario.workload.trace
+    if scenario.workload.kind == "trace" and trace not in TRACES and not Path(trace).is_file():
+        what = f"= {shown(trace)} is neither a trace nor a file" if trace else "is missing"
+        yield Problem("workload.trace", f"{what}{meant(trace, TRACES)}; the traces are {listed(TRACES)}")
+    elif scenario.workload.kind == "trace" and trace not in TRACES:
+        yield from _own_trace(scenario)
+
+
+def _own_trace(scenario: Scenario) -> Iterator[Problem]:
+    """What is wrong with a file of the user's, found before the first run."""
+    traces = importlib.import_module("simulations.traces")
+    try:
+        traces.check(scenario)
+    except traces.BadTrace as error:
+        yield Problem("workload.trace", f"cannot be replayed: {error}")
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def _sizes(scenario: Scenario) -> Iterator[Problem]:
+    topology = scenario.topology
+    if topology.seeds > topology.nodes:
+        yield Problem("topology.seeds", f"= {topology.seeds} is more than topology.nodes, which is {topology.nodes}")
+    for key, lengths in (("prompt", scenario.workload.prompt), ("output", scenario.workload.output)):
+        if lengths.least > lengths.most:
+            yield Problem(f"workload.{key}.least", f"= {lengths.least} is more than most, which is {lengths.most}")
+
+
+def _times(scenario: Scenario) -> Iterator[Problem]:
+    end = scenario.duration_s
+    for key, value in (("warmup_s", scenario.warmup_s), ("quiet_s", scenario.quiet_s)):
+        if value >= end:
+            yield Problem(key, f"= {value:g} leaves nothing of the {end:g} s of duration_s")
+    if max(scenario.warmup_s, scenario.quiet_s) < end <= scenario.warmup_s + scenario.quiet_s:
+        both = f"= {scenario.warmup_s:g} and quiet_s = {scenario.quiet_s:g}"
+        yield Problem("warmup_s", f"{both} leave nothing of the {end:g} s of duration_s, so no job would be measured")
+    for index, attack in enumerate(scenario.attacks):
+        if 0 < attack.until_s <= attack.from_s:
+            says = f"= {attack.until_s:g} is not after from_s, which is {attack.from_s:g}; 0 is to the end"
+            yield Problem(f"attacks.{index}.until_s", says)
+
+
+def _quiet(scenario: Scenario) -> Iterator[Problem]:
+    """Nothing begins once everything has to heal, and there is time to see that it does (I9)."""
+    end, quiet, liveness = scenario.duration_s, scenario.quiet_s, scenario.measure.liveness_s
+    begins = [(f"faults.{index}.at_s", fault.at_s) for index, fault in enumerate(scenario.faults)]
+    begins += [(f"attacks.{index}.from_s", attack.from_s) for index, attack in enumerate(scenario.attacks)]
+    begins += [("churn.crowd_at_s", scenario.churn.crowd_at_s)] * (scenario.churn.crowd_factor > 0)
+    for key, at in begins:
+        if at >= end:
+            yield Problem(key, f"= {at:g} is after the end: duration_s is {end:g}")
+        elif at >= end - quiet:
+            last = f"the last {quiet:g} s (quiet_s) of {end:g} (duration_s)"
+            yield Problem(key, f"= {at:g} is in the quiet phase, {last}: it must be below {end - quiet:g}")
+    if scenario.chaos and not quiet:
+        says = f"= 0 is wrong with chaos: what it breaks has to heal, so it must be at least {liveness:g}"
+        yield Problem("quiet_s", f"{says}, which is measure.liveness_s")
+    elif 0 < quiet < liveness:
+        says = f"= {quiet:g} is less than measure.liveness_s, which is {liveness:g}"
+        yield Problem("quiet_s", f"{says}: the network could not be found whole within it; lengthen it or lower that")
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def _faults(scenario: Scenario) -> Iterator[Problem]:
+    nodes = scenario.topology.nodes
+    for index, fault in enumerate(scenario.faults):
+        for place, node in enumerate(fault.nodes):
+            if node >= nodes:
+                says = f"= {node} is no node: the {nodes} of topology.nodes count from 0 to {nodes - 1}"
+                yield Problem(f"faults.{index}.nodes.{place}", says)
+        least, most = AMOUNTS.get(fault.kind, (0.0, inf))
+        if fault.amount and not least <= fault.amount <= most:
+            bound = f"of at least {least:g}" if most == inf else f"from {least:g} to {most:g}"
+            says = f"= {fault.amount:g} is wrong: for {fault.kind} it must be a number {bound}; 0 is what is usual"
+            yield Problem(f"faults.{index}.amount", says)
+        if fault.kind == "partition":
+            yield from _sides(fault, f"faults.{index}", scenario.topology.latency)
+    for index, loss in importlib.import_module("simulations.chaos").drowned(scenario, scenario.faults):
+        says = "must stay below 1, topology.loss and all that overlap taken together: else nothing would ever arrive"
+        yield Problem(
+            f"faults.{index}.amount", f"makes it {loss:g} of all segments that are lost at that time; it {says}"
+        )
+
+
+def _sides(fault: Fault, key: str, latency: str) -> Iterator[Problem]:
+    """A partition that cuts nothing."""
+    if not fault.regions:
+        if sum(share > 0 for share in fault.groups) < 2:
+            yield Problem(f"{key}.groups", f"= {shown(list(fault.groups))} has fewer than two sides with nodes")
+        return
+    known = importlib.import_module("simulations.topology").regions_of(latency)
+    if len(known) == 1:
+        says = f"has no sense here: topology.latency = {latency} has but one region; use groups"
+        yield Problem(f"{key}.regions", says)
+        return
+    for place, region in enumerate(fault.regions):
+        yield from _one_of(f"{key}.regions.{place}", region, known)
+    if set(known) <= set(fault.regions):
+        yield Problem(f"{key}.regions", "has every region there is: nobody would be on the other side")
+
+
+def _attacks(scenario: Scenario) -> Iterator[Problem]:
+    whole = sum(attack.share for attack in scenario.attacks)
+    if whole > 1 + 1e-9:  # as many tenths as you like
+        shares = " + ".join(f"{attack.share:g}" for attack in scenario.attacks)
+        says = f"is too much: the shares of all attacks are {shares} = {whole:g}, more than all nodes"
+        yield Problem(f"attacks.{len(scenario.attacks) - 1}.share", says)
+
+
+# --- settings and registries ------------------------------------------------------------------------------------------
+
+
+def _settings(scenario: Scenario) -> Iterator[Problem]:
+    for part in scenario.node.__struct_fields__:
+        settings = getattr(scenario.node, part)
+        for name in settings.__struct_fields__:
+            value = getattr(settings, name)
+            if isinstance(value, int | float) and (value < 0 or (name in PERIODS and value == 0)):
+                least = "above 0" if name in PERIODS else "of at least 0"
+                yield Problem(f"node.{part}.{name}", f"= {value:g} is wrong: it must be a number {least}")
+
+
+def policies() -> tuple[str, ...]:
+    """What ``routing.policy`` may name: the daemon's policies and the simulator's own."""
+    return tuple(dict.fromkeys((*POLICIES, *SORTS, *(registry("simulations.choosing", "BASELINES") or ()))))
+
+
+def registry(module: str, name: str = "KINDS") -> tuple[str, ...] | None:
+    """The names in a table of a module, imported only now because it brings the whole simulator; None if none."""
+    if importlib.util.find_spec(module) is None:
+        return None
+    names = getattr(importlib.import_module(module), name, None)
+    return None if names is None else tuple(names)
+
+
+def _one_of(key: str, value: str, known: Iterable[str] | None) -> Iterator[Problem]:
+    if known is None or value in known:
+        return
+    names = list(known)
+    yield Problem(key, f"= {shown(value)} is wrong: it must be one of {listed(names)}{meant(value, names)}")
