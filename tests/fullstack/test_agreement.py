@@ -32,6 +32,14 @@ def test_a_line_is_judged_by_its_bound() -> None:
     assert Line("x", 0.0, 0.1, 0.1).apart == 1.0
 
 
+def test_a_verdict_that_its_errors_could_turn_is_in_doubt() -> None:
+    assert Line("x", 1.0, 0.8, 0.15).sure
+    assert Line("x", 1.0, 0.8, 0.15, (0.01, 0.01)).sure
+    unsure = Line("x", 1.0, 0.8, 0.15, (0.03, None))
+    assert not unsure.sure
+    assert str(unsure).endswith("within 15% ✗?")
+
+
 def test_figures_are_averaged_quantile_by_quantile() -> None:
     one, other = {"a": 1, "q": {"p50": 2.0}, "w": "x", "n": None}, {"a": 2, "q": {"p50": 4.0}, "w": "x", "n": None}
     assert averaged([one, other]) == {"a": 1.5, "q": {"p50": 3.0}, "w": "x", "n": None}
@@ -47,6 +55,9 @@ def test_only_what_both_have_is_compared_and_one_miss_is_enough() -> None:
     said: list[str] = []
     assert not tables({"heap": heap, "virtual": virtual}, said.append)
     assert any("✗" in line for line in said)
+    assert not any("Others" in line for line in said)
+    assert tables({"real": {"busy_with_others": 1.5}}, said.append)
+    assert "Others kept 1.50" in said[-1]
     assert tables({"heap": heap, "real": virtual}, said.append), "these two are not held against each other"
 
 
