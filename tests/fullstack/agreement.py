@@ -38,7 +38,7 @@ BOUNDS: Final = {
 SHOWN: Final = ("gossip_delay_s p90", "load_age_s p50", "load_age_s p90", "e2e_s p50", "e2e_s p99", "links_per_node")
 LAYERS: Final = ("heap", "costs", "virtual", "real")
 #: What ``--layer all`` runs unless it is told otherwise.  Changes as often as the budget of gossip allows (twice as
-#: often, t99 grows by a third).  And jobs of which one in five meets another at its worker and hardly any meets two:
+#: often, t99 grows by a third).  And jobs of which one in seven meets another at its worker and hardly any meets two:
 #: where it is one in ten, or one in a hundred meets two, a quantile that is judged stands on a cliff.
 ALL: Final = Run(warm_s=20.0, time_s=100.0, change_s=1.0, jobs_per_s=2.5)
 #: And how often.  The neighbours that a network happens to have move its mean t50 by a tenth, however long it is looked
