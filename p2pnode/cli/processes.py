@@ -191,12 +191,19 @@ class Fleet:
         """Start ``python -m bootstrap``."""
         return self._start(name, ("-m", "bootstrap"), ("--listen", LOOPBACK, "--name", name, *flags))
 
-    def node(self, name: str, *flags: str, env: Mapping[str, str] = MappingProxyType({})) -> Child:
-        """Start ``p2pnode run``; flags given here win over the defaults for loopback, ``env`` over an empty one."""
+    def node(
+        self,
+        name: str,
+        *flags: str,
+        env: Mapping[str, str] = MappingProxyType({}),
+        program: tuple[str, ...] = ("-m", "p2pnode", "run"),
+    ) -> Child:
+        """Start ``p2pnode run``, or what takes the same flags; those given here win over the defaults for loopback,
+        ``env`` over an empty one."""
         given = {flag for flag in flags if flag.startswith("--")}
         defaults = (("--listen", LOOPBACK), ("--api", "127.0.0.1:0"), ("--name", name))
         extra = [part for pair in defaults if pair[0] not in given for part in pair]
-        return self._start(name, ("-m", "p2pnode", "run"), (*extra, *flags), env)
+        return self._start(name, program, (*extra, *flags), env)
 
     def _start(
         self,

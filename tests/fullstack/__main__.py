@@ -2,7 +2,8 @@
 
 Every node runs the daemon as it is (libp2p, Noise, yamux, gossip, DHT, HTTP, mock engine) on a virtual TCP network.
 The same run goes on the simulator (``--layer heap``; ``costs``: with processors that cost what the daemon's do) and
-with real processes (``--layer real``); ``--layer all`` holds them against each other.
+with real processes (``--layer real``); ``--layer all`` holds them against each other, and unless told otherwise in as
+many runs as that takes (half an hour on two idle cores).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from tests.fullstack.agreement import LAYERS, measure, tables
+from tests.fullstack.agreement import ALL, LAYERS, SEEDS, measure, tables
 from tests.fullstack.figures import MEANING, Run
 
 
@@ -41,33 +42,34 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", type=int, default=default.prompt_tokens)
     parser.add_argument("--output-tokens", type=int, default=default.output_tokens)
     parser.add_argument("--gpu", default=default.gpu, help="of every node's mock engine")
-    parser.add_argument(
-        "--authors", default=default.authors, choices=["each", "last"], help="of changed adverts (real: last)"
-    )
     parser.add_argument("--layer", default="virtual", choices=[*LAYERS, "all"])
-    parser.add_argument("--seeds", type=int, default=1, help="so many seeds from --seed on, averaged (real: one)")
+    parser.add_argument("--seeds", type=int, default=0, help="so many from --seed on, averaged [1; all: enough]")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--cprofile", action="store_true", help="where the time goes (the run is then twice as slow)")
-    return parser.parse_args(given)
+    found = parser.parse_args(given)
+    if found.layer == "all":
+        parser.set_defaults(warm=ALL.warm_s, time=ALL.time_s, change_every=ALL.change_s, jobs_per_s=ALL.jobs_per_s)
+        found = parser.parse_args(given)
+    return found
 
 
 def run_of(given: argparse.Namespace) -> Run:
     return Run(
         given.nodes, given.seed, given.latency_ms / 1000, given.profile, given.stagger, given.warm, given.time,
-        given.change_every, given.authors, given.jobs_per_s, given.prompt_tokens, given.output_tokens, given.gpu,
+        given.change_every, given.jobs_per_s, given.prompt_tokens, given.output_tokens, given.gpu,
     )  # fmt: skip
 
 
 def main() -> None:
     given = arguments()
-    run, seeds = run_of(given), range(given.seed, given.seed + given.seeds)
+    run = run_of(given)
     if given.layer == "all":
-        run = replace(run, authors="last", one_way_s=0.0)  # as real processes on one machine have it
-        found = {layer: measure(layer, run, seeds if layer != "real" else seeds[:1]) for layer in LAYERS}
+        run = replace(run, one_way_s=0.0)  # as real processes on one machine have it
+        found = {layer: measure(layer, run, _seeds(given, SEEDS[layer])) for layer in LAYERS}
         print(json.dumps(found) if given.json else "")
         sys.exit(not tables(found, lambda text: print(text, file=sys.stderr if given.json else sys.stdout)))
     profile = cProfile.Profile() if given.cprofile else None
-    one = functools.partial(measure, given.layer, run, seeds)
+    one = functools.partial(measure, given.layer, run, _seeds(given, 1))
     figures: dict[str, Any] = profile.runcall(one) if profile is not None else one()
     if given.json:
         print(json.dumps(figures))
@@ -76,6 +78,10 @@ def main() -> None:
             print(f"{name:<26} {_shown(value):<64} {MEANING.get(name, '')}")
     if profile is not None:
         pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(40)
+
+
+def _seeds(given: argparse.Namespace, default: int) -> range:
+    return range(given.seed, given.seed + (given.seeds or default))
 
 
 def _shown(value: Any) -> str:

@@ -18,7 +18,7 @@ import trio
 
 from tests.fullstack.client import Heard, streamed
 from tests.fullstack.daemons import MODEL, Daemons, Member, daemons, repeatable
-from tests.fullstack.figures import Arrival, Figures, Run, arrivals, body_of, changes
+from tests.fullstack.figures import Arrival, Change, Figures, Run, arrivals, body_of, changes
 from tests.fullstack.virtualnet import VirtualNet
 
 #: Where homes are made: memory, if this machine has a place for that.
@@ -53,7 +53,7 @@ async def _window(run: Run, all_of_them: Daemons, figures: Figures) -> None:
     sent, gossip, segments = sum(net.bytes_out.values()), _gossip(members), sum(net.segments.values())
     links, began = _links(members), time.process_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_change, run, members, figures)
+        nursery.start_soon(_changes, run, members, figures)
         nursery.start_soon(_ask, run, all_of_them, figures)
         await trio.sleep(run.time_s)
         figures.cpu_s = time.process_time() - began
@@ -83,17 +83,23 @@ def _links(members: list[Member]) -> dict[tuple[int, str], int]:
     }
 
 
-async def _change(run: Run, members: list[Member], figures: Figures) -> None:
-    """A node states a changed advert every now and then; the others' views say when they got it."""
+async def _changes(run: Run, members: list[Member], figures: Figures) -> None:
+    """A node states a changed advert every now and then."""
     began = trio.current_time()
-    for number, (after, place) in enumerate(changes(run)):
-        author = members[place]
-        await trio.sleep_until(began + after)
-        own = author.daemon.swarm.view.get(author.peer)
-        at, mark = trio.current_time(), f"change {number}"
-        author.daemon.swarm.advertise(msgspec.structs.replace(own.advert, owner=mark))
-        await trio.sleep_until(began + (number + 1) * run.change_s - 0.001)
-        figures.changes.append([_held(other, author, mark) - at for other in members if other is not author])
+    async with trio.open_nursery() as nursery:
+        for number, change in enumerate(changes(run)):
+            await trio.sleep_until(began + change.at)
+            nursery.start_soon(_one_change, members, change, f"change {number}", began + change.until, figures)
+
+
+async def _one_change(members: list[Member], change: Change, mark: str, until: float, figures: Figures) -> None:
+    """One of them; the others' views say when they got it."""
+    author, at = members[change.author], trio.current_time()
+    own = author.daemon.swarm.view.get(author.peer)
+    author.daemon.swarm.advertise(msgspec.structs.replace(own.advert, owner=mark))
+    await trio.sleep_until(until)
+    delays = [_held(other, author, mark) - at for other in members if other is not author]
+    figures.changes.append((change.author, delays))
 
 
 def _held(member: Member, author: Member, mark: str) -> float:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import ceil
-from statistics import mean
-from typing import Any, Final, Literal
+from math import ceil, sqrt
+from statistics import mean, stdev
+from typing import Any, Final
 
 #: What each figure is; shown by ``--help`` and printed with the figures.
 MEANING: Final = {
@@ -31,6 +31,10 @@ MEANING: Final = {
 STRIDE: Final = 7
 #: Seconds by which each change is later within its second than the one before (the golden section fills it evenly).
 GOLDEN: Final = 0.618
+#: Those that are shown.
+QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+#: Seconds in which a change has spread, if ever (gossip ticks once a second).
+SPREAD_S: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +46,15 @@ class Run:
     #: Seconds from any node to any other; real processes are on loopback and have none.
     one_way_s: float = 0.0
     profile: str = "wan"
-    #: Seconds between the starts of two nodes: processes do not start at once either, and periods would march in step.
-    stagger_s: float = 1.0
+    #: Seconds between the starts of two nodes, about what processes take; no multiple of a period, or those of all
+    #: nodes would march in step.
+    stagger_s: float = 2 * GOLDEN
     #: Seconds after everybody has seen everybody, and seconds that are measured.
     warm_s: float = 30.0
     time_s: float = 60.0
-    #: Seconds between two changed adverts; each must have spread before the next.  And whose they are: of one node
-    #: after another, or of the last one (real processes: the one that runs in the process that measures).
+    #: Seconds between two changed adverts; one node after another has its turn, and a change must have spread before
+    #: the next one of the same node.
     change_s: float = 5.0
-    authors: Literal["each", "last"] = "each"
     jobs_per_s: float = 0.0
     prompt_tokens: int = 200
     output_tokens: int = 50
@@ -65,8 +69,9 @@ class Figures:
 
     run: Run
     cpu_s: float = 0.0
-    #: For each change the seconds until each other node held it; infinite if it did not before the next change.
-    changes: list[list[float]] = field(default_factory=list)
+    #: For each change its author's place and the seconds until each other node held it; infinite if it did not before
+    #: the author's next change.
+    changes: list[tuple[int, list[float]]] = field(default_factory=list)
     load_age_s: list[float] = field(default_factory=list)
     gossip_bytes: float = 0.0
     bytes_all: float = 0.0
@@ -80,7 +85,9 @@ class Figures:
     def shown(self) -> dict[str, Any]:
         """The figures as they are compared."""
         run = self.run
-        spread = [sorted(change) for change in self.changes if change]
+        spread = [(author, sorted(delays)) for author, delays in self.changes if delays]
+        halves = [(author, share(delays, 0.5)) for author, delays in spread]
+        wholes = [(author, share(delays, 0.99)) for author, delays in spread]
         per_node = 1 / (run.nodes * run.time_s)
         return {
             "nodes": run.nodes,
@@ -93,9 +100,9 @@ class Figures:
             "output_tokens": run.output_tokens,
             "virtual_s_per_cpu_s": run.time_s / self.cpu_s if self.cpu_s else None,
             "gossip_changes": len(spread),
-            "gossip_t50_s": _finite([share(change, 0.5) for change in spread]),
-            "gossip_t99_s": _finite([share(change, 0.99) for change in spread]),
-            "gossip_delay_s": quantiles([delay for change in spread for delay in change]),
+            "gossip_t50_s": _finite([delay for _, delay in halves]),
+            "gossip_t99_s": _finite([delay for _, delay in wholes]),
+            "gossip_delay_s": quantiles([delay for _, delays in spread for delay in delays]),
             "load_age_s": quantiles(self.load_age_s),
             "gossip_bytes_per_node_s": self.gossip_bytes * per_node,
             "bytes_per_node_s": self.bytes_all * per_node,
@@ -105,8 +112,33 @@ class Figures:
             "jobs_completed": len(self.whole_s),
             "jobs_failed": self.failed,
             "jobs_local_share": self.served_locally / len(self.whole_s) if self.whole_s else None,
+            "errors": self._errors(halves, wholes),
             **self.more,
         }
+
+    def _errors(self, halves: list[tuple[int, float]], wholes: list[tuple[int, float]]) -> dict[str, float | None]:
+        """The standard errors of what is measured in one run and differs from change to change, or job to job."""
+        ordered = sorted(self.ttft_s)
+        return {"gossip_t50_s": error_by_author(halves), "gossip_t99_s": error_by_author(wholes)} | {
+            f"ttft_s {name}": quantile_error(ordered, part) for name, part in QUANTILES.items()
+        }
+
+
+def error_by_author(values: list[tuple[int, float]]) -> float | None:
+    """Of a mean.  What is independent are the authors: the changes of one meet the same neighbours and ticks."""
+    by: dict[int, list[float]] = {}
+    for author, value in values:
+        by.setdefault(author, []).append(value)
+    means = [mean(of_one) for of_one in by.values()]
+    return stdev(means) / sqrt(len(means)) if len(means) > 1 and max(means) < float("inf") else None
+
+
+def quantile_error(ordered: Sequence[float], part: float) -> float | None:
+    """Of a quantile: half the way between the values that are one deviation of its rank away from it."""
+    count = len(ordered)
+    off = sqrt(count * part * (1 - part))
+    low, high = ceil(part * count - off) - 1, ceil(part * count + off) - 1
+    return (ordered[min(high, count - 1)] - ordered[max(low, 0)]) / 2 if count > 1 else None
 
 
 def share(ordered: Sequence[float], part: float) -> float:
@@ -123,7 +155,7 @@ def quantiles(values: Sequence[float]) -> dict[str, float] | None:
     if not values:
         return None
     ordered = sorted(values)
-    ranks = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+    ranks = QUANTILES | {"max": 1.0}
     return {"n": len(ordered), "mean": mean(ordered)} | {name: share(ordered, part) for name, part in ranks.items()}
 
 
@@ -145,17 +177,26 @@ def arrivals(run: Run) -> Iterator[Arrival]:
         number += 1
 
 
-def changes(run: Run) -> list[tuple[float, int]]:
-    """When, seconds after the window opened, who (its place) states a changed advert.
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A changed advert: when and until when it is looked at, seconds after the window opened, and of whom (its place).
 
     Not in step with the ticks of gossip: every change would meet the same phases of them, and all of a run be one.
     """
+
+    at: float
+    author: int
+    until: float
+
+
+def changes(run: Run) -> list[Change]:
+    """All of a run; those too late in it to have spread are left out."""
+    times = [number * run.change_s + number * GOLDEN % 1.0 for number in range(int(run.time_s / run.change_s))]
+    ends = times[run.nodes :] + [run.time_s] * run.nodes
     return [
-        (
-            number * run.change_s + number * GOLDEN % 1.0,
-            number * STRIDE % run.nodes if run.authors == "each" else run.nodes - 1,
-        )
-        for number in range(int(run.time_s / run.change_s))
+        Change(at, number * STRIDE % run.nodes, until - 0.001)
+        for number, (at, until) in enumerate(zip(times, ends, strict=False))
+        if until - at >= SPREAD_S
     ]
 
 

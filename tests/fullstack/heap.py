@@ -26,7 +26,7 @@ from simulations.peer import Peer
 from simulations.scenario import Engine, Hardware, Measure, Model, Models, Scenario, Topology, Uplink, Workload
 from simulations.workload import Arrival as Asked
 from simulations.world import World
-from tests.fullstack.figures import Arrival, Figures, Run, arrivals, changes
+from tests.fullstack.figures import Arrival, Change, Figures, Run, arrivals, changes
 
 #: Nothing costs any processor time.
 FREE: Final = Costs(**dict.fromkeys(Costs.__struct_fields__, 0.0))
@@ -118,8 +118,8 @@ class _Heap:
         everything, gossip, links = _sum(peers, "bytes_up"), _gossip(peers), _links(peers)
         for number, arrival in enumerate(arrivals(run), 1):
             kernel.at(start + arrival.at, self._ask, number, arrival)
-        for number, (at, author) in enumerate(changes(run)):
-            kernel.at(start + at, self._change, peers[author], number, start + (number + 1) * run.change_s - 0.001)
+        for number, change in enumerate(changes(run)):
+            kernel.at(start + change.at, self._change, change, f"change {number}", start + change.until)
         kernel.run(start + run.time_s)
         figures.cpu_s = time.process_time() - cpu
         figures.bytes_all = _sum(peers, "bytes_up") - everything
@@ -131,14 +131,16 @@ class _Heap:
         now, records = self.kernel.now, peer.node.view.records()
         return [now - record.load_at for record in records if record.load is not None and not record.is_self]
 
-    def _change(self, author: Peer, number: int, until: float) -> None:
-        mark, at = f"change {number}", self.kernel.now
+    def _change(self, change: Change, mark: str, until: float) -> None:
+        author = self.peers[change.author]
         assert author.advert is not None, "whoever has started has advertised"
         author.advertise(msgspec.structs.replace(author.advert, owner=mark))
-        self.kernel.at(until, self._count, author, mark, at)
+        self.kernel.at(until, self._count, change.author, mark, self.kernel.now)
 
-    def _count(self, author: Peer, mark: str, at: float) -> None:
-        self.figures.changes.append([_held(peer, author, mark) - at for peer in self.peers if peer is not author])
+    def _count(self, place: int, mark: str, at: float) -> None:
+        author = self.peers[place]
+        delays = [_held(peer, author, mark) - at for peer in self.peers if peer is not author]
+        self.figures.changes.append((place, delays))
 
     # --- jobs ----------------------------------------------------------------------------------------------------
 

@@ -1,30 +1,25 @@
 """The same run with real processes on loopback, in real time: what the virtual figures are held against.
 
-All nodes but one are ``p2pnode run`` processes; the last is a daemon inside this process, so that its advert can be
-changed at will (``Run.authors`` has to be ``last``).  When the others got a change is read from the age that they give
-it.  Who calls it: ``__main__``.
+Every node is a process that does what ``p2pnode run`` does, can be told to change its advert, and writes down when it
+got the changes of others (``told``).  Who calls it: ``__main__``.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import structlog
 import trio
 
-from p2pnode import node
-from p2pnode.cli.processes import LOOPBACK, Child, Fleet
-from p2pnode.config import load_config
-from p2pnode.home import open_home
-from p2pnode.paths import Paths
-from p2pnode.surroundings import Surroundings
-from protocol.ids import peer_text
+from p2pnode.cli.processes import Child, Fleet
+from tests.fullstack import told
 from tests.fullstack.bench import note
 from tests.fullstack.client import get, streamed
 from tests.fullstack.daemons import MODEL
@@ -53,68 +48,61 @@ def measure(run: Run) -> dict[str, Any]:
 
 async def _measured(run: Run, fleet: Fleet) -> dict[str, Any]:
     figures, began = Figures(run), trio.current_time()
-    children = await _others(run, fleet)
-    figures.more["stagger_s"] = (trio.current_time() - began) / max(1, len(children))
-    first = children[0].ready["listen"][0] if children else NOBODY
-    given = {"listen": LOOPBACK, "api": "127.0.0.1:0", "no_auth": True, "engine": "mock", "mock_gpu": run.gpu}
-    given |= {"profile": run.profile, "name": f"node{run.nodes}", "bootstrap": (first,)}
-    with open_home(Paths(fleet.home / "last")) as home:
-        daemon = await node.build(load_config(None, given, {}), home, Surroundings(announce=lambda *_, **__: None))
-        async with trio.open_nursery() as nursery:
-            facts = await nursery.start(_live, daemon)
-            spots = [*(_spot(child.ready) for child in children), _spot(facts)]
-            with trio.fail_after(SETTLE_S):
-                for spot in spots:
-                    while (await get(None, spot, "/v1/p2p/status"))["peers"]["alive"] < run.nodes - 1:  # noqa: ASYNC110
-                        await trio.sleep(0.5)
-            await trio.sleep(run.warm_s)
-            await _window(run, daemon, spots, children, figures)
-            nursery.cancel_scope.cancel()
+    children = await _started(run, fleet)
+    figures.more["stagger_s"] = (trio.current_time() - began) / len(children)
+    spots = [_spot(child.ready) for child in children]
+    with trio.fail_after(SETTLE_S):
+        for spot in spots:
+            while (await get(None, spot, "/v1/p2p/status"))["peers"]["alive"] < run.nodes - 1:  # noqa: ASYNC110
+                await trio.sleep(0.5)
+    await trio.sleep(run.warm_s)
+    await _window(run, children, spots, figures)
     return figures.shown()
 
 
-async def _live(daemon: node.Daemon, *, task_status: trio.TaskStatus[Any]) -> None:
-    await node.live(daemon, task_status=task_status)
-
-
-async def _others(run: Run, fleet: Fleet) -> list[Child]:
-    """All nodes but the last, one after the other as each is ready, bootstrapped from the first."""
+async def _started(run: Run, fleet: Fleet) -> list[Child]:
+    """All nodes, one after the other as each is ready, bootstrapped from the first."""
     flags = ("--engine", "mock", "--mock-gpu", run.gpu, "--profile", run.profile, "--no-auth")
     children: list[Child] = []
 
     def start(number: int) -> Child:
         first = children[0].ready["listen"][0] if children else NOBODY
-        return fleet.node(f"node{number}", *flags, "--bootstrap", first).wait_ready(60.0)
+        return fleet.node(_name(number), *flags, "--bootstrap", first, program=told.PROGRAM).wait_ready(60.0)
 
-    for number in range(1, run.nodes):
+    for number in range(run.nodes):
         children.append(await trio.to_thread.run_sync(start, number))
     return children
+
+
+def _name(place: int) -> str:
+    return f"node{place + 1}"
 
 
 def _spot(facts: dict[str, Any]) -> Spot:
     return Spot(int(str(facts["api"]).removesuffix("/v1").rsplit(":", 1)[1]))
 
 
-async def _window(run: Run, daemon: node.Daemon, spots: list[Spot], children: list[Child], figures: Figures) -> None:
-    before, cpu = await _counts(spots), _cpu_s(children)
+async def _window(run: Run, children: list[Child], spots: list[Spot], figures: Figures) -> None:
+    before, cpu, busy = await _counts(spots), _cpu_s(children), _busy_s()
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_change, run, daemon, spots[:-1], figures)
+        nursery.start_soon(_tell, run, children)
         for arrival in arrivals(run):
             await trio.sleep_until(began + arrival.at)
             nursery.start_soon(_one, run, spots, arrival, figures)
         await trio.sleep_until(began + run.time_s)
-        after, used = await _counts(spots), _cpu_s(children) - cpu
-    took = trio.current_time() - began
+        after, used, busy = await _counts(spots), _cpu_s(children) - cpu, _busy_s() - busy
     figures.gossip_bytes = sum(late["gossip"] - early["gossip"] for early, late in zip(before, after, strict=True))
     stood = [late[key] - early[key] for early, late in zip(before, after, strict=True) for key in late if key in early]
     figures.link_bytes = sum(stood) - figures.gossip_bytes
     figures.bytes_all = figures.link_bytes
+    await trio.sleep(told.LOOK_S)
+    figures.changes = _spread(run, children)
     for spot in spots:
         peers = (await get(None, spot, "/v1/p2p/peers"))["data"]
         figures.load_age_s += [peer["load_age_s"] for peer in peers if peer["load"] and not peer["self"]]
-    figures.more["window_s"] = took
-    figures.more["cpu_share_per_node"] = used / took / max(1, len(children))
+    figures.more["cpu_share_per_node"] = used / run.time_s / len(children)
+    figures.more["busy_with_others"] = (busy - used) / run.time_s
     figures.more["cores"] = os.cpu_count()
 
 
@@ -128,6 +116,14 @@ async def _counts(spots: list[Spot]) -> list[dict[str, int]]:
     return found
 
 
+def _busy_s() -> float:
+    """Seconds of processor time that all of this machine has used."""
+    if sys.platform != "linux":
+        return 0.0
+    user, nice, system, _idle, _wait, interrupts, soft, *_ = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
+
+
 def _cpu_s(children: list[Child]) -> float:
     if sys.platform != "linux":
         return 0.0
@@ -138,21 +134,23 @@ def _cpu_s(children: list[Child]) -> float:
     return total / os.sysconf("SC_CLK_TCK")
 
 
-async def _change(run: Run, daemon: node.Daemon, others: list[Spot], figures: Figures) -> None:
-    """State a changed advert every now and then; shortly before the next ask everybody for its age."""
-    began, name = trio.current_time(), peer_text(daemon.swarm.me)
-    for number, (after, place) in enumerate(changes(run)):
-        assert place == run.nodes - 1, "only the last node can be told to change"
-        await trio.sleep_until(began + after)
-        own = daemon.swarm.view.get(daemon.swarm.me)
-        at, mark, delays = trio.current_time(), f"change {number}", []
-        daemon.swarm.advertise(msgspec.structs.replace(own.advert, owner=mark))
-        await trio.sleep_until(began + (number + 0.8) * run.change_s)
-        for spot in others:
-            peer = await get(None, spot, f"/v1/p2p/peers/{name}")
-            age, held = peer["advert_age_s"], peer["owner"] == mark
-            delays.append(max(0.0, trio.current_time() - age - at) if held else float("inf"))
-        figures.changes.append(delays)
+async def _tell(run: Run, children: list[Child]) -> None:
+    """Have a node state a changed advert every now and then."""
+    began = trio.current_time()
+    for change in changes(run):
+        await trio.sleep_until(began + change.at)
+        children[change.author].process.send_signal(signal.SIGUSR1)
+
+
+def _spread(run: Run, children: list[Child]) -> list[tuple[int, list[float]]]:
+    """When everybody got the changes, as they wrote it down."""
+    held, times, found = [told.changes_of(child.home) for child in children], Counter[int](), []
+    for change in changes(run):
+        times[change.author] += 1
+        owner = told.owner_of(_name(change.author), times[change.author])
+        delays = [each.get(owner, float("inf")) - held[change.author][owner] for each in held]
+        found.append((change.author, delays[: change.author] + delays[change.author + 1 :]))
+    return found
 
 
 async def _one(run: Run, spots: list[Spot], arrival: Arrival, figures: Figures) -> None:

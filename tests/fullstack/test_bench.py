@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.fullstack.bench import measure
-from tests.fullstack.figures import Run, arrivals, body_of, quantiles, share
+from tests.fullstack.figures import Run, arrivals, body_of, error_by_author, quantile_error, quantiles, share
 
 
 def test_quantiles_are_by_nearest_rank() -> None:
@@ -17,6 +17,14 @@ def test_quantiles_are_by_nearest_rank() -> None:
     found = quantiles([4.0, 1.0, 3.0, 2.0])
     assert found == {"n": 4, "mean": 2.5, "p50": 2.0, "p90": 4.0, "p99": 4.0, "max": 4.0}
     assert share([1.0, 2.0, 3.0], 0.5) == 2.0
+
+
+def test_a_figure_says_how_sure_it_is() -> None:
+    assert error_by_author([(1, 1.0), (1, 3.0)]) is None
+    assert error_by_author([(1, 1.0), (1, 3.0), (2, 4.0)]) == pytest.approx(1.0)
+    assert quantile_error([1.0], 0.5) is None
+    assert quantile_error([float(number) for number in range(101)], 0.5) == pytest.approx(5.0, abs=0.5)
+    assert quantile_error([1.0, 2.0, 3.0], 0.99) == pytest.approx(0.5, abs=0.5)
 
 
 def test_arrivals_repeat_and_have_their_rate() -> None:
