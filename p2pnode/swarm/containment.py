@@ -79,6 +79,7 @@ KNOWN: Final[dict[str, str]] = {
     "libp2p.stream_muxer.yamux.yamux:Yamux._measure_rtt_loop": "86222ce6e35836fd",
     "libp2p.stream_muxer.yamux.yamux:Yamux._read_data_body": "54cc06c91ba6ee15",
     "libp2p.stream_muxer.yamux.yamux:Yamux._write_frame": "16ff969cdd0d2b1b",
+    "libp2p.stream_muxer.yamux.yamux:Yamux._sweep_stale_streams": "0b1a5033e707e138",
     "libp2p.stream_muxer.yamux.yamux:Yamux.handle_incoming": "ad15ff6943feac20",
     "libp2p.stream_muxer.yamux.yamux:Yamux.open_stream": "f3e0ef79ec21d0cb",
     "libp2p.stream_muxer.yamux.yamux:Yamux.start": "bd1a114758a61e42",
@@ -217,6 +218,8 @@ class ContainedYamux(Yamux):
         """Nothing: our own PING measures; and two ends that answer each other's pings can block for good."""
         await trio.lowlevel.checkpoint()
 
+    _stale_stream_sweeper = _measure_rtt_loop  #: ``guard`` sweeps: no link at rest wakes a task for it
+
     async def _write_frame(self, data: bytes) -> None:
         """At once if nobody else writes and the kernel takes it: then no task is switched and no deadline made."""
         lock = self._write_lock
@@ -255,9 +258,8 @@ class ContainedYamux(Yamux):
     def _pour(self, stream: YamuxStream, data: bytes) -> bool:
         """Past the buffer, to whoever would be woken to take it; not if that one has to open the window then."""
         shut = stream.target_recv_window - stream.recv_window + len(data)
-        if self._sink is None or self._sink[0] != stream.stream_id or 2 * shut >= stream.target_recv_window:
-            return False
-        if not self._sink[1](data):
+        number, take = self._sink or (0, None)
+        if take is None or number != stream.stream_id or 2 * shut >= stream.target_recv_window or not take(data):
             return False
         stream.recv_window -= len(data)
         stream._pending_recv_release += len(data)
@@ -438,6 +440,8 @@ def guard(inner: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[
 
     async def guarded(stream: Any) -> None:
         muxed: ContainedYamux = stream.muxed_conn
+        async with muxed.streams_lock:
+            muxed._sweep_stale_streams()
         if len(muxed.streams) > STREAMS:
             log.debug("too_many_streams", extra={"address": muxed.front.address, "most": STREAMS})
             muxed.front.cut()
