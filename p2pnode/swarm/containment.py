@@ -65,7 +65,7 @@ from p2pnode.swarm.bell import Bell
 from p2pnode.swarm.door import DoorSettings
 from p2pnode.swarm.listener import Front, FrontStream, FrontTransport
 from p2pnode.swarm.net import NetError
-from p2pnode.swarm.sieve import DATA, HEADER, READ_BYTES, WINDOW_UPDATE, BufferedPackets, Sieve
+from p2pnode.swarm.sieve import DATA, HEADER, READ_BYTES, WINDOW_UPDATE, BufferedPackets, Sieve, ciphers
 from protocol.errors import InvalidPeerId
 from protocol.ids import peer_from_libp2p
 
@@ -86,6 +86,7 @@ KNOWN: Final[dict[str, str]] = {
     "libp2p.stream_muxer.yamux.yamux:YamuxStream._auto_tune_and_send_window_update": "6ebcbd822fe7f996",
     "libp2p.stream_muxer.yamux.yamux:YamuxStream.read": "ca585f2199fd4e83",
     "libp2p.stream_muxer.muxer_multistream:MuxerMultistream.new_conn": "91d21f40f524ad99",
+    "noise.backends.default.ciphers:ChaCha20Cipher.format_nonce": "0116b7da61887c16",
     "libp2p.security.noise.io:BaseNoiseMsgReadWriter.read_msg": "b2fa218c135c82c0",
     "libp2p.security.noise.io:BaseNoiseMsgReadWriter.write_msg": "00818920318f86aa",
     "libp2p.security.noise.patterns:PatternXX.handshake_inbound": "d2f509f2c5b65643",
@@ -186,6 +187,7 @@ class ContainedNoise(NoiseTransport):
             raise HandshakeFailure("not admitted")
         session.front = front
         session.conn.read_writer = BufferedPackets(front)
+        session.conn.encrypt, session.conn.decrypt = ciphers(session.conn.noise_state.noise_protocol)
         return session
 
 
@@ -272,8 +274,7 @@ class ContainedYamux(Yamux):
     def stir(self, stream: YamuxStream) -> None:
         """Let :meth:`take` return, with nothing."""
         self._stirred = True
-        bell = self.stream_events.get(stream.stream_id)
-        if bell is not None:
+        if (bell := self.stream_events.get(stream.stream_id)) is not None:
             bell.set()
 
     async def _read_data_body(self, length: int) -> bytes:
@@ -475,16 +476,15 @@ def _connection_config(bounds: DoorSettings) -> ConnectionConfig:
 
 def _resource_bounds(bounds: DoorSettings) -> ResourceManager:
     """Explicit limits, and none of the parts that refuse everybody after a few failures."""
+    most = _SECOND_WALL * bounds.connections
     limits = ConnectionLimits(
-        max_established_inbound=_SECOND_WALL * bounds.connections,
-        max_established_outbound=_SECOND_WALL * bounds.connections,
+        max_established_inbound=most,
+        max_established_outbound=most,
         max_established_per_peer=_SECOND_WALL * bounds.per_peer,
-        max_established_total=_SECOND_WALL * bounds.connections,
+        max_established_total=most,
     )
     return ResourceManager(
-        limits=ResourceLimits(
-            max_connections=_SECOND_WALL * bounds.connections, max_streams=STREAMS * bounds.connections
-        ),
+        limits=ResourceLimits(max_connections=most, max_streams=STREAMS * bounds.connections),
         connection_limits=limits,
         enable_connection_tracking=False,
         enable_metrics=False,
