@@ -6,6 +6,7 @@ It decides nothing and knows no protocol; it says who exists and who talks to wh
 
 from __future__ import annotations
 
+import itertools
 import sys
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -35,6 +36,7 @@ from p2pnode.statements import Machine, advert_of, load_of
 from p2pnode.stopping import Stopping, WrongFlag, starting, watch_parent, watch_signals
 from p2pnode.surface import Surface
 from p2pnode.surroundings import Surroundings
+from p2pnode.swarm.bell import Bell
 from p2pnode.swarm.net import NetError
 from p2pnode.swarm.swarm import Swarm
 from p2pnode.worker import Worker
@@ -43,14 +45,16 @@ from protocol.node import Node
 
 log = structlog.get_logger("p2pnode.node")
 
-#: Seconds between looks at the key table, which ``p2pnode keys`` changes from another process.
-KEYS_EVERY_S: Final = 1.0
 #: Seconds between looks at how busy the engine is; the gossip machine decides what of it is news.
 LOAD_EVERY_S: Final = 0.5
-#: Seconds between looks at this node's own addresses, which change with the network it is in.
-ADDRS_EVERY_S: Final = 10.0
-#: Seconds between looks at what is wrong (guess: long enough for a first link to stand and an engine to be found).
-PROBLEMS_EVERY_S: Final = 3.0
+#: So many of these between looks at the file of the key table (1 s), which ``p2pnode keys`` changes from another
+#: process, and at the table itself, whatever the file says (30 s).
+KEYS_TURNS: Final = 2
+KEYS_ANYWAY_TURNS: Final = 60
+#: And between looks at this node's own addresses, which change with the network it is in (10 s).
+ADDRS_TURNS: Final = 20
+#: And at what is wrong (3 s; guess: long enough for a first link to stand and an engine to be found).
+PROBLEMS_TURNS: Final = 6
 #: Seconds between looks at whether the last job has ended, when stopping.
 IDLE_EVERY_S: Final = 0.05
 
@@ -85,6 +89,16 @@ class Daemon:
         self.swarm.report_load(load_of(self.engine, self.hardware, draining=draining, queued=queued))
 
 
+@dataclass
+class Seen:
+    """What was found at the last look: own addresses, the file of the keys and their version, problems by their fix."""
+
+    addrs: tuple[str, ...]
+    keys: object = None
+    version: int | None = None
+    problems: frozenset[str] = frozenset()
+
+
 async def run_node(
     config: Config, paths: Paths, *, task_status: trio.TaskStatus[dict[str, Any]] = trio.TASK_STATUS_IGNORED
 ) -> None:
@@ -113,10 +127,7 @@ async def live(daemon: Daemon, *, task_status: trio.TaskStatus[dict[str, Any]] =
             nursery.start_soon(_follow_engine, daemon)
         daemon.advertise()
         nursery.start_soon(_look_at_hardware, daemon)
-        nursery.start_soon(_report, daemon)
-        nursery.start_soon(_follow_addrs, daemon)
-        nursery.start_soon(_follow_keys, daemon)
-        nursery.start_soon(_say_problems, daemon)
+        nursery.start_soon(_look_around, daemon, nursery)
         nursery.start_soon(keep_memory, daemon.home, daemon.swarm, daemon.machine, daemon.around.wall)
         facts = _say_ready(daemon, port)
         task_status.started(facts)
@@ -276,39 +287,38 @@ async def _look_at_hardware(daemon: Daemon) -> None:
         await watch(note)
 
 
-async def _report(daemon: Daemon) -> None:
-    while True:
+async def _look_around(daemon: Daemon, nursery: trio.Nursery) -> None:
+    """What changes without a word, on one timer: at rest, waking up is most of what a node does."""
+    seen, pause = Seen(daemon.swarm.addrs), Bell()
+    for turn in itertools.count():
         daemon.report_load()
         daemon.surface.sample()
-        await trio.sleep(LOAD_EVERY_S)
-
-
-async def _follow_addrs(daemon: Daemon) -> None:
-    known = daemon.swarm.addrs
-    while True:
-        await trio.sleep(ADDRS_EVERY_S)
-        if daemon.swarm.addrs != known:
-            known = daemon.swarm.addrs
+        if turn % KEYS_TURNS == 0:
+            # The file may have changed twice within one step of the clock of its disk: now and then it is not asked.
+            version = (turn // KEYS_ANYWAY_TURNS, daemon.home.ledger.stamp())
+            if version != seen.keys:
+                seen.keys = version
+                nursery.start_soon(_read_keys, daemon, seen)
+        if turn % ADDRS_TURNS == 0 and daemon.swarm.addrs != seen.addrs:
+            seen.addrs = daemon.swarm.addrs
             daemon.advertise()
+        if turn and turn % PROBLEMS_TURNS == 0:
+            _say_problems(daemon, seen)
+        await pause.wait_until(trio.current_time() + LOAD_EVERY_S)  # nobody rings: a cheaper sleep
 
 
-async def _say_problems(daemon: Daemon) -> None:
+def _say_problems(daemon: Daemon, seen: Seen) -> None:
     """What `p2pnode status` calls wrong stands in the log as well, once, when it begins."""
-    said: set[str] = set()
-    while True:
-        await trio.sleep(PROBLEMS_EVERY_S)
-        found = {problem["fix"]: problem["what"] for problem in daemon.surface.problems()}
-        for fix in found.keys() - said:
-            log.warning("problem", what=found[fix], fix=fix)
-        said = set(found)
+    found = {problem["fix"]: problem["what"] for problem in daemon.surface.problems()}
+    for fix in found.keys() - seen.problems:
+        log.warning("problem", what=found[fix], fix=fix)
+    seen.problems = frozenset(found)
 
 
-async def _follow_keys(daemon: Daemon) -> None:
+async def _read_keys(daemon: Daemon, seen: Seen) -> None:
     """A key made or taken back by ``p2pnode keys`` counts without a restart."""
-    ledger, seen = daemon.home.ledger, None
-    while True:
-        version = await ledger.ask(Ledger.version)
-        if version != seen:
-            seen = version
-            daemon.keys.replace(await ledger.ask(Ledger.keys))
-        await trio.sleep(KEYS_EVERY_S)
+    ledger = daemon.home.ledger
+    version = await ledger.ask(Ledger.version)
+    if version != seen.version:
+        seen.version = version
+        daemon.keys.replace(await ledger.ask(Ledger.keys))

@@ -84,7 +84,7 @@ class Surface:
         now = trio.current_time()
         then, before = self._sampled
         if now - then >= SAMPLE_S:
-            sent = int(self._machine.stats()["bytes_out"])
+            sent = self._machine.gossip.counts.bytes_out
             self._out_bytes_s = (sent - before) / (now - then)
             self._sampled = (now, sent)
 
@@ -186,7 +186,7 @@ class Surface:
         if not self._swarm.linked and seeds:
             known = "the bootstrap peer does not answer" if seeds == 1 else f"none of {seeds} bootstrap peers answers"
             yield f"{known}: alone so far, and trying on", "is the address right, and its port open? p2pnode doctor"
-        elif not self.draining and not self._dispatch.anything():
+        elif not self.draining and not (engine is not None and engine.offers()) and not self._dispatch.anything():
             fix = "offer one (--engine), or join a network that does (--bootstrap)"
             yield "nobody offers a model, so no request can be served", fix
         for problem in self.hardware.survey.problems:

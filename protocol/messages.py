@@ -227,7 +227,7 @@ def decode(kind: int, payload: bytes) -> Message:
     if len(payload) > MAX_MESSAGE_BYTES:
         raise BadFrame(f"{len(payload)} bytes in a message of kind {kind}")
     if kind == RECORDS:
-        return Records(tuple(parse(wire) for wire in unpack(payload, _Sealed).wires))
+        return Records(tuple(map(parse, unpack(payload, _Sealed).wires)))
     if kind not in _TYPES:
         raise BadFrame(f"no message of kind {kind}")
     return unpack(payload, _TYPES[kind])

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from trio.lowlevel import Abort, Task, checkpoint, current_task, reschedule, wait_task_rescheduled
+from trio import CancelScope
+from trio.lowlevel import (
+    Abort,
+    Task,
+    checkpoint,
+    checkpoint_if_cancelled,
+    current_task,
+    reschedule,
+    wait_task_rescheduled,
+)
 
 
 class Bell:
@@ -48,6 +57,24 @@ class Bell:
             raise RuntimeError("two tasks wait for one bell")
         self._waiting = current_task()
         await wait_task_rescheduled(self._abort)
+
+    async def wait_until(self, deadline: float) -> None:
+        """:meth:`wait`, but no longer than until then.
+
+        A scope around ``wait`` does the same for a third more: it ends the waiting by an exception, through every
+        frame.  Here the end of the time is another ring.
+        """
+        if self._rung or self._waiting is not None:
+            await self.wait()
+            return
+        self._waiting = current_task()
+        with CancelScope(deadline=deadline):
+            await wait_task_rescheduled(self._ring)
+        await checkpoint_if_cancelled()
+
+    def _ring(self, _: Any) -> Abort:
+        self.set()
+        return Abort.FAILED
 
     def _abort(self, _: Any) -> Abort:
         self._waiting = None

@@ -65,7 +65,7 @@ from p2pnode.swarm.bell import Bell
 from p2pnode.swarm.door import DoorSettings
 from p2pnode.swarm.listener import Front, FrontStream, FrontTransport
 from p2pnode.swarm.net import NetError
-from p2pnode.swarm.sieve import DATA, HEADER, READ_BYTES, WINDOW_UPDATE, BufferedPackets, Sieve
+from p2pnode.swarm.sieve import DATA, HEADER, READ_BYTES, WINDOW_UPDATE, BufferedPackets, Sieve, ciphers
 from protocol.errors import InvalidPeerId
 from protocol.ids import peer_from_libp2p
 
@@ -79,12 +79,14 @@ KNOWN: Final[dict[str, str]] = {
     "libp2p.stream_muxer.yamux.yamux:Yamux._measure_rtt_loop": "86222ce6e35836fd",
     "libp2p.stream_muxer.yamux.yamux:Yamux._read_data_body": "54cc06c91ba6ee15",
     "libp2p.stream_muxer.yamux.yamux:Yamux._write_frame": "16ff969cdd0d2b1b",
+    "libp2p.stream_muxer.yamux.yamux:Yamux._sweep_stale_streams": "0b1a5033e707e138",
     "libp2p.stream_muxer.yamux.yamux:Yamux.handle_incoming": "ad15ff6943feac20",
     "libp2p.stream_muxer.yamux.yamux:Yamux.open_stream": "f3e0ef79ec21d0cb",
     "libp2p.stream_muxer.yamux.yamux:Yamux.start": "bd1a114758a61e42",
     "libp2p.stream_muxer.yamux.yamux:YamuxStream._auto_tune_and_send_window_update": "6ebcbd822fe7f996",
     "libp2p.stream_muxer.yamux.yamux:YamuxStream.read": "ca585f2199fd4e83",
     "libp2p.stream_muxer.muxer_multistream:MuxerMultistream.new_conn": "91d21f40f524ad99",
+    "noise.backends.default.ciphers:ChaCha20Cipher.format_nonce": "0116b7da61887c16",
     "libp2p.security.noise.io:BaseNoiseMsgReadWriter.read_msg": "b2fa218c135c82c0",
     "libp2p.security.noise.io:BaseNoiseMsgReadWriter.write_msg": "00818920318f86aa",
     "libp2p.security.noise.patterns:PatternXX.handshake_inbound": "d2f509f2c5b65643",
@@ -185,6 +187,7 @@ class ContainedNoise(NoiseTransport):
             raise HandshakeFailure("not admitted")
         session.front = front
         session.conn.read_writer = BufferedPackets(front)
+        session.conn.encrypt, session.conn.decrypt = ciphers(session.conn.noise_state.noise_protocol)
         return session
 
 
@@ -216,6 +219,8 @@ class ContainedYamux(Yamux):
     async def _measure_rtt_loop(self) -> None:
         """Nothing: our own PING measures; and two ends that answer each other's pings can block for good."""
         await trio.lowlevel.checkpoint()
+
+    _stale_stream_sweeper = _measure_rtt_loop  #: ``guard`` sweeps: no link at rest wakes a task for it
 
     async def _write_frame(self, data: bytes) -> None:
         """At once if nobody else writes and the kernel takes it: then no task is switched and no deadline made."""
@@ -255,9 +260,8 @@ class ContainedYamux(Yamux):
     def _pour(self, stream: YamuxStream, data: bytes) -> bool:
         """Past the buffer, to whoever would be woken to take it; not if that one has to open the window then."""
         shut = stream.target_recv_window - stream.recv_window + len(data)
-        if self._sink is None or self._sink[0] != stream.stream_id or 2 * shut >= stream.target_recv_window:
-            return False
-        if not self._sink[1](data):
+        number, take = self._sink or (0, None)
+        if take is None or number != stream.stream_id or 2 * shut >= stream.target_recv_window or not take(data):
             return False
         stream.recv_window -= len(data)
         stream._pending_recv_release += len(data)
@@ -270,8 +274,7 @@ class ContainedYamux(Yamux):
     def stir(self, stream: YamuxStream) -> None:
         """Let :meth:`take` return, with nothing."""
         self._stirred = True
-        bell = self.stream_events.get(stream.stream_id)
-        if bell is not None:
+        if (bell := self.stream_events.get(stream.stream_id)) is not None:
             bell.set()
 
     async def _read_data_body(self, length: int) -> bytes:
@@ -438,6 +441,8 @@ def guard(inner: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[
 
     async def guarded(stream: Any) -> None:
         muxed: ContainedYamux = stream.muxed_conn
+        async with muxed.streams_lock:
+            muxed._sweep_stale_streams()
         if len(muxed.streams) > STREAMS:
             log.debug("too_many_streams", extra={"address": muxed.front.address, "most": STREAMS})
             muxed.front.cut()
@@ -471,16 +476,15 @@ def _connection_config(bounds: DoorSettings) -> ConnectionConfig:
 
 def _resource_bounds(bounds: DoorSettings) -> ResourceManager:
     """Explicit limits, and none of the parts that refuse everybody after a few failures."""
+    most = _SECOND_WALL * bounds.connections
     limits = ConnectionLimits(
-        max_established_inbound=_SECOND_WALL * bounds.connections,
-        max_established_outbound=_SECOND_WALL * bounds.connections,
+        max_established_inbound=most,
+        max_established_outbound=most,
         max_established_per_peer=_SECOND_WALL * bounds.per_peer,
-        max_established_total=_SECOND_WALL * bounds.connections,
+        max_established_total=most,
     )
     return ResourceManager(
-        limits=ResourceLimits(
-            max_connections=_SECOND_WALL * bounds.connections, max_streams=STREAMS * bounds.connections
-        ),
+        limits=ResourceLimits(max_connections=most, max_streams=STREAMS * bounds.connections),
         connection_limits=limits,
         enable_connection_tracking=False,
         enable_metrics=False,

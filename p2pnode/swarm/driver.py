@@ -9,7 +9,6 @@ stand there; the rest waits outside, so a peer that talks too much slows down it
 
 from __future__ import annotations
 
-import functools
 import heapq
 import itertools
 import logging
@@ -63,7 +62,7 @@ class Driver:
         self._from: Counter[PeerId] = Counter()
         self._received = 0
         self._handed = BATCH  # nothing is handed on before the machine has begun
-        self._until = trio.CancelScope()
+        self._until = float("inf")
         self._due: dict[TimerKey, float] = {}
         self._heap: list[tuple[float, int, TimerKey]] = []
         self._order = itertools.count()
@@ -92,8 +91,8 @@ class Driver:
             self._handed += 1
             self._feed(event)
             self._settle()
-            if self._heap and self._heap[0][0] < self._until.deadline:
-                self._until.deadline = self._heap[0][0]
+            if self._heap and self._heap[0][0] < self._until:
+                self._work.set()
             return
         if isinstance(event, Received):
             self._received += 1
@@ -108,23 +107,17 @@ class Driver:
 
     async def run(self) -> None:
         """Drive until cancelled.  A fault of the machine is logged, and the machine goes on."""
-        self._guarded(self._machine.start, "start")
+        self._guarded("start", self._machine.start)
         self._handed = 0
         self._settle()
         while True:
-            # One scope until a timer fires: entering one for every message costs as much as waking up for it.
-            with trio.CancelScope() as self._until:
-                while True:
-                    if self._events:
-                        await trio.lowlevel.checkpoint()
-                    else:
-                        _tell(self._idle)
-                        self._idle = None
-                        next_timer = self._heap[0][0] if self._heap else float("inf")
-                        if self._until.deadline != next_timer:
-                            self._until.deadline = next_timer
-                        await self._work.wait()
-                    self._turn()
+            if self._events:
+                await trio.lowlevel.checkpoint()
+            else:
+                _tell(self._idle)
+                self._idle = None
+                self._until = self._heap[0][0] if self._heap else float("inf")
+                await self._work.wait_until(self._until)
             self._turn()
 
     def _turn(self) -> None:
@@ -159,19 +152,21 @@ class Driver:
             self._feed(TimerFired(key))
 
     def _feed(self, event: Event) -> None:
-        self._guarded(functools.partial(self._machine.handle, event), type(event).__name__)
+        self._guarded(event, self._machine.handle, event)
 
-    def _guarded(self, step: Callable[[float, float], list[Effect]], what: str) -> None:
+    def _guarded(self, what: object, step: Callable[..., list[Effect]], *events: Event) -> None:
         """No fault of ours ends the node: what a step of the machine cannot do is left undone, loudly."""
         try:
-            for effect in step(trio.current_time(), self._wall()):
+            for effect in step(*events, trio.current_time(), self._wall()):
                 if isinstance(effect, SetTimer):
                     self._set_timer(effect)
                 else:
                     self._perform(effect)
         except Exception:
             self.faults += 1
-            log.exception("machine_defect", extra={"what": what, "note": DEFECT})
+            log.exception(
+                "machine_defect", extra={"what": what if isinstance(what, str) else type(what).__name__, "note": DEFECT}
+            )
 
     def _set_timer(self, timer: SetTimer) -> None:
         self._due[timer.key] = timer.at

@@ -47,11 +47,10 @@ class Keeper:
     async def run(self) -> None:
         """Keep time until cancelled."""
         while True:
-            with trio.move_on_at(self._earliest(trio.current_time())):
-                await self._more.wait()
             now = trio.current_time()
-            while self._earliest(now) <= now:
+            while (due := self._earliest(now)) <= now:
                 self._heap[0][2].tick(now)
+            await self._more.wait_until(due)
 
     def _earliest(self, now: float) -> float:
         """The earliest deadline that holds; what has ended is forgotten, what has moved is put in its place."""

@@ -238,7 +238,7 @@ class PeerLink:
             data = self.mux.data_to_send()
             self._link.send_now(data)
             self.bytes_out += len(data)
-            if self.mux.has_data:
+            if len(data) < size:
                 self.kick()
         except LinkBroken as error:
             self.stop(str(error))

@@ -19,8 +19,10 @@ belongs to one ``trio.run``; sockets of any other are the kernel's.  Who calls i
 from __future__ import annotations
 
 import errno
+import functools
 import heapq
 import itertools
+import operator
 import os
 import socket as stdlib
 from collections import Counter, deque
@@ -59,7 +61,8 @@ class Time:
     def __init__(self) -> None:
         self.clock: Any = trio.testing.MockClock(autojump_threshold=0)
         self.clock._autojump = self._jump
-        self.clock.current_time = self._now
+        # What the clock would work out from the real one, a hundred times for each node and second.
+        self.clock.current_time = functools.partial(operator.attrgetter("_virtual_base"), self.clock)
         self.clock.time = self
         self.net: VirtualNet | None = None
 
@@ -69,11 +72,6 @@ class Time:
         deadlines = getattr(trio._core._run, "Deadlines", None)
         found = all(hasattr(deadlines, name) for name in ("next_deadline", "expire"))
         return found and hasattr(trio.testing.MockClock, "_autojump")
-
-    def _now(self) -> float:
-        """What the clock would work out from the real one, several times for each segment."""
-        now: float = self.clock._virtual_base
-        return now
 
     def _jump(self) -> None:
         """To where somebody has something to do: not to every segment that nobody waits for, nor in two steps."""
@@ -124,12 +122,11 @@ class Pipe:
         """Until :meth:`wake_reader`."""
         assert self.reader is None, "two tasks read from one socket"
         self.reader = current_task()
+        await wait_task_rescheduled(self._stop_reading)
 
-        def abort(_: Any) -> Abort:
-            self.reader = None
-            return Abort.SUCCEEDED
-
-        await wait_task_rescheduled(abort)
+    def _stop_reading(self, _: Any) -> Abort:
+        self.reader = None
+        return Abort.SUCCEEDED
 
     async def wait_to_write(self) -> None:
         """Until :meth:`wake_writer`."""
@@ -158,9 +155,7 @@ class Face:
 
     def __init__(self, outer: VirtualSocket) -> None:
         self._outer = outer
-
-    def send(self, data: bytes | memoryview) -> int:
-        return self._outer.send_now(data)
+        self.send = outer.send_now
 
     def shutdown(self, how: int) -> None:
         self._outer.shutdown(how)
@@ -373,8 +368,12 @@ class VirtualSocket(trio.socket.SocketType):
             await pipe.wait_to_read()
         if self._closed:
             raise trio.ClosedResourceError("the socket was closed")
-        data = bytes(pipe.arrived[:buflen])
-        del pipe.arrived[:buflen]
+        if len(pipe.arrived) <= buflen:
+            data = bytes(pipe.arrived)
+            pipe.arrived.clear()
+        else:
+            data = bytes(pipe.arrived[:buflen])
+            del pipe.arrived[:buflen]
         self._net.acknowledge(pipe, len(data))
         return data
 
@@ -484,6 +483,7 @@ class VirtualNet(trio.abc.SocketFactory):
         self.segments: Counter[str] = Counter()
         #: Called with (time, source, target, bytes) for every segment that arrives: traces and digests.
         self.trace: Callable[[float, str, str, int], None] | None = None
+        self._now: Callable[[], float] = trio.current_time
         self._cuts: Counter[tuple[str, str]] = Counter()
         self._vanished: set[str] = set()
         self._busy: dict[str, float] = {}
@@ -511,11 +511,12 @@ class VirtualNet(trio.abc.SocketFactory):
         clock: Any = trio.lowlevel.current_clock()
         time: Time = clock.time
         before, time.net = trio.socket.set_custom_socket_factory(self), self
+        self._now = clock.current_time  # what trio's own comes to, several times for each segment
         try:
             yield self
         finally:
             trio.socket.set_custom_socket_factory(before)
-            time.net = None
+            time.net, self._now = None, trio.current_time
 
     @contextmanager
     def at(self, host: str) -> Iterator[None]:
@@ -566,7 +567,7 @@ class VirtualNet(trio.abc.SocketFactory):
 
     def post(self, pipe: Pipe, act: Callable[..., None], *args: Any, size: int = 0) -> None:
         """Send one thing through a pipe, behind all that was sent before."""
-        now, source, target = trio.current_time(), pipe.source, pipe.target
+        now, source, target = self._now(), pipe.source, pipe.target
         if source in self._vanished:
             return
         leaves = now
@@ -592,13 +593,15 @@ class VirtualNet(trio.abc.SocketFactory):
         if pipe.held or not self._passes(pipe):
             if not pipe.held:
                 self._holding[pipe] = None
-                self._at(trio.current_time() + self.give_up_s, self._give_up, pipe)
-            pipe.held.append((act, args, trio.current_time()))
+                self._at(self._now() + self.give_up_s, self._give_up, pipe)
+            pipe.held.append((act, args, self._now()))
         else:
             act(*args)
 
     def _passes(self, pipe: Pipe) -> bool:
         """Whether what is on its way arrives; what had left before the power failed does."""
+        if not self._cuts and not self._vanished:
+            return True
         return not self._cuts[pipe.source, pipe.target] and pipe.target not in self._vanished
 
     def deliver(self, pipe: Pipe, data: bytes) -> None:
@@ -606,7 +609,7 @@ class VirtualNet(trio.abc.SocketFactory):
         if pipe.source != pipe.target:
             self.bytes_in[pipe.target] += len(data)
             if self.trace is not None:
-                self.trace(trio.current_time(), pipe.source, pipe.target, len(data))
+                self.trace(self._now(), pipe.source, pipe.target, len(data))
         end = pipe.end
         if end.closed:
             if end._out is not None:
@@ -630,7 +633,7 @@ class VirtualNet(trio.abc.SocketFactory):
 
     def room(self, pipe: Pipe) -> int:
         """Bytes that the sender may send now, as far as it knows."""
-        now, freed = trio.current_time(), pipe.freed
+        now, freed = self._now(), pipe.freed
         if freed and self.open(pipe.target, pipe.source):
             while freed and freed[0][0] <= now:
                 pipe.outstanding -= freed.popleft()[1]
@@ -638,7 +641,7 @@ class VirtualNet(trio.abc.SocketFactory):
 
     def acknowledge(self, pipe: Pipe, size: int) -> None:
         """The reader has taken bytes; the sender will know one way later."""
-        at = trio.current_time() + self.one_way(pipe.target, pipe.source)
+        at = self._now() + self.one_way(pipe.target, pipe.source)
         if pipe.freed and pipe.freed[-1][0] >= at:
             at, before = pipe.freed.pop()
             size += before
@@ -700,7 +703,7 @@ class VirtualNet(trio.abc.SocketFactory):
     def _release(self) -> None:
         for pipe in list(self._holding):
             # Until this arrives, what left later waits behind it.
-            self._at(trio.current_time() + self.one_way(pipe.source, pipe.target), self._flush, pipe)
+            self._at(self._now() + self.one_way(pipe.source, pipe.target), self._flush, pipe)
         for sock in self.sockets.values():
             if sock._out is not None:
                 sock._out.wake_writer()
@@ -715,7 +718,7 @@ class VirtualNet(trio.abc.SocketFactory):
 
     def _give_up(self, pipe: Pipe) -> None:
         """What a cut has held for too long: the sender's kernel ends the connection."""
-        if pipe.held and trio.current_time() - pipe.held[0][2] >= self.give_up_s:
+        if pipe.held and self._now() - pipe.held[0][2] >= self.give_up_s:
             self._holding.pop(pipe, None)
             pipe.held.clear()
             sender = self._sender(pipe)

@@ -84,11 +84,13 @@ def test_names_are_data(ledger: Ledger) -> None:
 
 
 def test_another_process_is_noticed(ledger: Ledger, path: Path) -> None:
-    before = ledger.version()
+    before, stamp = ledger.version(), ledger.stamp()
+    assert ledger.stamp() == stamp
     other = Ledger(path)
     other.add_key(ApiKey("new", fingerprint("x")))
     other.close()
     assert ledger.version() != before
+    assert ledger.stamp() != stamp
     (key,) = ledger.keys()
     assert key.name == "new"
 
@@ -137,6 +139,11 @@ def test_what_cannot_be_read_is_set_aside(damage: str, path: Path) -> None:
     assert ledger.next_incarnation() == 1000
     assert ledger.problem == ""
     ledger.close()
+
+
+def test_where_there_is_no_file_there_is_no_stamp(ledger: Ledger) -> None:
+    ledger.path = ledger.path / "nowhere"
+    assert ledger.stamp() is None
 
 
 def test_a_full_disk_does_not_stop_anything(ledger: Ledger) -> None:

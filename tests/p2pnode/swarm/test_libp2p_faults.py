@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from p2pnode.swarm.door import DoorSettings
 from p2pnode.swarm.libp2p import Libp2pNet
@@ -179,3 +180,16 @@ async def _stay(visitor: Libp2pNet, hub: Swarm) -> None:
         link = await visitor.dial(hub.me, hub.addrs)
         while await link.receive_some():
             pass
+
+
+async def test_what_ended_unread_goes_when_the_next_stream_comes() -> None:
+    """The library wakes a task for each connection every half minute, only to look for such streams."""
+    async with running(real_net(1)) as swarm, running(real_net(2)) as other:
+        link = await swarm._net.dial(other.me, other.addrs)
+        muxed = next(iter(other._net._links))._muxed
+        dead = YamuxStream(99, muxed, False)
+        dead.closed, dead._closed_at = True, trio.current_time() - 100
+        muxed.streams[99], muxed.stream_buffers[99] = dead, bytearray(b"unread")
+        await link._muxed.open_stream()
+        await eventually(lambda: 99 not in muxed.streams)
+        assert 99 not in muxed.stream_buffers

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import trio
 from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
+from noise.connection import NoiseConnection
+from noise.exceptions import NoiseInvalidMessage
 
 from p2pnode.swarm.bell import Bell
 from p2pnode.swarm.keeper import Keeper
-from p2pnode.swarm.sieve import BufferedPackets, Sieve
+from p2pnode.swarm.sieve import BufferedPackets, Sieve, ciphers
 
 # --- the bell --------------------------------------------------------------------------------------------------------
 
@@ -40,6 +42,27 @@ async def test_who_waits_is_woken_and_who_was_cancelled_is_not(autojump_clock: t
             await bell.wait()
         bell.set()
     assert not bell.is_set()
+
+
+async def test_waiting_ends_with_a_ring_the_time_or_a_cancellation(autojump_clock: trio.testing.MockClock) -> None:
+    bell, began = Bell(), trio.current_time()
+    await bell.wait_until(began + 1)
+    assert trio.current_time() - began == pytest.approx(1)
+    assert not bell.is_set()
+    await bell.wait_until(began)
+    with trio.move_on_after(1) as cut:
+        await bell.wait_until(began + 10)
+    assert cut.cancelled_caught
+    assert trio.current_time() - began == pytest.approx(2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bell.wait_until, began + 10)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(RuntimeError):
+            await bell.wait_until(began + 10)
+        bell.set()
+    bell.set()
+    await bell.wait_until(began + 10)
+    assert trio.current_time() - began == pytest.approx(2)
 
 
 async def test_a_ring_outlives_a_cancelled_wait_and_not_a_look(autojump_clock: trio.testing.MockClock) -> None:
@@ -250,3 +273,19 @@ def test_what_is_too_long_for_a_packet_leaves_in_several() -> None:
         sealed = sealed[2 + size :]
     assert b"".join(pieces) == data
     assert [len(piece) for piece in pieces] == [65519, 65519, len(data) - 2 * 65519]
+
+
+def test_packets_are_sealed_as_the_library_does_and_a_changed_one_is_refused() -> None:
+    ours, theirs = (NoiseConnection.from_name(b"Noise_NN_25519_ChaChaPoly_SHA256") for _ in range(2))
+    ours.set_as_initiator()
+    theirs.set_as_responder()
+    ours.start_handshake()
+    theirs.start_handshake()
+    theirs.read_message(ours.write_message())
+    ours.read_message(theirs.write_message())
+    seal, unseal = ciphers(ours.noise_protocol)
+    for size in (0, 1, 300):
+        assert theirs.decrypt(seal(b"x" * size)) == b"x" * size
+        assert unseal(theirs.encrypt(b"y" * size)) == b"y" * size
+    with pytest.raises(NoiseInvalidMessage):
+        unseal(bytes(20))
