@@ -3,17 +3,17 @@
 Theory of operation
 ===================
 
-With ``n`` nodes, each statement of ``b`` bytes goes once over each link, so a node with ``2c`` links uploads it ``c``
-times (measured with this machine: 4 to 5 with eight neighbours).  Said every ``p`` seconds by everyone it costs each
-node ``n * b * c / p`` bytes per second.  Loads may use ``LOAD_SHARE`` of the byte budget and adverts ``ADVERT_SHARE``,
+With ``n`` nodes, each statement of ``b`` bytes goes once over each link, so a node with ``2c`` neighbours uploads it
+about ``c`` times (:data:`COPIES`).  Said every ``p`` seconds by everyone it costs each node ``n * b * c / p`` bytes per
+second.  Loads may use ``LOAD_SHARE`` of the byte budget and adverts ``ADVERT_SHARE``,
 so the periods stretch with the network::
 
     load period   = max(load_period_s, n * b * c / (LOAD_SHARE   * budget_bytes_s))
     advert period = max(advert_ttl_s/2, n * b * c / (ADVERT_SHARE * budget_bytes_s))
 
 Once the network is so large that loads have to wait for the budget (:meth:`Announcer.crowded`), they are passed on to
-few neighbours only (:func:`few_of`) and cost ``COPIES_OF_FEW`` uploads: so they can be stated more often.  Whom one
-version does not reach the next one does, or a digest.
+few neighbours only (:func:`few_of`) and cost fewer uploads (:data:`COPIES_OF_FEW`): so they can be stated more often.
+Whom one version does not reach the next one does, or a digest.
 
 A load lives ``load_ttl_periods`` of its period, an advert two of its own.  A load that changed much is said before
 its period is over, but not more than ``HASTE`` times as often; a change of status is said within a tick.
@@ -35,15 +35,17 @@ from protocol.signing import ADVERT, LOAD, MAX_INC, MAX_TTL_S, Envelope, Signer
 #: adverts still everywhere in seconds; the rest is for digests and for newcomers.
 LOAD_SHARE: Final = 0.58
 ADVERT_SHARE: Final = 0.22
-#: Times a statement is uploaded by each node (measured: 4 to 5 with 8 neighbours).
-COPIES: Final = 4.5
+#: Times a statement is uploaded by each node, for each of its neighbours (measured: 4 to 5 with 8).
+COPIES: Final = 0.56
+#: Neighbours that whoever has fewer reckons with: a newcomer will have as many (``neighbours``).
+LEAST_LINKS: Final = 8
 #: Neighbours that a load is passed on to in a crowded network: an epidemic of three reaches 94 % (1 - s = exp(-3 s)).
 #: Of more than eight this share of them: a node with few neighbours, all of whom have many, would else hear of little
 #: (simulated with 50 to 300 nodes: the same bytes, figures 4 to 9 % younger).
 FEW: Final = 3
 FEW_SHARE: Final = 3 / 8
-#: Times a load is then uploaded by each node (simulated with 300 and 1,000 nodes).
-COPIES_OF_FEW: Final = 2.4
+#: Times a load is then uploaded by each node, for each of these few (simulated with 300 and 1,000 nodes: 2.4 of 3).
+COPIES_OF_FEW: Final = 0.8
 #: A changed load may come this many times as often as an unchanged one (guess).
 HASTE: Final = 4.0
 #: Periods are shortened by up to this share at random so that nodes do not fall into step (guess).
@@ -62,6 +64,8 @@ class Announcer:
         self.advert: Advert | None = None
         self.load: Load | None = None
         self.left = False
+        #: How many neighbours we have: as many as anybody, as far as we know.
+        self.links = LEAST_LINKS
         self._stated: Load | None = None
         self._stated_at = -math.inf
         self._overtook_at = -math.inf
@@ -70,17 +74,18 @@ class Announcer:
 
     def period(self, kind: int, nodes: int) -> float:
         """Seconds between two statements of ``kind`` in a network of ``nodes``; the formula is at the top."""
-        base, share, copies = self._settings.load_period_s, LOAD_SHARE, COPIES
+        links = max(LEAST_LINKS, self.links)
+        base, share, copies = self._settings.load_period_s, LOAD_SHARE, COPIES * links
         if kind == ADVERT:
             base, share = self._settings.advert_ttl_s / 2, ADVERT_SHARE
         elif self.crowded(nodes):
-            copies = COPIES_OF_FEW
+            copies = COPIES_OF_FEW * few_of(links)
         return max(base, nodes * self._bytes[kind] * copies / (share * self._settings.budget_bytes_s))
 
     def crowded(self, nodes: int) -> bool:
         """Whether loads have to be stated less often than ``load_period_s`` for the sake of the budget."""
-        settings = self._settings
-        return nodes * self._bytes[LOAD] * COPIES > LOAD_SHARE * settings.budget_bytes_s * settings.load_period_s
+        settings, copies = self._settings, COPIES * max(LEAST_LINKS, self.links)
+        return nodes * self._bytes[LOAD] * copies > LOAD_SHARE * settings.budget_bytes_s * settings.load_period_s
 
     def advertise(self, advert: Advert, nodes: int, now: float, wall: float) -> list[Envelope]:
         """Our advert, if it says something new; with the first one goes a load, so that others can see us live."""

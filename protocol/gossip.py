@@ -194,6 +194,7 @@ class Gossip:
         self._standing = [self._links[peer] for peer in peers if peer in self._links]
         for link in self._standing:
             link.standing = True
+        self._own.links = len(self._standing)
 
     def greet(self, peer: PeerId, now: float) -> list[Effect]:
         """Tell the other end of a fresh link who we are."""

@@ -200,8 +200,7 @@ def summary(point: Point, runs: Sequence[Run]) -> dict[str, Any]:
     for run in runs:
         for name in flat(run["metrics"]):
             value = metric_of(run["metrics"], name)
-            if value is not None:
-                values.setdefault(name, []).append(value)
+            values.setdefault(name, []).append(math.inf if value is None else value)  # null: it never came to that
     jobs = {name: int(sum(values.get(f"jobs_{name}", []))) for name in ("submitted", "completed", "failed", "unserved")}
     return {
         "point": point,
@@ -223,7 +222,7 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """Mean, median and the interval that holds the mean of all seeds with 95 % (Student); none for one seed."""
     mean, count = statistics.fmean(values), len(values)
     interval = None
-    if count > 1:
+    if count > 1 and math.isfinite(mean):
         t = STUDENT[count - 2] if count - 2 < len(STUDENT) else NORMAL
         half = t * statistics.stdev(values) / math.sqrt(count)
         interval = [mean - half, mean + half]

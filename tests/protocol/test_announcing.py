@@ -8,7 +8,16 @@ import random
 import pytest
 
 from protocol.adverts import Load, Status, read
-from protocol.announcing import ADVERT_SHARE, COPIES, COPIES_OF_FEW, LOAD_SHARE, Announcer, changed
+from protocol.announcing import (
+    ADVERT_SHARE,
+    COPIES,
+    COPIES_OF_FEW,
+    LEAST_LINKS,
+    LOAD_SHARE,
+    Announcer,
+    changed,
+    few_of,
+)
 from protocol.settings import GossipSettings
 from protocol.signing import ADVERT, LOAD, MAX_INC, MAX_TTL_S, Envelope
 from tests.protocol.harness import WALL, advert_of, signer_of
@@ -117,15 +126,17 @@ def test_a_node_without_an_advert_repeats_what_it_said() -> None:
     assert kinds(node.repeat(1, 0.0, WALL)) == [LOAD]
 
 
+@pytest.mark.parametrize("links", [0, 8, 16])
 @pytest.mark.parametrize("nodes", [1, 30, 300, 1000, 4096])
-def test_periods_stretch_so_that_the_budget_holds(nodes: int) -> None:
+def test_periods_stretch_so_that_the_budget_holds(nodes: int, links: int) -> None:
     node = announcer()
+    node.links, links = links, max(LEAST_LINKS, links)
     advert, load = node.advertise(advert_of(0), nodes, 0.0, WALL)
     node.repeat(nodes, 0.0, WALL)  # from now on the sizes are known
     budget = GossipSettings().budget_bytes_s
-    copies = COPIES_OF_FEW if node.crowded(nodes) else COPIES
+    copies = COPIES_OF_FEW * few_of(links) if node.crowded(nodes) else COPIES * links
     assert nodes * len(load.wire) * copies / node.period(LOAD, nodes) <= LOAD_SHARE * budget * 1.001
-    assert nodes * len(advert.wire) * COPIES / node.period(ADVERT, nodes) <= ADVERT_SHARE * budget * 1.001
+    assert nodes * len(advert.wire) * COPIES * links / node.period(ADVERT, nodes) <= ADVERT_SHARE * budget * 1.001
     assert node.period(LOAD, 1) == 5.0
     assert node.period(ADVERT, 1) == 60.0
 

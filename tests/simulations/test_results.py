@@ -115,6 +115,8 @@ def test_the_interval_is_students() -> None:
     half = 4.303 / math.sqrt(3)
     assert found["ci95"] == pytest.approx([2 - half, 2 + half])
     assert results.over_seeds([1.0])["ci95"] is None
+    never = results.tidy(results.over_seeds([1.0, math.inf, 3.0]))
+    assert (never["mean"], never["median"], never["ci95"]) == (None, 3.0, None)
     many = results.over_seeds([0.0, 1.0] * 50)
     assert many["ci95"][1] - many["mean"] == pytest.approx(1.96 * np.std([0.0, 1.0] * 50, ddof=1) / 10)
 
