@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -51,9 +51,6 @@ from simulations.scenario import Engine
 if TYPE_CHECKING:
     from simulations.peer import Peer
 
-#: What is told between the first token and the last, as a share of the silence that the entry allows.
-TELL_SHARE: Final = 2 / 3
-
 
 class Worker:
     """See the module's docstring.  ``broken`` engines take jobs and never answer; the number is that of the reasons."""
@@ -75,7 +72,9 @@ class Worker:
         #: Attempts on their way here, or waiting for a dial; nobody is told of them but the omniscient.
         self.coming: dict[int, Attempt] = {}
         self._wake_at = math.inf
-        self._tell_s = peer.settings.cascade.frame_s * TELL_SHARE
+        #: Between the first token and the last what was made is told together, as often as a daemon would say BEAT:
+        #: told more rarely, a slow link makes a silence of it that the entry does not allow.
+        self._tell_s = peer.settings.admission.beat_s
         self._load: Load | None = None
         self._stale = True
         self.broken = 0
