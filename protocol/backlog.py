@@ -68,12 +68,11 @@ class Backlog:
 
     def discard(self, mark: Mark) -> None:
         """It has that, or nobody holds it any more."""
-        if mark in self._lacks:
-            del self._lacks[mark]
-            if mark in self._due:
-                del self._due[mark]
-            elif mark in self._first:
-                del self._first[mark]
+        due = self._lacks.pop(mark, math.inf)
+        if due == NOW:
+            del self._first[mark]
+        elif due < math.inf:
+            del self._due[mark]
 
     def prune(self, now: float) -> None:
         """Forget what ran out or is not held any more."""
