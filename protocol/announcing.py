@@ -33,7 +33,7 @@ from protocol.signing import ADVERT, LOAD, MAX_INC, MAX_TTL_S, Envelope, Signer
 
 #: Shares of the byte budget, chosen in the simulator so that load figures are as young as their links allow with
 #: adverts still everywhere in seconds; the rest is for digests and for newcomers.
-LOAD_SHARE: Final = 0.58
+LOAD_SHARE: Final = 0.62
 ADVERT_SHARE: Final = 0.22
 #: Times a statement is uploaded by each node, for each of its neighbours (measured: 4 to 5 with 8).
 COPIES: Final = 0.56
@@ -64,7 +64,8 @@ class Announcer:
         self.advert: Advert | None = None
         self.load: Load | None = None
         self.left = False
-        #: How many neighbours we have: as many as anybody, as far as we know.
+        #: How many neighbours we have: as many as anybody, as far as we know.  Those that others have chosen are among
+        #: them, so others can make us state things up to half as often; it is what they cost us.
         self.links = LEAST_LINKS
         self._stated: Load | None = None
         self._stated_at = -math.inf

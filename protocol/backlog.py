@@ -1,4 +1,4 @@
-"""What one neighbour lacks, in the order in which it is sent.
+"""What one neighbour lacks, in the order in which it is sent; and what else is kept of it.
 
 Theory of operation
 ===================
@@ -20,7 +20,9 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from protocol.budget import Bucket
 from protocol.freshness import Mark
+from protocol.ids import PeerId
 from protocol.signing import Envelope
 
 #: Bytes around a statement in ``Records``, and around ``Records`` in a frame.
@@ -107,11 +109,12 @@ class Backlog:
     def due(self, now: float, most: int) -> list[Mark]:
         """Up to ``most`` adverts that have been left behind for long enough; they are off the list then."""
         found: list[Mark] = []
-        for mark, due in list(self._due.items()):
-            if due <= now and len(found) < most:
-                self.discard(mark)
-                if mark.envelope is not None and mark.lives(now):
-                    found.append(mark)
+        for mark in [mark for mark, due in self._due.items() if due <= now]:
+            self.discard(mark)
+            if mark.envelope is not None and mark.lives(now):
+                found.append(mark)
+                if len(found) == most:
+                    break
         self._shrink()
         return found
 
@@ -120,3 +123,20 @@ class Backlog:
         self._lacks = self._lacks or _NOTHING
         self._first = self._first or _NOTHING
         self._due = self._due or _NOTHING
+
+
+class Neighbour:
+    """What gossip keeps of a link."""
+
+    __slots__ = ("asked", "checks", "digests", "guest", "introduced", "lacks", "peer", "standing", "told", "wants")
+
+    def __init__(self, peer: PeerId, checks: tuple[Bucket, ...], now: float) -> None:
+        self.peer = peer
+        #: The allowances of signatures that it spends from: its own, and that of all links that others have made.
+        self.checks = checks
+        self.guest = len(checks) > 1
+        self.standing = False
+        self.lacks = Backlog()
+        self.told = now  # when it was told what we have, or the link came up
+        self.digests = self.wants = 0  # looked at, and asked for because it told us, since the last round
+        self.asked = self.introduced = False  # asked: an exchange was opened with it since the last round

@@ -36,6 +36,9 @@ from protocol.messages import Digest
 from protocol.signing import ADVERT, LOAD
 
 HASH_BYTES: Final = 8
+#: Bytes of a digest without anything in it, and of an entry, at most.
+HEAD_BYTES: Final = 24
+ENTRY_BYTES: Final = 49
 _SUMMARY: Final = struct.Struct(f">{BUCKETS}Q")
 #: A view of at most this many entries is said in full: no more bytes than the hashes of a large one twice (guess).
 MAX_PLAIN: Final = 128
@@ -50,8 +53,13 @@ Entry = tuple[int, bytes, int, int]
 
 
 def size(digest: Digest) -> int:
-    """Bytes of a digest on the wire, from above: an entry has at most 49."""
-    return 24 + len(digest.buckets) + 2 * len(digest.listed) + 49 * len(digest.entries)
+    """Bytes of a digest on the wire, from above."""
+    return HEAD_BYTES + len(digest.buckets) + 2 * len(digest.listed) + ENTRY_BYTES * len(digest.entries)
+
+
+def covered(room: float) -> int:
+    """How many entries fit into so many bytes."""
+    return max(0, int((room - HEAD_BYTES) // ENTRY_BYTES))
 
 
 def opening(marks: Marks, now: float) -> Digest:
@@ -116,9 +124,9 @@ def having(marks: Iterable[Mark]) -> Digest:
     return Digest(entries=tuple(_entry(mark.envelope.key, mark) for mark in marks if mark.envelope), have=True)
 
 
-def offered(marks: Marks, digest: Digest, now: float) -> tuple[list[Mark], list[Entry]]:
+def offered(marks: Marks, entries: Iterable[Entry], now: float) -> tuple[list[Mark], list[Entry]]:
     """``(alike, wants)``: what we have just as the sender of ``have``, and what we ask it for."""
-    theirs = {(PeerId(author), kind): (inc, seq) for kind, author, inc, seq in digest.entries}
+    theirs = {(PeerId(author), kind): (inc, seq) for kind, author, inc, seq in entries}
     found = [(marks.get(key), version) for key, version in theirs.items()]
     alike = [mark for mark, version in found if mark is not None and (mark.inc, mark.seq) == version]
     return alike, _wants(marks, theirs, now)

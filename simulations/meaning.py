@@ -12,29 +12,20 @@ import importlib.util
 import re
 from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
-from math import inf
+from math import inf, nextafter
 from pathlib import Path
 from typing import Final
 
 from protocol.hardware import find_gpu, gpu_names, model_names, shape_of
 from protocol.policies import POLICIES, SORTS
+from protocol.signing import MAX_TTL_S
 from simulations.checking import Problem, listed, meant, shown
 from simulations.scenario import Fault, Scenario
 
-#: Settings of ``node`` that are the time between two turns of something: 0 would never end.
-PERIODS: Final = (
-    "tick_s",
-    "digest_s",
-    "load_period_s",
-    "period_s",
-    "rotate_s",
-    "redial_first_s",
-    "republish_s",
-    "refresh_s",
-    "query_s",
-    "ping_s",
-    "beat_s",
-)
+#: Settings of ``node`` that may be 0: a tolerance, a queue, a saving; without any of the others nothing would go.
+MAY_BE_ZERO: Final = ("burst_bytes", "load_change", "marks_s", "probes", "queue", "skew_s")
+#: The least time between two turns of anything, seconds: shorter ones would be nothing but events (guess).
+LEAST_S: Final = 0.01
 #: Traces that are shipped; anything else is the path of a file (``traces`` has the same names).
 TRACES: Final = ("azure-code", "azure-conv", "mooncake-conversation", "mooncake-synthetic", "servegen")
 #: From, to: what ``amount`` of a fault may be where 0 and more is not right (``faults`` says what it means).  Holds
@@ -220,9 +211,14 @@ def _settings(scenario: Scenario) -> Iterator[Problem]:
         settings = getattr(scenario.node, part)
         for name in settings.__struct_fields__:
             value = getattr(settings, name)
-            if isinstance(value, int | float) and (value < 0 or (name in PERIODS and value == 0)):
-                least = "above 0" if name in PERIODS else "of at least 0"
-                yield Problem(f"node.{part}.{name}", f"= {value:g} is wrong: it must be a number {least}")
+            if not isinstance(value, int | float):
+                continue
+            least = 0.0 if name in MAY_BE_ZERO else LEAST_S if name.endswith("_s") else nextafter(0.0, 1.0)
+            most = MAX_TTL_S if name == "provider_ttl_s" else inf
+            if not least <= value <= most:
+                below = "" if most == inf else f" and at most {most:g}"
+                above = f"of at least {least:g}" if least in (0.0, LEAST_S) else "above 0"
+                yield Problem(f"node.{part}.{name}", f"= {value:g} is wrong: it must be a number {above}{below}")
 
 
 def policies() -> tuple[str, ...]:

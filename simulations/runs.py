@@ -343,6 +343,7 @@ class Runs:
                 self._word = Word()
                 with suppress(KeyboardInterrupt):  # the second
                     self.made[index] = one_run(each, self.world, self._word)
+                self._word = None  # what is said of it is not to be broken off
                 self.audience.ends(index, self.made.get(index))
         return list(self.made.values())
 

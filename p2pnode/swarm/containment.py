@@ -441,14 +441,14 @@ def guard(inner: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[
 
     async def guarded(stream: Any) -> None:
         muxed: ContainedYamux = stream.muxed_conn
-        async with muxed.streams_lock:
-            muxed._sweep_stale_streams()
-        if len(muxed.streams) > STREAMS:
-            log.debug("too_many_streams", extra={"address": muxed.front.address, "most": STREAMS})
-            muxed.front.cut()
-            return
-        muxed.tame(stream.muxed_stream)
         try:
+            async with muxed.streams_lock:
+                muxed._sweep_stale_streams()
+            if len(muxed.streams) > STREAMS:
+                log.debug("too_many_streams", extra={"address": muxed.front.address, "most": STREAMS})
+                muxed.front.cut()
+                return
+            muxed.tame(stream.muxed_stream)
             await inner(stream)
         except Exception as error:
             log.debug("stream_failed", extra={"address": muxed.front.address, "error": repr(error)})

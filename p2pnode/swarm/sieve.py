@@ -21,6 +21,7 @@ import trio
 from cryptography.exceptions import InvalidTag
 from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
 from libp2p.security.noise.io import MAX_PLAINTEXT_LENGTH, NoisePacketReadWriter
+from noise.constants import MAX_NONCE
 from noise.exceptions import NoiseInvalidMessage
 
 READ_BYTES: Final = 64 * 1024
@@ -45,6 +46,9 @@ def ciphers(protocol: Any) -> tuple[Callable[[bytes], bytes], Callable[[bytes], 
     out, into = protocol.cipher_state_encrypt, protocol.cipher_state_decrypt
     encrypt, decrypt = out.cipher.cipher.encrypt, into.cipher.cipher.decrypt
     sealed, opened = itertools.count(out.n), itertools.count(into.n)
+    out.n = into.n = (
+        MAX_NONCE  # whoever asks the library now is refused, instead of getting a number for the second time
+    )
 
     def seal(data: bytes) -> bytes:
         return encrypt(_NONCE.pack(0, next(sealed)), data, None)

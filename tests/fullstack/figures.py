@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import ceil, sqrt
+from itertools import count
+from math import ceil, gcd, sqrt
 from statistics import mean, stdev
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ MEANING: Final = {
 }
 
 
-#: Places from one author of a changed advert to the next (a prime, so that every node has its turn).
+#: Places from one author of a changed advert to the next, or the next larger number that gives every node its turn.
 STRIDE: Final = 7
 #: Seconds by which each change is later within its second than the one before (the golden section fills it evenly).
 GOLDEN: Final = 0.618
@@ -193,8 +194,9 @@ def changes(run: Run) -> list[Change]:
     """All of a run; those too late in it to have spread are left out."""
     times = [number * run.change_s + number * GOLDEN % 1.0 for number in range(int(run.time_s / run.change_s))]
     ends = times[run.nodes :] + [run.time_s] * run.nodes
+    stride = next(step for step in count(STRIDE) if gcd(step, run.nodes) == 1)
     return [
-        Change(at, number * STRIDE % run.nodes, until - 0.001)
+        Change(at, number * stride % run.nodes, until - 0.001)
         for number, (at, until) in enumerate(zip(times, ends, strict=False))
         if until - at >= SPREAD_S
     ]

@@ -78,6 +78,7 @@ def test_authors_take_turns_and_each_change_has_time_to_spread() -> None:
     found = changes(run)
     assert {change.author for change in found} == set(range(8))
     assert all(SPREAD_S <= change.until - change.at < 10.0 for change in found)
+    assert len({change.author for change in changes(Run(nodes=14, time_s=60.0, change_s=1.0))}) == 14
     for author in range(8):
         own = [change for change in found if change.author == author]
         assert all(early.until < late.at for early, late in itertools.pairwise(own))

@@ -404,6 +404,59 @@ def test_whoever_is_told_asks_for_what_it_lacks_and_tells_nobody_what_they_have(
     assert len(lacks) == 0
 
 
+def test_what_is_told_takes_little_of_the_budget_and_every_neighbour_has_its_turn() -> None:
+    node = Alone(16)
+    bytes_told, turns = 0, dict.fromkeys(node.peers[1:], 0)
+    for second in range(1, 120):  # adverts such as nobody can pass on
+        adverts = [
+            statement(signer_of(author), advert_of(author), (1, second), WALL + second, 120)
+            for author in range(100 + 15 * second % 90, 115 + 15 * second % 90)
+        ]
+        node.get(node.peers[0], *adverts, now=float(second))
+        for peer, digest in told(node.tick(second + 0.5)).items():
+            bytes_told += digests.size(digest)
+            turns[peer] = turns.get(peer, 0) + 1
+    assert 0 < bytes_told / 119 <= gossip.TOLD_SHARE * node.gossip._flow.rate * 1.05 + 24 + 49 * gossip.MAX_TOLD / 119
+    assert min(turns.values()) * 4 >= max(turns.values())
+
+
+def test_whoever_tells_much_makes_us_ask_for_little() -> None:
+    node = Alone(1)
+    (peer,) = node.peers
+    entries = tuple((ADVERT, bytes([number]) * 32, 1, 1) for number in range(1, 100))
+    asked = [node.gossip.on_digest(peer, Digest(entries=entries[start:], have=True), 0.0) for start in (0, 30, 60)]
+    assert [len(wants) for wants in map(told_or_asked, asked)] == [gossip.MAX_TOLD, 0, 0]
+    node.gossip.timer(("gossip", "digest"), 30.0, WALL + 30)
+    node.gossip._sync.spend(node.gossip._sync.level(30.0) - 24 - 49 * 3, 30.0)
+    assert len(told_or_asked(node.gossip.on_digest(peer, Digest(entries=entries, have=True), 30.0))) == 3
+
+
+def told_or_asked(effects: list[Effect]) -> tuple[tuple[int, bytes, int, int], ...]:
+    """The entries of the one digest there is, if any."""
+    return next((e.message.entries for e in effects if isinstance(e, Send) and isinstance(e.message, Digest)), ())
+
+
+def test_what_is_asked_for_twice_in_one_message_is_sent_once() -> None:
+    node = Alone(1)
+    (peer,) = node.peers
+    node.gossip.learn([load(1)], 0.0)
+    want = Digest(entries=((LOAD, signer_of(1).peer_id, 0, 0),) * 50)
+    assert pushed(node.gossip.on_digest(peer, want, 20.0)) == {peer: [(signer_of(1).peer_id, LOAD, 1)]}
+
+
+def test_our_own_goes_first_also_to_whoever_showed_us_an_older_one() -> None:
+    node = Alone(1, budget_bytes_s=400, burst_bytes=400)
+    (peer,) = node.peers
+    node.gossip._flow.spend(node.gossip._flow.level(0.0), 0.0, debt=10**6)
+    node.gossip.advertise(advert_of(0), 0.0)
+    node.get(peer, *[load(author) for author in range(1, 9)])
+    node.get(peer, load(0, 0, issued=WALL - 1))  # of an earlier version
+    assert {mark.envelope.author for mark in node.gossip._links[peer].lacks._first if mark.envelope} == {
+        node.me.peer_id
+    }
+    assert len(node.gossip._links[peer].lacks._first) == 2
+
+
 def test_a_short_budget_goes_to_our_own_then_goodbyes_then_the_newest() -> None:
     node = Alone(1, budget_bytes_s=400, burst_bytes=400)
     (a,) = node.peers

@@ -228,7 +228,7 @@ def test_a_wrong_trace_is_told_before_the_first_run(tmp_path: Path) -> None:
             "[node.gossip]\ntick = 1\n",
             "node.gossip.tick is no key of [node.gossip] (did you mean tick_s?); it has tick_s,",
         ),
-        ("[node.gossip]\ntick_s = 0\n", "node.gossip.tick_s = 0 is wrong: it must be a number above 0"),
+        ("[node.gossip]\ntick_s = 0\n", "node.gossip.tick_s = 0 is wrong: it must be a number of at least 0.01"),
         ("[node.gossip]\nskew_s = -1\n", "node.gossip.skew_s = -1 is wrong: it must be a number of at least 0"),
         (
             '[routing]\npolicy = "randm"\n',

@@ -11,7 +11,7 @@ import pytest
 import trio
 from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
 from noise.connection import NoiseConnection
-from noise.exceptions import NoiseInvalidMessage
+from noise.exceptions import NoiseInvalidMessage, NoiseMaxNonceError
 
 from p2pnode.swarm.bell import Bell
 from p2pnode.swarm.keeper import Keeper
@@ -289,3 +289,6 @@ def test_packets_are_sealed_as_the_library_does_and_a_changed_one_is_refused() -
         assert unseal(theirs.encrypt(b"y" * size)) == b"y" * size
     with pytest.raises(NoiseInvalidMessage):
         unseal(bytes(20))
+    for asked_again in (ours.encrypt, ours.decrypt):  # no number is used twice
+        with pytest.raises(NoiseMaxNonceError):
+            asked_again(bytes(20))
