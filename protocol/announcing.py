@@ -33,7 +33,7 @@ from protocol.signing import ADVERT, LOAD, MAX_INC, MAX_TTL_S, Envelope, Signer
 
 #: Shares of the byte budget, chosen in the simulator so that load figures are as young as their links allow with
 #: adverts still everywhere in seconds; the rest is for digests and for newcomers.
-LOAD_SHARE: Final = 0.62
+LOAD_SHARE: Final = 0.58
 ADVERT_SHARE: Final = 0.22
 #: Times a statement is uploaded by each node, for each of its neighbours (measured: 4 to 5 with 8).
 COPIES: Final = 0.56
