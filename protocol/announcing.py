@@ -5,8 +5,8 @@ Theory of operation
 
 With ``n`` nodes, each statement of ``b`` bytes goes once over each link, so a node with ``2c`` neighbours uploads it
 about ``c`` times (:data:`COPIES`).  Said every ``p`` seconds by everyone it costs each node ``n * b * c / p`` bytes per
-second.  Loads may use ``LOAD_SHARE`` of the byte budget and adverts ``ADVERT_SHARE``,
-so the periods stretch with the network::
+second.  Loads may use ``LOAD_SHARE`` of the byte budget and adverts ``ADVERT_SHARE``, so the periods stretch with the
+network::
 
     load period   = max(load_period_s, n * b * c / (LOAD_SHARE   * budget_bytes_s))
     advert period = max(advert_ttl_s/2, n * b * c / (ADVERT_SHARE * budget_bytes_s))

@@ -7,7 +7,8 @@ Per neighbour there is a list of the statements that it *lacks* (``backlog``).  
 list of every neighbour but the one that brought it and its author; a neighbour that shows us the same statement is
 taken off.  Each tick every neighbour gets what is on its list in one ``Records``.  Each link thus carries a statement
 about once; in a crowded network (``announcing``) each node passes a load of others on to a few of its neighbours.
-What was lost is found by digests (``digests``): on each new link, and every ``digest_s`` with one neighbour.
+Of an advert that the budget has held back for long a neighbour is told, and asks for it if it lacks it.  What was lost
+is found by digests (``digests``): on each new link, and every ``digest_s`` with one neighbour.
 
 What arrives is judged by ``intake``.  A wrong signature is held against its relayer and ends its message; nothing else
 is held against anybody.  Only what the view holds is relayed.

@@ -28,6 +28,7 @@ import msgspec
 from protocol.settings import PROFILES, NodeSettings
 from simulations.attackers import KINDS as ATTACKERS
 from simulations.dice import dice
+from simulations.network import DIAL_TIMEOUT_S, HANDSHAKE_TRIPS
 from simulations.runs import Audience, Made, Planned, Runs
 from simulations.scenario import (
     Attack,
@@ -43,6 +44,7 @@ from simulations.scenario import (
     Topology,
     Workload,
 )
+from simulations.topology import latencies
 
 #: Seeds that failed once.
 REGRESSIONS: Final = Path(__file__).with_name("fuzz_regressions.toml")
@@ -95,7 +97,7 @@ def scenario_of(seed: int, nodes: int = NODES, duration_s: float = TIME_S) -> Sc
         warmup_s=20.0,
         quiet_s=QUIET_S,
         chaos=True,
-        topology=_topology(die, nodes),
+        topology=_joinable(_topology(die, nodes), seed),
         hardware=_hardware(die),
         models=_models(die),
         engine=Engine(efficiency_sigma=die.choice((0.0, 0.15, 0.4)), prefix_reuse=die.random() < 0.7),
@@ -122,6 +124,25 @@ def _topology(die: Random, nodes: int) -> Topology:
         clock_skew_s=die.choice((0.0, 0.5, MOST_SKEW_S)),
         per_group=die.choice((1, 4, 16)),
     )
+
+
+def _joinable(topology: Topology, seed: int) -> Topology:
+    """With so many more bootstrap nodes that everybody has one whose dial is usually answered in time.
+
+    No daemon joins a network of which it reaches nobody (seed 106: the only one was 25 s of round trips away).
+    """
+    one_way_s = latencies(topology, seed).one_way_s
+
+    def reaches(index: int, other: int) -> bool:
+        trip = one_way_s(index, other) + one_way_s(other, index)
+        return index == other or HANDSHAKE_TRIPS * trip < DIAL_TIMEOUT_S
+
+    seeds = topology.seeds
+    while seeds < topology.nodes and not all(
+        any(reaches(index, other) for other in range(seeds)) for index in range(topology.nodes)
+    ):
+        seeds += 1
+    return msgspec.structs.replace(topology, seeds=seeds)
 
 
 def _hardware(die: Random) -> tuple[Hardware, ...]:

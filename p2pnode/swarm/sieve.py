@@ -46,9 +46,7 @@ def ciphers(protocol: Any) -> tuple[Callable[[bytes], bytes], Callable[[bytes], 
     out, into = protocol.cipher_state_encrypt, protocol.cipher_state_decrypt
     encrypt, decrypt = out.cipher.cipher.encrypt, into.cipher.cipher.decrypt
     sealed, opened = itertools.count(out.n), itertools.count(into.n)
-    out.n = into.n = (
-        MAX_NONCE  # whoever asks the library now is refused, instead of getting a number for the second time
-    )
+    out.n = into.n = MAX_NONCE  # whoever asks the library now is refused: no number is used twice
 
     def seal(data: bytes) -> bytes:
         return encrypt(_NONCE.pack(0, next(sealed)), data, None)

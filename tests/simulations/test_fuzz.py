@@ -9,7 +9,9 @@ import pytest
 
 from simulations import fuzz
 from simulations.attackers import KINDS as ATTACKERS
+from simulations.network import DIAL_TIMEOUT_S, HANDSHAKE_TRIPS
 from simulations.runs import Made, Planned
+from simulations.topology import latencies
 from simulations.world import World
 
 
@@ -57,6 +59,14 @@ def test_however_short_a_run_is_it_has_to_heal_and_nothing_begins_while_it_does(
         assert each.churn.crowd_at_s < quiet_at
     with pytest.raises(ValueError, match=r"179 s are too few: 125 s are for healing \(I9\), so write 180s or more"):
         fuzz.scenario_of(1, 30, 179.0)
+
+
+def test_nobody_is_out_of_reach_of_all_bootstrap_nodes() -> None:
+    more = {seed: fuzz.scenario_of(seed).topology for seed in (90, 106, 143)}
+    assert {seed: topology.seeds for seed, topology in more.items()} == {90: 6, 106: 2, 143: 2}
+    one_way_s = latencies(more[106], 106).one_way_s
+    trips = [HANDSHAKE_TRIPS * (one_way_s(22, seed) + one_way_s(seed, 22)) for seed in range(2)]
+    assert trips[0] > DIAL_TIMEOUT_S > trips[1]
 
 
 def test_the_command_repeats_a_seed() -> None:
