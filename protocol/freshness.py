@@ -23,6 +23,7 @@ Not here: signatures (``signing``), what to do with a statement (``gossip``).
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from heapq import nsmallest
@@ -171,7 +172,7 @@ class Marks:
         self._most = most
         #: By ``Key``.  A mark that is replaced keeps its place: a dict from which much is taken doubles its size.
         self._marks: dict[Any, Mark] = {}
-        self._hashes = [0] * BUCKETS
+        self._hashes = array("Q", bytes(8 * BUCKETS))  # 2 KiB; 8 as a list of numbers
         self._living = 0
         self._sure_until = self._kept_until = math.inf
         self._counted_at = UNSEEN
@@ -247,7 +248,7 @@ class Marks:
         self._discount(key, mark)
         mark.envelope = None
 
-    def hashes(self, now: float) -> list[int]:
+    def hashes(self, now: float) -> array[int]:
         """The hash of each bucket of authors over all statements that live; change nothing there."""
         self._make_sure(now)
         return self._hashes

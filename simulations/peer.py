@@ -17,7 +17,6 @@ Not here: jobs (``entry``, ``worker``), the way between nodes (``network``).  Wh
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -128,7 +127,7 @@ class Peer:
         #: Peers and addresses, and until when they are refused.
         self.banned: dict[PeerId | str, float] = {}
         self._timers: dict[TimerKey, float] = {}
-        self._backlog: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._backlog: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         self._dialling: dict[PeerId | tuple[str, ...], list[Callable[[Link | None], object]]] = {}
         self._load: Load | None = None
         self._queries = 0
@@ -232,7 +231,7 @@ class Peer:
             return
         now, backlog = self.kernel.now, self._backlog
         while backlog and self.cpu_until <= now:
-            act, args = backlog.popleft()
+            act, args = backlog.pop(0)
             act(*args)
         if backlog:
             self.kernel.at(self.cpu_until, self._work, life)

@@ -139,7 +139,7 @@ def test_hashes_are_those_of_the_statements_that_live() -> None:
     assert marks.living(100.0) == 2
     assert marks.living(130.0) == 1
     assert marks.hashes(130.0)[SIGNERS[1].peer_id[0]] == said(1, version=(1, 2)).tag
-    assert marks.hashes(200.0) == [0] * 256
+    assert list(marks.hashes(200.0)) == [0] * 256
 
 
 def test_a_mark_that_is_forgotten_leaves_the_hashes() -> None:
@@ -191,4 +191,4 @@ def test_what_ran_out_before_it_came_is_part_of_no_hash() -> None:
     marks.advance(said(0), 5.0, held=True)
     assert marks.living(7.0) == 0
     marks.advance(said(1), 6.0, held=True)
-    assert (marks.living(7.0), marks.hashes(7.0)) == (0, [0] * 256)
+    assert (marks.living(7.0), list(marks.hashes(7.0))) == (0, [0] * 256)
