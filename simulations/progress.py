@@ -82,9 +82,12 @@ def clock_text(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-def word_text(word: Word, speed: float) -> str:
-    """Speed and jobs of a run."""
-    return f"{word.virtual_s:,.0f} s, {speed:,.1f} s/s, {word.jobs:,} jobs"
+def word_text(word: Word, of_s: float, speed: float) -> str:
+    """Speed and jobs of a run; after its end, what it still waits for."""
+    if word.waiting:
+        rest = f"{word.rest_s:,.0f} s more for {word.waiting:,} jobs under way"
+        return f"{of_s:,.0f} s, {rest}, {word.jobs:,} jobs"
+    return f"{word.virtual_s:,.0f} of {of_s:,.0f} s, {speed:,.{1 if speed >= 1 else 2}f} s/s, {word.jobs:,} jobs"
 
 
 class Lines:
@@ -114,8 +117,10 @@ class Lines:
         if self._clock() - self._said[index] >= LINE_S:
             self._said[index] = self._clock()
             planned = self._tally.planned[index]
-            far = f"{word_text(word, self._tally.speed(index))} of {planned.of_s:,.0f} s"
-            self._say(f"{planned.label}: {far}, {clock_text(self._tally.left_s())} left")
+            far = word_text(word, planned.of_s, self._tally.speed(index))
+            if not word.waiting:
+                far += f", {clock_text(self._tally.left_s())} left"
+            self._say(f"{planned.label}: {far}")
 
     def ends(self, index: int, made: Made | None) -> None:
         """A run is over."""
@@ -163,7 +168,7 @@ class Bars:
     def goes(self, index: int, word: Word) -> None:
         """A run is so far."""
         self._tally.goes(index, word.virtual_s)
-        far = word_text(word, self._tally.speed(index))
+        far = word_text(word, self._tally.planned[index].of_s, self._tally.speed(index))
         self._bars.update(self._tasks[index], completed=word.virtual_s, far=far)
         self._all()
 

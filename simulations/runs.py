@@ -84,6 +84,8 @@ class Word:
 
     virtual_s: float = 0.0
     of_s: float = 0.0
+    rest_s: float = 0.0
+    waiting: int = 0
     jobs: int = 0
     events: int = 0
     stop: bool = False

@@ -51,10 +51,15 @@ REST_S: Final = 10.0
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is; ``stop`` asks it to end now and be partial."""
+    """How far a run is; ``stop`` asks it to end now and be partial.
+
+    ``virtual_s`` ends at ``of_s``.  ``rest_s`` is how far the rest after it is, in which ``waiting`` jobs go on.
+    """
 
     virtual_s: float = 0.0
     of_s: float = 0.0
+    rest_s: float = 0.0
+    waiting: int = 0
     jobs: int = 0
     events: int = 0
     stop: bool = False
@@ -208,11 +213,16 @@ class World:
     def _rest(self, progress: Progress) -> None:
         """No more jobs come; those under way end."""
         self._resting = True
-        end = self.kernel.now + self.scenario.node.cascade.total_s + REST_S
-        while self.recorder.measured_open and self.kernel.now < end and not progress.stop:
-            self.kernel.run(min(end, self.kernel.now + self._chunk_s))
+        kernel, began = self.kernel, self.kernel.now
+        end = began + self.scenario.node.cascade.total_s + REST_S
+        while self.recorder.measured_open and kernel.now < end and not progress.stop:
+            kernel.run(min(end, kernel.now + self._chunk_s))
             self.checks.look()
-            progress.jobs = self.recorder.completed + self.recorder.failed
+            progress.rest_s, progress.events = kernel.now - began, kernel.events
+            progress.waiting, progress.jobs = (
+                self.recorder.measured_open,
+                self.recorder.completed + self.recorder.failed,
+            )
 
     # --- jobs ----------------------------------------------------------------------------------------------------
 

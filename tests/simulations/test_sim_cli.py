@@ -416,10 +416,13 @@ def test_plain_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> No
     for second in range(12):
         now[0] = float(second)
         lines.goes(0, Word(virtual_s=5.0 * second, jobs=10 * second))
+    now[0] += 10.0
+    lines.goes(0, Word(virtual_s=120.0, rest_s=7.0, waiting=3, jobs=250))
     lines.ends(0, made())
     lines.ends(1, None)
     assert capsys.readouterr().out.splitlines() == [
-        "topology.nodes=5, seed 1: 50 s, 5.0 s/s, 100 jobs of 120 s, 0:38 left",
+        "topology.nodes=5, seed 1: 50 of 120 s, 5.0 s/s, 100 jobs, 0:38 left",
+        "topology.nodes=5, seed 1: 120 s, 7 s more for 3 jobs under way, 250 jobs",
         "[1/2] topology.nodes=5, seed 1: 120 s in 1.5 s, 1,234 events",
         "[2/2] topology.nodes=6, seed 1: killed",
     ]

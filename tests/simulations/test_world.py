@@ -274,8 +274,11 @@ def test_jobs_under_way_at_the_end_are_waited_for() -> None:
 def test_a_long_answer_is_waited_for_and_no_longer_than_that() -> None:
     jobs = Workload(rate_per_s=1.0, output=Lengths(median=12000.0, sigma=0.0, most=12000))
     made = World(scenario(8, duration_s=6.0, workload=jobs), 1)
-    outcome = made.run()
+    told = Progress()
+    outcome = made.run(told)
     assert outcome.breach is None
+    assert (told.virtual_s, told.waiting, told.events) == (6.0, 0, outcome.events)
+    assert told.rest_s == pytest.approx(outcome.virtual_s - 6.0)
     assert (outcome.metrics["jobs_open"], outcome.metrics["success_rate"]) == (0, 1.0)
     assert outcome.virtual_s > 6.0 + 130.0
     last = max(note.ended_at for note in made.recorder.measured if note.ended_at is not None)
