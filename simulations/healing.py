@@ -1,8 +1,8 @@
 """Whether the network is whole again after everything that broke (I9), and how long that took.
 
-Whole is: every honest node that lives knows nearly every other (as far as its view has room), little of what it knows
-is older than two periods of whoever said it, and the links between honest nodes do not fall apart into islands.  From
-the begin of the quiet phase on that is looked at every second, and less often while it is so; it has to be so within
+Whole is: every honest node that lives knows nearly every other (as far as its view has room), what it knows is not
+older than two periods of whoever said it, and the links between honest nodes do not fall apart into islands.  From the
+begin of the quiet phase on that is looked at every second, and less often while it is so; it has to be so within
 ``measure.liveness_s``, and to stay so to the end of that time.  A lapse of a few seconds is none: what one load missed
 (it goes to few, a link just broke) the next one brings.  Of very many nodes a sample looks, drawn anew each time.
 
@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     from simulations.peer import Peer
     from simulations.world import World
 
-#: Share of the living that have to be known and not believed dead (guess).
+#: Share of what is to be known that has to be (guess: one load in a thousand may be late).
 SHARE: Final = 0.999
-#: Share of those that have to be known by statements that are not too old (measured: of sixty nodes that nothing has
-#: disturbed 0.23 % of what they know is older, at the worst of forty looks; with 0.999 they were whole in 34 of them).
-YOUNG_SHARE: Final = 0.995
 #: Viewers looked at; all, if there are no more.
 VIEWERS: Final = 64
 #: A statement may be this many periods of its author old, and so many seconds on its way.
@@ -84,32 +81,25 @@ class Healing:
             return f"the links between honest nodes make {islands} islands"
         viewers = alive if len(alive) <= VIEWERS else self._die.sample(alive, VIEWERS)
         room = min(len(alive) - 1, self.world.scenario.node.gossip.view_size)
-        wanted = room * len(viewers)
-        for share, fault_of in ((SHARE, self._unknown), (YOUNG_SHARE, self._old)):
-            filled, example = 0, ""
-            for viewer in viewers:
-                right = 0
-                for other in alive:
-                    if other is not viewer:
-                        why = fault_of(viewer, other)
-                        right += not why
-                        example = example or (why and f"node {viewer.index} has of node {other.index} {why}")
-                filled += min(room, right)
-            if filled < share * wanted:
-                return f"{filled} of {wanted} places in views are filled: {example}"
-        return ""
+        wanted, known, example = room * len(viewers), 0, ""
+        for viewer in viewers:
+            fresh = 0
+            for other in alive:
+                if other is not viewer:
+                    why = self._why_not(viewer, other)
+                    fresh += not why
+                    example = example or (why and f"node {viewer.index} has of node {other.index} {why}")
+            known += min(room, fresh)
+        return "" if known >= SHARE * wanted else f"{known} of {wanted} places in views are filled: {example}"
 
-    def _unknown(self, viewer: Peer, other: Peer) -> str:
+    def _why_not(self, viewer: Peer, other: Peer) -> str:
         """What of ``other`` is missing in the view, or nothing."""
         record = viewer.node.view.get(other.peer_id)
         if record is None or record.advert_env is None:
             return "no advert"
-        return "" if record.state in ("alive", "suspect") else f"the belief that it is {record.state}"
-
-    def _old(self, viewer: Peer, other: Peer) -> str:
-        """What of ``other`` is missing or too old, or nothing."""
-        record, why = viewer.node.view.get(other.peer_id), self._unknown(viewer, other)
-        return why if why or record is None else _old(record, other, self.world.kernel.now)
+        if record.state not in ("alive", "suspect"):
+            return f"the belief that it is {record.state}"
+        return _old(record, other, self.world.kernel.now)
 
 
 def _old(record: PeerRecord, author: Peer, now: float) -> str:

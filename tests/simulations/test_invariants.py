@@ -303,22 +303,6 @@ def test_i9_an_old_statement_is_not_whole() -> None:
     assert "a load of" in world.checks.healing.wrong()
 
 
-def test_i9_one_old_statement_in_two_hundred_is_no_lack_and_one_unknown_node_is() -> None:
-    twenty = Topology(nodes=20, seeds=2, latency="uniform", settled=True)
-    world = world_at(5.0, msgspec.structs.replace(SCENARIO, topology=twenty))
-    signer, healing, author = Ed25519Signer(bytes(32)), world.checks.healing, world.peers[2].peer_id
-    assert not healing.wrong()
-    for viewer, wrong in ((0, ""), (1, "378 of 380 places in views")):
-        record = world.peers[viewer].node.view.get(author)
-        assert record is not None
-        assert record.load_env is not None
-        kept = record.load_env
-        record.load_env = seal(signer, LOAD, (1, 1), kept.issued - 1000.0, kept.ttl, kept.payload)
-        assert healing.wrong()[: len("378 of 380 places in views")] == wrong
-    world.peers[1].node.view.remove(author)
-    assert healing.wrong().startswith("379 of 380 places in views")
-
-
 def test_i9_islands_are_counted() -> None:
     world = world_at(5.0)
     assert islands_of(world.peers) == 1
