@@ -219,10 +219,8 @@ class World:
             kernel.run(min(end, kernel.now + self._chunk_s))
             self.checks.look()
             progress.rest_s, progress.events = kernel.now - began, kernel.events
-            progress.waiting, progress.jobs = (
-                self.recorder.measured_open,
-                self.recorder.completed + self.recorder.failed,
-            )
+            progress.waiting = self.recorder.measured_open
+            progress.jobs = self.recorder.completed + self.recorder.failed
 
     # --- jobs ----------------------------------------------------------------------------------------------------
 

@@ -109,6 +109,7 @@ async def test_a_killed_child_fails_its_jobs_is_restarted_and_leaves_nobody(
         os.killpg(first, signal.SIGKILL)
         with trio.fail_after(SOON_S), pytest.raises(EngineFailed):
             await to_the_end(reply)
+    await until(engine, "failed")
     with trio.fail_after(SOON_S):  # a look at its health may have failed before its end is known
         while "signal 9" not in engine.problem:  # noqa: ASYNC110
             await trio.sleep(0.005)
