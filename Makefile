@@ -1,4 +1,4 @@
-# p2pnode: `make demo` and `make test` are all a fresh machine needs (Python >= 3.11, make, a C compiler, GMP headers).
+# p2pnode: a fresh machine needs Python >= 3.11 and make; `make demo` and `make test` install the rest.
 
 PYTHON ?= python3
 ENGINE ?= mock
@@ -8,11 +8,13 @@ FAST := build/fast
 FUZZ_SEEDS ?= 30
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+CAN_COMPILE = echo '\#include <Python.h>' | $${CC:-cc} -fsyntax-only -xc \
+	-I"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')" - 2>/dev/null
 
 export P2PNODE_VLLM_PYTHON ?= $(CURDIR)/$(VLLM_VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fast simulations sim-layers sim-fuzz sim-all sim-quick vllm clean
+.PHONY: help demo test check bench fast fast-if-possible simulations sim-layers sim-fuzz sim-all sim-quick vllm clean
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/'
@@ -37,19 +39,23 @@ bench: $(VENV)/.installed ## what a request, a token, a decision and a second of
 
 fast: $(FAST)/.built ## the same code compiled, for long simulations (a minute): PYTHONPATH=build/fast .venv/bin/p2pnode sim run …
 
-simulations: $(FAST)/.built ## every experiment: layers, fuzzing, scenarios; the quick ones against baselines (hours; SIM_ARGS="--jobs 4")
+fast-if-possible: $(VENV)/.installed
+	@if $(CAN_COMPILE); then $(MAKE) --no-print-directory fast; else rm -rf $(FAST); \
+		echo "no C compiler (or no Python.h): the simulator runs uncompiled, several times slower"; fi
+
+simulations: fast-if-possible ## every experiment: layers, fuzzing, scenarios; the quick ones against baselines (hours; SIM_ARGS="--jobs 4")
 	@$(MAKE) --no-print-directory --keep-going sim-layers sim-fuzz sim-all
 
 sim-layers: $(VENV)/.installed
 	$(BIN)/python -m tests.fullstack --layer all
 
-sim-fuzz: $(FAST)/.built
+sim-fuzz: fast-if-possible
 	PYTHONPATH=$(FAST) $(BIN)/p2pnode sim fuzz --seeds 200
 
-sim-all: $(FAST)/.built
+sim-all: fast-if-possible
 	PYTHONPATH=$(FAST) $(BIN)/p2pnode sim run all --baseline simulations/baselines $(SIM_ARGS)
 
-sim-quick: $(FAST)/.built ## the quick experiments, held against the baselines, and some fuzzing (minutes)
+sim-quick: fast-if-possible ## the quick experiments, held against the baselines, and some fuzzing (minutes)
 	PYTHONPATH=$(FAST) $(BIN)/p2pnode sim run quick --baseline simulations/baselines $(SIM_ARGS)
 	PYTHONPATH=$(FAST) $(BIN)/p2pnode sim fuzz --nodes 30 --time 5m --seeds $(FUZZ_SEEDS)
 
@@ -58,20 +64,20 @@ vllm: $(VLLM_VENV)/.installed ## the CPU build of vLLM in its own environment (3
 clean: ## remove the environments
 	rm -rf $(VENV) $(VLLM_VENV) $(FAST)
 
-# fastecdsa, which libp2p needs, has no wheel: say what is missing before pip does it in forty lines.
+# constraints.txt lists every package, so pip resolves nothing: libp2p pins a fastecdsa that has no wheel.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "p2pnode needs Python 3.11 or newer; set PYTHON=python3.11")'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "p2pnode needs Python's venv module: apt-get install python3-venv" >&2; exit 1; }
-	@printf '#include <gmp.h>\n#include <Python.h>\n' | $${CC:-cc} -fsyntax-only -I"$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')" -xc - 2>/dev/null \
-		|| { echo "p2pnode needs a C compiler, the GMP headers and the Python headers once, to build fastecdsa: apt-get install gcc libc6-dev libgmp-dev python3-dev (Fedora: dnf install gcc gmp-devel python3-devel; macOS: xcode-select --install and brew install gmp)" >&2; exit 1; }
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@echo "installing p2pnode into $(VENV) (about a minute)"
-	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(PIP) install --quiet --no-deps --requirement constraints.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # Compiled from a copy, so that no compiled file hides the one that somebody edits.
 $(FAST)/.built: $(VENV)/.installed $(shell find protocol simulations p2pnode bootstrap -type f \
 		-not -path '*/__pycache__/*' -not -path '*/baselines/*')
+	@$(CAN_COMPILE) || { echo "make fast needs a C compiler and the headers of Python: apt-get install gcc libc6-dev python3-dev (Fedora: dnf install gcc python3-devel; macOS: xcode-select --install)" >&2; exit 1; }
 	@echo "compiling protocol and simulations into $(FAST) (about a minute)"
 	@$(BIN)/python -m simulations.compiled $(FAST)
 	@touch $@

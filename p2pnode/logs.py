@@ -26,8 +26,6 @@ _LIBRARIES: Final = {
     "async_service": logging.CRITICAL,
     "hypercorn": logging.ERROR,
     "quart": logging.ERROR,
-    "httpx2": logging.WARNING,
-    "httpcore2": logging.WARNING,
     "trio": logging.ERROR,
     "asyncio": logging.ERROR,
 }

@@ -83,7 +83,11 @@ def test_the_hash_seed_changes_nothing_and_the_seed_everything(tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_compiled_code_does_the_very_same_things(tmp_path: Path) -> None:
-    subprocess.run(["make", "fast", f"PYTHON={sys.executable}"], check=True, cwd=ROOT, capture_output=True)
+    command = ["make", "fast", f"PYTHON={sys.executable}"]
+    made = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    if "make fast needs a C compiler" in made.stderr:
+        pytest.skip("no C compiler: the compiled code is NOT tried (make fast says what to install)")
+    assert made.returncode == 0, made.stdout + made.stderr
     fast = ROOT / "build" / "fast"
     where = "import protocol.gossip as it; print(it.__file__)"
     environment = os.environ | {"PYTHONPATH": str(fast)}
