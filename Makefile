@@ -14,7 +14,7 @@ CAN_COMPILE = echo '\#include <Python.h>' | $${CC:-cc} -fsyntax-only -xc \
 export P2PNODE_VLLM_PYTHON ?= $(CURDIR)/$(VLLM_VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fast fast-if-possible simulations sim-layers sim-fuzz sim-all sim-quick vllm clean
+.PHONY: help demo test check mutants bench fast fast-if-possible simulations sim-layers sim-fuzz sim-all sim-quick vllm clean
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/'
@@ -33,6 +33,9 @@ check: $(VENV)/.installed ## formatting, lint, types, import contracts, and ever
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/protocol -q -m "not slow" --cov --cov-fail-under=100 --cov-report=term-missing:skip-covered
+
+mutants: $(VENV)/.installed ## a sample of mutants that the tests have to kill: FILE=protocol/… [N=15] [SEED=1] [TESTS=…]
+	@$(BIN)/python -m tests.mutants $(FILE) $(if $(N),--n $(N)) $(if $(SEED),--seed $(SEED)) $(if $(TESTS),--tests $(TESTS))
 
 bench: $(VENV)/.installed ## what a request, a token, a decision and a second of gossip cost here
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
