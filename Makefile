@@ -27,9 +27,10 @@ test: $(VENV)/.installed ## the whole test suite
 	@$(MAKE) --no-print-directory vllm || $(BIN)/python -m tests.without vllm
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: $(VENV)/.installed ## formatting, lint, types, import contracts, and every branch of protocol/ under test
+check: $(VENV)/.installed ## formatting, lint, spelling, types, import contracts, and every branch of protocol/ under test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/protocol -q -m "not slow" --cov --cov-fail-under=100 --cov-report=term-missing:skip-covered

@@ -20,6 +20,8 @@ TOP_LEVEL = {"p2pnode", "protocol", "bootstrap", "tests", "simulations", "pyproj
     "LICENSE",
     "constraints.txt",
     ".ci",
+    ".github",
+    ".pre-commit-config.yaml",
     ".gitignore",
 }
 #: A file, and the body of a function without its docstring, in lines.
