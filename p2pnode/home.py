@@ -22,7 +22,7 @@ from p2pnode.logs import SECRETS
 from p2pnode.paths import Paths
 from p2pnode.stopping import CannotStart
 from protocol.ids import PeerId
-from protocol.signing import Ed25519Signer
+from protocol.statements.keys import Ed25519Signer
 
 if TYPE_CHECKING:
     from p2pnode.swarm.swarm import Swarm

@@ -16,8 +16,8 @@ from p2pnode import __version__
 from p2pnode.config import Config
 from p2pnode.hardware.probe import GpuReading, Survey
 from protocol import PROTOCOL_VERSION
-from protocol.adverts import MAX_ADDRS, MAX_GPUS, MAX_MODELS, Advert, Gpu, Load, Status
 from protocol.hardware import find_gpu
+from protocol.statements.adverts import MAX_ADDRS, MAX_GPUS, MAX_MODELS, Advert, Gpu, Load, Status
 
 if TYPE_CHECKING:
     from p2pnode.engine.base import Engine

@@ -16,8 +16,8 @@ import trio
 from p2pnode import __version__
 from p2pnode.statements import Machine as Hardware
 from p2pnode.statements import with_queue
-from protocol.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status
 from protocol.ids import peer_text, short
+from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status
 
 if TYPE_CHECKING:
     from p2pnode.config import Config

@@ -47,7 +47,7 @@ from protocol.messages import (
 )
 from protocol.repeats import TakenJobs
 from protocol.settings import AdmissionSettings, NodeSettings
-from protocol.signing import Signer
+from protocol.statements.keys import Signer
 
 if TYPE_CHECKING:
     from p2pnode.engine.base import Engine

@@ -9,12 +9,12 @@ as data.  The daemon (``p2pnode``) performs the effects with trio and libp2p; th
 the same effects with a heap and a virtual clock.
 
 * values: ``ids``, ``errors``, ``adverts``, ``settings``, ``rng``; ``events`` and ``effects`` of a node
-* the wire: ``wire``, ``messages``, ``signing``, ``link``, ``endings`` (spec: ``README.md`` beside this file)
+* the wire: ``wire``, ``messages``, ``envelope``, ``link``, ``endings`` (spec: ``README.md`` beside this file)
 * machines of the network, composed by ``node``:
 
   * ``neighbours`` (whom to link), ``liveness`` (who is there), ``peerview`` on ``peerrecord`` and
   ``columns`` (what is believed of each)
-  * ``gossip``, on ``intake`` (which statements are taken), ``freshness`` (how old they are), ``announcing`` (our own),
+  * ``gossip``, on ``intake`` (which statements are taken), ``versions`` (how old they are), ``announcing`` (our own),
     ``backlog`` (what a neighbour lacks), ``digests`` (what is missing where) and ``budget`` (how much may be said)
   * ``dht``, on ``kbuckets`` (whom to ask), ``lookup`` (one search) and ``shelf`` (what is kept for others)
 

@@ -26,10 +26,11 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from protocol.adverts import Advert, Load, Status, statement
 from protocol.rng import Rng
 from protocol.settings import GossipSettings
-from protocol.signing import ADVERT, LOAD, MAX_INC, MAX_TTL_S, Envelope, Signer
+from protocol.statements.adverts import Advert, Load, Status
+from protocol.statements.envelope import MAX_INC, MAX_TTL_S, Envelope, statement
+from protocol.statements.keys import ADVERT, LOAD, Signer
 
 #: Shares of the byte budget, chosen in the simulator so that load figures are as young as their links allow with
 #: adverts still everywhere in seconds; the rest is for digests and for newcomers.

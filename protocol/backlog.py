@@ -21,9 +21,8 @@ import math
 from typing import Final
 
 from protocol.budget import Bucket
-from protocol.freshness import Mark
 from protocol.ids import PeerId
-from protocol.signing import Envelope
+from protocol.statements.envelope import Envelope, Mark
 
 #: Bytes around a statement in ``Records``, and around ``Records`` in a frame.
 ITEM_BYTES: Final = 3

@@ -46,7 +46,6 @@ from heapq import heappop, heappush
 from math import ceil, floor, inf
 from typing import Final
 
-from protocol.adverts import Load, ModelState, Status
 from protocol.generation import (
     BatchingEffect,
     Finished,
@@ -61,6 +60,7 @@ from protocol.generation import (
 from protocol.kvcache import KvCache
 from protocol.pace import CHUNK_TOKENS, Pace
 from protocol.residency import Changed, Residency
+from protocol.statements.adverts import Load, ModelState, Status
 from protocol.stepclock import StepClock
 
 __all__ = ["Batching", "BatchingEffect", "Finished", "FirstToken", "ModelChanged", "UnknownModel", "WakeAt", "Work"]

@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from protocol.adverts import ModelOffer, ModelState
 from protocol.hardware import need_mib, weight_bytes
+from protocol.statements.adverts import ModelOffer, ModelState
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

@@ -27,7 +27,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from protocol.adverts import Advert, Provider, read
 from protocol.budget import Bucket
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import BadEnvelope, RemoteProtocolError
@@ -38,7 +37,8 @@ from protocol.messages import Contact, DhtQuery, DhtReply, DhtStore, NodeMessage
 from protocol.rng import Rng
 from protocol.settings import DhtSettings
 from protocol.shelf import Shelf, home_of, vouch
-from protocol.signing import Envelope, parse_again
+from protocol.statements.adverts import Advert, Provider
+from protocol.statements.envelope import Envelope, parse_again, read
 
 #: Searches at one time; more find nothing (guess: a search per HTTP request for an unknown model is the worst case).
 MOST_LOOKUPS: Final = 64

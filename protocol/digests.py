@@ -30,10 +30,11 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from protocol.freshness import BUCKETS, UNSEEN, Key, Mark, Marks
 from protocol.ids import PeerId
 from protocol.messages import Digest
-from protocol.signing import ADVERT, LOAD
+from protocol.statements.envelope import UNSEEN, Key, Mark
+from protocol.statements.keys import ADVERT, LOAD
+from protocol.statements.versions import BUCKETS, Marks
 
 HASH_BYTES: Final = 8
 #: Bytes of a digest without anything in it, and of an entry, at most.

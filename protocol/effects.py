@@ -13,7 +13,7 @@ from protocol.ids import PeerId
 
 if TYPE_CHECKING:
     from protocol.messages import NodeMessage
-    from protocol.signing import Envelope
+    from protocol.statements.envelope import Envelope
 
 #: Name of a timer: the machine, then whatever it needs to tell its timers apart.
 TimerKey = tuple[str | int | bytes, ...]

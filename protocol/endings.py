@@ -6,12 +6,17 @@ proves who said what under which job, to anybody who holds the answer.  Who call
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from protocol.ids import JobId, PeerId
 from protocol.messages import End
-from protocol.signing import END_DOMAIN, Signer, verify
+from protocol.statements.keys import Signer, verify
 from protocol.wire import pack
+
+#: An END is signed under a domain of its own; it never travels in an envelope.
+END_DOMAIN: Final = b"p2pnode/end/1\0"
 
 
 def _text(job: JobId, end: End) -> bytes:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import msgspec
 
-from protocol.adverts import Advert, Load
 from protocol.effects import TimerKey
 from protocol.ids import ModelId, PeerId
 from protocol.messages import NodeMessage
+from protocol.statements.adverts import Advert, Load
 
 
 class LinkUp(msgspec.Struct, frozen=True, gc=False):

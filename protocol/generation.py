@@ -10,10 +10,10 @@ from typing import Final
 
 import msgspec
 
-from protocol.adverts import ModelState
 from protocol.errors import LocalProtocolError
 from protocol.kvcache import Keys, chain
 from protocol.pace import Pace
+from protocol.statements.adverts import ModelState
 
 #: A millionth of a token is rounding.
 _ROUNDING: Final = 1e-6

@@ -31,20 +31,21 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from protocol import digests
-from protocol.adverts import Advert, Load
 from protocol.announcing import Announcer, few_of
 from protocol.backlog import FRAME_BYTES, ITEM_BYTES, NOW, Neighbour
 from protocol.budget import Bucket, Budget
 from protocol.effects import Effect, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import BadEnvelope
-from protocol.freshness import Key, Mark, MarkTable, Seen
 from protocol.ids import PeerId
 from protocol.intake import Counts, Intake, Verdict
 from protocol.messages import Digest, Records
 from protocol.peerview import PeerView
 from protocol.rng import Rng
 from protocol.settings import GossipSettings
-from protocol.signing import ADVERT, LOAD, Envelope, Signer
+from protocol.statements.adverts import Advert, Load
+from protocol.statements.envelope import Envelope, Key, Mark, Seen
+from protocol.statements.keys import ADVERT, LOAD, Signer
+from protocol.statements.versions import MarkTable
 
 #: Ticks in which a statement that is new here reaches everybody else, or fails to (simulated: 99 % within 2.2 s).
 YOUNG_TICKS: Final = 5

@@ -14,8 +14,8 @@ from functools import cache, lru_cache
 from importlib import resources
 from typing import Final
 
-from protocol.adverts import Gpu, ModelOffer
 from protocol.errors import LocalProtocolError
+from protocol.statements.adverts import Gpu, ModelOffer
 
 MIB: Final = 1 << 20
 #: Names remembered; peers choose the names of what they offer, so there has to be a bound (guess).

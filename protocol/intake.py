@@ -26,14 +26,15 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Final
 
-from protocol.adverts import Provider, read
 from protocol.budget import Bucket
 from protocol.errors import BadEnvelope, UnknownStatement
-from protocol.freshness import UNSEEN, Key, Mark, Marks, MarkTable, WallClock
 from protocol.ids import PeerId
 from protocol.peerview import PeerView
 from protocol.settings import GossipSettings
-from protocol.signing import ADVERT, LOAD, Envelope
+from protocol.statements.adverts import Provider
+from protocol.statements.envelope import UNSEEN, Envelope, Key, Mark, read
+from protocol.statements.keys import ADVERT, LOAD
+from protocol.statements.versions import Marks, MarkTable, WallClock
 
 #: Equivocations kept as proof (guess).
 MAX_PROOFS: Final = 64

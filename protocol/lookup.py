@@ -47,7 +47,7 @@ from typing import Final
 from protocol.ids import PeerId
 from protocol.kbuckets import as_number, peer_number
 from protocol.settings import DhtSettings
-from protocol.signing import Envelope
+from protocol.statements.envelope import Envelope
 
 #: Candidates held by one look-up, as a multiple of k (guess: a flood of contacts is cut to the closest of them).
 _CANDIDATES_PER_K: Final = 8

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from protocol.errors import BadFrame
-from protocol.signing import Envelope, parse
+from protocol.statements.envelope import Envelope, parse
 from protocol.wire import MAX_MESSAGE_BYTES, pack, unpack
 
 Key32 = Annotated[bytes, Meta(min_length=32, max_length=32)]

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from protocol.adverts import Provider, statement
 from protocol.dht import Dht
 from protocol.effects import Effect, Found, Hangup, PeerState, Send, SetTimer
 from protocol.events import (
@@ -28,7 +27,6 @@ from protocol.events import (
     RoundTrip,
     TimerFired,
 )
-from protocol.freshness import MarkTable
 from protocol.gossip import Gossip
 from protocol.ids import ModelId, PeerId, name_key
 from protocol.liveness import Liveness
@@ -38,7 +36,10 @@ from protocol.netgroup import network_group
 from protocol.peerview import PeerView
 from protocol.rng import Rng
 from protocol.settings import NodeSettings
-from protocol.signing import ADVERT, LOAD, Envelope, Signer
+from protocol.statements.adverts import Provider
+from protocol.statements.envelope import Envelope, statement
+from protocol.statements.keys import ADVERT, LOAD, Signer
+from protocol.statements.versions import MarkTable
 
 #: Bytes of a doubt in its frame, from above.
 _DOUBT_BYTES: Final = 64

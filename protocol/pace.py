@@ -10,7 +10,6 @@ from __future__ import annotations
 from math import sqrt
 from typing import Final
 
-from protocol.adverts import Gpu
 from protocol.hardware import MIB, ModelShape, bytes_per_weight
 from protocol.predict import (
     COMPUTE_SHARE,
@@ -27,6 +26,7 @@ from protocol.predict import (
     prefill_s,
     touched_share,
 )
+from protocol.statements.adverts import Gpu
 
 #: Most tokens of a prompt that one step reads (the share of vLLM's budget per step that its tuning guide starts from).
 CHUNK_TOKENS: Final = 2048

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from protocol import PROTOCOL_VERSION
-from protocol.adverts import Advert, Load, Status
 from protocol.ids import PeerId
-from protocol.signing import Envelope
+from protocol.statements.adverts import Advert, Load, Status
+from protocol.statements.envelope import Envelope
 
 _INF: Final = math.inf
 _DRAINING: Final = int(Status.DRAINING)

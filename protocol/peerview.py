@@ -34,14 +34,14 @@ from typing import Final
 
 import numpy as np
 
-from protocol.adverts import Advert, Load, ModelOffer
 from protocol.columns import BoolArray, Columns, IntArray, Offers
 from protocol.ids import PeerId
 from protocol.kbuckets import limited
 from protocol.netgroup import group_of, network_group
 from protocol.peerrecord import PeerRecord
 from protocol.predict import LEAST_GB_S, LEAST_TFLOPS, UNKNOWN_GB_S, UNKNOWN_TFLOPS
-from protocol.signing import Envelope
+from protocol.statements.adverts import Advert, Load, ModelOffer
+from protocol.statements.envelope import Envelope
 
 STATES: Final = ("alive", "suspect", "dead", "left")
 #: The column ``alive``: peers that are believed to be there, doubted, or gone.

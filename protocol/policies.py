@@ -15,10 +15,10 @@ from typing import Final, Literal
 
 import numpy as np
 
-from protocol.adverts import ModelState
 from protocol.columns import BoolArray, FloatArray
 from protocol.crowd import Crowd
 from protocol.predict import ANSWER_TOKENS, LEAST_TFLOPS
+from protocol.statements.adverts import ModelState
 
 #: Where a number comes from: statements of the peer, our link to it, our own count, our own die.
 Basis = Literal["advert", "load", "link", "own"]

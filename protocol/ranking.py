@@ -26,7 +26,6 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from protocol.adverts import Status
 from protocol.catalog import ModelSummary, catalog
 from protocol.columns import BoolArray, FloatArray, IntArray
 from protocol.crowd import Crowd, JobQuery
@@ -37,6 +36,7 @@ from protocol.peerrecord import PeerRecord
 from protocol.peerview import SUSPECT, PeerView
 from protocol.policies import DEFAULT, POLICIES, SORTS, Part, Policy
 from protocol.rng import Rng
+from protocol.statements.adverts import Status
 
 __all__ = [
     "DEFAULT",

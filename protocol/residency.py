@@ -27,9 +27,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
 
-from protocol.adverts import ModelState
 from protocol.hardware import MIB
 from protocol.pace import Pace
+from protocol.statements.adverts import ModelState
 
 #: Name of a model, and what it has become.
 Changed = tuple[str, ModelState]

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from protocol.adverts import Load, Provider, read
 from protocol.errors import BadEnvelope
 from protocol.ids import ModelId, PeerId
 from protocol.kbuckets import as_number, limited, model_key, peer_key
 from protocol.settings import DhtSettings
-from protocol.signing import Envelope, remaining_s
+from protocol.statements.adverts import Load, Provider
+from protocol.statements.envelope import Envelope, read, remaining_s
 
 #: Statements kept in all, as a multiple of the keys (guess: most keys are of one author, some of many).
 _STATEMENTS_PER_KEY: Final = 4

@@ -22,10 +22,10 @@ PACKAGES: Final = ("protocol", "simulations", "p2pnode", "bootstrap")
 #: What is compiled: whatever runs for every event, statement or job.
 MODULES: Final = (
     "protocol/announcing protocol/backlog protocol/batching protocol/budget protocol/cascade protocol/columns",
-    "protocol/dht protocol/digests protocol/freshness protocol/gossip protocol/ids protocol/intake",
+    "protocol/dht protocol/digests protocol/statements/versions protocol/gossip protocol/ids protocol/intake",
     "protocol/kbuckets protocol/kvcache protocol/liveness protocol/lookup protocol/neighbours protocol/netgroup",
     "protocol/node protocol/pace protocol/peerrecord protocol/peerview protocol/repeats protocol/residency",
-    "protocol/shelf protocol/signing protocol/stepclock",
+    "protocol/shelf protocol/statements/envelope protocol/stepclock",
     "simulations/choosing simulations/dice simulations/entry simulations/jobs simulations/kernel",
     "simulations/network simulations/peer simulations/recorder simulations/sizes simulations/topology",
     "simulations/worker",

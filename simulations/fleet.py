@@ -32,9 +32,9 @@ from typing import Final
 
 import msgspec
 
-from protocol.adverts import Gpu, ModelOffer, ModelState
 from protocol.hardware import bytes_per_weight, find_gpu, gpu_names, need_mib, shape_of
 from protocol.ids import model_id
+from protocol.statements.adverts import Gpu, ModelOffer, ModelState
 from simulations.dice import dice
 from simulations.popularity import shares
 from simulations.scenario import Hardware, Model, Models, Scenario, Topology, Uplink

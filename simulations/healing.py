@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from protocol.signing import ADVERT, LOAD
+from protocol.statements.keys import ADVERT, LOAD
 from simulations.breach import Breach
 from simulations.dice import dice
 

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from protocol.admission import Arrived
 from protocol.attempts import Begin
-from protocol.freshness import MAX_MARKS
 from protocol.ranking import JobQuery
+from protocol.statements.versions import MAX_MARKS
 from simulations.breach import Breach
 from simulations.dice import dice
 from simulations.engines import engine_fault
@@ -37,7 +37,7 @@ from simulations.jobs import Job
 from simulations.probes import node_sizes
 
 if TYPE_CHECKING:
-    from protocol.signing import Envelope
+    from protocol.statements.envelope import Envelope
     from simulations.peer import Peer
     from simulations.world import World
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from protocol.hardware import find_gpu, gpu_names, model_names, shape_of
 from protocol.policies import POLICIES, SORTS
-from protocol.signing import MAX_TTL_S
+from protocol.statements.envelope import MAX_TTL_S
 from simulations.checking import Problem, listed, meant, shown
 from simulations.scenario import Fault, Scenario
 

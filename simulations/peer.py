@@ -21,7 +21,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from protocol import PROTOCOL_VERSION, __version__
-from protocol.adverts import Advert, Load
 from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
@@ -40,7 +39,8 @@ from protocol.ids import PeerId, peer_text
 from protocol.messages import Digest, Doubt, NodeMessage, Records, decode
 from protocol.node import Node
 from protocol.settings import NodeSettings
-from protocol.signing import Ed25519Signer
+from protocol.statements.adverts import Advert, Load
+from protocol.statements.keys import Ed25519Signer
 from simulations.costs import Costs
 from simulations.dice import dice
 from simulations.fleet import Machine
@@ -49,7 +49,7 @@ from simulations.remains import Written, emptied
 from simulations.sizes import message_bytes
 
 if TYPE_CHECKING:
-    from protocol.freshness import MarkTable
+    from protocol.statements.versions import MarkTable
     from simulations.entry import Entry
     from simulations.recorder import Recorder
     from simulations.worker import Worker

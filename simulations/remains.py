@@ -9,10 +9,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import ItemsView, Iterator, Mapping
 
-from protocol.freshness import Key, MarkTable
 from protocol.node import Node
 from protocol.rng import Rng
-from protocol.signing import Signer
+from protocol.statements.envelope import Key
+from protocol.statements.keys import Signer
+from protocol.statements.versions import MarkTable
 
 
 class Written(Mapping[Key, tuple[int, int, float]]):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from protocol.effects import Found
-from protocol.signing import ADVERT, Envelope
+from protocol.statements.envelope import Envelope
+from protocol.statements.keys import ADVERT
 from simulations.dice import dice
 from simulations.peer import WALL
 

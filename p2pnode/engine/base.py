@@ -14,8 +14,8 @@ from typing import Final, Literal, Protocol
 
 import trio
 
-from protocol.adverts import Gpu, Load, ModelOffer, ModelState
 from protocol.ids import model_id
+from protocol.statements.adverts import Gpu, Load, ModelOffer, ModelState
 
 EngineState = Literal["starting", "ready", "failed", "stopped"]
 

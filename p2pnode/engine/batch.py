@@ -15,9 +15,9 @@ from typing import Final
 
 import trio
 
-from protocol.adverts import Load
 from protocol.batching import Batching, BatchingEffect, Finished, WakeAt, Work
 from protocol.pace import Pace
+from protocol.statements.adverts import Load
 
 #: Shortest sleep, seconds: with faster steps the tokens come in small batches, as they do over a network anyway.
 SHORTEST_SLEEP_S: Final = 0.004

@@ -33,9 +33,9 @@ from p2pnode.engine.base import (
     ModelSpec,
 )
 from p2pnode.engine.batch import Batch
-from protocol.adverts import Gpu, Load, ModelOffer
 from protocol.hardware import need_mib, shape_of
 from protocol.pace import Pace
+from protocol.statements.adverts import Gpu, Load, ModelOffer
 
 #: Tokens of context of a mock model that does not say.
 DEFAULT_CONTEXT: Final = 8192

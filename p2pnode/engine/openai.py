@@ -27,7 +27,7 @@ from p2pnode.engine.base import (
 )
 from p2pnode.engine.sse import Events, EventTooLong
 from p2pnode.engine.upstream import Answer, Upstream, UpstreamBroken
-from protocol.adverts import Gpu, Load, ModelOffer, Status
+from protocol.statements.adverts import Gpu, Load, ModelOffer, Status
 
 #: Seconds between looks at the server's load (fast enough for a load period of 2 s), and at its models.
 LOAD_S: Final = 1.0

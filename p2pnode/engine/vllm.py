@@ -26,7 +26,7 @@ from p2pnode.engine.base import Changes, EngineFailed, EngineJob, EngineReply, E
 from p2pnode.engine.child import Child, child
 from p2pnode.engine.openai import OpenAIEngine
 from p2pnode.engine.upstream import Upstream, UpstreamBroken
-from protocol.adverts import Gpu, Load, ModelOffer
+from protocol.statements.adverts import Gpu, Load, ModelOffer
 
 #: First and longest pause before a dead vLLM is started again, seconds, doubling; a child that served for
 #: ``STEADY_S`` resets it (guess: a broken driver must not be hammered, an out-of-memory may pass).

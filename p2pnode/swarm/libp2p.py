@@ -30,7 +30,7 @@ from p2pnode.swarm.listener import Front, FrontStream, connect
 from p2pnode.swarm.net import Address, BadAddress, LinkBroken, NetError, PeerUnreachable, is_loopback, parse_address
 from protocol.errors import InvalidPeerId
 from protocol.ids import PeerId, libp2p_bytes, peer_from_libp2p, short
-from protocol.signing import Ed25519Signer
+from protocol.statements.keys import Ed25519Signer
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ from p2pnode.swarm.driver import Driver
 from p2pnode.swarm.linktable import LinkTable
 from p2pnode.swarm.net import LinkBroken, Net, PeerUnreachable
 from p2pnode.swarm.peerlink import Channel, ChannelReset, PeerLink
-from protocol.adverts import Advert, Load, read
 from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, Send
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.events import Advertise, FindPeer, FindProviders, Leave, Received, ReportLoad, RoundTrip
@@ -28,6 +27,8 @@ from protocol.ids import ModelId, PeerId, peer_text, short
 from protocol.link import FRAME_OVERHEAD
 from protocol.messages import DHT_QUERY, DHT_REPLY, DHT_STORE, DIGEST, DOUBT, RECORDS, decode, kind_of
 from protocol.settings import NodeSettings
+from protocol.statements.adverts import Advert, Load
+from protocol.statements.envelope import read
 
 if TYPE_CHECKING:
     from protocol.node import Node

@@ -9,7 +9,7 @@ from protocol.attempts import Completed, Progress
 from protocol.endings import sign_end
 from protocol.ids import JobId
 from protocol.messages import End, encode
-from protocol.signing import Ed25519Signer
+from protocol.statements.keys import Ed25519Signer
 from simulations.attackers.armed import Attacker, Pretender
 from simulations.jobs import END_BYTES, PIECE_BYTES, Attempt, job_id
 

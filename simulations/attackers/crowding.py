@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from protocol.adverts import Advert
 from protocol.ids import PeerId
 from protocol.messages import Contact, DhtReply, Digest, Doubt, NodeMessage, Records
-from protocol.signing import parse
+from protocol.statements.adverts import Advert
+from protocol.statements.envelope import parse
 from simulations.attackers.armed import Attacker
 from simulations.attackers.liars import claimed_models
 from simulations.attackers.stalling import BlackHoleWorker

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from protocol.errors import RemoteProtocolError
-from protocol.signing import Envelope, parse
+from protocol.statements.envelope import Envelope, parse
 from simulations.dice import dice
 from simulations.outcome import quantiles, rounded
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from protocol.adverts import Load, Provider, statement
 from protocol.ids import model_id
 from protocol.kbuckets import model_key
 from protocol.messages import DhtQuery, DhtStore, Digest, Records
+from protocol.statements.adverts import Load, Provider
+from protocol.statements.envelope import statement
 from simulations.attackers.armed import Attacker
 from simulations.jobs import REQ_BYTES, Attempt, Job, Truth
 from simulations.network import Link

@@ -7,8 +7,8 @@ from typing import Final
 import msgspec
 
 from protocol.admission import AdmissionEvent, Arrived
-from protocol.adverts import Advert, Load, ModelOffer
 from protocol.hardware import find_gpu
+from protocol.statements.adverts import Advert, Load, ModelOffer
 from simulations.attackers.armed import Attacker, BadWorker
 from simulations.attackers.stalling import IdleLoad
 from simulations.fleet import bare_offer

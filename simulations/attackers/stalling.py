@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 
-from protocol.adverts import Load, Status
 from protocol.attempts import Completed, Progress, WasBusy
+from protocol.statements.adverts import Load, Status
 from simulations.attackers.armed import Attacker, BadWorker, Pretender
 from simulations.jobs import END_BYTES, PIECE_BYTES, REFUSAL_BYTES, Attempt
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final
 
-from protocol.adverts import Advert, Load, Status, statement
 from protocol.ids import PEER_ID_BYTES, PeerId
 from protocol.messages import Doubt, NodeMessage, Records
-from protocol.signing import ADVERT, LOAD, MAX_PAYLOAD_BYTES, OVERHEAD_BYTES, Envelope, Signer, parse, seal
+from protocol.statements.adverts import Advert, Load, Status
+from protocol.statements.envelope import MAX_PAYLOAD_BYTES, OVERHEAD_BYTES, Envelope, parse, seal, statement
+from protocol.statements.keys import ADVERT, LOAD, Signer
 from protocol.wire import pack
 from simulations.attackers.armed import Attacker
 from simulations.network import Link

@@ -21,14 +21,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from p2pnode.cli.processes import Child, Fleet
-from protocol.adverts import Load, statement
 from protocol.events import LinkUp, Received
 from protocol.messages import RECORDS, Digest, NodeMessage, Records, decode, encode, kind_of
 from protocol.node import Node
 from protocol.policies import DEFAULT
 from protocol.ranking import JobQuery, rank
 from protocol.settings import PROFILES
-from protocol.signing import Envelope
+from protocol.statements.adverts import Load
+from protocol.statements.envelope import Envelope, statement
 from simulations.costs import Costs, Measured, Provenance, text_of
 from tests.bench.decisions import MODEL, crowd
 from tests.bench.load import Target, read_head, read_rest

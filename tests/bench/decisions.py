@@ -7,12 +7,13 @@ import statistics
 import time
 from pathlib import Path
 
-from protocol.adverts import Advert, Gpu, Load, ModelOffer, statement
 from protocol.hardware import gpu_names, gpu_spec
 from protocol.peerview import PeerView
 from protocol.policies import POLICIES
 from protocol.ranking import JobQuery, rank
-from protocol.signing import Ed25519Signer
+from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer
+from protocol.statements.envelope import statement
+from protocol.statements.keys import Ed25519Signer
 from tests.bench.row import Row
 
 PEERS = 1000

@@ -14,12 +14,12 @@ import trio
 
 from p2pnode.swarm.libp2p import Libp2pNet
 from p2pnode.swarm.swarm import Swarm
-from protocol.adverts import Advert, Load, ModelOffer
 from protocol.ids import model_id
 from protocol.kbuckets import model_key
 from protocol.node import Node
 from protocol.settings import PROFILES
-from protocol.signing import Ed25519Signer
+from protocol.statements.adverts import Advert, Load, ModelOffer
+from protocol.statements.keys import Ed25519Signer
 
 pytestmark = pytest.mark.slow
 

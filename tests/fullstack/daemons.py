@@ -36,7 +36,7 @@ from p2pnode.paths import Paths
 from p2pnode.surroundings import Surroundings
 from protocol import messages
 from protocol.ids import PeerId, peer_text
-from protocol.signing import parse_again
+from protocol.statements.envelope import parse_again
 from tests.fullstack.virtualnet import Time, VirtualNet
 
 #: Unix time at which every virtual world begins (any whole number would do; marks and statements need one).

@@ -20,13 +20,14 @@ from p2pnode.swarm.net import LinkBroken, NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import ChannelReset
 from p2pnode.worker import Worker
 from protocol import PROTOCOL_VERSION
-from protocol.adverts import Advert, Load, ModelOffer, statement
 from protocol.effects import Found
 from protocol.ids import PeerId, model_id
 from protocol.peerview import PeerView
 from protocol.ranking import JobQuery
 from protocol.settings import PROFILES, NodeSettings
-from protocol.signing import Ed25519Signer
+from protocol.statements.adverts import Advert, Load, ModelOffer
+from protocol.statements.envelope import statement
+from protocol.statements.keys import Ed25519Signer
 
 SETTINGS = PROFILES["wan"]
 MODEL = "m"

@@ -12,7 +12,6 @@ from p2pnode.engine.base import CHAT, EngineFailed
 from p2pnode.jobs import JobFailed, JobSpec
 from p2pnode.worker import Worker
 from protocol import PROTOCOL_VERSION
-from protocol.adverts import Advert, Provider, statement
 from protocol.attempts import Outcome
 from protocol.endings import sign_end
 from protocol.ids import JobId, name_key, peer_text
@@ -33,6 +32,8 @@ from protocol.messages import (
     encode,
 )
 from protocol.ranking import JobQuery
+from protocol.statements.adverts import Advert, Provider
+from protocol.statements.envelope import statement
 from tests.p2pnode.jobsite import (
     MODEL,
     SETTINGS,

@@ -15,8 +15,9 @@ from p2pnode.jobs import JobBook, JobFailed
 from p2pnode.swarm.swarm import Swarm
 from p2pnode.worker import Worker
 from protocol import PROTOCOL_VERSION
-from protocol.adverts import Advert, Load, statement
 from protocol.node import Node
+from protocol.statements.adverts import Advert, Load
+from protocol.statements.envelope import statement
 from tests.fakes import MemorySwitch
 from tests.p2pnode.jobsite import SETTINGS, Script, ScriptedEngine, chat, everything, ordered, piece, signer, spec
 

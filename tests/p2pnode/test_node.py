@@ -28,8 +28,8 @@ from p2pnode.paths import find_paths
 from p2pnode.seeds import check_listen, grouped, listed_seeds
 from p2pnode.statements import Machine, advert_of, described, load_of
 from p2pnode.stopping import PARENT_VARIABLE, SIGNALS, CannotStart, Stopping, WrongFlag, watch_parent, watch_signals
-from protocol.adverts import Gpu, Load, ModelOffer, Status
 from protocol.ids import PeerId, peer_text
+from protocol.statements.adverts import Gpu, Load, ModelOffer, Status
 
 PEER = PeerId(bytes(range(32)))
 ADDRESS = f"/ip4/203.0.113.7/tcp/4411/p2p/{peer_text(PEER)}"

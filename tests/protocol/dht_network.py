@@ -15,7 +15,7 @@ from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTim
 from protocol.ids import PeerId
 from protocol.messages import decode, encode, kind_of
 from protocol.settings import PROFILES, DhtSettings
-from protocol.signing import Ed25519Signer
+from protocol.statements.keys import Ed25519Signer
 from protocol.wire import MAX_MESSAGE_BYTES
 
 #: Wall clock minus monotonic clock of everybody.

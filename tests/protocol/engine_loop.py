@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from protocol.adverts import Gpu
 from protocol.batching import Batching, BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
 from protocol.hardware import ModelShape, bytes_per_weight, gpu_spec, shape_of
 from protocol.pace import CHUNK_TOKENS, Pace
 from protocol.predict import REQUEST_S, memory_bytes_s, peak_flops, prefill_s, step_s
+from protocol.statements.adverts import Gpu
 
 CARD = gpu_spec("rtx 4090")
 SHAPE = shape_of("llama-3.1-8b-instruct")

@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from protocol.adverts import Advert, Gpu, Load, ModelOffer
 from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, Send, SetTimer, TimerKey
 from protocol.events import (
     Advertise,
@@ -31,7 +30,8 @@ from protocol.ids import PeerId
 from protocol.messages import NodeMessage, Records, encode
 from protocol.node import Node
 from protocol.settings import PROFILES, NodeSettings
-from protocol.signing import Ed25519Signer
+from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer
+from protocol.statements.keys import Ed25519Signer
 
 #: Seconds until a silent peer's link counts as broken, between PINGs, and until a dial of nobody fails.
 DEAD_S = 15.0

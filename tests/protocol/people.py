@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from protocol.adverts import Advert, Gpu, Load, ModelOffer
 from protocol.ids import PeerId
 from protocol.peerview import PeerView
-from protocol.signing import ADVERT, LOAD, Envelope
+from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer
+from protocol.statements.envelope import Envelope
+from protocol.statements.keys import ADVERT, LOAD
 
 ME = PeerId(bytes(32))
 MODEL = "llama-3.1-8b-instruct"

@@ -7,7 +7,6 @@ import random
 
 import pytest
 
-from protocol.adverts import Load, Status, read
 from protocol.announcing import (
     ADVERT_SHARE,
     COPIES,
@@ -19,7 +18,9 @@ from protocol.announcing import (
     few_of,
 )
 from protocol.settings import GossipSettings
-from protocol.signing import ADVERT, LOAD, MAX_INC, MAX_TTL_S, Envelope
+from protocol.statements.adverts import Load, Status
+from protocol.statements.envelope import MAX_INC, MAX_TTL_S, Envelope, read
+from protocol.statements.keys import ADVERT, LOAD
 from tests.protocol.harness import WALL, advert_of, signer_of
 
 IDLE = Load(slots=8, free_vram_mib=8000, tokens_s=40)

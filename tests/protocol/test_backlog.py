@@ -7,10 +7,9 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.adverts import Load, statement
 from protocol.backlog import FRAME_BYTES, ITEM_BYTES, NOW, Backlog
-from protocol.freshness import Mark
-from protocol.signing import Envelope
+from protocol.statements.adverts import Load
+from protocol.statements.envelope import Envelope, Mark, statement
 from tests.protocol.harness import WALL, advert_of, signer_of
 
 

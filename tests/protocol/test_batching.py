@@ -6,11 +6,11 @@ from math import inf
 
 import pytest
 
-from protocol.adverts import Gpu, Status
 from protocol.batching import Batching, UnknownModel, WakeAt, Work
 from protocol.hardware import shape_of
 from protocol.pace import CHUNK_TOKENS, Pace
 from protocol.predict import REQUEST_S, predict
+from protocol.statements.adverts import Gpu, Status
 from tests.protocol.engine_loop import CARD, PACE, SHAPE, Loop, engine, memory_for
 
 

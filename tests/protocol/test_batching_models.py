@@ -6,11 +6,11 @@ from math import inf
 
 import pytest
 
-from protocol.adverts import ModelState
 from protocol.batching import Batching
 from protocol.hardware import bytes_per_weight, shape_of
 from protocol.pace import Pace
 from protocol.predict import START_S, cold_s
+from protocol.statements.adverts import ModelState
 from tests.protocol.engine_loop import CARD, Loop
 
 DISK, ASLEEP, HERE = ModelState.ON_DISK, ModelState.SLEEPING, ModelState.RESIDENT

@@ -15,10 +15,10 @@ from statistics import fmean
 
 import pytest
 
-from protocol.adverts import Gpu
 from protocol.batching import Work
 from protocol.hardware import ModelShape
 from protocol.pace import Pace
+from protocol.statements.adverts import Gpu
 from tests.protocol.engine_loop import Loop, engine
 
 #: 30,000 layers of 32 us: nearly a second per step, against which 4.4 us per job are nothing.

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from protocol import dht as dht_module
-from protocol.adverts import Advert, Load, Provider, statement
 from protocol.dht import MOST_LOOKUPS, PROVIDERS, Dht
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer
 from protocol.errors import BadEnvelope, StaleStatement
@@ -21,7 +20,9 @@ from protocol.lookup import Lookup, State
 from protocol.messages import Contact, DhtQuery, DhtReply, DhtStore, Doubt
 from protocol.settings import DhtSettings
 from protocol.shelf import Shelf, home_of
-from protocol.signing import PROVIDER, Envelope, remaining_s, seal
+from protocol.statements.adverts import Advert, Load, Provider
+from protocol.statements.envelope import Envelope, remaining_s, seal, statement
+from protocol.statements.keys import PROVIDER
 from tests.protocol.dht_network import EPOCH, TEST, DhtNetwork, Member, signer
 
 MODEL = ModelId(b"m" * 16)

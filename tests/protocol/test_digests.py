@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol import digests
-from protocol.freshness import Marks
 from protocol.messages import DIGEST, Digest, decode, encode
 from protocol.settings import GossipSettings
-from protocol.signing import ADVERT, LOAD, PROVIDER, Envelope
+from protocol.statements.envelope import Envelope
+from protocol.statements.keys import ADVERT, LOAD, PROVIDER
+from protocol.statements.versions import Marks
 from protocol.wire import MAX_MESSAGE_BYTES
 
 

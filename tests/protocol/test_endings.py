@@ -8,7 +8,7 @@ import pytest
 from protocol.endings import end_holds, sign_end
 from protocol.ids import JobId
 from protocol.messages import End
-from protocol.signing import Ed25519Signer
+from protocol.statements.keys import Ed25519Signer
 
 WORKER = Ed25519Signer(bytes(32))
 JOB = JobId(bytes(range(16)))

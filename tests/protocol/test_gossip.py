@@ -7,18 +7,18 @@ import random
 import pytest
 
 from protocol import digests, gossip
-from protocol.adverts import Load, Status, statement
 from protocol.announcing import few_of
 from protocol.budget import PAYBACK_SHARE
 from protocol.effects import Effect, Penalise, Send, SetTimer
 from protocol.events import Advertise
-from protocol.freshness import Key
 from protocol.gossip import Gossip
 from protocol.ids import PeerId
 from protocol.messages import Digest, NodeMessage, Records, encode
 from protocol.peerview import PeerView
 from protocol.settings import PROFILES, GossipSettings
-from protocol.signing import ADVERT, LOAD, PROVIDER, Envelope, parse, seal
+from protocol.statements.adverts import Load, Status
+from protocol.statements.envelope import Envelope, Key, parse, seal, statement
+from protocol.statements.keys import ADVERT, LOAD, PROVIDER
 from tests.protocol.harness import FRAME_BYTES, WALL, Member, MemoryNetwork, advert_of, signer_of
 
 TICK_S = PROFILES["wan"].gossip.tick_s

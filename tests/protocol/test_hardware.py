@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.adverts import ModelOffer
 from protocol.hardware import (
     UnknownGpu,
     bits_per_weight,
@@ -21,6 +20,7 @@ from protocol.hardware import (
     shape_of,
     weight_bytes,
 )
+from protocol.statements.adverts import ModelOffer
 
 
 @pytest.mark.parametrize(

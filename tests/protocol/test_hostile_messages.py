@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 
 from protocol import messages as m
-from protocol.adverts import Load, Provider, statement
 from protocol.effects import Effect, Penalise, Send
 from protocol.errors import RemoteProtocolError
 from protocol.events import Advertise, DialFailed, FindProviders, LinkDown, LinkUp, Received, TimerFired
@@ -16,7 +15,9 @@ from protocol.ids import ModelId, PeerId
 from protocol.kbuckets import model_key
 from protocol.node import Node
 from protocol.settings import PROFILES
-from protocol.signing import ADVERT, LOAD, Envelope, parse
+from protocol.statements.adverts import Load, Provider
+from protocol.statements.envelope import Envelope, parse, statement
+from protocol.statements.keys import ADVERT, LOAD
 from tests.protocol.harness import WALL, addr_of, advert_of, signer_of
 
 pytestmark = pytest.mark.slow

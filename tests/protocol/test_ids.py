@@ -19,7 +19,7 @@ from protocol.ids import (
     peer_text,
     short,
 )
-from protocol.signing import Ed25519Signer
+from protocol.statements.keys import Ed25519Signer
 
 PEER = Ed25519Signer(bytes(32)).peer_id
 

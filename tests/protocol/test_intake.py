@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.adverts import Load, Provider, statement
 from protocol.budget import Bucket
 from protocol.errors import BadEnvelope
-from protocol.freshness import Key
 from protocol.ids import PeerId
 from protocol.intake import MAX_PROOFS, Counts, Intake, Verdict
 from protocol.peerview import PeerView
 from protocol.settings import GossipSettings
-from protocol.signing import ADVERT, LOAD, Envelope, parse, seal
+from protocol.statements.adverts import Load, Provider
+from protocol.statements.envelope import Envelope, Key, parse, seal, statement
+from protocol.statements.keys import ADVERT, LOAD
 from tests.protocol.harness import WALL, advert_of, signer_of
 
 ME = signer_of(0)

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol import messages as m
-from protocol.adverts import Load, statement
 from protocol.errors import BadEnvelope, BadFrame, RemoteProtocolError
-from protocol.signing import Ed25519Signer
+from protocol.statements.adverts import Load
+from protocol.statements.envelope import statement
+from protocol.statements.keys import Ed25519Signer
 from protocol.wire import MAX_MESSAGE_BYTES
 
 KEY = bytes(range(32))

@@ -8,13 +8,14 @@ import random
 import pytest
 
 from protocol import neighbours as machine
-from protocol.adverts import Load, statement
 from protocol.effects import Dial, Effect, Hangup, SetTimer
 from protocol.ids import PeerId
 from protocol.neighbours import Neighbours
 from protocol.netgroup import group_of
 from protocol.peerview import PeerView
 from protocol.settings import PROFILES, NeighbourSettings
+from protocol.statements.adverts import Load
+from protocol.statements.envelope import statement
 from tests.protocol.harness import WALL, MemoryNetwork, addr_of, advert_of, signer_of
 
 

@@ -6,7 +6,6 @@ import random
 
 import pytest
 
-from protocol.adverts import Advert, Load, ModelOffer, Status, statement
 from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Send
 from protocol.events import (
     Advertise,
@@ -26,7 +25,9 @@ from protocol.ids import ModelId, PeerId, name_key
 from protocol.messages import Digest, Doubt, Records, encode
 from protocol.node import Node
 from protocol.settings import PROFILES, GossipSettings, NodeSettings
-from protocol.signing import ADVERT, LOAD, PROVIDER, Envelope, parse
+from protocol.statements.adverts import Advert, Load, ModelOffer, Status
+from protocol.statements.envelope import Envelope, parse, statement
+from protocol.statements.keys import ADVERT, LOAD, PROVIDER
 from tests.protocol.harness import FRAME_BYTES, WALL, MemoryNetwork, addr_of, advert_of, signer_of
 
 PEER = signer_of(1).peer_id

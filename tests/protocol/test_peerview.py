@@ -11,11 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from protocol.adverts import Advert, Load, ModelOffer
 from protocol.ids import PeerId
 from protocol.netgroup import group_of, network_group
 from protocol.peerview import MOST_WANTED, PeerView
-from protocol.signing import ADVERT, LOAD
+from protocol.statements.adverts import Advert, Load, ModelOffer
+from protocol.statements.keys import ADVERT, LOAD
 from tests.protocol.people import ME, advert, card, envelope, idle, new_view, offer, peer, put
 
 

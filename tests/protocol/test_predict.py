@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.adverts import Gpu, ModelState
 from protocol.hardware import ModelShape, gpu_names, gpu_spec, model_names, shape_of
 from protocol.predict import (
     ANSWER_TOKENS,
@@ -22,6 +21,7 @@ from protocol.predict import (
     prefill_s,
     step_s,
 )
+from protocol.statements.adverts import Gpu, ModelState
 
 LLAMA = shape_of("llama-3.1-8b-instruct")
 

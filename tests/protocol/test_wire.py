@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.adverts import Advert, Load
 from protocol.errors import BadFrame
+from protocol.statements.adverts import Advert, Load
 from protocol.wire import MAX_ARRAY, MAX_MESSAGE_BYTES, MAX_STRING, pack, unpack
 
 

@@ -13,7 +13,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId
 from protocol.messages import RECORDS, Records, decode, encode
 from protocol.settings import GossipSettings, NodeSettings
-from protocol.signing import ADVERT
+from protocol.statements.keys import ADVERT
 from simulations.attackers import KINDS, peer_class, window
 from simulations.attackers.answers import FORMS, forged_end
 from simulations.attackers.armed import Attacker

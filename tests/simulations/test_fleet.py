@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from protocol.adverts import ModelState
 from protocol.hardware import need_mib
 from protocol.ids import model_id
+from protocol.statements.adverts import ModelState
 from simulations.fleet import Machine, UnknownHardware, machine, unserved
 from simulations.popularity import shares
 from simulations.scenario import Engine, Hardware, Model, Models, Scenario, Topology, Uplink

@@ -12,7 +12,8 @@ import pytest
 
 from protocol.effects import Penalise
 from protocol.hardware import MIB
-from protocol.signing import LOAD, Ed25519Signer, seal
+from protocol.statements.envelope import seal
+from protocol.statements.keys import LOAD, Ed25519Signer
 from simulations import invariants
 from simulations import world as worlds
 from simulations.breach import Breach

@@ -7,7 +7,7 @@ import pytest
 from protocol.endings import sign_end
 from protocol.link import FRAME_OVERHEAD
 from protocol.messages import Accept, Busy, End, Refuse, Request, encode
-from protocol.signing import Ed25519Signer
+from protocol.statements.keys import Ed25519Signer
 from simulations.jobs import (
     ACCEPT_BYTES,
     BODY_BYTES,

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.messages import Contact, DhtQuery, DhtReply, DhtStore, Digest, Doubt, NodeMessage, Records, encode
-from protocol.signing import Ed25519Signer, Envelope, parse, seal
+from protocol.statements.envelope import Envelope, parse, seal
+from protocol.statements.keys import Ed25519Signer
 from simulations.sizes import message_bytes
 
 SIGNER = Ed25519Signer(b"s" * 32)

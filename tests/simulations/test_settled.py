@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protocol.settings import GossipSettings, NeighbourSettings, NodeSettings
-from protocol.signing import ADVERT, LOAD
+from protocol.statements.keys import ADVERT, LOAD
 from simulations.world import World
 from tests.simulations.worlds import DELAY_S, MEASURED, scenario, world
 

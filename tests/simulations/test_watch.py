@@ -10,7 +10,7 @@ import pytest
 from protocol.effects import Found
 from protocol.events import FindProviders
 from protocol.ids import name_key
-from protocol.signing import ADVERT
+from protocol.statements.keys import ADVERT
 from simulations.outcome import outcome_of
 from simulations.peer import WALL
 from simulations.scenario import Measure, Scenario, Topology

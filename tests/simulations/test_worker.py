@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from protocol.admission import Arrived
-from protocol.adverts import ModelState, Status
 from protocol.attempts import Begin, Outcome
 from protocol.batching import Batching, Finished, Work
 from protocol.ranking import JobQuery
 from protocol.settings import AdmissionSettings, NodeSettings
+from protocol.statements.adverts import ModelState, Status
 from simulations.jobs import Attempt, Job
 from simulations.scenario import Hardware, Model, Models, Scenario
 from simulations.worker import Worker

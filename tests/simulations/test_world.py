@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from protocol.messages import Records
-from protocol.signing import ADVERT, Ed25519Signer, seal
+from protocol.statements.envelope import seal
+from protocol.statements.keys import ADVERT, Ed25519Signer
 from simulations.peer import IDLE_S, WALL
 from simulations.scenario import Attack, Churn, Fault, Lengths, Lookups, Measure, Scenario, Topology, Workload
 from simulations.workload import Arrival

@@ -19,11 +19,12 @@ import trio
 from p2pnode.swarm.libp2p import LINK_PROTOCOL, Libp2pNet
 from p2pnode.swarm.swarm import Swarm
 from protocol import messages as m
-from protocol.adverts import Advert, Load, ModelOffer, Provider, statement
 from protocol.ids import ModelId, PeerId
 from protocol.kbuckets import model_key
 from protocol.node import Node
-from protocol.signing import Ed25519Signer
+from protocol.statements.adverts import Advert, Load, ModelOffer, Provider
+from protocol.statements.envelope import statement
+from protocol.statements.keys import Ed25519Signer
 from tests.p2pnode.swarm.attackers import HELLO_LINE, intrude, stranger, stream_of
 from tests.p2pnode.swarm.standin import SETTINGS, ask, echo, eventually, real_net, seed_of
 

@@ -9,10 +9,10 @@ import trio
 
 from p2pnode.swarm.net import Net
 from p2pnode.swarm.swarm import Swarm
-from protocol.adverts import Advert, Load
 from protocol.ids import PeerId
 from protocol.node import Node
-from protocol.signing import Ed25519Signer
+from protocol.statements.adverts import Advert, Load
+from protocol.statements.keys import Ed25519Signer
 from tests.fakes import MemorySwitch
 from tests.p2pnode.swarm.standin import SETTINGS, ask, echo, eventually, real_net, seed_of
 

@@ -11,19 +11,8 @@ from hypothesis import strategies as st
 
 from protocol.errors import BadEnvelope, LocalProtocolError, StaleStatement
 from protocol.ids import PeerId
-from protocol.signing import (
-    ADVERT,
-    LOAD,
-    MAX_PAYLOAD_BYTES,
-    MAX_TTL_S,
-    OVERHEAD_BYTES,
-    PROVIDER,
-    Ed25519Signer,
-    parse,
-    remaining_s,
-    seal,
-    verify,
-)
+from protocol.statements.envelope import MAX_PAYLOAD_BYTES, MAX_TTL_S, OVERHEAD_BYTES, parse, remaining_s, seal
+from protocol.statements.keys import ADVERT, LOAD, PROVIDER, Ed25519Signer, verify
 
 SIGNER = Ed25519Signer(bytes(32))
 WALL = 1_800_000_000.0

@@ -5,32 +5,28 @@ Layout of the wire form (all integers big-endian), 120 bytes and the payload::
     version u8 | kind u8 | author 32 | inc u64 | seq u32 | issued u64 (ms, Unix) | ttl u16 (s) | signature 64 | payload
 
 The signature (Ed25519, RFC 8032) is over ``domain(kind) || header || payload``: the bytes as received, never a
-re-encoding, and never the same under another domain.  Order of validation: length, header, signature; the payload is
-decoded by the caller, after the signature held (libp2p RFC 0002 discards without deserialising, too).
+re-encoding, and never the same under another domain.  Order of validation: length, header, signature; :func:`read`
+decodes the payload after the signature held (libp2p RFC 0002 discards without deserialising, too).
 
-Not here: what a payload means (``adverts``), which statement is newer than which (``gossip``).
+Not here: the fields of a payload (``adverts``), which statement is newer than which (``versions``).
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import struct
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final
 
-import nacl.bindings
-import nacl.exceptions
-
-from protocol.errors import BadEnvelope, LocalProtocolError, StaleStatement
-from protocol.ids import PEER_ID_BYTES, PeerId
-
-if TYPE_CHECKING:
-    from protocol.adverts import Advert, Load, Provider
-    from protocol.freshness import Seen
+from protocol.errors import BadEnvelope, BadFrame, LocalProtocolError, StaleStatement, UnknownStatement
+from protocol.ids import PeerId
+from protocol.statements.adverts import Advert, Load, Provider
+from protocol.statements.keys import ADVERT, LOAD, PROVIDER, SIGNATURE_BYTES, Signer, verify
+from protocol.wire import pack, unpack
 
 ENVELOPE_VERSION: Final = 1
 _HEADER = struct.Struct(">BB32sQIQH")
-SIGNATURE_BYTES: Final = 64
 OVERHEAD_BYTES: Final = _HEADER.size + SIGNATURE_BYTES
 #: Longest payload of any statement; with the overhead a record stays under 4 KiB (DESIGN 3.1).
 MAX_PAYLOAD_BYTES: Final = 4096 - OVERHEAD_BYTES
@@ -41,63 +37,56 @@ _REMEMBERED: Final = 8192
 #: Authors of statements, of either kind, of whom every statement has the same key object (guess: all marks of a node;
 #: measured: 18 MB at most): what is looked up for every statement received is then found by identity.
 _AUTHORS: Final = 65536
+#: Author and kind: what a mark is kept for.
+Key = tuple[PeerId, int]
+#: The time of a statement that was not seen in this life of the node.
+UNSEEN: Final = -math.inf
 #: The last incarnation.
 MAX_INC: Final = (1 << 64) - 1
 
-ADVERT: Final = 1
-LOAD: Final = 2
-PROVIDER: Final = 3
 _DOMAINS: Final = {
     ADVERT: b"p2pnode/advert/1\0",
     LOAD: b"p2pnode/load/1\0",
     PROVIDER: b"p2pnode/provider/1\0",
 }
-#: The END of a job is signed under a domain of its own; it never travels in an envelope.
-END_DOMAIN: Final = b"p2pnode/end/1\0"
-
-
-class Signer(Protocol):
-    """Whoever holds a private key."""
-
-    @property
-    def peer_id(self) -> PeerId: ...
-
-    def sign(self, message: bytes) -> bytes:
-        """64 bytes of Ed25519 signature."""
-        ...
-
-
-class Ed25519Signer:
-    """A key in memory, made from its 32-byte seed."""
-
-    def __init__(self, seed: bytes) -> None:
-        if len(seed) != 32:
-            raise LocalProtocolError("an Ed25519 seed has 32 bytes")
-        public, self._secret = nacl.bindings.crypto_sign_seed_keypair(seed)
-        self._peer_id = PeerId(public)
-
-    @property
-    def peer_id(self) -> PeerId:
-        return self._peer_id
-
-    def sign(self, message: bytes) -> bytes:
-        return nacl.bindings.crypto_sign(message, self._secret)[:SIGNATURE_BYTES]
-
-
-def verify(author: PeerId, message: bytes, signature: bytes) -> bool:
-    """Whether ``signature`` is the author's over ``message``; never raises for hostile input."""
-    if len(author) != PEER_ID_BYTES or len(signature) != SIGNATURE_BYTES:
-        return False
-    try:
-        nacl.bindings.crypto_sign_open(signature + message, author)
-    except nacl.exceptions.BadSignatureError:
-        return False
-    return True
 
 
 @functools.lru_cache(_AUTHORS)
 def _key(author: PeerId, kind: int) -> tuple[PeerId, int]:
     return author, kind
+
+
+class Mark:
+    """The newest statement of one author and kind.
+
+    ``until`` is when that statement runs out (monotonic), ``UNSEEN`` if it was seen before a restart only.
+    ``envelope`` is the statement itself while the view holds it.  ``tag`` is its hash for digests; it counts there
+    until it runs out.  ``keep`` is until when a mark of an earlier life is kept; others are for ``marks_s`` after
+    ``until``.
+
+    A key has the same mark from when its statement is held until one comes that is not (:class:`Seen`), so that a mark
+    stands for its key; whoever has it on a list then has to let go of it.
+    """
+
+    __slots__ = ("envelope", "inc", "keep", "seq", "tag", "until")
+
+    def __init__(self, inc: int, seq: int, tag: int = 0, until: float = UNSEEN, keep: float = UNSEEN) -> None:
+        self.inc = inc
+        self.seq = seq
+        self.tag = tag
+        self.until = until
+        self.keep = keep
+        self.envelope: Envelope | None = None
+
+    def lives(self, now: float) -> bool:
+        """Whether the statement has been seen in this life and has not run out."""
+        return self.until > now
+
+
+class Seen(Mark):
+    """The mark of a statement that is not held.  Never changed, only replaced: all who have seen that may share it."""
+
+    __slots__ = ()
 
 
 class Envelope:
@@ -221,3 +210,32 @@ def remaining_s(envelope: Envelope, wall: float, skew_s: float) -> float:
     if envelope.issued > wall + skew_s:
         raise StaleStatement(f"issued {envelope.issued - wall:.0f} s in the future")
     return min(float(envelope.ttl), left)
+
+
+_TYPES: Final[dict[int, type[Advert | Load | Provider]]] = {ADVERT: Advert, LOAD: Load, PROVIDER: Provider}
+_KINDS: Final = {Advert: ADVERT, Load: LOAD, Provider: PROVIDER}
+
+
+def statement(
+    signer: Signer, value: Advert | Load | Provider, version: tuple[int, int], issued: float, ttl: int
+) -> Envelope:
+    """Seal a value; ``issued`` in seconds since the epoch, ``ttl`` in seconds."""
+    return seal(signer, _KINDS[type(value)], version, issued, ttl, pack(value))
+
+
+def read(envelope: Envelope) -> Advert | Load | Provider:
+    """Decode what a statement says; raises ``BadEnvelope``, or ``UnknownStatement`` if a newer version may say it.
+
+    The value is remembered on the envelope: whoever else holds the same object need not decode it.
+    """
+    if envelope.value is not None:
+        return envelope.value
+    if envelope.kind not in _TYPES:
+        raise UnknownStatement(f"kind {envelope.kind}")
+    if not envelope.check():
+        raise BadEnvelope("signature")
+    try:
+        envelope.value = value = unpack(envelope.payload, _TYPES[envelope.kind])
+    except BadFrame as error:
+        raise UnknownStatement(error.detail) from None
+    return value

@@ -1,6 +1,6 @@
 """What a node says of itself: ``Advert`` (slow: hardware, models, price, addresses) and ``Load`` (small and fast).
 
-Both travel sealed (``signing``) as msgpack arrays.  Fields are only ever appended: a reader of an older version skips
+Both travel sealed (``envelope``) as msgpack arrays.  Fields are only ever appended: a reader of an older version skips
 what it does not know, and relays it untouched because the sealed bytes are relayed, not the decoded value.
 Everything here is a *claim* of its author; nothing is checked but type and range.
 """
@@ -13,10 +13,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from protocol.errors import BadEnvelope, BadFrame, UnknownStatement
-from protocol.ids import ModelId, PeerId
-from protocol.signing import ADVERT, LOAD, PROVIDER, Envelope, Signer, seal
-from protocol.wire import pack, unpack
+from protocol.ids import ModelId
 
 #: Bounds of one advert (DESIGN 3.1: 64 models, at most 4 addresses).
 MAX_MODELS: Final = 64
@@ -131,38 +128,6 @@ class Provider(msgspec.Struct, frozen=True, array_like=True):
     addrs: Annotated[tuple[Name, ...], Meta(max_length=MAX_ADDRS)] = ()
 
 
-_TYPES: Final[dict[int, type[Advert | Load | Provider]]] = {ADVERT: Advert, LOAD: Load, PROVIDER: Provider}
-_KINDS: Final = {Advert: ADVERT, Load: LOAD, Provider: PROVIDER}
-
-
-def statement(
-    signer: Signer, value: Advert | Load | Provider, version: tuple[int, int], issued: float, ttl: int
-) -> Envelope:
-    """Seal a value; ``issued`` in seconds since the epoch, ``ttl`` in seconds."""
-    return seal(signer, _KINDS[type(value)], version, issued, ttl, pack(value))
-
-
-def read(envelope: Envelope) -> Advert | Load | Provider:
-    """Decode what a statement says; raises ``BadEnvelope``, or ``UnknownStatement`` if a newer version may say it.
-
-    The value is remembered on the envelope: whoever else holds the same object need not decode it.
-    """
-    if envelope.value is not None:
-        return envelope.value
-    if envelope.kind not in _TYPES:
-        raise UnknownStatement(f"kind {envelope.kind}")
-    if not envelope.check():
-        raise BadEnvelope("signature")
-    try:
-        envelope.value = value = unpack(envelope.payload, _TYPES[envelope.kind])
-    except BadFrame as error:
-        raise UnknownStatement(error.detail) from None
-    return value
-
-
 def offers(advert: Advert) -> dict[ModelId, ModelOffer]:
     """The models of an advert by fingerprint."""
     return {ModelId(offer.fingerprint): offer for offer in advert.models}
-
-
-__all__ = ["Advert", "Gpu", "Load", "ModelOffer", "ModelState", "PeerId", "Provider", "Status", "read", "statement"]

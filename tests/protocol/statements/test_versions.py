@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.freshness import MAX_VOTES, SEEN_SHARE, UNSEEN, Key, Marks, WallClock
-from protocol.signing import LOAD, MAX_TTL_S, Ed25519Signer, Envelope, parse, seal
+from protocol.statements.envelope import MAX_TTL_S, UNSEEN, Envelope, Key, parse, seal
+from protocol.statements.keys import LOAD, Ed25519Signer
+from protocol.statements.versions import MAX_VOTES, SEEN_SHARE, Marks, WallClock
 
 WALL = 1_800_000_000.0
 SKEW = 120.0

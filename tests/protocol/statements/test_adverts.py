@@ -6,21 +6,10 @@ import msgpack
 import msgspec
 import pytest
 
-from protocol.adverts import (
-    MAX_MODELS,
-    Advert,
-    Gpu,
-    Load,
-    ModelOffer,
-    ModelState,
-    Provider,
-    Status,
-    offers,
-    read,
-    statement,
-)
 from protocol.errors import BadEnvelope, UnknownStatement
-from protocol.signing import ADVERT, LOAD, Ed25519Signer, parse, seal
+from protocol.statements.adverts import MAX_MODELS, Advert, Gpu, Load, ModelOffer, ModelState, Provider, Status, offers
+from protocol.statements.envelope import parse, read, seal, statement
+from protocol.statements.keys import ADVERT, LOAD, Ed25519Signer
 from tests.protocol.harness import advert_of
 
 SIGNER = Ed25519Signer(bytes(32))

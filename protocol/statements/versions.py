@@ -17,7 +17,7 @@ clock jumps away from it (set by hand, or the machine slept), there are two opin
 statements of others vote: each author's newest counts for the clock that it fits.  Until then a statement may fit
 either.  So a jump of an hour neither blinds this node nor makes its own statements unusable.
 
-Not here: signatures (``signing``), what to do with a statement (``gossip``).
+Not here: signatures (``envelope``), what to do with a statement (``gossip``).
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ from heapq import nsmallest
 from typing import Any, Final
 
 from protocol.ids import PeerId
-from protocol.signing import MAX_TTL_S, Envelope
+from protocol.statements.envelope import MAX_TTL_S, UNSEEN, Envelope, Key, Mark, Seen
 
-#: Author and kind: what a mark is kept for.
-Key = tuple[PeerId, int]
 #: What outlives a restart: ``inc``, ``seq`` and until when to keep it (seconds since the epoch).
 MarkTable = Mapping[Key, tuple[int, int, float]]
 
@@ -45,8 +43,6 @@ MAX_VOTES: Final = 256
 MAX_MARKS: Final = 65536
 #: Part of the marks that make room when there is none (guess: whoever is found in one pass over all of them).
 _FORGOTTEN_SHARE: Final = 64
-#: The time of a statement that was not seen in this life of the node.
-UNSEEN: Final = -math.inf
 #: How exactly it is known when a statement that is not held runs out: this part of its life (guess).  Until then two
 #: nodes may differ in what they count as living, which costs them a summary and no more.
 SEEN_SHARE: Final = 0.25
@@ -107,44 +103,11 @@ class WallClock:
 
 
 def _life(envelope: Envelope, wall: float, skew_s: float) -> float:
-    """``signing.remaining_s`` for the many, without an exception for those that are out of their time."""
+    """``envelope.remaining_s`` for the many, without an exception for those that are out of their time."""
     left = envelope.issued + envelope.ttl - wall + skew_s
     if left <= 0 or envelope.issued > wall + skew_s:
         return 0.0
     return min(float(envelope.ttl), left)
-
-
-class Mark:
-    """The newest statement of one author and kind.
-
-    ``until`` is when that statement runs out (monotonic), ``UNSEEN`` if it was seen before a restart only.
-    ``envelope`` is the statement itself while the view holds it.  ``tag`` is its hash for digests; it counts there
-    until it runs out.  ``keep`` is until when a mark of an earlier life is kept; others are for ``marks_s`` after
-    ``until``.
-
-    A key has the same mark from when its statement is held until one comes that is not (:class:`Seen`), so that a mark
-    stands for its key; whoever has it on a list then has to let go of it.
-    """
-
-    __slots__ = ("envelope", "inc", "keep", "seq", "tag", "until")
-
-    def __init__(self, inc: int, seq: int, tag: int = 0, until: float = UNSEEN, keep: float = UNSEEN) -> None:
-        self.inc = inc
-        self.seq = seq
-        self.tag = tag
-        self.until = until
-        self.keep = keep
-        self.envelope: Envelope | None = None
-
-    def lives(self, now: float) -> bool:
-        """Whether the statement has been seen in this life and has not run out."""
-        return self.until > now
-
-
-class Seen(Mark):
-    """The mark of a statement that is not held.  Never changed, only replaced: all who have seen that may share it."""
-
-    __slots__ = ()
 
 
 def _only_seen(envelope: Envelope, until: float) -> Seen:
