@@ -25,8 +25,8 @@ from p2pnode.swarm.net import NetError
 from p2pnode.swarm.peerlink import Channel
 from p2pnode.swarm.swarm import Swarm
 from protocol.ids import peer_text
-from protocol.messages import REFUSE, Refuse, encode
 from protocol.node import Node
+from protocol.wire.messages import REFUSE, Refuse, encode
 
 log = structlog.get_logger("bootstrap")
 

@@ -23,11 +23,10 @@ from p2pnode.swarm.net import NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import ChannelReset
 from p2pnode.usage import Tally
 from protocol.attempts import Accepted, Beat, CascadeEvent, Completed, Lost, Outcome, Progress, Refused, WasBusy
-from protocol.endings import end_holds
 from protocol.errors import BadFrame, RemoteProtocolError
 from protocol.ids import JobId, PeerId
-from protocol.link import ResetCode
-from protocol.messages import (
+from protocol.wire.end_signature import end_holds
+from protocol.wire.messages import (
     ACCEPT,
     BEAT,
     BODY,
@@ -44,6 +43,7 @@ from protocol.messages import (
     decode,
     encode,
 )
+from protocol.wire.mux import ResetCode
 
 if TYPE_CHECKING:
     from p2pnode.engine.base import Engine

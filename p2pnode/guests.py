@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from protocol.messages import Refuse, Request
+from protocol.wire.messages import Refuse, Request
 
 #: Fields that a guest must not set, and beginnings of such.
 DENIED: Final = frozenset(

@@ -28,8 +28,8 @@ from protocol.admission import (
     TurnAway,
 )
 from protocol.ids import PeerId
-from protocol.messages import Busy, Refuse
 from protocol.settings import AdmissionSettings
+from protocol.wire.messages import Busy, Refuse
 
 if TYPE_CHECKING:
     from p2pnode.engine.base import Engine

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from p2pnode.engine.base import EngineFailed, EngineJob
 from p2pnode.usage import Tally, asking_for_usage
-from protocol.messages import Refuse
+from protocol.wire.messages import Refuse
 
 if TYPE_CHECKING:
     from p2pnode.engine.base import Engine, EngineReply

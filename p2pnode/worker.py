@@ -24,11 +24,13 @@ from p2pnode.places import Place, Places, TurnedAway
 from p2pnode.running import run_on_engine
 from p2pnode.swarm.net import NetError
 from p2pnode.usage import Tally
-from protocol.endings import sign_end
 from protocol.errors import BadFrame, RemoteProtocolError
 from protocol.ids import JobId, peer_text, short
-from protocol.link import ResetCode
-from protocol.messages import (
+from protocol.repeats import TakenJobs
+from protocol.settings import AdmissionSettings, NodeSettings
+from protocol.statements.keys import Signer
+from protocol.wire.end_signature import sign_end
+from protocol.wire.messages import (
     ACCEPT,
     BEAT,
     BODY,
@@ -45,9 +47,7 @@ from protocol.messages import (
     encode,
     kind_of,
 )
-from protocol.repeats import TakenJobs
-from protocol.settings import AdmissionSettings, NodeSettings
-from protocol.statements.keys import Signer
+from protocol.wire.mux import ResetCode
 
 if TYPE_CHECKING:
     from p2pnode.engine.base import Engine

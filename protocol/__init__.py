@@ -9,7 +9,7 @@ as data.  The daemon (``p2pnode``) performs the effects with trio and libp2p; th
 the same effects with a heap and a virtual clock.
 
 * values: ``ids``, ``errors``, ``adverts``, ``settings``, ``rng``; ``events`` and ``effects`` of a node
-* the wire: ``wire``, ``messages``, ``envelope``, ``link``, ``endings`` (spec: ``README.md`` beside this file)
+* the wire: ``codec``, ``messages``, ``envelope``, ``mux``, ``end_signature`` (spec: ``README.md`` beside this file)
 * machines of the network, composed by ``node``:
 
   * ``neighbours`` (whom to link), ``liveness`` (who is there), ``peerview`` on ``peerrecord`` and

@@ -36,8 +36,8 @@ from typing import Final
 import msgspec
 
 from protocol.ids import PeerId
-from protocol.messages import Busy, Refuse
 from protocol.settings import AdmissionSettings
+from protocol.wire.messages import Busy, Refuse
 
 #: What is assumed until the first jobs have been measured: seconds to a first token, seconds per token of the prompt
 #: (guess: a slow GPU), seconds of a whole job (guess: 250 tokens at 50/s).

@@ -13,7 +13,7 @@ import msgspec
 from protocol.effects import SetTimer
 from protocol.events import TimerFired
 from protocol.ids import PeerId
-from protocol.messages import Refuse
+from protocol.wire.messages import Refuse
 
 
 class Outcome(StrEnum):

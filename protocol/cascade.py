@@ -80,8 +80,8 @@ from protocol.effects import SetTimer, TimerKey
 from protocol.errors import LocalProtocolError
 from protocol.events import TimerFired
 from protocol.ids import PeerId, short
-from protocol.link import ResetCode
 from protocol.settings import CascadeSettings
+from protocol.wire.mux import ResetCode
 
 #: The one timer of a cascade.
 TIMER: Final[TimerKey] = ("cascade",)

@@ -33,12 +33,12 @@ from protocol.errors import BadEnvelope, RemoteProtocolError
 from protocol.ids import ModelId, PeerId
 from protocol.kbuckets import KEY_BYTES, Buckets, as_number, model_key, peer_key
 from protocol.lookup import MOST_ADDRS, Candidate, Lookup
-from protocol.messages import Contact, DhtQuery, DhtReply, DhtStore, NodeMessage
 from protocol.rng import Rng
 from protocol.settings import DhtSettings
 from protocol.shelf import Shelf, home_of, vouch
 from protocol.statements.adverts import Advert, Provider
 from protocol.statements.envelope import Envelope, parse_again, read
+from protocol.wire.messages import Contact, DhtQuery, DhtReply, DhtStore, NodeMessage
 
 #: Searches at one time; more find nothing (guess: a search per HTTP request for an unknown model is the worst case).
 MOST_LOOKUPS: Final = 64

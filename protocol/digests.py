@@ -31,10 +31,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from protocol.ids import PeerId
-from protocol.messages import Digest
 from protocol.statements.envelope import UNSEEN, Key, Mark
 from protocol.statements.keys import ADVERT, LOAD
 from protocol.statements.versions import BUCKETS, Marks
+from protocol.wire.messages import Digest
 
 HASH_BYTES: Final = 8
 #: Bytes of a digest without anything in it, and of an entry, at most.

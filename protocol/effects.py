@@ -12,8 +12,8 @@ import msgspec
 from protocol.ids import PeerId
 
 if TYPE_CHECKING:
-    from protocol.messages import NodeMessage
     from protocol.statements.envelope import Envelope
+    from protocol.wire.messages import NodeMessage
 
 #: Name of a timer: the machine, then whatever it needs to tell its timers apart.
 TimerKey = tuple[str | int | bytes, ...]

@@ -9,8 +9,8 @@ import msgspec
 
 from protocol.effects import TimerKey
 from protocol.ids import ModelId, PeerId
-from protocol.messages import NodeMessage
 from protocol.statements.adverts import Advert, Load
+from protocol.wire.messages import NodeMessage
 
 
 class LinkUp(msgspec.Struct, frozen=True, gc=False):

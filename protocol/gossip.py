@@ -38,7 +38,6 @@ from protocol.effects import Effect, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import BadEnvelope
 from protocol.ids import PeerId
 from protocol.intake import Counts, Intake, Verdict
-from protocol.messages import Digest, Records
 from protocol.peerview import PeerView
 from protocol.rng import Rng
 from protocol.settings import GossipSettings
@@ -46,6 +45,7 @@ from protocol.statements.adverts import Advert, Load
 from protocol.statements.envelope import Envelope, Key, Mark, Seen
 from protocol.statements.keys import ADVERT, LOAD, Signer
 from protocol.statements.versions import MarkTable
+from protocol.wire.messages import Digest, Records
 
 #: Ticks in which a statement that is new here reaches everybody else, or fails to (simulated: 99 % within 2.2 s).
 YOUNG_TICKS: Final = 5

@@ -35,10 +35,10 @@ from typing import Final
 
 from protocol.effects import Effect, PeerState, Send, SetTimer, TimerKey
 from protocol.ids import PeerId
-from protocol.messages import Doubt
 from protocol.peerview import PeerView
 from protocol.rng import Rng
 from protocol.settings import LivenessSettings
+from protocol.wire.messages import Doubt
 
 #: Peers looked at because they missed, per period (guess: a third of 30 nodes at once).
 MAX_LOOKS: Final = 10

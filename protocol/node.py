@@ -30,7 +30,6 @@ from protocol.events import (
 from protocol.gossip import Gossip
 from protocol.ids import ModelId, PeerId, name_key
 from protocol.liveness import Liveness
-from protocol.messages import Digest, Doubt, Records
 from protocol.neighbours import Known, Neighbours, Seeds
 from protocol.netgroup import network_group
 from protocol.peerview import PeerView
@@ -40,6 +39,7 @@ from protocol.statements.adverts import Provider
 from protocol.statements.envelope import Envelope, statement
 from protocol.statements.keys import ADVERT, LOAD, Signer
 from protocol.statements.versions import MarkTable
+from protocol.wire.messages import Digest, Doubt, Records
 
 #: Bytes of a doubt in its frame, from above.
 _DOUBT_BYTES: Final = 64

@@ -92,7 +92,7 @@ class DhtSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The multiplexer (``link``)."""
+    """The multiplexer (``mux``)."""
 
     #: Bytes of job frames a channel may have in flight, returned at half.
     credit_bytes: int = 256 * KIB

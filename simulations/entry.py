@@ -29,13 +29,13 @@ from protocol.attempts import (
 from protocol.attempts import Attempt as Ask
 from protocol.cascade import TIMER, Cascade, OwnNetwork
 from protocol.effects import Found, SetTimer
-from protocol.endings import end_holds
 from protocol.errors import BadFrame, RemoteProtocolError
 from protocol.events import FindProviders, TimerFired
 from protocol.ids import PeerId, name_key
-from protocol.messages import END, End, decode
 from protocol.policies import DEFAULT, SORTS
 from protocol.ranking import JobQuery, rank
+from protocol.wire.end_signature import end_holds
+from protocol.wire.messages import END, End, decode
 from simulations.jobs import REQ_BYTES, RST_BYTES, Attempt, Job, Truth, job_id
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: of an answer that is not streamed.
 BODY_TOKEN_BYTES: Final = 4
 BODY_BYTES: Final = 256
-#: Bytes of a REQ, an ACCEPT, a BUSY or REFUSE, a BEAT, an END, an RST on the wire (encoded by ``protocol.messages``).
+#: Bytes of a REQ, an ACCEPT, a BUSY or REFUSE, a BEAT, an END, an RST on the wire (by ``protocol.wire.messages``).
 REQ_BYTES: Final = 96
 ACCEPT_BYTES: Final = 24
 REFUSAL_BYTES: Final = 48

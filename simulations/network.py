@@ -44,7 +44,7 @@ RTO_S: Final = 0.2
 FRAME_BYTES: Final = 8
 #: Bytes of a PING or a PONG with its head.
 PING_BYTES: Final = FRAME_BYTES + 8
-#: The link is pinged this often at most, in periods of its silence limit (as ``protocol.link``).
+#: The link is pinged this often at most, in periods of its silence limit (as ``protocol.wire.mux``).
 PING_PERIODS: Final = 4
 #: Normal deviates drawn in advance; a prime, so that the sequence does not fall into step with anything.
 _DRAWS: Final = 65_521

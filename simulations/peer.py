@@ -36,11 +36,11 @@ from protocol.events import (
     TimerFired,
 )
 from protocol.ids import PeerId, peer_text
-from protocol.messages import Digest, Doubt, NodeMessage, Records, decode
 from protocol.node import Node
 from protocol.settings import NodeSettings
 from protocol.statements.adverts import Advert, Load
 from protocol.statements.keys import Ed25519Signer
+from protocol.wire.messages import Digest, Doubt, NodeMessage, Records, decode
 from simulations.costs import Costs
 from simulations.dice import dice
 from simulations.fleet import Machine

@@ -5,7 +5,7 @@ Not here: messages of jobs, which have one length per kind (``jobs``).  Who call
 
 from __future__ import annotations
 
-from protocol.messages import NodeMessage, Records, encode
+from protocol.wire.messages import NodeMessage, Records, encode
 
 
 def message_bytes(message: NodeMessage) -> int:

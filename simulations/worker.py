@@ -29,9 +29,9 @@ from protocol.admission import (
 from protocol.attempts import Accepted, Beat, CascadeEvent, Completed, Lost, Outcome, Progress, Refused, WasBusy
 from protocol.batching import Batching, BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
 from protocol.hardware import shape_of
-from protocol.messages import Busy, Refuse
 from protocol.pace import Pace
 from protocol.statements.adverts import Load, ModelOffer, Status
+from protocol.wire.messages import Busy, Refuse
 from simulations.fleet import Machine
 from simulations.jobs import (
     ACCEPT_BYTES,

@@ -2,7 +2,7 @@
 
 ``net`` is the seam (a byte stream to a proven peer), ``libp2p`` its implementation on py-libp2p with everything that
 has to be contained in ``containment``, ``listener`` and ``door``; ``peerlink`` drives the multiplexer of
-``protocol.link`` over one such stream; ``swarm`` drives ``protocol.node`` over all of them.
+``protocol.wire.mux`` over one such stream; ``swarm`` drives ``protocol.node`` over all of them.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ D1, D2 an exception in a stream handler ends the process          ``guard`` here
 D3     plaintext is offered: anybody can be anybody               ``build_host``: Noise and nothing else
 D4     cancelling a writer breaks the connection for all          ``ContainedYamux._write_frame``: shielded, bounded
 D5, D6 dialling waits 250 ms and tries one address                ``libp2p`` dials each address itself
-D7     a frozen peer is never noticed                             PING in ``protocol.link``, bounded writes here
+D7     a frozen peer is never noticed                             PING in ``protocol.wire.mux``, bounded writes here
 D8     listening sockets outlive the host and share their port    ``listener``
 D9,D10 windows of 16 MiB, a write limit of 5 s                    ``send_on`` and ``take`` here, credit in ``link``
 D15    silent sockets fill the places; places never come back     ``door`` and ``listener``

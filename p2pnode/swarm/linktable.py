@@ -21,8 +21,8 @@ from protocol import PROTOCOL_VERSION
 from protocol.errors import RemoteProtocolError
 from protocol.events import DialFailed, Event, LinkDown, LinkUp
 from protocol.ids import PeerId, short
-from protocol.messages import Hello
 from protocol.settings import LinkSettings
+from protocol.wire.messages import Hello
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Drives one ``protocol.link.Mux`` over one ``Link``: a task that reads, a task that writes; ``keeper`` has the time.
+"""Drives one ``Mux`` over one ``Link``: a task reads, a task writes; ``keeper`` has the timer.
 
 Nobody else touches the stream: a job queues frames and goes on, the writer sends all that has queued up in one write,
 and a cancelled job cannot leave half a frame behind because it never writes.  What nodes say to each other is small and
@@ -22,9 +22,9 @@ from p2pnode.swarm.keeper import Keeper
 from p2pnode.swarm.net import Link, LinkBroken, NetError
 from protocol.errors import BadFrame, LocalProtocolError, RemoteProtocolError
 from protocol.ids import PeerId, short
-from protocol.link import FRAME_OVERHEAD, Credited, Dead, Frame, LinkEvent, Mux, Opened, Reset, Rtt
-from protocol.messages import GOAWAY, HELLO, Hello, NodeMessage, decode, encode, kind_of
 from protocol.settings import LinkSettings
+from protocol.wire.messages import GOAWAY, HELLO, Hello, NodeMessage, decode, encode, kind_of
+from protocol.wire.mux import FRAME_OVERHEAD, Credited, Dead, Frame, LinkEvent, Mux, Opened, Reset, Rtt
 
 log = logging.getLogger(__name__)
 

@@ -24,11 +24,11 @@ from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, S
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.events import Advertise, FindPeer, FindProviders, Leave, Received, ReportLoad, RoundTrip
 from protocol.ids import ModelId, PeerId, peer_text, short
-from protocol.link import FRAME_OVERHEAD
-from protocol.messages import DHT_QUERY, DHT_REPLY, DHT_STORE, DIGEST, DOUBT, RECORDS, decode, kind_of
 from protocol.settings import NodeSettings
 from protocol.statements.adverts import Advert, Load
 from protocol.statements.envelope import read
+from protocol.wire.messages import DHT_QUERY, DHT_REPLY, DHT_STORE, DIGEST, DOUBT, RECORDS, decode, kind_of
+from protocol.wire.mux import FRAME_OVERHEAD
 
 if TYPE_CHECKING:
     from protocol.node import Node

@@ -19,11 +19,11 @@ import math
 import struct
 from typing import Any, Final
 
+from protocol.codec import pack, unpack
 from protocol.errors import BadEnvelope, BadFrame, LocalProtocolError, StaleStatement, UnknownStatement
 from protocol.ids import PeerId
 from protocol.statements.adverts import Advert, Load, Provider
 from protocol.statements.keys import ADVERT, LOAD, PROVIDER, SIGNATURE_BYTES, Signer, verify
-from protocol.wire import pack, unpack
 
 ENVELOPE_VERSION: Final = 1
 _HEADER = struct.Struct(">BB32sQIQH")

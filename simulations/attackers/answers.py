@@ -6,10 +6,10 @@ from hashlib import sha256
 from typing import Final
 
 from protocol.attempts import Completed, Progress
-from protocol.endings import sign_end
 from protocol.ids import JobId
-from protocol.messages import End, encode
 from protocol.statements.keys import Ed25519Signer
+from protocol.wire.end_signature import sign_end
+from protocol.wire.messages import End, encode
 from simulations.attackers.armed import Attacker, Pretender
 from simulations.jobs import END_BYTES, PIECE_BYTES, Attempt, job_id
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from protocol.messages import NodeMessage, encode, kind_of
+from protocol.wire.messages import NodeMessage, encode, kind_of
 from simulations.dice import dice
 from simulations.jobs import Attempt
 from simulations.network import Link

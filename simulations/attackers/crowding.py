@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from protocol.ids import PeerId
-from protocol.messages import Contact, DhtReply, Digest, Doubt, NodeMessage, Records
 from protocol.statements.adverts import Advert
 from protocol.statements.envelope import parse
+from protocol.wire.messages import Contact, DhtReply, Digest, Doubt, NodeMessage, Records
 from simulations.attackers.armed import Attacker
 from simulations.attackers.liars import claimed_models
 from simulations.attackers.stalling import BlackHoleWorker

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from protocol.ids import model_id
 from protocol.kbuckets import model_key
-from protocol.messages import DhtQuery, DhtStore, Digest, Records
 from protocol.statements.adverts import Load, Provider
 from protocol.statements.envelope import statement
+from protocol.wire.messages import DhtQuery, DhtStore, Digest, Records
 from simulations.attackers.armed import Attacker
 from simulations.jobs import REQ_BYTES, Attempt, Job, Truth
 from simulations.network import Link

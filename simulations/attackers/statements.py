@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final
 
+from protocol.codec import pack
 from protocol.ids import PEER_ID_BYTES, PeerId
-from protocol.messages import Doubt, NodeMessage, Records
 from protocol.statements.adverts import Advert, Load, Status
 from protocol.statements.envelope import MAX_PAYLOAD_BYTES, OVERHEAD_BYTES, Envelope, parse, seal, statement
 from protocol.statements.keys import ADVERT, LOAD, Signer
-from protocol.wire import pack
+from protocol.wire.messages import Doubt, NodeMessage, Records
 from simulations.attackers.armed import Attacker
 from simulations.network import Link
 

@@ -22,13 +22,13 @@ from pathlib import Path
 
 from p2pnode.cli.processes import Child, Fleet
 from protocol.events import LinkUp, Received
-from protocol.messages import RECORDS, Digest, NodeMessage, Records, decode, encode, kind_of
 from protocol.node import Node
 from protocol.policies import DEFAULT
 from protocol.ranking import JobQuery, rank
 from protocol.settings import PROFILES
 from protocol.statements.adverts import Load
 from protocol.statements.envelope import Envelope, statement
+from protocol.wire.messages import RECORDS, Digest, NodeMessage, Records, decode, encode, kind_of
 from simulations.costs import Costs, Measured, Provenance, text_of
 from tests.bench.decisions import MODEL, crowd
 from tests.bench.load import Target, read_head, read_rest

@@ -28,8 +28,8 @@ from p2pnode.swarm.libp2p import Libp2pNet  # noqa: E402
 from p2pnode.swarm.net import LinkBroken  # noqa: E402
 from p2pnode.swarm.peerlink import Channel, PeerLink  # noqa: E402
 from protocol.errors import RemoteProtocolError  # noqa: E402
-from protocol.messages import DELTA, END, REQ, Hello  # noqa: E402
 from protocol.settings import LinkSettings  # noqa: E402
+from protocol.wire.messages import DELTA, END, REQ, Hello  # noqa: E402
 
 SETTINGS = LinkSettings(channels=1024)
 ASK = struct.Struct("!IIIB")  # count, size, pause in ms, whether to end

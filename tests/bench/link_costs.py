@@ -20,7 +20,7 @@ from p2pnode.swarm.door import DoorSettings
 from p2pnode.swarm.libp2p import Libp2pNet
 from p2pnode.swarm.net import LinkBroken
 from p2pnode.swarm.peerlink import PeerLink
-from protocol.messages import DhtStore
+from protocol.wire.messages import DhtStore
 from tests.bench.link_bench import HELLO, SETTINGS, Owner
 
 #: Messages of a round, the pause between two, and rounds; the median of the rounds is given.

@@ -34,7 +34,7 @@ from p2pnode.hardware.probe import Survey
 from p2pnode.home import open_home
 from p2pnode.paths import Paths
 from p2pnode.surroundings import Surroundings
-from protocol import messages
+from protocol.codec import messages
 from protocol.ids import PeerId, peer_text
 from protocol.statements.envelope import parse_again
 from tests.fullstack.virtualnet import Time, VirtualNet

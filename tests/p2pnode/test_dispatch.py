@@ -13,10 +13,12 @@ from p2pnode.jobs import JobFailed, JobSpec
 from p2pnode.worker import Worker
 from protocol import PROTOCOL_VERSION
 from protocol.attempts import Outcome
-from protocol.endings import sign_end
 from protocol.ids import JobId, name_key, peer_text
-from protocol.link import ResetCode
-from protocol.messages import (
+from protocol.ranking import JobQuery
+from protocol.statements.adverts import Advert, Provider
+from protocol.statements.envelope import statement
+from protocol.wire.end_signature import sign_end
+from protocol.wire.messages import (
     ACCEPT,
     BEAT,
     BUSY,
@@ -31,9 +33,7 @@ from protocol.messages import (
     decode,
     encode,
 )
-from protocol.ranking import JobQuery
-from protocol.statements.adverts import Advert, Provider
-from protocol.statements.envelope import statement
+from protocol.wire.mux import ResetCode
 from tests.p2pnode.jobsite import (
     MODEL,
     SETTINGS,

@@ -16,10 +16,24 @@ from p2pnode.engine.base import CHAT, COMPLETIONS, RESPONSES, EngineFailed
 from p2pnode.swarm.net import NetError
 from p2pnode.usage import Tally, asking_for_usage
 from p2pnode.worker import Worker
-from protocol.endings import end_holds
 from protocol.ids import JobId
-from protocol.link import ResetCode
-from protocol.messages import ACCEPT, BEAT, BODY, BUSY, DELTA, END, REFUSE, REQ, End, Refuse, Request, decode, encode
+from protocol.wire.end_signature import end_holds
+from protocol.wire.messages import (
+    ACCEPT,
+    BEAT,
+    BODY,
+    BUSY,
+    DELTA,
+    END,
+    REFUSE,
+    REQ,
+    End,
+    Refuse,
+    Request,
+    decode,
+    encode,
+)
+from protocol.wire.mux import ResetCode
 from tests.p2pnode.jobsite import (
     CREDIT,
     MODEL,

@@ -10,13 +10,13 @@ import random
 from collections.abc import Callable
 from itertools import count
 
+from protocol.codec import MAX_MESSAGE_BYTES
 from protocol.dht import Dht
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer, TimerKey
 from protocol.ids import PeerId
-from protocol.messages import decode, encode, kind_of
 from protocol.settings import PROFILES, DhtSettings
 from protocol.statements.keys import Ed25519Signer
-from protocol.wire import MAX_MESSAGE_BYTES
+from protocol.wire.messages import decode, encode, kind_of
 
 #: Wall clock minus monotonic clock of everybody.
 EPOCH = 1_700_000_000.0

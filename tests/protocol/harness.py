@@ -27,11 +27,11 @@ from protocol.events import (
     TimerFired,
 )
 from protocol.ids import PeerId
-from protocol.messages import NodeMessage, Records, encode
 from protocol.node import Node
 from protocol.settings import PROFILES, NodeSettings
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer
 from protocol.statements.keys import Ed25519Signer
+from protocol.wire.messages import NodeMessage, Records, encode
 
 #: Seconds until a silent peer's link counts as broken, between PINGs, and until a dial of nobody fails.
 DEAD_S = 15.0

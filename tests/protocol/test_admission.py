@@ -25,8 +25,8 @@ from protocol.admission import (
     TurnAway,
 )
 from protocol.ids import PeerId
-from protocol.messages import Busy, Refuse
 from protocol.settings import AdmissionSettings
+from protocol.wire.messages import Busy, Refuse
 
 SETTINGS = AdmissionSettings(queue=3, per_peer=4)
 P, Q, R = (PeerId(bytes([number]) * 32) for number in (1, 2, 3))

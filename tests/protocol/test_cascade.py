@@ -36,9 +36,9 @@ from protocol.effects import SetTimer
 from protocol.errors import LocalProtocolError
 from protocol.events import TimerFired
 from protocol.ids import PeerId
-from protocol.link import ResetCode
-from protocol.messages import Refuse
 from protocol.settings import CascadeSettings
+from protocol.wire.messages import Refuse
+from protocol.wire.mux import ResetCode
 
 SETTINGS = CascadeSettings()
 PEERS = tuple(PeerId(bytes([number]) * 32) for number in range(1, 12))

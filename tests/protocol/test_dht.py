@@ -17,12 +17,12 @@ from protocol.errors import BadEnvelope, StaleStatement
 from protocol.ids import ModelId, PeerId
 from protocol.kbuckets import Buckets, as_number, limited, model_key, peer_key
 from protocol.lookup import Lookup, State
-from protocol.messages import Contact, DhtQuery, DhtReply, DhtStore, Doubt
 from protocol.settings import DhtSettings
 from protocol.shelf import Shelf, home_of
 from protocol.statements.adverts import Advert, Load, Provider
 from protocol.statements.envelope import Envelope, remaining_s, seal, statement
 from protocol.statements.keys import PROVIDER
+from protocol.wire.messages import Contact, DhtQuery, DhtReply, DhtStore, Doubt
 from tests.protocol.dht_network import EPOCH, TEST, DhtNetwork, Member, signer
 
 MODEL = ModelId(b"m" * 16)

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol import digests
-from protocol.messages import DIGEST, Digest, decode, encode
+from protocol.codec import MAX_MESSAGE_BYTES
 from protocol.settings import GossipSettings
 from protocol.statements.envelope import Envelope
 from protocol.statements.keys import ADVERT, LOAD, PROVIDER
 from protocol.statements.versions import Marks
-from protocol.wire import MAX_MESSAGE_BYTES
+from protocol.wire.messages import DIGEST, Digest, decode, encode
 
 
 #: A statement that only has to be remembered: nobody checks its signature here.

@@ -13,12 +13,12 @@ from protocol.effects import Effect, Penalise, Send, SetTimer
 from protocol.events import Advertise
 from protocol.gossip import Gossip
 from protocol.ids import PeerId
-from protocol.messages import Digest, NodeMessage, Records, encode
 from protocol.peerview import PeerView
 from protocol.settings import PROFILES, GossipSettings
 from protocol.statements.adverts import Load, Status
 from protocol.statements.envelope import Envelope, Key, parse, seal, statement
 from protocol.statements.keys import ADVERT, LOAD, PROVIDER
+from protocol.wire.messages import Digest, NodeMessage, Records, encode
 from tests.protocol.harness import FRAME_BYTES, WALL, Member, MemoryNetwork, advert_of, signer_of
 
 TICK_S = PROFILES["wan"].gossip.tick_s

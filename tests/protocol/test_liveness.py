@@ -11,11 +11,11 @@ from protocol import liveness
 from protocol.effects import Effect, PeerState, Send, SetTimer
 from protocol.ids import PeerId
 from protocol.liveness import Liveness
-from protocol.messages import Doubt, NodeMessage
 from protocol.peerview import PeerView
 from protocol.settings import PROFILES, LivenessSettings
 from protocol.statements.adverts import Load
 from protocol.statements.envelope import statement
+from protocol.wire.messages import Doubt, NodeMessage
 from tests.protocol.harness import WALL, Member, MemoryNetwork, signer_of
 
 PERIOD_S = PROFILES["wan"].liveness.period_s

@@ -22,12 +22,12 @@ from protocol.events import (
     TimerFired,
 )
 from protocol.ids import ModelId, PeerId, name_key
-from protocol.messages import Digest, Doubt, Records, encode
 from protocol.node import Node
 from protocol.settings import PROFILES, GossipSettings, NodeSettings
 from protocol.statements.adverts import Advert, Load, ModelOffer, Status
 from protocol.statements.envelope import Envelope, parse, statement
 from protocol.statements.keys import ADVERT, LOAD, PROVIDER
+from protocol.wire.messages import Digest, Doubt, Records, encode
 from tests.protocol.harness import FRAME_BYTES, WALL, MemoryNetwork, addr_of, advert_of, signer_of
 
 PEER = signer_of(1).peer_id

@@ -11,9 +11,9 @@ import pytest
 
 from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId
-from protocol.messages import RECORDS, Records, decode, encode
 from protocol.settings import GossipSettings, NodeSettings
 from protocol.statements.keys import ADVERT
+from protocol.wire.messages import RECORDS, Records, decode, encode
 from simulations.attackers import KINDS, peer_class, window
 from simulations.attackers.answers import FORMS, forged_end
 from simulations.attackers.armed import Attacker

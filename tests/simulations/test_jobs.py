@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.endings import sign_end
-from protocol.link import FRAME_OVERHEAD
-from protocol.messages import Accept, Busy, End, Refuse, Request, encode
 from protocol.statements.keys import Ed25519Signer
+from protocol.wire.end_signature import sign_end
+from protocol.wire.messages import Accept, Busy, End, Refuse, Request, encode
+from protocol.wire.mux import FRAME_OVERHEAD
 from simulations.jobs import (
     ACCEPT_BYTES,
     BODY_BYTES,

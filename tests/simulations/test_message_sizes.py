@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.messages import Contact, DhtQuery, DhtReply, DhtStore, Digest, Doubt, NodeMessage, Records, encode
 from protocol.statements.envelope import Envelope, parse, seal
 from protocol.statements.keys import Ed25519Signer
+from protocol.wire.messages import Contact, DhtQuery, DhtReply, DhtStore, Digest, Doubt, NodeMessage, Records, encode
 from simulations.sizes import message_bytes
 
 SIGNER = Ed25519Signer(b"s" * 32)

@@ -9,9 +9,9 @@ from collections import Counter
 import msgspec
 import pytest
 
-from protocol.messages import Records
 from protocol.statements.envelope import seal
 from protocol.statements.keys import ADVERT, Ed25519Signer
+from protocol.wire.messages import Records
 from simulations.peer import IDLE_S, WALL
 from simulations.scenario import Attack, Churn, Fault, Lengths, Lookups, Measure, Scenario, Topology, Workload
 from simulations.workload import Arrival

@@ -7,7 +7,7 @@ import sys
 import trio
 
 from p2pnode.swarm.peerlink import Channel
-from protocol.messages import DELTA
+from protocol.wire.messages import DELTA
 from tests.p2pnode.swarm.standin import real_net, running
 
 

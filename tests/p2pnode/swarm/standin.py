@@ -15,8 +15,8 @@ from p2pnode.swarm.swarm import OnJob, Swarm
 from protocol.effects import Effect
 from protocol.events import Event, LinkDown, LinkUp
 from protocol.ids import PeerId
-from protocol.messages import DELTA, END, REQ
 from protocol.settings import PROFILES, NodeSettings
+from protocol.wire.messages import DELTA, END, REQ
 
 SETTINGS = PROFILES["test"]
 ANY_PORT = "/ip4/127.0.0.1/tcp/0"

@@ -17,9 +17,9 @@ from p2pnode.swarm.swarm import Swarm
 from protocol.effects import Effect, Send
 from protocol.events import Event, LinkUp, Received, RoundTrip
 from protocol.ids import PeerId
-from protocol.link import Mux
-from protocol.messages import BODY, DOUBT, REQ, Doubt, Hello
 from protocol.settings import LinkSettings
+from protocol.wire.messages import BODY, DOUBT, REQ, Doubt, Hello
+from protocol.wire.mux import Mux
 from tests.p2pnode.swarm.standin import StandIn, ask, eventually, knows, real_net, running
 from tests.p2pnode.swarm.test_peerlink import Owner
 

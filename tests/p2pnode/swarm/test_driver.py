@@ -12,7 +12,7 @@ from p2pnode.swarm.driver import BATCH, INBOX_PER_PEER, Driver
 from protocol.effects import Effect, SetTimer
 from protocol.events import DialFailed, Event, LinkDown, Received, RoundTrip, TimerFired
 from protocol.ids import PeerId
-from protocol.messages import Doubt
+from protocol.wire.messages import Doubt
 
 PEER = PeerId(bytes(32))
 

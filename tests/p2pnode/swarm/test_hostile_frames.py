@@ -18,7 +18,7 @@ import trio
 
 from p2pnode.swarm.libp2p import LINK_PROTOCOL, Libp2pNet
 from p2pnode.swarm.swarm import Swarm
-from protocol import messages as m
+from protocol.codec import messages as m
 from protocol.ids import ModelId, PeerId
 from protocol.kbuckets import model_key
 from protocol.node import Node

@@ -31,7 +31,7 @@ from p2pnode.swarm.net import NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import Channel
 from protocol.events import LinkDown, LinkUp
 from protocol.ids import peer_from_libp2p
-from protocol.messages import BODY, DELTA, HELLO, REQ
+from protocol.wire.messages import BODY, DELTA, HELLO, REQ
 from tests.p2pnode.swarm.attackers import HELLO_LINE, impostor, intrude, socket_from, stranger, stream_of
 from tests.p2pnode.swarm.standin import (
     SETTINGS,

@@ -13,9 +13,9 @@ from p2pnode.swarm.net import LinkBroken
 from p2pnode.swarm.peerlink import QUEUE_BYTES, Channel, ChannelReset, PeerLink
 from protocol.errors import BadFrame, LocalProtocolError, RemoteProtocolError
 from protocol.ids import PeerId
-from protocol.link import FRAME_OVERHEAD
-from protocol.messages import BODY, DELTA, DOUBT, GOAWAY, HELLO, REQ, Doubt, Hello, encode
 from protocol.settings import LinkSettings
+from protocol.wire.messages import BODY, DELTA, DOUBT, GOAWAY, HELLO, REQ, Doubt, Hello, encode
+from protocol.wire.mux import FRAME_OVERHEAD
 from tests.fakes import MemoryLink, MemorySwitch
 
 ME, PEER = PeerId(b"m" * 32), PeerId(b"p" * 32)

@@ -14,7 +14,7 @@ from p2pnode.swarm.swarm import BAN_POINTS, BAN_S
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer
 from protocol.events import DialFailed, Event, FindPeer, LinkDown, LinkUp, Received, RoundTrip, TimerFired
 from protocol.ids import PeerId
-from protocol.messages import BODY, DELTA, REQ, Doubt
+from protocol.wire.messages import BODY, DELTA, REQ, Doubt
 from tests.fakes import MemorySwitch
 from tests.p2pnode.swarm.standin import StandIn, ask, knows, real_net, running
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol import messages as m
+from protocol.codec import MAX_MESSAGE_BYTES
+from protocol.codec import messages as m
 from protocol.errors import BadEnvelope, BadFrame, RemoteProtocolError
 from protocol.statements.adverts import Load
 from protocol.statements.envelope import statement
 from protocol.statements.keys import Ed25519Signer
-from protocol.wire import MAX_MESSAGE_BYTES
 
 KEY = bytes(range(32))
 JOB = bytes(range(16))

@@ -51,9 +51,9 @@ from typing import Final
 import msgspec
 
 from protocol.errors import BadFrame, CreditExceeded, LocalProtocolError, RemoteProtocolError
-from protocol.messages import CREDIT, GOAWAY, HELLO, PING, PONG, REQ, RST
 from protocol.rng import Rng
 from protocol.settings import LinkSettings
+from protocol.wire.messages import CREDIT, GOAWAY, HELLO, PING, PONG, REQ, RST
 
 _HEADER: Final = struct.Struct(">II")  # channel, kind << 24 | length
 _U32: Final = struct.Struct(">I")

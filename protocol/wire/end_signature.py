@@ -10,10 +10,10 @@ from typing import Final
 
 import msgspec
 
+from protocol.codec import pack
 from protocol.ids import JobId, PeerId
-from protocol.messages import End
 from protocol.statements.keys import Signer, verify
-from protocol.wire import pack
+from protocol.wire.messages import End
 
 #: An END is signed under a domain of its own; it never travels in an envelope.
 END_DOMAIN: Final = b"p2pnode/end/1\0"

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocol.codec import MAX_ARRAY, MAX_MESSAGE_BYTES, MAX_STRING, pack, unpack
 from protocol.errors import BadFrame
 from protocol.statements.adverts import Advert, Load
-from protocol.wire import MAX_ARRAY, MAX_MESSAGE_BYTES, MAX_STRING, pack, unpack
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):

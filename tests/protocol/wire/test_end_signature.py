@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from protocol.endings import end_holds, sign_end
 from protocol.ids import JobId
-from protocol.messages import End
 from protocol.statements.keys import Ed25519Signer
+from protocol.wire.end_signature import end_holds, sign_end
+from protocol.wire.messages import End
 
 WORKER = Ed25519Signer(bytes(32))
 JOB = JobId(bytes(range(16)))

@@ -1,6 +1,6 @@
 """Bytes to values and back, with limits: the only place where msgpack from outside is decoded.
 
-Order: the length was checked by the framing (``link``), then msgpack is unpacked under limits on every container
+Order: the length was checked by the framing (``mux``), then msgpack is unpacked under limits on every container
 (1 MiB of empty maps would otherwise become 77 MB of objects), then ``msgspec.convert`` gives a typed, frozen value or
 an error.  Who calls it: ``adverts``, ``messages``.
 """

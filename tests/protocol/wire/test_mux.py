@@ -1,4 +1,4 @@
-"""``protocol.link``: every frame arrives once and in order, credit holds, a reset ends it, and no bytes break it."""
+"""The multiplexer: every frame arrives once and in order, credit holds, a reset ends it, and no bytes break it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from protocol import link
+from protocol.codec import mux
 from protocol.errors import BadFrame, CreditExceeded, LocalProtocolError, RemoteProtocolError
-from protocol.link import FRAME_OVERHEAD, Credited, Dead, Frame, LinkEvent, Mux, Opened, Reset, ResetCode, Rtt
-from protocol.messages import (
+from protocol.settings import LinkSettings
+from protocol.wire.messages import (
     BODY,
     CREDIT,
     DELTA,
@@ -31,7 +31,7 @@ from protocol.messages import (
     REQ,
     RST,
 )
-from protocol.settings import LinkSettings
+from protocol.wire.mux import FRAME_OVERHEAD, Credited, Dead, Frame, LinkEvent, Mux, Opened, Reset, ResetCode, Rtt
 
 SMALL = LinkSettings(
     credit_bytes=256, frame_bytes=100, write_bytes=128, quantum_bytes=64, channels=4, control_queue_bytes=256
@@ -171,7 +171,7 @@ def test_too_many_jobs_are_refused_here_and_not_sent() -> None:
 
 
 def test_the_channels_of_a_link_can_be_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "_MAX_CHANNEL", 3)
+    monkeypatch.setattr(mux, "_MAX_CHANNEL", 3)
     dialer, _ = pair()
     assert (dialer.open(), dialer.open()) == (1, 3)
     with pytest.raises(LocalProtocolError, match="make a new one"):

@@ -1,8 +1,8 @@
 """The typed messages that cross a link, and the frame kind of each.
 
-A frame (``link``) has a channel, a kind and a payload.  Kinds below 16 belong to the link itself; 16 to 31 travel on
+A frame (``mux``) has a channel, a kind and a payload.  Kinds below 16 belong to the link itself; 16 to 31 travel on
 channel 0 between nodes; from 32 on they belong to the job whose channel they are on.  Fields are only ever appended.
-Who calls it: ``link`` drivers to encode and decode, machines to make and read.
+Who calls it: ``mux`` drivers to encode and decode, machines to make and read.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from protocol.codec import MAX_MESSAGE_BYTES, pack, unpack
 from protocol.errors import BadFrame
 from protocol.statements.envelope import Envelope, parse
-from protocol.wire import MAX_MESSAGE_BYTES, pack, unpack
 
 Key32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Job16 = Annotated[bytes, Meta(min_length=16, max_length=16)]

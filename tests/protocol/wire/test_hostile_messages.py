@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from protocol import messages as m
+from protocol.codec import messages as m
 from protocol.effects import Effect, Penalise, Send
 from protocol.errors import RemoteProtocolError
 from protocol.events import Advertise, DialFailed, FindProviders, LinkDown, LinkUp, Received, TimerFired
