@@ -16,7 +16,7 @@ from p2pnode import __version__
 from p2pnode.config import Config
 from p2pnode.hardware.probe import GpuReading, Survey
 from protocol import PROTOCOL_VERSION
-from protocol.hardware import find_gpu
+from protocol.perf.gpu_catalog import find_gpu
 from protocol.statements.adverts import MAX_ADDRS, MAX_GPUS, MAX_MODELS, Advert, Gpu, Load, Status
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ the same effects with a heap and a virtual clock.
 * machines of a job: ``cascade`` with the vocabulary of ``attempts`` (entry), ``admission`` (worker)
 * who gets it: ``ranking``, on ``crowd`` (who offers the model), ``filters`` (who cannot take it) and ``policies`` (who
   is best); ``catalog`` (what can be asked for)
-* the engine of a simulated GPU: ``batching``, on ``stepclock`` (when), ``kvcache`` and ``residency`` (memory), ``pace``
-  (how fast) and ``generation`` (its values)
-* tables and physics: ``hardware``, ``predict``, ``tables/``
+* the engine of a simulated GPU: ``batch_engine``, on ``step_clock`` (when), ``kv_cache`` and ``model_cache`` (memory), ``model_timing``
+  (how fast) and ``sequences`` (its values)
+* tables and physics: ``gpu_catalog``, ``cost_model``, ``tables/``
 
 Times called ``now`` are seconds on the caller's monotonic clock; ``wall`` is seconds since the Unix epoch and is used
 for nothing but judging the age of a signed statement made by somebody else's clock.

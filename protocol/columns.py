@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from protocol.hardware import need_mib, weight_bytes
+from protocol.perf.gpu_catalog import need_mib, weight_bytes
 from protocol.statements.adverts import ModelOffer, ModelState
 
 FloatArray = npt.NDArray[np.float64]

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol.columns import BoolArray, FloatArray, Offers
-from protocol.hardware import ModelShape, shape_of
 from protocol.ids import PeerId
 from protocol.peerrecord import PeerRecord
 from protocol.peerview import PeerView
-from protocol.predict import REQUEST_S, backlog_s, cold_s, prefill_s, step_s
+from protocol.perf.cost_model import REQUEST_S, backlog_s, cold_s, prefill_s, step_s
+from protocol.perf.gpu_catalog import ModelShape, shape_of
 from protocol.statements.adverts import ModelOffer, ModelState
 
 #: Constants of splitmix64 (Steele, Lea, Flood 2014): numbers without a pattern, a thousand at a time.

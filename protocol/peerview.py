@@ -39,7 +39,7 @@ from protocol.ids import PeerId
 from protocol.kbuckets import limited
 from protocol.netgroup import group_of, network_group
 from protocol.peerrecord import PeerRecord
-from protocol.predict import LEAST_GB_S, LEAST_TFLOPS, UNKNOWN_GB_S, UNKNOWN_TFLOPS
+from protocol.perf.cost_model import LEAST_GB_S, LEAST_TFLOPS, UNKNOWN_GB_S, UNKNOWN_TFLOPS
 from protocol.statements.adverts import Advert, Load, ModelOffer
 from protocol.statements.envelope import Envelope
 

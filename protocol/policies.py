@@ -17,7 +17,7 @@ import numpy as np
 
 from protocol.columns import BoolArray, FloatArray
 from protocol.crowd import Crowd
-from protocol.predict import ANSWER_TOKENS, LEAST_TFLOPS
+from protocol.perf.cost_model import ANSWER_TOKENS, LEAST_TFLOPS
 from protocol.statements.adverts import ModelState
 
 #: Where a number comes from: statements of the peer, our link to it, our own count, our own die.

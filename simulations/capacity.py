@@ -33,8 +33,8 @@ from typing import Final
 
 import numpy as np
 
-from protocol.hardware import ModelShape, bytes_per_weight, shape_of
-from protocol.predict import REQUEST_S, kv_tokens, memory_bytes_s, peak_flops, prefill_s, step_s
+from protocol.perf.cost_model import REQUEST_S, kv_tokens, memory_bytes_s, peak_flops, prefill_s, step_s
+from protocol.perf.gpu_catalog import ModelShape, bytes_per_weight, shape_of
 from protocol.statements.adverts import Gpu
 from simulations.arrivals import Floats
 from simulations.fleet import Machine, machine

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from protocol.ids import PeerId
+from protocol.perf.cost_model import REQUEST_S
 from protocol.policies import POLICIES, SORTS
-from protocol.predict import REQUEST_S
 from protocol.ranking import JobQuery
 from simulations.dice import dice
 from simulations.entry import Choose, by_policy

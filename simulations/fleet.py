@@ -32,8 +32,8 @@ from typing import Final
 
 import msgspec
 
-from protocol.hardware import bytes_per_weight, find_gpu, gpu_names, need_mib, shape_of
 from protocol.ids import model_id
+from protocol.perf.gpu_catalog import bytes_per_weight, find_gpu, gpu_names, need_mib, shape_of
 from protocol.statements.adverts import Gpu, ModelOffer, ModelState
 from simulations.dice import dice
 from simulations.popularity import shares

@@ -16,7 +16,7 @@ from math import inf, nextafter
 from pathlib import Path
 from typing import Final
 
-from protocol.hardware import find_gpu, gpu_names, model_names, shape_of
+from protocol.perf.gpu_catalog import find_gpu, gpu_names, model_names, shape_of
 from protocol.policies import POLICIES, SORTS
 from protocol.statements.envelope import MAX_TTL_S
 from simulations.checking import Problem, listed, meant, shown

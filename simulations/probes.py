@@ -8,8 +8,8 @@ from __future__ import annotations
 from math import inf
 from typing import NamedTuple
 
-from protocol.batching import Batching
 from protocol.node import Node
+from protocol.perf.batch_engine import Batching
 
 
 class EngineState(NamedTuple):

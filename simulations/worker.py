@@ -1,4 +1,4 @@
-"""A job at the worker: ``protocol.admission`` and the engine (``protocol.batching``), and what is said of them.
+"""A job at the worker: ``protocol.admission``, the engine (``batch_engine``), and the loads that it states.
 
 Tokens do not travel one by one: the first one does, then what has been made since is told every ``tell_s``, then the
 end.  That is often enough for every deadline of the entry.
@@ -27,9 +27,9 @@ from protocol.admission import (
     TurnAway,
 )
 from protocol.attempts import Accepted, Beat, CascadeEvent, Completed, Lost, Outcome, Progress, Refused, WasBusy
-from protocol.batching import Batching, BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
-from protocol.hardware import shape_of
-from protocol.pace import Pace
+from protocol.perf.batch_engine import Batching, BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
+from protocol.perf.gpu_catalog import shape_of
+from protocol.perf.model_timing import Pace
 from protocol.statements.adverts import Load, ModelOffer, Status
 from protocol.wire.messages import Busy, Refuse
 from simulations.fleet import Machine

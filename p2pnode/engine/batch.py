@@ -3,7 +3,7 @@
 There is no task of its own.  Everything that was due happens when somebody asks, at the time at which it was due; so a
 reader that comes late gets all its tokens at once, and nobody has to be awake while nobody listens.
 
-Not here: what takes how long (``protocol.batching``).  Who calls it: ``mock``.
+Not here: what takes how long (``protocol.perf.batch_engine``).  Who calls it: ``mock``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Final
 
 import trio
 
-from protocol.batching import Batching, BatchingEffect, Finished, WakeAt, Work
-from protocol.pace import Pace
+from protocol.perf.batch_engine import Batching, BatchingEffect, Finished, WakeAt, Work
+from protocol.perf.model_timing import Pace
 from protocol.statements.adverts import Load
 
 #: Shortest sleep, seconds: with faster steps the tokens come in small batches, as they do over a network anyway.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from p2pnode.engine.base import Engine, ModelSpec
-from protocol.hardware import find_gpu, gpu_names
+from protocol.perf.gpu_catalog import find_gpu, gpu_names
 
 if TYPE_CHECKING:
     from p2pnode.config import Config, ModelConfig

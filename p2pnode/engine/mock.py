@@ -1,7 +1,7 @@
 """An engine without a model: timed like a GPU of the tables, saying deterministic text, failing on demand.
 
 It is open about being a mock: ``simulated``, runtime ``simulated``, ``system_fingerprint`` ``p2pnode-mock``.
-Not here: what is said (``speech``), its JSON (``answers``), when (``batch``, on ``protocol.batching``).
+Not here: what is said (``speech``), its JSON (``answers``), when (``batch``, on ``protocol.perf.batch_engine``).
 Who calls it: ``node`` with ``--engine mock``, the demo, benches and nearly every test.
 """
 
@@ -33,8 +33,8 @@ from p2pnode.engine.base import (
     ModelSpec,
 )
 from p2pnode.engine.batch import Batch
-from protocol.hardware import need_mib, shape_of
-from protocol.pace import Pace
+from protocol.perf.gpu_catalog import need_mib, shape_of
+from protocol.perf.model_timing import Pace
 from protocol.statements.adverts import Gpu, Load, ModelOffer
 
 #: Tokens of context of a mock model that does not say.

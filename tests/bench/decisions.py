@@ -7,8 +7,8 @@ import statistics
 import time
 from pathlib import Path
 
-from protocol.hardware import gpu_names, gpu_spec
 from protocol.peerview import PeerView
+from protocol.perf.gpu_catalog import gpu_names, gpu_spec
 from protocol.policies import POLICIES
 from protocol.ranking import JobQuery, rank
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer

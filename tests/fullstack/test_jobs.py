@@ -11,7 +11,7 @@ import trio
 from p2pnode.engine.base import CHAT, EngineJob
 from p2pnode.engine.choice import MOCK_MODEL
 from p2pnode.engine.mock import MockEngine
-from protocol.hardware import find_gpu
+from protocol.perf.gpu_catalog import find_gpu
 from protocol.settings import PROFILES
 from tests.fullstack.client import Heard, chat, get, request, streamed
 from tests.fullstack.daemons import Daemons, Member, daemons, in_virtual_time

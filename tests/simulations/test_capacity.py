@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from protocol.batching import Batching
-from protocol.generation import Finished, WakeAt, Work
-from protocol.hardware import gpu_spec, shape_of
-from protocol.pace import Pace
+from protocol.perf.batch_engine import Batching
+from protocol.perf.gpu_catalog import gpu_spec, shape_of
+from protocol.perf.model_timing import Pace
+from protocol.perf.sequences import Finished, WakeAt, Work
 from simulations.capacity import Capacity, _split, capacity, capacity_per_s, seconds_per_job, usual_jobs
 from simulations.fleet import machine
 from simulations.popularity import shares

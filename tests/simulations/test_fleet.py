@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from protocol.hardware import need_mib
 from protocol.ids import model_id
+from protocol.perf.gpu_catalog import need_mib
 from protocol.statements.adverts import ModelState
 from simulations.fleet import Machine, UnknownHardware, machine, unserved
 from simulations.popularity import shares

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from protocol.effects import Penalise
-from protocol.hardware import MIB
+from protocol.perf.gpu_catalog import MIB
 from protocol.statements.envelope import seal
 from protocol.statements.keys import LOAD, Ed25519Signer
 from simulations import invariants

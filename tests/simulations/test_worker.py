@@ -7,7 +7,7 @@ import pytest
 
 from protocol.admission import Arrived
 from protocol.attempts import Begin, Outcome
-from protocol.batching import Batching, Finished, Work
+from protocol.perf.batch_engine import Batching, Finished, Work
 from protocol.ranking import JobQuery
 from protocol.settings import AdmissionSettings, NodeSettings
 from protocol.statements.adverts import ModelState, Status

@@ -1,4 +1,4 @@
-"""The engine machine against itself step by step, and both against a plain loop over the formulas of ``predict``."""
+"""The engine machine against itself step by step, and both against a plain loop over the formulas of ``cost_model``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from statistics import fmean
 
 import pytest
 
-from protocol.batching import Batching, Work
-from protocol.hardware import gpu_spec, shape_of
-from protocol.pace import Pace
-from tests.protocol.engine_loop import CARD, SHAPE, Loop, chat, engine, memory_for, step_by_step
+from protocol.perf.batch_engine import Batching, Work
+from protocol.perf.gpu_catalog import gpu_spec, shape_of
+from protocol.perf.model_timing import Pace
+from tests.protocol.perf.engine_loop import CARD, SHAPE, Loop, chat, engine, memory_for, step_by_step
 
 
 def means(loop: Loop, works: list[tuple[float, Work]]) -> tuple[float, float, float]:

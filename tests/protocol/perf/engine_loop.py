@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from protocol.batching import Batching, BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
-from protocol.hardware import ModelShape, bytes_per_weight, gpu_spec, shape_of
-from protocol.pace import CHUNK_TOKENS, Pace
-from protocol.predict import REQUEST_S, memory_bytes_s, peak_flops, prefill_s, step_s
+from protocol.perf.batch_engine import Batching, BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
+from protocol.perf.cost_model import REQUEST_S, memory_bytes_s, peak_flops, prefill_s, step_s
+from protocol.perf.gpu_catalog import ModelShape, bytes_per_weight, gpu_spec, shape_of
+from protocol.perf.model_timing import CHUNK_TOKENS, Pace
 from protocol.statements.adverts import Gpu
 
 CARD = gpu_spec("rtx 4090")
@@ -95,7 +95,7 @@ def chat(jobs: int, rate: float, seed: int = 1, sequences: int = 1) -> list[tupl
 def step_by_step(
     works: Sequence[tuple[float, Work]], slots: int, gpu: Gpu = CARD, shape: ModelShape = SHAPE
 ) -> tuple[dict[int, float], dict[int, float]]:
-    """First tokens and ends, by the formulas of ``predict``, one step after the other, with memory for everybody."""
+    """First tokens and ends, by the formulas of ``cost_model``, one step after the other, with memory for everybody."""
     flops, bytes_s = peak_flops(gpu), memory_bytes_s(gpu)
     weights = shape.params * bytes_per_weight("")
     coming, now = list(works), 0.0

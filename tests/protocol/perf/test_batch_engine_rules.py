@@ -9,11 +9,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from protocol.batching import Batching, Work
-from protocol.hardware import shape_of
-from protocol.pace import Pace
+from protocol.perf.batch_engine import Batching, Work
+from protocol.perf.gpu_catalog import shape_of
+from protocol.perf.model_timing import Pace
 from protocol.statements.adverts import ModelState
-from tests.protocol.engine_loop import CARD, WEIGHTS, Loop
+from tests.protocol.perf.engine_loop import CARD, WEIGHTS, Loop
 
 SHAPE = shape_of("llama-3.1-8b-instruct")
 BLOCK = 16

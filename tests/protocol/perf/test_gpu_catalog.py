@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.hardware import (
+from protocol.perf.gpu_catalog import (
     UnknownGpu,
     bits_per_weight,
     bytes_per_weight,

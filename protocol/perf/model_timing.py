@@ -1,8 +1,8 @@
-"""How fast one model runs on one machine: the formulas of ``predict``, solved for as far as the machine decides.
+"""How fast one model runs on one machine: the formulas of ``cost_model``, solved for as far as the machine decides.
 
-``predict`` answers for any peer from what it claims; a ``Pace`` is what one simulated machine really does.  It has an
+``cost_model`` answers for any peer from what it claims; a ``Pace`` is what one simulated machine really does.  It has an
 ``efficiency`` that no statement tells, so that no prediction is perfect, and its constants are computed once, because
-an engine asks whenever its batch changes.  Who calls it: ``batching``, ``residency``.
+an engine asks whenever its batch changes.  Who calls it: ``batch_engine``, ``model_cache``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 from math import sqrt
 from typing import Final
 
-from protocol.hardware import MIB, ModelShape, bytes_per_weight
-from protocol.predict import (
+from protocol.perf.cost_model import (
     COMPUTE_SHARE,
     JOB_S,
     KV_SHARE,
@@ -26,6 +25,7 @@ from protocol.predict import (
     prefill_s,
     touched_share,
 )
+from protocol.perf.gpu_catalog import MIB, ModelShape, bytes_per_weight
 from protocol.statements.adverts import Gpu
 
 #: Most tokens of a prompt that one step reads (the share of vLLM's budget per step that its tuning guide starts from).

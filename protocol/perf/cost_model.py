@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from protocol.columns import FloatArray
-from protocol.hardware import MIB, ModelShape, bits_per_weight, bytes_per_weight
+from protocol.perf.gpu_catalog import MIB, ModelShape, bits_per_weight, bytes_per_weight
 from protocol.statements.adverts import Gpu, ModelState
 
 #: Share of the peak that is reached, fitted on the layer times of vidur (compute, weights); BLIS (KV, whole prefill).

@@ -12,14 +12,14 @@ the same, without a bound on its KV cache.
 ========== ================= ===========================================================
 state      event             then
 ========== ================= ===========================================================
-on disk    wanted            resident after reading it and starting (``predict.cold_s``)
+on disk    wanted            resident after reading it and starting (``cost_model.cold_s``)
 sleeping   wanted            resident after copying it back
 resident   sleep             sleeping, if it has no jobs
 not on     evict, or room    on disk, if it has no jobs and is not being loaded
 disk       is needed
 ========== ================= ===========================================================
 
-Not here: jobs (``batching``).  Who calls it: ``batching``.
+Not here: jobs (``batch_engine``).  Who calls it: ``batch_engine``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
 
-from protocol.hardware import MIB
-from protocol.pace import Pace
+from protocol.perf.gpu_catalog import MIB
+from protocol.perf.model_timing import Pace
 from protocol.statements.adverts import ModelState
 
 #: Name of a model, and what it has become.

@@ -6,12 +6,12 @@ from math import inf
 
 import pytest
 
-from protocol.batching import Batching, UnknownModel, WakeAt, Work
-from protocol.hardware import shape_of
-from protocol.pace import CHUNK_TOKENS, Pace
-from protocol.predict import REQUEST_S, predict
+from protocol.perf.batch_engine import Batching, UnknownModel, WakeAt, Work
+from protocol.perf.cost_model import REQUEST_S, predict
+from protocol.perf.gpu_catalog import shape_of
+from protocol.perf.model_timing import CHUNK_TOKENS, Pace
 from protocol.statements.adverts import Gpu, Status
-from tests.protocol.engine_loop import CARD, PACE, SHAPE, Loop, engine, memory_for
+from tests.protocol.perf.engine_loop import CARD, PACE, SHAPE, Loop, engine, memory_for
 
 
 def ended(loop: Loop) -> Loop:

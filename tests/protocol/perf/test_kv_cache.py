@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from protocol.kvcache import MOST_IDLE, KvCache, chain
+from protocol.perf.kv_cache import MOST_IDLE, KvCache, chain
 
 A = chain(0, (1, 2, 3))
 

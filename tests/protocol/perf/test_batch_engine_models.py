@@ -6,12 +6,12 @@ from math import inf
 
 import pytest
 
-from protocol.batching import Batching
-from protocol.hardware import bytes_per_weight, shape_of
-from protocol.pace import Pace
-from protocol.predict import START_S, cold_s
+from protocol.perf.batch_engine import Batching
+from protocol.perf.cost_model import START_S, cold_s
+from protocol.perf.gpu_catalog import bytes_per_weight, shape_of
+from protocol.perf.model_timing import Pace
 from protocol.statements.adverts import ModelState
-from tests.protocol.engine_loop import CARD, Loop
+from tests.protocol.perf.engine_loop import CARD, Loop
 
 DISK, ASLEEP, HERE = ModelState.ON_DISK, ModelState.SLEEPING, ModelState.RESIDENT
 SHAPE = shape_of("llama-3.1-8b-instruct")

@@ -1,6 +1,6 @@
 """What goes into the engine machine and comes out of it, and what it remembers of a job and of a model.
 
-Not here: what it does with them (``batching``).  Who calls it: ``batching``, which passes the public ones on.
+Not here: what it does with them (``batch_engine``).  Who calls it: ``batch_engine``, which passes the public ones on.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 
 from protocol.errors import LocalProtocolError
-from protocol.kvcache import Keys, chain
-from protocol.pace import Pace
+from protocol.perf.kv_cache import Keys, chain
+from protocol.perf.model_timing import Pace
 from protocol.statements.adverts import ModelState
 
 #: A millionth of a token is rounding.

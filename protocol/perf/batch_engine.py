@@ -6,7 +6,7 @@ Theory of operation
 *Steps.*  Running jobs share one batch; a step gives each of their sequences one token.  The machine keeps a count ``v``
 of the steps done, and knows for each job the count at which it ends, so that nothing happens per token: the next thing
 to happen is the smallest of a few counts, and ``WakeAt`` says when that is.  Jobs join and leave only where a step
-ends, where ``v`` is a whole number, as they do in a real engine.  ``stepclock`` turns counts into times; it is set anew
+ends, where ``v`` is a whole number, as they do in a real engine.  ``step_clock`` turns counts into times; it is set anew
 at each change of the batch, at the latest after ``HORIZON`` steps.  With ``exact`` that is after every step, and blocks
 of the KV cache are counted one by one instead of on average: dear, for checking.
 
@@ -19,9 +19,9 @@ last chunk.  A request needs ``REQUEST_S`` before it can be read, during which i
 *Memory.*  The first job of the queue is taken if there is a slot and memory for its prompt and everybody's next token;
 those behind it wait, though they might fit.  When the next token would not fit, the youngest job is preempted: it goes
 back to the head of the queue and will have its prompt and all it had made read again.  A job that is alone is never
-preempted, and takes what it needs even if the whole memory is less.  Blocks of prompts are shared (``kvcache``).
+preempted, and takes what it needs even if the whole memory is less.  Blocks of prompts are shared (``kv_cache``).
 
-*Models* come and go (``residency``).  A job whose model is not resident waits for it outside the queue.
+*Models* come and go (``model_cache``).  A job whose model is not resident waits for it outside the queue.
 
 ======== ======================== ============================================ ===================
 job is   event                    effects                                      then is
@@ -46,7 +46,10 @@ from heapq import heappop, heappush
 from math import ceil, floor, inf
 from typing import Final
 
-from protocol.generation import (
+from protocol.perf.kv_cache import KvCache
+from protocol.perf.model_cache import Changed, Residency
+from protocol.perf.model_timing import CHUNK_TOKENS, Pace
+from protocol.perf.sequences import (
     BatchingEffect,
     Finished,
     FirstToken,
@@ -57,11 +60,8 @@ from protocol.generation import (
     WakeAt,
     Work,
 )
-from protocol.kvcache import KvCache
-from protocol.pace import CHUNK_TOKENS, Pace
-from protocol.residency import Changed, Residency
+from protocol.perf.step_clock import StepClock
 from protocol.statements.adverts import Load, ModelState, Status
-from protocol.stepclock import StepClock
 
 __all__ = ["Batching", "BatchingEffect", "Finished", "FirstToken", "ModelChanged", "UnknownModel", "WakeAt", "Work"]
 

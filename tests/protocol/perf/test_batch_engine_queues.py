@@ -15,11 +15,11 @@ from statistics import fmean
 
 import pytest
 
-from protocol.batching import Work
-from protocol.hardware import ModelShape
-from protocol.pace import Pace
+from protocol.perf.batch_engine import Work
+from protocol.perf.gpu_catalog import ModelShape
+from protocol.perf.model_timing import Pace
 from protocol.statements.adverts import Gpu
-from tests.protocol.engine_loop import Loop, engine
+from tests.protocol.perf.engine_loop import Loop, engine
 
 #: 30,000 layers of 32 us: nearly a second per step, against which 4.4 us per job are nothing.
 OVERHEAD_ONLY = ModelShape("even", params=1.0, active_params=1.0, layers=30_000, hidden=1, kv_bytes=1e-6)

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.hardware import ModelShape, gpu_names, gpu_spec, model_names, shape_of
-from protocol.predict import (
+from protocol.perf.cost_model import (
     ANSWER_TOKENS,
     Prediction,
     cold_s,
@@ -21,6 +20,7 @@ from protocol.predict import (
     prefill_s,
     step_s,
 )
+from protocol.perf.gpu_catalog import ModelShape, gpu_names, gpu_spec, model_names, shape_of
 from protocol.statements.adverts import Gpu, ModelState
 
 LLAMA = shape_of("llama-3.1-8b-instruct")
