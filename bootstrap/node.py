@@ -1,7 +1,4 @@
-"""The composition root of a bootstrap node: identity, memory and swarm; no engine, no jobs, no HTTP API.
-
-Who calls it: ``python -m bootstrap``.
-"""
+"""The composition root of a bootstrap node: identity, memory and swarm; no engine, no jobs, no HTTP API."""
 
 from __future__ import annotations
 

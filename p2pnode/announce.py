@@ -1,6 +1,6 @@
 """The ``ready`` line and the files that say the same: what scripts and the next machine wait for.
 
-Who calls it: the composition roots.  The line goes to stdout (it is data), the advice to stderr (it is talk).
+The line goes to stdout (it is data), the advice to stderr (it is talk).
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 Both kinds have the same shape: ``run`` is a task, ``hear`` waits for the next that happens and may be cancelled at any
 point without loss, ``abort`` ends it at once without waiting.  Here, and only here, is checked what a peer says: the
 order of frames, the form of each DELTA, the signature and hash of END.  Not here: what follows from it (``cascade``).
-Who calls it: ``dispatch``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Who may be asked to do a job: the ranking of the view; failing that, what the DHT knows; failing that, why nobody.
 
-Not here: asking them (``dispatch``), the ranking itself (``protocol.ranking``).  Who calls it: ``dispatch``.
+Not here: asking them (``dispatch``), the ranking itself (``protocol.ranking``).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ``config.toml`` (``version = 1``) has the sections of :class:`Config`; ``P2PNODE_SECTION__KEY`` overrides a key of it,
 and a flag overrides both.  Intervals and bounds of the machines are no settings of the operator: they come as a named
-profile (``protocol.settings.PROFILES``).  Who calls it: the composition roots and the verbs.
+profile (``protocol.settings.PROFILES``).
 """
 
 from __future__ import annotations

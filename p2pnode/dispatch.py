@@ -6,7 +6,6 @@ goes in; attempts, aborts and the end come out.  The caller's own task does it, 
 Leaving the block of ``submit`` cancels the job wherever it runs.
 
 Not here: who the candidates are (``candidates``), what peers say (``attempts``), what follows (``cascade``).
-Who calls it: ``http``.
 """
 
 from __future__ import annotations

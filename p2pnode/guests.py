@@ -1,7 +1,7 @@
 """What a guest's request may say: everything that OpenAI's API has, and nothing that reaches around it.
 
 Engines trust whoever sends them requests; some of their own fields make them fetch, load, evaluate or reorder things.
-Those are refused by name (DESIGN 2.2); unknown fields pass.  Who calls it: ``worker``.
+Those are refused by name (DESIGN 2.2); unknown fields pass.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The home of a running node, opened: its lock, its identity, its memory.  And the task that keeps the memory fresh.
 
-What is wrong with the files raises ``CannotStart`` with the command that mends it.  Who calls it: the composition
-roots.
+What is wrong with the files raises ``CannotStart`` with the command that mends it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A job as the entry knows it: what is asked for, what became of it, and the book of recent ones.
 
 The book is what ``/v1/jobs`` and ``why --request`` show: who was tried, when, with what outcome.  It never holds a
-prompt or an answer.  Who calls it: ``http`` makes specs and reads the book, ``dispatch`` writes it.
+prompt or an answer.
 """
 
 from __future__ import annotations

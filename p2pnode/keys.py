@@ -2,7 +2,7 @@
 
 Files are 0600 in a directory that is 0700, owned by us, and are never followed through a symbolic link; what is wrong
 is refused with the command that mends it.  API keys are kept as SHA-256 only: they are random, so a fast hash is right.
-Not here: where the table is stored (``ledger``).  Who calls it: the composition roots, ``http`` and ``p2pnode keys``.
+Not here: where the table is stored (``ledger``).
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 One thread at a time touches the database, and a failing disk never stops the node: it goes on from memory and says so
 (``problem``).  A database that cannot be read is set aside and a new one is begun.  Prompts and answers are never here.
-Who calls it: ``node`` (all of it) and ``p2pnode keys`` (the table of keys).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ``event`` names are stable snake_case words that scripts may rely on; ids travel as fields (``request_id``, ``job_id``,
 ``peer``).  Prompts and answers are never logged.  Secrets are taken out by value, wherever they turn up, also in what
-the libraries say.  Who calls it: the composition roots, once; everybody else uses ``structlog.get_logger``.
+the libraries say.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What Prometheus may scrape: one object per node with documented counters; the help text is the documentation.
 
 Base units, bounded labels: never a peer, a request or a prompt (numbers about peers are in ``/v1/p2p/peers``).  Bucket
-lists are vLLM's, so that panels line up.  Who calls it: ``http`` (requests), ``dispatch`` and ``node`` (the rest).
+lists are vLLM's, so that panels line up.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The composition root of the daemon: builds everything, opens *the* nursery, and ends it.
 
 It decides nothing and knows no protocol; it says who exists and who talks to whom.  Read it beside DESIGN.md, section
-1.  Who calls it: ``p2pnode run``.
+1.
 """
 
 from __future__ import annotations

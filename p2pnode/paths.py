@@ -1,6 +1,6 @@
 """Where the files of one node live: a single home directory with key, database, configuration and logs.
 
-Not here: reading or writing any of them, or their modes (``keys``).  Who calls it: the composition roots and the verbs.
+Not here: reading or writing any of them, or their modes (``keys``).
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 One per engine, so that both are counted together.  It does not know what a job is; whoever holds a ``Place`` may use
 the engine once ``wait`` returns, and gives the place back by leaving its block.
-Who calls it: ``worker`` for guests, ``dispatch`` for this node's own jobs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The seed list, read as data from the package ``bootstrap``; no code of it is called.
-
-Who calls it: the composition roots, when the configuration names no bootstrap peer.
-"""
+"""The seed list, read as data from the package ``bootstrap``; no code of it is called."""
 
 from __future__ import annotations
 

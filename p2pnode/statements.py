@@ -1,7 +1,4 @@
-"""What this node says of itself: its advert and its load, made from configuration, engine and hardware.
-
-Who calls it: the composition roots, whenever one of the three changes.
-"""
+"""What this node says of itself: its advert and its load, made from configuration, engine and hardware."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """How a node does not start, and how it is asked to end: SIGINT or SIGTERM once means "finish what runs",
 twice means "now".  A node of the demo or of a test is also asked to end when its parent is gone.
-
-Who calls it: the composition roots (``node`` and ``bootstrap.node``).
 """
 
 from __future__ import annotations

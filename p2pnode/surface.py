@@ -1,7 +1,7 @@
 """What this node shows of itself: the objects behind ``/v1/p2p/status`` and ``/v1/p2p/peers``, and the verbs.
 
 Plain dictionaries, additive for ever (a name is never given another meaning).  Nothing here decides or waits; it reads
-the peer view, the engine and the books.  Who calls it: ``http`` through its ``Gateway`` protocol.
+the peer view, the engine and the books.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The defaults are the real thing.  Under virtual time (``tests/fullstack``) the wall clock is the virtual one, nothing
 waits for a thread or a child process (a clock that jumps when all tasks wait would jump meanwhile), and dice repeat.
-Sockets are not here: trio's own socket factory replaces those.  Who calls it: ``node``.
+Sockets are not here: trio's own socket factory replaces those.
 """
 
 from __future__ import annotations

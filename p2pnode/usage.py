@@ -1,7 +1,6 @@
 """Who used how many tokens: asks the engine for it in every stream, and takes out what the caller did not ask for.
 
 Bodies and events stay bytes: a cheap look decides whether something has to be decoded at all.
-Who calls it: ``running``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ deadline.  Between producing and sending lies a buffer with a bound, so that a s
 reader that has stopped ends it.
 
 A guest's job can end only itself.  Not here: order and bounds (``places``), the request's fields (``guests``), tokens
-and engine errors (``running``).  Who calls it: ``swarm``, for every job that a peer brings.
+and engine errors (``running``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """One job at the worker: whether it may run now, waits its turn, or is told to go elsewhere.
 
-Not here: running it, and whether its request is allowed at all (``worker``).  Who calls it: ``places`` in the daemon,
-and the simulator's workers.
+Not here: running it, and whether its request is allowed at all (``worker``).
 
 Theory of operation
 -------------------

@@ -12,7 +12,7 @@ it is *due*: the neighbour is told that we have it (a tenth of its bytes) and as
 each link would carry each advert, although nearly everybody has it by then (simulated with 300 nodes: 6.8 uploads of
 each instead of 4.5, and loads a third older for it).
 
-Not here: what a neighbour lacks, how much it may get and when that is due (``gossip``).  Who calls it: ``gossip``.
+Not here: what a neighbour lacks, how much it may get and when that is due (``gossip``).
 """
 
 from __future__ import annotations

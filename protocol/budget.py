@@ -1,7 +1,6 @@
 """Token buckets on the caller's monotonic clock: how many bytes may be sent now.
 
-They hold nothing back by themselves: the machine that owns them asks and goes without.  Who calls it: ``gossip``, and
-whoever else counts per second.
+They hold nothing back by themselves: the machine that owns them asks and goes without.
 """
 
 from __future__ import annotations

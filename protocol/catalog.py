@@ -1,7 +1,7 @@
 """What can be asked for now: the models of all peers that are there, one summary each.
 
 It counts what stands: a peer that is dead, leaving, or silent for too long offers nothing.  Everything but the counts
-is the peers' own claim.  Who calls it: the surfaces (``/v1/models``, ``p2pnode models``).
+is the peers' own claim.
 """
 
 from __future__ import annotations

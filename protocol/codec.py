@@ -2,7 +2,7 @@
 
 Order: the length was checked by the framing (``mux``), then msgpack is unpacked under limits on every container
 (1 MiB of empty maps would otherwise become 77 MB of objects), then ``msgspec.convert`` gives a typed, frozen value or
-an error.  Who calls it: ``adverts``, ``messages``.
+an error.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Structures of arrays: what ranking reads, as numpy columns that grow by an eighth.
 
 ``Columns`` is one set of named columns of the same length; ``Offers`` is the index of one model: which rows of the
-view offer it, and on what terms.  Neither knows what a peer is.  Who calls it: ``peerview``, which keeps them current.
+view offer it, and on what terms.  Neither knows what a peer is.
 """
 
 from __future__ import annotations

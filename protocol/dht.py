@@ -2,8 +2,7 @@
 
 It answers "where is this peer" and "who serves this model" with statements that their owners signed, and keeps such
 statements for others.  Not here: the routing table (``kbuckets``), what is kept (``shelf``), one search (``lookup``),
-signing, and what this node does with the peers it finds.  Who calls it: ``node``, which hands over its link events,
-messages and timers whose key begins with ``dht``.
+signing, and what this node does with the peers it finds.
 
 Theory of operation
 -------------------

@@ -1,7 +1,7 @@
 """Errors of the protocol.  A class's docstring is the message that the user reads; the argument adds the particulars.
 
 ``LocalProtocolError`` means that we broke the rules (a bug here), ``RemoteProtocolError`` that the peer did; only the
-second is held against anybody (h11's distinction).  Who calls it: every module of this package.
+second is held against anybody (h11's distinction).
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 Each filter is a name and two functions: who of a crowd it removes (``None``: nobody, without looking), and the sentence
 about one whom it removed.  The order is that of the table at the end; a peer is reported under the first that fits.
-Who calls it: ``ranking``.
 """
 
 from __future__ import annotations

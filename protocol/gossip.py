@@ -21,7 +21,7 @@ is short each neighbour gets an equal part of it (``backlog``: for what).  Diges
 spend the rest, which saves up; a burst is paid back by pushing less.  Our own changes and goodbyes, ours and others',
 do not wait for the tick and may borrow one second of the budget.
 
-Not here: what we say of ourselves (``announcing``), which links stand (``neighbours``).  Who calls it: ``node``.
+Not here: what we say of ourselves (``announcing``), which links stand (``neighbours``).
 """
 
 from __future__ import annotations

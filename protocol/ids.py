@@ -2,7 +2,6 @@
 
 A ``PeerId`` is the raw Ed25519 public key (32 bytes).  Its text form is the libp2p peer id of that key, so the
 identity that signs statements *is* the identity that Noise proves (libp2p specs, ``peer-ids/peer-ids.md``).
-Who calls it: everybody.
 """
 
 from __future__ import annotations

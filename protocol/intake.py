@@ -17,7 +17,7 @@ of signatures that its relayer spends from, signature, content.  ::
     newer                       NEW       relays it
     newer, the view is full     UNHELD    nothing
 
-Not here: to whom a statement goes (``gossip``).  Who calls it: ``gossip``.
+Not here: to whom a statement goes (``gossip``).
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ for long is likely to stay, and nobody can push it out by arriving.  Whoever fin
 network group, waits as a replacement.
 
 A peer is put here only after it proved itself on a link; what others say of it is for look-ups to try (``lookup``).
-Who calls it: ``dht``.
 """
 
 from __future__ import annotations

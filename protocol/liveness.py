@@ -25,7 +25,7 @@ answers with a newer statement, which refutes the suspicion wherever it arrives.
 *Own health* (Lifeguard).  When more than a third of the peers, and at least three, fall silent within one period, the
 fault is more likely ours: the next periods are stretched, one period more for each such one, nine at most.
 
-Not here: the links (``neighbours``), the statements (``gossip``).  Who calls it: ``node``.
+Not here: the links (``neighbours``), the statements (``gossip``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One iterative look-up of the DHT: whom to ask next, and when it is over.
 
-Not here: sending, dialling, checking what was answered (``dht``).  Who calls it: ``dht``, one ``Lookup`` per search.
+Not here: sending, dialling, checking what was answered (``dht``).
 
 Theory of operation
 -------------------

@@ -24,7 +24,6 @@ lives; such a link is hung up again unless one is needed.  Two nodes that dial e
 link; which one is for the driver to decide.
 
 Not here: what goes over the links (``gossip``, ``dht``), what a broken one means (``liveness``).
-Who calls it: ``node``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The network group of an address: the part of it that one party controls, for an address costs what a name does not.
 
-Who calls it: ``peerview``, ``neighbours``, ``node``.  Which groups are scarce is for ``kbuckets.limited`` to say.
+Which groups are scarce is for ``kbuckets.limited`` to say.
 """
 
 from __future__ import annotations

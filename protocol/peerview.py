@@ -22,7 +22,7 @@ they are accepted; a link always finds room, if need be above ``size`` or its gr
 with the link, or whoever dials in again and again under new names would fill the view.
 
 Everything here except times, links, states and counts is the peer's own claim.  Not here: which statement is newer
-(``gossip``), who is dead (``liveness``), who is best (``ranking``).  Who calls it: those, through ``node``.
+(``gossip``), who is dead (``liveness``), who is best (``ranking``).
 """
 
 from __future__ import annotations

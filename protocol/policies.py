@@ -4,7 +4,7 @@ A policy says what counts (its *parts*); ``ranking`` adds or multiplies them up,
 place first where the policy wants it, and explains the parts.  Every policy is selectable by name, and the simulator
 compares them; ``SORTS`` are what a caller may ask for instead.
 
-Not here: who may not be asked at all (``filters``).  Who calls it: ``ranking``.
+Not here: who may not be asked at all (``filters``).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ with a temperature draws by the score itself.  This
 node is a candidate like any other, with no way to go.  For a job nothing is explained (0.2 ms among 1,000 peers,
 measured); the dry run explains everybody.
 
-Not here: asking anybody, the next attempt (``cascade``).  Who calls it: dispatch, the simulator.
+Not here: asking anybody, the next attempt (``cascade``).
 """
 
 from __future__ import annotations

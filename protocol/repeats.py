@@ -1,6 +1,6 @@
 """Which jobs a worker has already taken, so that none is run twice (DESIGN 2.2, "duplicate job id").
 
-A job is known by its id and by who brought it: two peers may use the same id.  Who calls it: ``worker``.
+A job is known by its id and by who brought it: two peers may use the same id.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ An advert belongs under the key of its author, a provider statement under the ke
 One statement per author and key, the newest version; each lives at most its ttl on our clock.  When the shelf is full,
 the keys farthest from our own go first: for those others are closer, and asked sooner.
 
-Not here: who may bring a statement, and when (``dht``).  Who calls it: ``dht``.
+Not here: who may bring a statement, and when (``dht``).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A goal that fails, an invariant that breaks and a run that crashes fail the campaign.  Against a baseline a goal that
 already failed does not, and a metric that drifts does.
 
-Not here: how runs are made (``runs``), what results look like (``results``, ``tables``).  Who calls it: ``cli``.
+Not here: how runs are made (``runs``), what results look like (``results``, ``tables``).
 """
 
 from __future__ import annotations

@@ -21,8 +21,6 @@ asked for more than its machines can do: the first model to run out of machines 
 latter: at ``utilisation = 0.5`` no model has less than half of its machines to spare, and at 1 one has nothing left.
 With the former, a rare model with few machines could be over its head at 0.5, and the question would be another one.
 Only resident models count, and only popularity before the shift.
-
-Who calls it: ``world``.
 """
 
 from __future__ import annotations

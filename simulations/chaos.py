@@ -2,8 +2,6 @@
 
 Swarm testing: each run has only some of the kinds, so that one does not drown the others, and those often.  A fault is
 drawn as a scenario would say it, so that a chaotic run can be repeated with its faults written out.
-
-Who calls it: ``faults``, for scenarios with ``chaos``; ``meaning``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ``omniscient`` reads the true state of every engine without delay, jobs on their way to it included, and takes the least
 predicted time to the first token: no real node can be better informed, so it is the ceiling.  ``round-robin`` and
-``power-of-two-live`` are what central gateways do, the latter with true counts.  Who calls it: ``world``.
+``power-of-two-live`` are what central gateways do, the latter with true counts.
 """
 
 from __future__ import annotations

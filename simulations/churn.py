@@ -18,7 +18,7 @@ long as everybody.
 At ``until_s``, or when the quiet phase begins, everything stops: whoever is away comes back at that moment, because in
 the quiet phase the whole network has to be found whole again.
 
-Not here: what breaks by accident (``faults``).  Who calls it: ``world``.
+Not here: what breaks by accident (``faults``).
 """
 
 from __future__ import annotations

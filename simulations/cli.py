@@ -3,8 +3,7 @@
 Data on stdout, talk and progress on stderr.  Exit codes are those of ``p2pnode``: 0 ok; 1 a goal failed, an invariant
 broke or a run crashed; 2 a wrong file or option; 130 interrupted.
 
-Not here: what the verbs do (``files``, ``runs``, ``results``, ``compare``), how it looks (``tables``).  Who calls it:
-``p2pnode.cli.sim`` and ``python -m simulations``.
+Not here: what the verbs do (``files``, ``runs``, ``results``, ``compare``), how it looks (``tables``).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ the metrics that goals or tolerances are about, and the tolerances.  What counts
 and a metric that has moved by more than its tolerance, in whichever direction; a goal that already failed is shown and
 does not count.
 
-Not here: judging goals (``goals``).  Who calls it: ``cli``.
+Not here: judging goals (``goals``).
 """
 
 from __future__ import annotations

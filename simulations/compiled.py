@@ -5,7 +5,7 @@ event (``tests/simulations/test_determinism.py``); it only does them in less tim
 that nobody edits a file which a compiled one hides.
 
 Not compiled are modules that define ``msgspec`` structs (mypyc drops the keywords of a class, and a struct is C
-already) and those that hardly do more than call numpy.  Who calls it: ``make fast``.
+already) and those that hardly do more than call numpy.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGES: Final = ("protocol", "simulations", "p2pnode", "bootstrap")
 #: What is compiled: whatever runs for every event, statement or job.
 MODULES: Final = (
-    "protocol/announcing protocol/backlog protocol/perf/batch_engine protocol/budget protocol/cascade protocol/columns",
-    "protocol/dht protocol/digests protocol/statements/versions protocol/gossip protocol/ids protocol/intake",
-    "protocol/kbuckets protocol/perf/kv_cache protocol/liveness protocol/lookup protocol/neighbours protocol/netgroup",
-    "protocol/node protocol/perf/model_timing protocol/peerrecord protocol/peerview protocol/repeats protocol/perf/model_cache",
-    "protocol/shelf protocol/statements/envelope protocol/perf/step_clock",
-    "simulations/choosing simulations/dice simulations/entry simulations/jobs simulations/kernel",
-    "simulations/network simulations/peer simulations/recorder simulations/sizes simulations/topology",
-    "simulations/worker",
+    *("protocol/announcing", "protocol/backlog", "protocol/perf/batch_engine", "protocol/budget", "protocol/cascade"),
+    *("protocol/columns", "protocol/dht", "protocol/digests", "protocol/statements/versions", "protocol/gossip"),
+    *("protocol/ids", "protocol/intake", "protocol/kbuckets", "protocol/perf/kv_cache", "protocol/liveness"),
+    *("protocol/lookup", "protocol/neighbours", "protocol/netgroup", "protocol/node", "protocol/perf/model_timing"),
+    *("protocol/peerrecord", "protocol/peerview", "protocol/repeats", "protocol/perf/model_cache", "protocol/shelf"),
+    *("protocol/statements/envelope", "protocol/perf/step_clock", "simulations/choosing", "simulations/dice"),
+    *("simulations/entry", "simulations/jobs", "simulations/kernel", "simulations/network", "simulations/peer"),
+    *("simulations/recorder", "simulations/sizes", "simulations/topology", "simulations/worker"),
 )
 #: Compiled classes from which attackers, which are not compiled, are derived: mypyc wants to be told.
 OPEN: Final = {"simulations/peer.py": "class Peer:", "simulations/worker.py": "class Worker:"}
@@ -47,7 +47,7 @@ def compile_into(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     for package in PACKAGES:
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    files = [f"{module}.py" for line in MODULES for module in line.split()]
+    files = [f"{module}.py" for module in MODULES]
     for name, line in OPEN.items():
         source = (folder / name).read_text()
         assert source.count(f"\n{line}\n") == 1, f"{name} has no {line!r}"

@@ -3,7 +3,7 @@
 The figures are in ``costs.toml`` beside this file, written by ``python -m tests.bench costs --write`` and its path;
 measured with the daemon's own code, so that no simulated network is healthier than a real one.
 
-Not here: when a node is busy, and what waits for that (``peer``).  Who calls it: ``peer``, ``entry``, ``worker``.
+Not here: when a node is busy, and what waits for that (``peer``).
 """
 
 from __future__ import annotations

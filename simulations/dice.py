@@ -1,7 +1,7 @@
 """A die per purpose, and per node where each draws for itself, made from the seed: new purposes shift nobody's throws.
 
 A few purposes have one die for all nodes: jitter and loss of the network (``network``), whom a fault hits, arrivals.
-There a message or a job more shifts the throws that come after it.  Who calls it: whatever draws anything.
+There a message or a job more shifts the throws that come after it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What is wrong with an engine, if anything is (I5): slots, memory, and whether anybody waits without need.
-
-Who calls it: ``invariants``.
-"""
+"""What is wrong with an engine, if anything is (I5): slots, memory, and whether anybody waits without need."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """A job at the entry: who is asked (``protocol.ranking``), and what follows (``protocol.cascade``).
 
-Not here: the worker's side (``worker``), the caller (``workload``).  Who calls it: ``world`` with what arrives, and
-workers, through the network, with what they say.
+Not here: the worker's side (``worker``), the caller (``workload``).
 """
 
 from __future__ import annotations

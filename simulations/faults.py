@@ -8,7 +8,7 @@ it did is undone.  Faults overlap: what each adds is kept apart or counted, so t
 other.  It hits ``nodes``, or a ``share`` of those that are up when it begins, one at least, drawn by a die of its own.
 
 Not here: which faults a chaotic run has (``chaos``), nodes that leave of their own will (``churn``), bad intent
-(``attackers``).  Who calls it: ``world``; the names in ``KINDS`` are what ``Fault.kind`` may be.
+(``attackers``).
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@
 ``[node]`` starts from the settings of ``profile``.  An override of a key that is swept ends its sweep.
 
 Not here: how files and options come together (``layers``), what is right and wrong (``checking``, ``meaning``).
-Who calls it: ``cli``.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ The first ``len(catalogue)`` machines make the catalogue whole: number ``i`` has
 model ``i`` as its first, on a kind of hardware where it fits if there is one.  So every model that fits somewhere has
 at least one server as soon as there are as many nodes as models.
 
-Not here: what the machines can do (``capacity``), how they do it (the engine).  Who calls it: ``world``, ``capacity``.
+Not here: what the machines can do (``capacity``), how they do it (the engine).
 """
 
 from __future__ import annotations

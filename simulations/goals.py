@@ -5,7 +5,6 @@ of the metric may stand which points are meant: ``"topology.nodes=1000, routing.
 separates values of which one has to hold.  The value of a point is the median over its seeds.
 
 Not here: how the metrics come about (``recorder``), whether a failing goal was already failing (``compare``).
-Who calls it: ``files`` for the reading, ``results`` for the judging.
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@ older than two periods of whoever said it, and the links between honest nodes do
 begin of the quiet phase on that is looked at every second, and less often while it is so; it has to be so within
 ``measure.liveness_s``, and to stay so to the end of that time.  A lapse of a few seconds is none: what one load missed
 (it goes to few, a link just broke) the next one brings.  Of very many nodes a sample looks, drawn anew each time.
-
-Who calls it: ``invariants``.
 """
 
 from __future__ import annotations

@@ -17,8 +17,6 @@ I12 determinism                          same scenario and seed, same digest: th
 
 Some are noticed where they happen (``recorder.violations``) and only raised here.  Cheap ones are looked at every
 second, those that look at whole states every ``measure.invariants_every_s``.
-
-Who calls it: ``world``, after every second of virtual time and at the end.
 """
 
 from __future__ import annotations

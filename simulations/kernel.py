@@ -3,8 +3,6 @@
 Nothing here knows what is simulated.  The order is total (a sequence number breaks ties, never an address in memory),
 so that a run repeats.  The *digest* is taken over time and number of every event, not over what happens in it: equal
 runs have equal ones, and two that go differently soon do something at another time, and differ in it.
-
-Who calls it: everything in this package.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The layers are the file that is extended, the file, ``--policy``, ``--trace``, ``--set``, ``--seed``.  Tables of a
 later layer are merged into those before, everything else is replaced.
 
-Not here: what is right and wrong (``checking``, ``meaning``), sweeps (``files``).  Who calls it: ``files``.
+Not here: what is right and wrong (``checking``, ``meaning``), sweeps (``files``).
 """
 
 from __future__ import annotations

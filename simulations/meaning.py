@@ -2,7 +2,7 @@
 the end, shares that add up to more than there is, what would never end or never happen.
 
 A sweep is looked at point by point, since whatever is swept may be what is wrong.  Not here: types and how it is said
-(``checking``).  Who calls it: ``files``.
+(``checking``).
 """
 
 from __future__ import annotations

@@ -15,8 +15,7 @@ a cut both ways that never ends.  A process that dies while its machine lives re
 
 *Dials* take :data:`HANDSHAKE_TRIPS` round trips; nobody there is a refusal after one, no answer a timeout.
 
-Not here: what a node does with a message (``peer``), when something breaks (``faults``).  Who calls it: ``peer``,
-``entry``, ``worker``, ``faults``.
+Not here: what a node does with a message (``peer``), when something breaks (``faults``).
 """
 
 from __future__ import annotations

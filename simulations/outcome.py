@@ -1,7 +1,4 @@
-"""What came of a run, as plain numbers: the metrics, curves and series that goals are judged by and reports drawn from.
-
-Who calls it: ``world`` at the end of a run; ``results`` writes it.
-"""
+"""The figures of a run: the metrics that goals are judged by, the curves and time series that reports draw."""
 
 from __future__ import annotations
 

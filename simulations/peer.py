@@ -12,7 +12,7 @@ earlier life do not reach it (``life``).  What survives is what the daemon would
 
 *Clocks.*  Monotonic time is the kernel's; the wall clock has an error of its own and may jump.
 
-Not here: jobs (``entry``, ``worker``), the way between nodes (``network``).  Who calls it: ``world``, ``network``.
+Not here: jobs (``entry``, ``worker``), the way between nodes (``network``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""How often each model of a catalogue is asked for: Zipf's law by rank, or what the scenario says.
-
-Who calls it: ``fleet`` (what nodes keep resident), ``capacity`` (what the fleet can do), ``workload`` (what is asked).
-"""
+"""How often each model of a catalogue is asked for: Zipf's law by rank, or what the scenario says."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Looks inside the machines of a node, at what they show nobody: sizes and levels, for checks that must not trust them.
 
-It reads private names on purpose, and is the only module that does.  Who calls it: ``invariants`` and ``engines``.
+It reads private names on purpose, and is the only module that does.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Per run: virtual time, speed in virtual seconds per second, jobs done.  Over all: runs done and the time that is left,
 taken from the virtual seconds of a node made so far: in a sweep over sizes one run costs a hundred times another.
-Not here: what is printed at the end (``cli``).  Who calls it: ``runs``.
+Not here: what is printed at the end (``cli``).
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 Job conservation is kept here (submitted = completed + failed + open) and checked by ``invariants``.  Only jobs that
 arrived in the measured window count for the figures, and they are followed to their end; one that never got an answer
 counts as unserved, because leaving those out hides exactly the worst.
-
-Who calls it: ``entry``, ``worker``, ``peer``; ``outcome`` reads it.
 """
 
 from __future__ import annotations

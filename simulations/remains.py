@@ -1,7 +1,7 @@
 """What is left of a daemon that has ended: what it wrote to its disk, and what the figures still need of it.
 
 A fifth of a large network may be gone for most of a run; what they were when they went would be as much memory as the
-living have.  Who calls it: ``peer``.
+living have.
 """
 
 from __future__ import annotations

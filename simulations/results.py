@@ -3,7 +3,7 @@
 So there is no time of day in it, no duration and no name of a machine: those are in ``timing.json`` beside it.
 Numbers are rounded to nine digits, keys are sorted, runs are in the order of the sweep and then of the seeds.
 
-Not here: running (``runs``), comparing (``compare``), pictures (``report``).  Who calls it: ``cli``.
+Not here: running (``runs``), comparing (``compare``), pictures (``report``).
 """
 
 from __future__ import annotations

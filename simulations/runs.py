@@ -4,7 +4,7 @@ A child runs one point with one seed; a thread of it sends word of how far it is
 which the run ends at the next tick with what it has.  The first ctrl-C (or SIGTERM) asks all children to stop, the
 second kills them.  What comes back is in the order of the sweep and the seeds, whoever was first.
 
-Not here: what a run is (``world``), what becomes of it (``results``).  Who calls it: ``cli``.
+Not here: what a run is (``world``), what becomes of it (``results``).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Units are in the names (``_s`` seconds, ``_ms`` milliseconds, ``_mbit`` megabits per second).  ``node`` holds the
 daemon's own settings under the daemon's own names.  Not here: reading files, ``extends`` and ``[sweep]`` (``files``),
-judging ``[goals]`` (``goals``).  Who calls it: ``world`` and all that it builds.
+judging ``[goals]`` (``goals``).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ straight lines between them in the logarithm.  ``time_scale`` stretches the wind
 wanted rate on average over the run, whichever windows that covers.
 
 The models of the published clients are told apart by their traffic only; the catalogue's models are asked for by
-popularity.  Everything is made before the first job, 60 bytes each.  Who calls it: ``workload``.
+popularity.  Everything is made before the first job, 60 bytes each.
 """
 
 from __future__ import annotations

@@ -9,8 +9,6 @@ pause to think.  The prompt of a turn is the previous prompt, the previous answe
 numbered through the conversation, so that the blocks of a turn are the first blocks of the next one.  When the model's
 context is full, the caller begins afresh: a first prompt again, and other blocks.  Conversations that began before the
 start are there, too, with as much behind them: else the first minutes would see first turns only.
-
-Who calls it: ``workload``.
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@ skip it this module, and no other, reaches into the machines and writes what hou
 * seeds that are known, and due to be asked again some time; neighbours due to be replaced, buckets to be refreshed;
 * byte budgets as if nobody new had come for long: what the links cost that are made here is forgiven;
 * routing tables with the closest and a few of everybody else; statements in the DHT with those closest to their keys.
-
-Who calls it: ``world``.
 """
 
 from __future__ import annotations

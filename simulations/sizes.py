@@ -1,6 +1,6 @@
 """How long a message is on the wire, without making it: most of what is sent are statements that are bytes already.
 
-Not here: messages of jobs, which have one length per kind (``jobs``).  Who calls it: ``peer``, attackers.
+Not here: messages of jobs, which have one length per kind (``jobs``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the command prints at the end: runs and their headline figures, goals with their values, comparisons.
 
-Not here: pictures (``report``), progress (``progress``).  Who calls it: ``campaign``, ``cli``.
+Not here: pictures (``report``), progress (``progress``).
 """
 
 from __future__ import annotations

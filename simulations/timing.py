@@ -8,8 +8,6 @@ left of a gap that was met by chance, and those that are met by chance are the l
 of shape ``k + 1``, times a uniform draw).  Without that, a cv of 10 would start every run with fifty jobs at once.
 Changing rates are a Poisson process at the highest rate, of which each job is kept with the share that the rate of its
 moment has of the highest.
-
-Who calls it: ``workload``; ``servegen`` for the gaps.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ its median, half the median round trip, and ``jitter_of`` the sigma of the facto
     uniform        ``jitter``, and one delay for all
 
 A round trip is measured, one way is not: both ways are taken to be alike.  Pairs that nobody measured have the median
-of their row.  Not here: bandwidth, queues, loss (``network``).  Who calls it: ``network``, ``fleet``.
+of their row.  Not here: bandwidth, queues, loss (``network``).
 """
 
 from __future__ import annotations

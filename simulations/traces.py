@@ -16,7 +16,7 @@ than :data:`EVERYBODYS` of the requests begin with tell nothing about that.
 A trace of one's own is a CSV file with a heading, gzip or not: ``arrival_ms`` or ``arrival_s``, ``input_tokens``,
 ``output_tokens``, and if known ``model`` (of the catalogue) and ``block_ids`` (``0 14-27`` is 0, 14, 15, ..., 27).
 
-Not here: ServeGen, which publishes statistics and no requests (``servegen``).  Who calls it: ``workload``.
+Not here: ServeGen, which publishes statistics and no requests (``servegen``).
 """
 
 from __future__ import annotations

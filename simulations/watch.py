@@ -1,7 +1,7 @@
 """Looks at the network from outside while it runs: series, spreading adverts, how old and how whole the views are.
 
 It reads and changes nothing, but for one thing: ``measure.track_every_s`` makes a node change its advert, so that its
-spreading can be followed.  Who calls it: ``world``; ``outcome`` reads it.
+spreading can be followed.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Tokens do not travel one by one: the first one does, then what has been made since is told every ``tell_s``, then the
 end.  That is often enough for every deadline of the entry.
 
-Not here: the entry's side (``entry``).  Who calls it: ``entry``, through the network; ``peer`` for offers and load.
+Not here: the entry's side (``entry``).
 """
 
 from __future__ import annotations

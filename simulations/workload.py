@@ -2,8 +2,6 @@
 
 ``none`` is silence; ``poisson``, ``bursty``, ``diurnal`` and ``flash`` are times (``timing``) with log-normal lengths;
 ``sessions`` are conversations; ``trace`` replays one of ``data/traces`` or a file.
-
-Who calls it: ``world``, ``capacity``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ It builds the machines, lets them join, brings the jobs to living entries, and a
 to do their part.  Phases: joining; warm-up; the measured window; the quiet phase, in which nothing breaks any more;
 then the *rest*, in which no job arrives and those under way end.
 
-Not here: what is measured (``recorder``, ``watch``, ``outcome``).  Who calls it: ``runs``, ``fuzz``, tests.
+Not here: what is measured (``recorder``, ``watch``, ``outcome``).
 """
 
 from __future__ import annotations

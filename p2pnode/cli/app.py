@@ -1,6 +1,6 @@
 """``p2pnode``: the global options and the verbs, each loaded when it is asked for.
 
-Who calls it: the console script and ``python -m p2pnode``.  Without a verb it prints its help and binds nothing.
+Without a verb it prints its help and binds nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Who plays in the demo: simulated GPUs, or real vLLM with a model made on the spot.
 
-A cast says which nodes there are and how each is started; what happens to them is the demo's.  Who calls it: ``demo``.
+A cast says which nodes there are and how each is started; what happens to them is the demo's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""How a verb ends: the exit codes of the contract, and the one exception that carries a code and a line to stderr.
-
-Who calls it: every verb raises :class:`Exit`; ``app.main`` turns it into the end of the process.
-"""
+"""How a verb ends: the exit codes of the contract, and the one exception that carries a code and a line to stderr."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The options that every verb takes, before or after its name, and what follows from them: home, colours, the daemon.
 
-Who calls it: the verbs.  ``Shared`` is what they get.
+``Shared`` is what they get.
 """
 
 from __future__ import annotations

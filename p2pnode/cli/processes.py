@@ -1,7 +1,7 @@
 """Real nodes as child processes, on loopback, in a temporary home: what the demo and the end-to-end tests stand on.
 
 Each child has its own process group, a log and a ready file; leaving the ``with`` block ends and reaps all of them,
-whatever happened inside, and a parent that is killed takes them along.  Who calls it: ``demo`` and ``tests/e2e``.
+whatever happened inside, and a parent that is killed takes them along.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""``p2pnode sim``: the network simulator, which knows nothing of the daemon and brings its own command.
-
-Not here: anything.  Who calls it: ``app``, which imports this module, and with it the simulator, when the verb is used.
-"""
+"""``p2pnode sim``: the network simulator, which knows nothing of the daemon and brings its own command."""
 
 from __future__ import annotations
 

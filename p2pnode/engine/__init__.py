@@ -1,5 +1,5 @@
 """What runs the model: one protocol (``base``) and its kinds: mock, OpenAI-compatible server, supervised vLLM.
 
 An engine knows nothing of peers, gossip or HTTP requests; it is given the body of an OpenAI request and answers with
-the pieces of an OpenAI answer.  Who calls it: ``worker`` and ``dispatch`` run jobs on it, ``node`` starts it.
+the pieces of an OpenAI answer.
 """

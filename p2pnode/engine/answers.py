@@ -1,7 +1,7 @@
 """The JSON of OpenAI answers, whole and in chunks, as the mock engine gives them.
 
 One ``Writer`` per job: it knows the head that all chunks share, so that a token costs one join of bytes.
-Not here: errors (``p2pnode/http``), which tokens there are (``speech``).  Who calls it: ``mock``.
+Not here: errors (``p2pnode/http``), which tokens there are (``speech``).
 """
 
 from __future__ import annotations

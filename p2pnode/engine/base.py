@@ -2,7 +2,6 @@
 
 Not here: any engine.  An engine's own trouble never raises out of ``run``: it shows as ``state`` and ``problem``, and
 as ``EngineFailed`` on the jobs it could not do.
-Who calls it: ``worker`` (``open``), ``node`` (``run``, ``offers``, ``load``, ``wait_changed``), every kind of engine.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 There is no task of its own.  Everything that was due happens when somebody asks, at the time at which it was due; so a
 reader that comes late gets all its tokens at once, and nobody has to be awake while nobody listens.
 
-Not here: what takes how long (``protocol.perf.batch_engine``).  Who calls it: ``mock``.
+Not here: what takes how long (``protocol.perf.batch_engine``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A child process in a process group of its own, which does not outlive the node (see ``keeper``).
-
-Who calls it: ``vllm``.
-"""
+"""A child process in a process group of its own, which does not outlive the node (see ``keeper``)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which engine this node gets: the configuration, turned into one engine or none.
 
 Nothing is started and no driver is asked here, so it takes no time; what is wrong with a choice that can only be seen
-later is the engine's own ``problem``.  Who calls it: ``node``.
+later is the engine's own ``problem``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 The three gauges that every model server must have, and their names per engine, are those of the Gateway API inference
 extension (proposal 003, "model server protocol").  Not here: our own metrics (``p2pnode/metrics.py``).
-Who calls it: ``openai``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Run as ``keeper.py LOG GRACE_S COMMAND…`` in a process group of its own, with 
 that is killed by SIGKILL can tell nobody, but its end of the pipe closes; PR_SET_PDEATHSIG would do for neither the
 child's own children nor a child that was started from a thread.  Nothing but the standard library, so that it starts
 in a few milliseconds and needs a few megabytes.
-Not here: restarts and health (``vllm``).  Who calls it: ``child``.
+Not here: restarts and health (``vllm``).
 """
 
 from __future__ import annotations

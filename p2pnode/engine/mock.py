@@ -2,7 +2,6 @@
 
 It is open about being a mock: ``simulated``, runtime ``simulated``, ``system_fingerprint`` ``p2pnode-mock``.
 Not here: what is said (``speech``), its JSON (``answers``), when (``batch``, on ``protocol.perf.batch_engine``).
-Who calls it: ``node`` with ``--engine mock``, the demo, benches and nearly every test.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What a folder with a model says of itself: enough to advertise it and to tell whether two nodes serve the same one.
 
 Reads config, tokenizer settings and the headers of the weights; never the weights, never pickles, runs no code.
-Who calls it: ``choice``.
 """
 
 from __future__ import annotations

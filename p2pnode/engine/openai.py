@@ -3,7 +3,7 @@
 Bodies go through as bytes and events come back as bytes; nothing is re-serialised but the model's name, and that only
 where the operator offers it under another one.  The server is asked for its models until it answers, and for its load
 every second where it publishes one.
-Not here: starting a server (``vllm``).  Who calls it: ``node`` with ``--engine openai``, and ``vllm`` for its child.
+Not here: starting a server (``vllm``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What a model server's error means for the caller: one status, one code, one line.
 
 Servers differ (vLLM sends the status as ``code``, FastAPI sends ``detail``); callers see one vocabulary.
-Who calls it: ``openai``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Two nodes that mock the same model therefore give the same answer, and a hand-over can be checked word by word.
 Reads an OpenAI request as far as the mock honours it.  Not here: when a word comes (``mock``) and its JSON
-(``answers``).  Who calls it: ``mock``.
+(``answers``).
 """
 
 from __future__ import annotations

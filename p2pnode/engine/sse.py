@@ -1,7 +1,6 @@
 """Server-sent events, as far as OpenAI streams use them: bytes in, the ``data`` of whole events out.
 
 Comments and event names are dropped (every OpenAI event names itself in its JSON).  Not here: what the data means.
-Who calls it: ``openai``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 It says nothing sensible.  It exists so that tests and the demo run a real engine, with a real tokenizer, chat template
 and attention, on a machine that can download no model.  No torch: safetensors and tokenizer files are written by hand.
 The same seed gives the same bytes everywhere, so two nodes that made it offer the same model.
-Who calls it: the tests marked ``vllm``, ``p2pnode demo --engine vllm``, ``python -m p2pnode.engine.tinymodel FOLDER``.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ answers ``/health``; from then on it is an attached server (``openai``), until i
 state says why in one line, and after a pause that doubles the next child starts.  A child that ran well for a while
 resets the pause.
 vLLM may live in another environment than the node: ``python`` is the interpreter that has it.
-Who calls it: ``node`` with ``--engine vllm``.
 """
 
 from __future__ import annotations

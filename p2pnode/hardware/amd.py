@@ -1,7 +1,7 @@
 """The AMD probe: ``rocm-smi --json`` if the tool is there, read into the same shape as the NVIDIA probe's.
 
 Only what is documented for the JSON output is used, and a field that a release of the tool renamed is left out.
-Not tried on a real card: the parser is tested with recorded output.  Who calls it: ``probe``.
+Not tried on a real card: the parser is tested with recorded output.
 """
 
 from __future__ import annotations

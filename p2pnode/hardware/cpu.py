@@ -1,7 +1,4 @@
-"""The processor and the memory, from the standard library: fast and harmless, so no child process.
-
-Who calls it: ``probe``; ``MIB`` is shared by the probes.
-"""
+"""The processor and the memory, from the standard library: fast and harmless, so no child process."""
 
 from __future__ import annotations
 

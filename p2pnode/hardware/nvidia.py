@@ -2,7 +2,7 @@
 
 It runs as a child of the node because NVML calls can hang for minutes when the driver is in trouble (a GPU fallen off
 the bus, a reset in progress), and nothing can interrupt a thread that hangs in a driver.  With ``--every S`` it
-repeats until its stdin closes, so that it cannot outlive the node.  Who calls it: ``probe``.
+repeats until its stdin closes, so that it cannot outlive the node.
 """
 
 from __future__ import annotations

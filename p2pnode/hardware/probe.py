@@ -1,7 +1,7 @@
 """Runs the probes: ``survey`` once, ``watch`` for as long as the node lives.
 
 A probe that does not answer within its limit is killed and counts as "no GPU", with the reason in ``problems``: a
-broken driver must cost a node its GPU, never its API.  Who calls it: ``p2pnode.node`` and ``p2pnode doctor``.
+broken driver must cost a node its GPU, never its API.
 """
 
 from __future__ import annotations

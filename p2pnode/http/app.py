@@ -1,7 +1,7 @@
 """The API as one ASGI app: the gate, the paths that answer without Quart, and Quart for everything else.
 
 It is a Quart app whose front door is ours: every request passes ``gate`` first; the endpoints that run a model then
-answer at once, the others go through Quart's routing.  Who calls it: ``node``, and the tests with a scripted gateway.
+answer at once, the others go through Quart's routing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The body of a request: bounded on the way in, looked at without being decoded, refused when it is not plain JSON.
 
 Only the fields that routing needs are read; everything else stays the bytes that the caller sent.  Nothing here
-waits.  Who calls it: ``openai`` (completions) and ``local`` (dry runs).
+waits.
 """
 
 from __future__ import annotations

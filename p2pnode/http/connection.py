@@ -3,7 +3,7 @@
 Stands in for hypercorn's own ``TCPServer``, which shields writes without a limit (a client that stops reading blocks
 the shutdown for ever), starts two tasks per request for its timers, and has none for slow heads.  Here nothing is
 shielded: a write that makes no progress, a cancelled server and a client that leaves all end the connection, and its
-app with it.  The connection closes from its own task, never from the app's.  Who calls it: ``server``.
+app with it.  The connection closes from its own task, never from the app's.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 While the server, inside the app's last ``send``, reports the end of the stream, quart-trio's reader gets
 ``http.disconnect`` and cancels the nursery that this very ``send`` runs in; hypercorn's own server then never closes a
 connection of a client that asked for ``Connection: close``.  This ASGI wrapper holds the message back once the final
-piece of the body is on its way; the app ends by itself then.  Who calls it: ``app``.
+piece of the body is on its way; the app ends by itself then.
 """
 
 from __future__ import annotations

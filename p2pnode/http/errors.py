@@ -1,7 +1,7 @@
 """Errors as the API says them: always OpenAI's body, a message that says what to do, and whether a retry can help.
 
 OpenAI's clients try twice again by themselves unless told otherwise, so every error is either ``final``
-(``x-should-retry: false``) or carries ``retry-after``.  Who calls it: everything in ``p2pnode.http``.
+(``x-should-retry: false``) or carries ``retry-after``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a request must pass before anything looks at it: framing, Host, Origin, key, rate, type and length.
 
 A bare ASGI wrapper: it compares raw bytes of the scope, never a rebuilt URL, and is closed by default.  What it lets
-through is a :class:`Request` whose body is not read yet.  Who calls it: ``app``.
+through is a :class:`Request` whose body is not read yet.
 """
 
 from __future__ import annotations

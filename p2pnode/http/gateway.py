@@ -1,6 +1,6 @@
 """What the API needs of the node: the seam between ``http`` and the rest.
 
-Implemented by the node, and by a scripted fake in the tests.  Who calls it: the routes.
+Implemented by the node, and by a scripted fake in the tests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Is the process alive, can it serve, what are its numbers: for supervisors, balancers and Prometheus.
-
-Who calls it: ``app``.
-"""
+"""Is the process alive, can it serve, what are its numbers: for supervisors, balancers and Prometheus."""
 
 from __future__ import annotations
 

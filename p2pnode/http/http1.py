@@ -1,6 +1,6 @@
 """hypercorn's HTTP/1.1, made to fit: errors in OpenAI's form, no upgrades, and a client that leaves is always noticed.
 
-Bytes and events only; sockets and time are ``connection``'s.  Who calls it: ``connection``.
+Bytes and events only; sockets and time are ``connection``'s.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 The same objects as the verbs print with ``--json``; additive for ever.  Nothing here changes how the node is set up:
 the only thing that can be done is to cancel a job.  The node's first key sees all jobs, every other key its own.
-Who calls it: ``app``.
 """
 
 from __future__ import annotations

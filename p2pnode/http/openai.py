@@ -2,7 +2,7 @@
 
 The head goes out with the first piece; until then a failure is an ordinary error answer, afterwards the last event of
 the stream.  Leaving the request, for whatever reason, cancels the job.  These routes answer without Quart, whose
-request and response objects would cost more than all the rest.  Who calls it: ``app``.
+request and response objects would cost more than all the rest.
 """
 
 from __future__ import annotations

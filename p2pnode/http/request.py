@@ -1,7 +1,6 @@
 """One HTTP request on its way through the API: what was sent, who sent it, and how it is answered.
 
-Thinner than Quart's, for the paths where every microsecond is paid per token.  Who calls it: ``app``, ``gate`` and the
-routes that answer without Quart.
+Thinner than Quart's, for the paths where every microsecond is paid per token.
 """
 
 from __future__ import annotations

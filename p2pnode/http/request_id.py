@@ -1,7 +1,6 @@
 """The id of a request: what ``x-request-id`` says, logs carry and ``/v1/jobs`` answers to.
 
-Always our own: a caller's would have to be checked for what may stand in a header.  Who calls it: ``gate``,
-``connection``.
+Always our own: a caller's would have to be checked for what may stand in a header.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Listens for HTTP: a socket of our own, a bounded number of connections, timers, and an end that always comes.
 
 hypercorn does HTTP/1.1 (``connection``); its accept loop is not used because it has no limits and cannot let go of a
-client that stopped reading.  Who calls it: ``node``, with ``nursery.start``.
+client that stopped reading.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The tasks of a link are woken for every message; making a new ``trio.Event`` each time, with the parking lot behind it,
 costs as much as what they then do.  ``set`` is named as in ``trio.Event``, because py-libp2p rings as well
-(``containment``).  Who calls it: ``peerlink``, ``driver``, ``containment``.
+(``containment``).
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 The machine never waits and nothing else touches it.  What comes from peers while nothing else waits is handled where
 it was read: a turn of the driver's own task costs more than most of it.  That task has the timers, and what had to
 stand in line: what this node itself has to say, which is always taken, and what comes too fast.  Of peers so much may
-stand there; the rest waits outside, so a peer that talks too much slows down its own link and no other.  Who calls it:
-``swarm``, which performs the effects.
+stand there; the rest waits outside, so a peer that talks too much slows down its own link and no other.
 """
 
 from __future__ import annotations

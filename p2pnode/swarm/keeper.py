@@ -2,8 +2,7 @@
 
 A link's deadline moves with every frame that comes.  A task for each link would sleep to a deadline that has moved long
 since, and most of what an idle node with many links does would be that; here, only the earliest deadline that still
-holds wakes anybody.  What is asked, and when a link is dead, ``protocol.wire.mux`` decides.  Who calls it: ``linktable``,
-and a ``peerlink`` that stands alone.
+holds wakes anybody.  What is asked, and when a link is dead, ``protocol.wire.mux`` decides.
 """
 
 from __future__ import annotations

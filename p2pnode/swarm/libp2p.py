@@ -2,7 +2,7 @@
 
 One stream ``/p2pnode/link/1`` per connection, opened by whoever dialled, is the whole use that is made of a
 connection; when it ends, the connection is cut.  What the library does wrong is handled in ``containment`` and
-``listener``.  Who calls it: ``swarm``, through ``net.Net``.
+``listener``.
 """
 
 from __future__ import annotations

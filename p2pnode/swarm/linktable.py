@@ -1,7 +1,7 @@
 """The links that stand and the dials under way: made, greeted, chosen between, and ended here.
 
 One link per peer is in use.  Two nodes that dial each other at once get two; both ends then keep the one that was
-dialled by the smaller peer id and let the other go when it is idle, so that no job is lost.  Who calls it: ``swarm``.
+dialled by the smaller peer id and let the other go when it is idle, so that no job is lost.
 """
 
 from __future__ import annotations

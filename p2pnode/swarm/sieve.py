@@ -6,8 +6,6 @@ message between nodes costs both ends, that was a third.  A ``Sieve`` stands whe
 Plain data for an open stream, complete as it nearly always is, goes where the library would have put it; the header of
 anything else (a flag, another kind, an unknown stream, a body still on its way) is handed to the library, so that all
 that is hard is still done there, under the bounds of ``containment``.
-
-Who calls it: ``containment`` only.
 """
 
 from __future__ import annotations

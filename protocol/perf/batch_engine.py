@@ -6,9 +6,9 @@ Theory of operation
 *Steps.*  Running jobs share one batch; a step gives each of their sequences one token.  The machine keeps a count ``v``
 of the steps done, and knows for each job the count at which it ends, so that nothing happens per token: the next thing
 to happen is the smallest of a few counts, and ``WakeAt`` says when that is.  Jobs join and leave only where a step
-ends, where ``v`` is a whole number, as they do in a real engine.  ``step_clock`` turns counts into times; it is set anew
-at each change of the batch, at the latest after ``HORIZON`` steps.  With ``exact`` that is after every step, and blocks
-of the KV cache are counted one by one instead of on average: dear, for checking.
+ends, where ``v`` is a whole number, as they do in a real engine.  ``step_clock`` turns counts into times; it is set
+anew at each change of the batch, at the latest after ``HORIZON`` steps.  With ``exact`` that is after every step, and
+blocks of the KV cache are counted one by one instead of on average: dear, for checking.
 
 *Prompts* are read one after the other, in chunks of ``CHUNK_TOKENS``.  A step with a chunk takes as long as both one
 after the other, so whoever decodes meanwhile gets a token per chunk.  The first token comes with the step after the
@@ -35,8 +35,7 @@ admitted memory is short          none                                         w
 any      cancel                   WakeAt                                       unknown
 ======== ======================== ============================================ ===================
 
-Not here: words and HTTP (the daemon's mock engine), who is let in (``admission``).  Who calls it: the daemon's mock
-engine in real time, the simulator's workers in virtual time.
+Not here: words and HTTP (the daemon's mock engine), who is let in (``admission``).
 """
 
 from __future__ import annotations

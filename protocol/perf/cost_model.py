@@ -18,8 +18,7 @@ the weights are computed in, ``W_b`` bytes of weights that a batch touches (all,
 bytes per token, ``M`` bytes per second of memory, ``L`` layers, ``h`` width, ``n`` tokens of a prompt, ``o`` of an
 answer.  Several GPUs count as one of their sum.  :func:`step_s` and :func:`prefill_s` take numbers or numpy columns.
 
-Not here: the network, loading a model, what this node learned of a peer.  Who calls it: ``policies``, ``catalog``, the
-mock engine, the simulator.
+Not here: the network, loading a model, what this node learned of a peer.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Names are matched as people and drivers write them (``4090``, ``NVIDIA A100-SXM4-80GB``).  A model that is not in the
 table gets a shape guessed from the size in its name, so that every prediction has a number to start from.
-Not here: how long anything takes (``cost_model``).  Who calls it: ``peerview``, ``cost_model``, the probes and the engines.
+Not here: how long anything takes (``cost_model``).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ of its prompt, its answer) is no business of this class: whoever asks says how m
 
 Memory is counted in bytes, because models differ in what a token takes; all blocks of one model have one size.
 
-Not here: when jobs get memory (``batch_engine``).  Who calls it: ``batch_engine``.
+Not here: when jobs get memory (``batch_engine``).
 """
 
 from __future__ import annotations

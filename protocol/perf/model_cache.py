@@ -19,7 +19,7 @@ not on     evict, or room    on disk, if it has no jobs and is not being loaded
 disk       is needed
 ========== ================= ===========================================================
 
-Not here: jobs (``batch_engine``).  Who calls it: ``batch_engine``.
+Not here: jobs (``batch_engine``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How fast one model runs on one machine: the formulas of ``cost_model``, solved for as far as the machine decides.
 
-``cost_model`` answers for any peer from what it claims; a ``Pace`` is what one simulated machine really does.  It has an
-``efficiency`` that no statement tells, so that no prediction is perfect, and its constants are computed once, because
-an engine asks whenever its batch changes.  Who calls it: ``batch_engine``, ``model_cache``.
+``cost_model`` answers for any peer from what it claims; a ``Pace`` is what one simulated machine really does.  It has
+an ``efficiency`` that no statement tells, so that no prediction is perfect, and its constants are computed once,
+because an engine asks whenever its batch changes.
 """
 
 from __future__ import annotations

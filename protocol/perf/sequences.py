@@ -1,6 +1,6 @@
 """What goes into the engine machine and comes out of it, and what it remembers of a job and of a model.
 
-Not here: what it does with them (``batch_engine``).  Who calls it: ``batch_engine``, which passes the public ones on.
+Not here: what it does with them (``batch_engine``).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Theory of operation.  Between two changes of the batch its context grows by as many tokens per step as it has sequences,
 and the time of a step grows with it, nearly on a line.  So ``n`` steps after the last change take ``a n + q n^2``
 seconds: time and count follow from each other without a loop.  Whoever owns the clock draws the line anew when the
-batch changes.  Not here: what happens at which count.  Who calls it: ``batch_engine``.
+batch changes.  Not here: what happens at which count.
 """
 
 from __future__ import annotations

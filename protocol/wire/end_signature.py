@@ -1,7 +1,7 @@
 """The signed end of a job: made by the worker, checked by the entry.
 
 The signature is the worker's over ``END_DOMAIN || job || msgpack of END with an empty signature``, so that an END
-proves who said what under which job, to anybody who holds the answer.  Who calls it: ``worker`` and ``dispatch``.
+proves who said what under which job, to anybody who holds the answer.
 """
 
 from __future__ import annotations

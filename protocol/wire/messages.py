@@ -2,7 +2,6 @@
 
 A frame (``mux``) has a channel, a kind and a payload.  Kinds below 16 belong to the link itself; 16 to 31 travel on
 channel 0 between nodes; from 32 on they belong to the job whose channel they are on.  Fields are only ever appended.
-Who calls it: ``mux`` drivers to encode and decode, machines to make and read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The multiplexer inside one byte stream between two nodes: many jobs, one writer, no I/O.
 
 Not here: sockets, tasks and waiting (the driver of a link does those), and what messages mean (``messages``).
-Who calls it: the link driver of the daemon, one ``Mux`` per end of a link; nobody else touches it.
 
 Theory of operation
 -------------------

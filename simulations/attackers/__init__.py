@@ -4,9 +4,6 @@ An attacker is a :class:`~simulations.peer.Peer` that says or does something els
 node before and after it; some have a worker of their own, too.  Honest nodes are told nothing: what is forged here is
 bytes that do not verify, what is a lie is a statement that does.  Who is bad depends on the seed and the node's number
 only, never on how many nodes there are; the first nodes, whom everybody knows, are honest.
-
-Who calls it: ``world`` (:func:`peer_class`, :func:`worker_class`, :func:`prepare`); :data:`KINDS` is what a scenario's
-``attacks`` may name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What attackers achieve: jobs that they got, answers that are wrong, places in views and among neighbours, bans.
 
-It looks from outside, at the beginning and at the end of the attack.  Who calls it: ``world`` makes it, ``outcome``
-asks for :meth:`Damage.metrics`.
+It looks from outside, at the beginning and at the end of the attack.
 """
 
 from __future__ import annotations

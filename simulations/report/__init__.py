@@ -16,8 +16,7 @@ pictures    which of these a report has
 page        HTML
 =========== =======================================================================
 
-Not here: judging goals (``simulations.goals``) and writing ``results.json`` (``simulations.results``).  Who calls it:
-``simulations.cli``.  Without matplotlib the page has everything but the pictures, and says so.
+Not here: judging goals (``simulations.goals``) and writing ``results.json`` (``simulations.results``).
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@ Theory of operation: one metric and one axis make a *drawing*.  Every combinatio
 if there are more lines than eyes can tell apart, the drawings are split by one of the keys (policies stay together
 longest). Metrics of one unit share a drawing when nothing else is swept (t50, t99, t100 over the number of nodes).
 
-Not here: which metrics belong together and why (``questions``).  Who calls it: those, and ``pictures``
-for what no picture of their own covers.
+Not here: which metrics belong together and why (``questions``).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Colours are written as placeholders and become CSS variables, so that one drawin
 left to the browser's own font.  Figures are narrow (a phone shows them almost at full size) and have neither legend nor
 rotated titles: the page writes legends, in HTML, where they wrap.
 
-Not here: what is drawn.  Who calls it: ``against``, ``curves``, ``timelines``.  No pyplot: nothing
+Not here: what is drawn.  No pyplot: nothing
 global, nothing to close.  Same content, same bytes: no dates, and ids that come from the picture's name.
 """
 

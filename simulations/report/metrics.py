@@ -1,6 +1,6 @@
 """What the metrics are called and in which unit people read them.
 
-Not here: how they are measured (``recorder``).  Who calls it: the tables of ``page`` and the axes of every picture.
+Not here: how they are measured (``recorder``).
 """
 
 from __future__ import annotations

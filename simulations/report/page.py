@@ -1,8 +1,7 @@
 """The page itself: words, tables and pictures as one HTML file that needs nothing else.
 
 Every text from outside (names, points, commands) is escaped here and nowhere else.  No script: what can be folded is a
-``<details>``, what is to be copied is selected by one click.  Not here: the pictures (``pictures``).  Who calls it:
-``simulations.report.write``.
+``<details>``, what is to be copied is selected by one click.  Not here: the pictures (``pictures``).
 """
 
 from __future__ import annotations

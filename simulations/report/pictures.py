@@ -1,6 +1,6 @@
 """Which pictures a report has: each only where the runs hold what it shows.
 
-Not here: drawing.  Who calls it: ``page``.  What was swept and judged but has no picture of its own gets a plain one,
+Not here: drawing.  What was swept and judged but has no picture of its own gets a plain one,
 so that every goal can be looked at.
 """
 

@@ -1,7 +1,7 @@
 """The questions that a sweep answers: which metrics belong over which key, and how to read them.
 
 Not here: drawing (``against``), and what is no sweep but a course of time or a distribution (``timelines``,
-``curves``). Who calls it: ``pictures``.
+``curves``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What happened over virtual time: courses of the whole network, partitions, and the map of load.
 
-Not here: distributions (``curves``) and sweeps (``against``).  Who calls it: ``pictures``.  Spans in which a scenario
+Not here: distributions (``curves``) and sweeps (``against``).  Spans in which a scenario
 breaks something are shaded.  With more points than can be shown, evenly chosen ones are.
 """
 

@@ -9,7 +9,6 @@ What is held against what, and why:
 Bytes are those of the links' frames, as a daemon counts them; what Noise, yamux and TCP put around them is in no layer.
 Figures of several seeds are averaged, quantile by quantile; behind each stands its standard error,
 and a verdict that two of them could turn has a question mark.
-Who calls it: ``__main__`` and the tests of this package.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Many daemons in virtual time, measured: speed, gossip and jobs.  See ``figures`` for what is measured.
-
-Who calls it: ``python -m tests.fullstack`` and the tests of this package.
-"""
+"""Many daemons in virtual time, measured: speed, gossip and jobs.  See ``figures`` for what is measured."""
 
 from __future__ import annotations
 

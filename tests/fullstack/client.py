@@ -1,7 +1,6 @@
 """A caller of a daemon's API over the virtual network: HTTP/1.1 by h11, answers as they come, with their times.
 
-It does what a program on the same machine would: connects to the loopback of the host it stands on.  Who calls it: the
-tests and the bench of this package.
+It does what a program on the same machine would: connects to the loopback of the host it stands on.
 """
 
 from __future__ import annotations

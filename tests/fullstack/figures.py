@@ -1,7 +1,7 @@
 """What a run of the whole stack is asked to do, and the figures that come out: the same for virtual and real time.
 
 The figures are those in which the layers of the project (simulator, whole stack in virtual time, real processes) are
-held against each other; :data:`MEANING` defines each.  Who calls it: ``bench`` and ``real``.
+held against each other; :data:`MEANING` defines each.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ Everything that the other layers take from the daemon is said here in the simula
 model and slots, one bootstrap node, starts one after the other, one delay between any two, links without a limit, the
 very same jobs at the very same entries.  Processors are free unless the run says otherwise: virtual time charges
 nothing for computing either.
-
-Who calls it: ``__main__`` and the tests of this package.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The same run with real processes on loopback, in real time: what the virtual figures are held against.
 
 Every node is a process that does what ``p2pnode run`` does, can be told to change its advert, and writes down when it
-got the changes of others (``told``).  Who calls it: ``__main__``.
+got the changes of others (``told``).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ it holds the changes of others is written down.
 
 A change is another ``owner``, which is the node's name and how often it was told; the file has one line for each that
 it made or got, ``[owner, seconds]``, on the clock that all processes of a machine share.  Nothing is asked of the
-daemon meanwhile.  Who calls it: ``real``, as ``python -m tests.fullstack.told`` with the flags of ``p2pnode run``.
+daemon meanwhile.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ gets ``ETIMEDOUT``; :meth:`heal` delivers them; :meth:`reset` is a host whose pr
 whose power failed, and :meth:`appear` its return, without memory of its connections.
 
 Not here: loss and reordering inside TCP, slow start, name resolution, anything but IPv4 and streams.  The factory
-belongs to one ``trio.run``; sockets of any other are the kernel's.  Who calls it: ``daemons`` and the tests here.
+belongs to one ``trio.run``; sockets of any other are the kernel's.
 """
 
 from __future__ import annotations
