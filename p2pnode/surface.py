@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from p2pnode.keys import Keyring
     from p2pnode.metrics import Metrics
     from p2pnode.swarm.swarm import Swarm
+    from protocol.membership.peer_record import PeerRecord
     from protocol.node import Node
-    from protocol.peerrecord import PeerRecord
 
 #: Seconds over which the upload of gossip is averaged.
 SAMPLE_S: Final = 5.0

@@ -12,7 +12,7 @@ the same effects with a heap and a virtual clock.
 * the wire: ``codec``, ``messages``, ``envelope``, ``mux``, ``end_signature`` (spec: ``README.md`` beside this file)
 * machines of the network, composed by ``node``:
 
-  * ``neighbours`` (whom to link), ``liveness`` (who is there), ``peerview`` on ``peerrecord`` and
+  * ``overlay`` (whom to link), ``failure_detector`` (who is there), ``peer_view`` on ``peer_record`` and
   ``columns`` (what is believed of each)
   * ``gossip``, on ``intake`` (which statements are taken), ``versions`` (how old they are), ``announcing`` (our own),
     ``backlog`` (what a neighbour lacks), ``digests`` (what is missing where) and ``budget`` (how much may be said)
@@ -21,7 +21,8 @@ the same effects with a heap and a virtual clock.
 * machines of a job: ``cascade`` with the vocabulary of ``attempts`` (entry), ``admission`` (worker)
 * who gets it: ``ranking``, on ``crowd`` (who offers the model), ``filters`` (who cannot take it) and ``policies`` (who
   is best); ``catalog`` (what can be asked for)
-* the engine of a simulated GPU: ``batch_engine``, on ``step_clock`` (when), ``kv_cache`` and ``model_cache`` (memory), ``model_timing``
+* the engine of a simulated GPU: ``batch_engine``, on ``step_clock`` (when), ``kv_cache`` and ``model_cache``
+  (memory), ``model_timing``
   (how fast) and ``sequences`` (its values)
 * tables and physics: ``gpu_catalog``, ``cost_model``, ``tables/``
 

@@ -38,7 +38,7 @@ LOAD_SHARE: Final = 0.58
 ADVERT_SHARE: Final = 0.22
 #: Times a statement is uploaded by each node, for each of its neighbours (measured: 4 to 5 with 8).
 COPIES: Final = 0.56
-#: Neighbours that whoever has fewer reckons with: a newcomer will have as many (``neighbours``).
+#: Neighbours that whoever has fewer reckons with: a newcomer will have as many (``overlay``).
 LEAST_LINKS: Final = 8
 #: Neighbours that a load is passed on to in a crowded network: an epidemic of three reaches 94 % (1 - s = exp(-3 s)).
 #: Of more than eight this share of them: a node with few neighbours, all of whom have many, would else hear of little

@@ -12,9 +12,10 @@ from typing import Final
 import numpy as np
 
 from protocol import PROTOCOL_VERSION
-from protocol.columns import BoolArray, Offers
+from protocol.arrays import BoolArray
 from protocol.crowd import Crowd, JobQuery
-from protocol.peerview import PeerView
+from protocol.membership.columns import Offers
+from protocol.membership.peer_view import PeerView
 from protocol.statements.adverts import ModelState, Status
 
 #: ``Advert.runtime`` of an engine that makes its answers up.

@@ -13,10 +13,11 @@ from typing import Any, Final, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from protocol.columns import BoolArray, FloatArray, Offers
+from protocol.arrays import BoolArray, FloatArray
 from protocol.ids import PeerId
-from protocol.peerrecord import PeerRecord
-from protocol.peerview import PeerView
+from protocol.membership.columns import Offers
+from protocol.membership.peer_record import PeerRecord
+from protocol.membership.peer_view import PeerView
 from protocol.perf.cost_model import REQUEST_S, backlog_s, cold_s, prefill_s, step_s
 from protocol.perf.gpu_catalog import ModelShape, shape_of
 from protocol.statements.adverts import ModelOffer, ModelState

@@ -13,11 +13,11 @@ from typing import Final
 import numpy as np
 
 from protocol import PROTOCOL_VERSION
-from protocol.columns import BoolArray
+from protocol.arrays import BoolArray
 from protocol.crowd import Crowd
 from protocol.errors import InvalidPeerId
 from protocol.ids import PeerId, base58_decode, libp2p_bytes, peer_from_text
-from protocol.peerrecord import PeerRecord
+from protocol.membership.peer_record import PeerRecord
 from protocol.statements.adverts import Load, Status
 
 #: How many characters of a peer's text form tables show (``ids.short``), and the numbers they can be.

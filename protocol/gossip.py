@@ -21,7 +21,7 @@ is short each neighbour gets an equal part of it (``backlog``: for what).  Diges
 spend the rest, which saves up; a burst is paid back by pushing less.  Our own changes and goodbyes, ours and others',
 do not wait for the tick and may borrow one second of the budget.
 
-Not here: what we say of ourselves (``announcing``), which links stand (``neighbours``).
+Not here: what we say of ourselves (``announcing``), which links stand (``overlay``).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from protocol.effects import Effect, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import BadEnvelope
 from protocol.ids import PeerId
 from protocol.intake import Counts, Intake, Verdict
-from protocol.peerview import PeerView
+from protocol.membership.peer_view import PeerView
 from protocol.rng import Rng
 from protocol.settings import GossipSettings
 from protocol.statements.adverts import Advert, Load

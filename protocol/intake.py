@@ -29,7 +29,7 @@ from typing import Final
 from protocol.budget import Bucket
 from protocol.errors import BadEnvelope, UnknownStatement
 from protocol.ids import PeerId
-from protocol.peerview import PeerView
+from protocol.membership.peer_view import PeerView
 from protocol.settings import GossipSettings
 from protocol.statements.adverts import Provider
 from protocol.statements.envelope import UNSEEN, Envelope, Key, Mark, read

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from protocol.ids import ModelId, PeerId
+from protocol.subnet import limited
 
 KEY_BYTES: Final = 32
 _BITS: Final = 8 * KEY_BYTES
@@ -25,11 +26,6 @@ _BITS: Final = 8 * KEY_BYTES
 _KEYS: Final = 16_384
 #: Queries in a row that a contact may leave unanswered until it is dropped (guess: one may be lost to a busy peer).
 _MOST_FAILURES: Final = 2
-#: Groups that are not limited: everybody on a loopback or private network has such an address.
-_PRIVATE: Final = (
-    *("127.", "10.", "192.168.", "169.254.", "::1", "fc", "fd", "fe80", "0:0:0:0"),
-    *(f"172.{number}." for number in range(16, 32)),
-)
 
 
 @functools.lru_cache(_KEYS)
@@ -52,11 +48,6 @@ def as_number(key: bytes) -> int:
 def peer_number(peer: PeerId) -> int:
     """The key of a peer as a number."""
     return as_number(peer_key(peer))
-
-
-def limited(group: str) -> bool:
-    """Whether a network group is scarce, so that many peers in it are suspicious; unknown and private ones are not."""
-    return bool(group) and not group.startswith(_PRIVATE)
 
 
 @dataclass(slots=True)

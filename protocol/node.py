@@ -29,16 +29,16 @@ from protocol.events import (
 )
 from protocol.gossip import Gossip
 from protocol.ids import ModelId, PeerId, name_key
-from protocol.liveness import Liveness
-from protocol.neighbours import Known, Neighbours, Seeds
-from protocol.netgroup import network_group
-from protocol.peerview import PeerView
+from protocol.membership.failure_detector import Liveness
+from protocol.membership.overlay import Known, Neighbours, Seeds
+from protocol.membership.peer_view import PeerView
 from protocol.rng import Rng
 from protocol.settings import NodeSettings
 from protocol.statements.adverts import Provider
 from protocol.statements.envelope import Envelope, statement
 from protocol.statements.keys import ADVERT, LOAD, Signer
 from protocol.statements.versions import MarkTable
+from protocol.subnet import network_group
 from protocol.wire.messages import Digest, Doubt, Records
 
 #: Bytes of a doubt in its frame, from above.
@@ -181,7 +181,7 @@ class Node:
         return self._paid(self.liveness.doubted(doubt, now), now) + self._look(now)
 
     def _paid(self, effects: list[Effect], now: float) -> list[Effect]:
-        """Doubts, which are all that ``liveness`` sends, are part of the upload that gossip may have."""
+        """Doubts, which are all that ``failure_detector`` sends, are part of the upload that gossip may have."""
         for effect in effects:
             if isinstance(effect, Send):
                 self.gossip.pay(_DOUBT_BYTES, now)

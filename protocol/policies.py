@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from protocol.columns import BoolArray, FloatArray
+from protocol.arrays import BoolArray, FloatArray
 from protocol.crowd import Crowd
 from protocol.perf.cost_model import ANSWER_TOKENS, LEAST_TFLOPS
 from protocol.statements.adverts import ModelState

@@ -26,14 +26,14 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from protocol.arrays import BoolArray, FloatArray, IntArray
 from protocol.catalog import ModelSummary, catalog
-from protocol.columns import BoolArray, FloatArray, IntArray
 from protocol.crowd import Crowd, JobQuery
 from protocol.errors import LocalProtocolError
 from protocol.filters import FILTERS, Case, Named, removed_by
 from protocol.ids import PeerId
-from protocol.peerrecord import PeerRecord
-from protocol.peerview import SUSPECT, PeerView
+from protocol.membership.peer_record import PeerRecord
+from protocol.membership.peer_view import SUSPECT, PeerView
 from protocol.policies import DEFAULT, POLICIES, SORTS, Part, Policy
 from protocol.rng import Rng
 from protocol.statements.adverts import Status

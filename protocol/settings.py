@@ -43,7 +43,7 @@ class GossipSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NeighbourSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Standing links (``neighbours``)."""
+    """Standing links (``overlay``)."""
 
     #: Links to hold; half of them dialled by us (DESIGN 4: 6 to 8).
     target: int = 8
@@ -57,7 +57,7 @@ class NeighbourSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class LivenessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Failure detection (``liveness``)."""
+    """Failure detection (``failure_detector``)."""
 
     #: Seconds between two probes of a peer (given by the product: 30 s).
     period_s: float = 30.0

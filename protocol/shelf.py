@@ -13,10 +13,11 @@ from typing import Final, NamedTuple
 
 from protocol.errors import BadEnvelope
 from protocol.ids import ModelId, PeerId
-from protocol.kbuckets import as_number, limited, model_key, peer_key
+from protocol.kbuckets import as_number, model_key, peer_key
 from protocol.settings import DhtSettings
 from protocol.statements.adverts import Load, Provider
 from protocol.statements.envelope import Envelope, read, remaining_s
+from protocol.subnet import limited
 
 #: Statements kept in all, as a multiple of the keys (guess: most keys are of one author, some of many).
 _STATEMENTS_PER_KEY: Final = 4

@@ -22,10 +22,34 @@ PACKAGES: Final = ("protocol", "simulations", "p2pnode", "bootstrap")
 #: What is compiled: whatever runs for every event, statement or job.
 MODULES: Final = (
     *("protocol/announcing", "protocol/backlog", "protocol/perf/batch_engine", "protocol/budget", "protocol/cascade"),
-    *("protocol/columns", "protocol/dht", "protocol/digests", "protocol/statements/versions", "protocol/gossip"),
-    *("protocol/ids", "protocol/intake", "protocol/kbuckets", "protocol/perf/kv_cache", "protocol/liveness"),
-    *("protocol/lookup", "protocol/neighbours", "protocol/netgroup", "protocol/node", "protocol/perf/model_timing"),
-    *("protocol/peerrecord", "protocol/peerview", "protocol/repeats", "protocol/perf/model_cache", "protocol/shelf"),
+    *(
+        "protocol/membership/columns",
+        "protocol/dht",
+        "protocol/digests",
+        "protocol/statements/versions",
+        "protocol/gossip",
+    ),
+    *(
+        "protocol/ids",
+        "protocol/intake",
+        "protocol/kbuckets",
+        "protocol/perf/kv_cache",
+        "protocol/membership/failure_detector",
+    ),
+    *(
+        "protocol/lookup",
+        "protocol/membership/overlay",
+        "protocol/subnet",
+        "protocol/node",
+        "protocol/perf/model_timing",
+    ),
+    *(
+        "protocol/membership/peer_record",
+        "protocol/membership/peer_view",
+        "protocol/repeats",
+        "protocol/perf/model_cache",
+        "protocol/shelf",
+    ),
     *("protocol/statements/envelope", "protocol/perf/step_clock", "simulations/choosing", "simulations/dice"),
     *("simulations/entry", "simulations/jobs", "simulations/kernel", "simulations/network", "simulations/peer"),
     *("simulations/recorder", "simulations/sizes", "simulations/topology", "simulations/worker"),

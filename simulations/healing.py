@@ -16,7 +16,7 @@ from simulations.breach import Breach
 from simulations.dice import dice
 
 if TYPE_CHECKING:
-    from protocol.peerrecord import PeerRecord
+    from protocol.membership.peer_record import PeerRecord
     from simulations.peer import Peer
     from simulations.world import World
 

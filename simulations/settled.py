@@ -18,12 +18,12 @@ import numpy as np
 from protocol.dht import _Link, _Own
 from protocol.ids import ModelId, PeerId, name_key
 from protocol.kbuckets import as_number, peer_key
-from protocol.neighbours import _Seed
-from protocol.netgroup import network_group
+from protocol.membership.overlay import _Seed
 from protocol.shelf import home_of
 from protocol.statements.adverts import Provider
 from protocol.statements.envelope import Envelope, statement
 from protocol.statements.keys import ADVERT, LOAD
+from protocol.subnet import network_group
 from simulations.dice import dice, numpy_dice
 
 if TYPE_CHECKING:

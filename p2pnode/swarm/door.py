@@ -12,8 +12,7 @@ from typing import Any
 
 from p2pnode.swarm.net import is_loopback
 from protocol.ids import PeerId
-from protocol.kbuckets import limited
-from protocol.netgroup import network_group
+from protocol.subnet import limited, network_group
 
 #: Addresses whose accept rate is remembered at once; the least recently seen is forgotten first.
 REMEMBERED = 4096

@@ -113,7 +113,7 @@ class Swarm:
 
     @property
     def view(self) -> Any:
-        """What is believed of each peer (``protocol.peerview.PeerView``)."""
+        """What is believed of each peer (``protocol.membership.peer_view.PeerView``)."""
         return self._node.view
 
     @property

@@ -26,7 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from protocol.columns import FloatArray
+from protocol.arrays import FloatArray
 from protocol.perf.gpu_catalog import MIB, ModelShape, bits_per_weight, bytes_per_weight
 from protocol.statements.adverts import Gpu, ModelState
 

@@ -7,7 +7,7 @@ import statistics
 import time
 from pathlib import Path
 
-from protocol.peerview import PeerView
+from protocol.membership.peer_view import PeerView
 from protocol.perf.gpu_catalog import gpu_names, gpu_spec
 from protocol.policies import POLICIES
 from protocol.ranking import JobQuery, rank

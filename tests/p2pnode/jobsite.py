@@ -22,7 +22,7 @@ from p2pnode.worker import Worker
 from protocol import PROTOCOL_VERSION
 from protocol.effects import Found
 from protocol.ids import PeerId, model_id
-from protocol.peerview import PeerView
+from protocol.membership.peer_view import PeerView
 from protocol.ranking import JobQuery
 from protocol.settings import PROFILES, NodeSettings
 from protocol.statements.adverts import Advert, Load, ModelOffer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from protocol.ids import PeerId
-from protocol.peerview import PeerView
+from protocol.membership.peer_view import PeerView
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer
 from protocol.statements.envelope import Envelope
 from protocol.statements.keys import ADVERT, LOAD

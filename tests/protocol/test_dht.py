@@ -15,13 +15,14 @@ from protocol.dht import MOST_LOOKUPS, PROVIDERS, Dht
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer
 from protocol.errors import BadEnvelope, StaleStatement
 from protocol.ids import ModelId, PeerId
-from protocol.kbuckets import Buckets, as_number, limited, model_key, peer_key
+from protocol.kbuckets import Buckets, as_number, model_key, peer_key
 from protocol.lookup import Lookup, State
 from protocol.settings import DhtSettings
 from protocol.shelf import Shelf, home_of
 from protocol.statements.adverts import Advert, Load, Provider
 from protocol.statements.envelope import Envelope, remaining_s, seal, statement
 from protocol.statements.keys import PROVIDER
+from protocol.subnet import limited
 from protocol.wire.messages import Contact, DhtQuery, DhtReply, DhtStore, Doubt
 from tests.protocol.dht_network import EPOCH, TEST, DhtNetwork, Member, signer
 

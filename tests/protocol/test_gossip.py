@@ -13,7 +13,7 @@ from protocol.effects import Effect, Penalise, Send, SetTimer
 from protocol.events import Advertise
 from protocol.gossip import Gossip
 from protocol.ids import PeerId
-from protocol.peerview import PeerView
+from protocol.membership.peer_view import PeerView
 from protocol.settings import PROFILES, GossipSettings
 from protocol.statements.adverts import Load, Status
 from protocol.statements.envelope import Envelope, Key, parse, seal, statement

@@ -13,7 +13,7 @@ from protocol.budget import Bucket
 from protocol.errors import BadEnvelope
 from protocol.ids import PeerId
 from protocol.intake import MAX_PROOFS, Counts, Intake, Verdict
-from protocol.peerview import PeerView
+from protocol.membership.peer_view import PeerView
 from protocol.settings import GossipSettings
 from protocol.statements.adverts import Load, Provider
 from protocol.statements.envelope import Envelope, Key, parse, seal, statement

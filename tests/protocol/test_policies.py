@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from protocol.crowd import Crowd, JobQuery, noise
 from protocol.ids import PeerId
-from protocol.peerview import PeerView
+from protocol.membership.peer_view import PeerView
 from protocol.policies import DEFAULT, POLICIES, SORTS, vram_fit
 from protocol.ranking import rank
 from protocol.statements.adverts import Load, ModelState

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from protocol.catalog import anything
 from protocol.errors import LocalProtocolError
 from protocol.ids import PeerId, peer_text, short
-from protocol.peerview import PeerView
+from protocol.membership.peer_view import PeerView
 from protocol.policies import POLICIES, SORTS
 from protocol.ranking import JobQuery, Ranking, catalog, rank, similar
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status

@@ -7,11 +7,11 @@ from collections import Counter
 
 import pytest
 
-from protocol import liveness
 from protocol.effects import Effect, PeerState, Send, SetTimer
 from protocol.ids import PeerId
-from protocol.liveness import Liveness
-from protocol.peerview import PeerView
+from protocol.membership import failure_detector
+from protocol.membership.failure_detector import Liveness
+from protocol.membership.peer_view import PeerView
 from protocol.settings import PROFILES, LivenessSettings
 from protocol.statements.adverts import Load
 from protocol.statements.envelope import statement
@@ -227,7 +227,7 @@ def test_looks_on_behalf_of_others_are_few() -> None:
     node = Alone(20)
     for peer in node.peers:
         node.machine.doubted(Doubt(peer, 1, 1), 1.0)
-    assert len(node.machine.take_looks()) == liveness.MAX_DOUBT_LOOKS
+    assert len(node.machine.take_looks()) == failure_detector.MAX_DOUBT_LOOKS
     for peer in node.peers:
         node.machine.heard(peer, 31.0)
     node.sweep(31.0)
@@ -291,14 +291,14 @@ def test_when_all_fall_silent_the_fault_is_ours() -> None:
         for peer in node.peers:
             node.machine.heard(peer, 1000.0 * sweep - 500)
         node.sweep(1000.0 * sweep)
-    assert node.machine.awareness == liveness.MAX_AWARENESS
-    assert node.machine.period_s == 30.0 * (1 + liveness.MAX_AWARENESS)
+    assert node.machine.awareness == failure_detector.MAX_AWARENESS
+    assert node.machine.period_s == 30.0 * (1 + failure_detector.MAX_AWARENESS)
     (timer,) = [e for e in node.sweep(12_000.0) if isinstance(e, SetTimer)]
-    assert timer.at > 12_000.0 + 30.0 * 0.95 * liveness.MAX_AWARENESS
+    assert timer.at > 12_000.0 + 30.0 * 0.95 * failure_detector.MAX_AWARENESS
     for peer in node.peers:
         node.machine.heard(peer, 12_500.0)
     node.sweep(12_510.0)
-    assert node.machine.awareness < liveness.MAX_AWARENESS
+    assert node.machine.awareness < failure_detector.MAX_AWARENESS
 
 
 def test_two_of_two_falling_silent_says_nothing_about_us() -> None:
@@ -310,8 +310,8 @@ def test_two_of_two_falling_silent_says_nothing_about_us() -> None:
 def test_looks_and_doubts_per_period_are_bounded() -> None:
     node = Alone(40, probes=2)
     effects = node.sweep(31.0, (signer_of(90).peer_id,))
-    assert len([e for e in effects if isinstance(e, Send)]) == liveness.MAX_DOUBTS
-    assert len(node.machine.take_looks()) == liveness.MAX_LOOKS
+    assert len([e for e in effects if isinstance(e, Send)]) == failure_detector.MAX_DOUBTS
+    assert len(node.machine.take_looks()) == failure_detector.MAX_LOOKS
 
 
 def test_a_silent_peer_with_a_link_is_left_to_its_ping() -> None:

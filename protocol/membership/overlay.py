@@ -19,11 +19,11 @@ broken link until ``LOST_TRIES`` dials failed; the pause before the n-th try is 
 one that hangs up where nobody is needed (it only looked) is left alone for ``rotate_s``, or until no link is left, as
 if it had been let go.  Nothing depends on a seed once other links stand.
 
-When a link breaks that the other end had chosen, and when ``liveness`` asks, a peer is dialled only to look whether it
-lives; such a link is hung up again unless one is needed.  Two nodes that dial each other at once end up with one
-link; which one is for the driver to decide.
+When a link breaks that the other end had chosen, and when ``failure_detector`` asks, a peer is dialled only to look
+whether it lives; such a link is hung up again unless one is needed.  Two nodes that dial each other at once end up with
+one link; which one is for the driver to decide.
 
-Not here: what goes over the links (``gossip``, ``dht``), what a broken one means (``liveness``).
+Not here: what goes over the links (``gossip``, ``dht``), what a broken one means (``failure_detector``).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from typing import Final
 
 from protocol.effects import Dial, Effect, Hangup, SetTimer, TimerKey
 from protocol.ids import PeerId
-from protocol.netgroup import group_of, network_group
-from protocol.peerrecord import PeerRecord
-from protocol.peerview import PeerView
+from protocol.membership.peer_record import PeerRecord
+from protocol.membership.peer_view import PeerView
 from protocol.rng import Rng
 from protocol.settings import NeighbourSettings
+from protocol.subnet import group_of, network_group
 
 #: Neighbours that may be missing from ``target`` before more than half of them are dialled (DESIGN 4: 6 to 8).
 SLACK: Final = 2
@@ -254,7 +254,7 @@ class Neighbours:
             self._lost.pop(peer, None)
 
     def look(self, peer: PeerId, now: float) -> list[Effect]:
-        """Dial a peer to see whether it lives (``liveness``)."""
+        """Dial a peer to see whether it lives (``failure_detector``)."""
         addrs = self._addrs(peer)
         if peer in self._links or self._left or not addrs:
             return []

@@ -1,7 +1,7 @@
 """One peer as this node sees it: what it says of itself, what was observed of it, and what follows from both.
 
 The view keeps one record per peer and is the only one that writes here; everybody may read.  Not here: which peers
-there is room for (``peerview``), the columns that ranking reads (``columns``).
+there is room for (``peer_view``), the columns that ranking reads (``columns``).
 """
 
 from __future__ import annotations

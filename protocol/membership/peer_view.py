@@ -22,7 +22,7 @@ they are accepted; a link always finds room, if need be above ``size`` or its gr
 with the link, or whoever dials in again and again under new names would fill the view.
 
 Everything here except times, links, states and counts is the peer's own claim.  Not here: which statement is newer
-(``gossip``), who is dead (``liveness``), who is best (``ranking``).
+(``gossip``), who is dead (``failure_detector``), who is best (``ranking``).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from typing import Final
 
 import numpy as np
 
-from protocol.columns import BoolArray, Columns, IntArray, Offers
+from protocol.arrays import BoolArray, IntArray
 from protocol.ids import PeerId
-from protocol.kbuckets import limited
-from protocol.netgroup import group_of, network_group
-from protocol.peerrecord import PeerRecord
+from protocol.membership.columns import Columns, Offers
+from protocol.membership.peer_record import PeerRecord
 from protocol.perf.cost_model import LEAST_GB_S, LEAST_TFLOPS, UNKNOWN_GB_S, UNKNOWN_TFLOPS
 from protocol.statements.adverts import Advert, Load, ModelOffer
 from protocol.statements.envelope import Envelope
+from protocol.subnet import group_of, limited, network_group
 
 STATES: Final = ("alive", "suspect", "dead", "left")
 #: The column ``alive``: peers that are believed to be there, doubted, or gone.

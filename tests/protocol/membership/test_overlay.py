@@ -7,15 +7,15 @@ import random
 
 import pytest
 
-from protocol import neighbours as machine
 from protocol.effects import Dial, Effect, Hangup, SetTimer
 from protocol.ids import PeerId
-from protocol.neighbours import Neighbours
-from protocol.netgroup import group_of
-from protocol.peerview import PeerView
+from protocol.membership import overlay as machine
+from protocol.membership.overlay import Neighbours
+from protocol.membership.peer_view import PeerView
 from protocol.settings import PROFILES, NeighbourSettings
 from protocol.statements.adverts import Load
 from protocol.statements.envelope import statement
+from protocol.subnet import group_of
 from tests.protocol.harness import WALL, MemoryNetwork, addr_of, advert_of, signer_of
 
 

@@ -1,6 +1,6 @@
 """The network group of an address: the part of it that one party controls, for an address costs what a name does not.
 
-Which groups are scarce is for ``kbuckets.limited`` to say.
+Not here: how many peers of one group are too many (``routing_table``, ``peer_view``, ``overlay``).
 """
 
 from __future__ import annotations
@@ -9,10 +9,20 @@ import functools
 import ipaddress
 from typing import Final
 
-from protocol.kbuckets import limited
-
 #: Addresses whose group is remembered (guess: those of two full views).
 _ADDRESSES: Final = 8192
+
+
+#: Groups that are not limited: everybody on a loopback or private network has such an address.
+_PRIVATE: Final = (
+    *("127.", "10.", "192.168.", "169.254.", "::1", "fc", "fd", "fe80", "0:0:0:0"),
+    *(f"172.{number}." for number in range(16, 32)),
+)
+
+
+def limited(group: str) -> bool:
+    """Whether a network group is scarce, so that many peers in it are suspicious; unknown and private ones are not."""
+    return bool(group) and not group.startswith(_PRIVATE)
 
 
 @functools.lru_cache(_ADDRESSES)

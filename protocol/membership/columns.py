@@ -14,12 +14,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from protocol.arrays import BoolArray, IntArray
 from protocol.perf.gpu_catalog import need_mib, weight_bytes
 from protocol.statements.adverts import ModelOffer, ModelState
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 #: Rows of a fresh set of columns (guess: most networks are small).
 _FIRST_ROWS: Final = 16

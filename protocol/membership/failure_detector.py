@@ -25,7 +25,7 @@ answers with a newer statement, which refutes the suspicion wherever it arrives.
 *Own health* (Lifeguard).  When more than a third of the peers, and at least three, fall silent within one period, the
 fault is more likely ours: the next periods are stretched, one period more for each such one, nine at most.
 
-Not here: the links (``neighbours``), the statements (``gossip``).
+Not here: the links (``overlay``), the statements (``gossip``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Final
 
 from protocol.effects import Effect, PeerState, Send, SetTimer, TimerKey
 from protocol.ids import PeerId
-from protocol.peerview import PeerView
+from protocol.membership.peer_view import PeerView
 from protocol.rng import Rng
 from protocol.settings import LivenessSettings
 from protocol.wire.messages import Doubt

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from protocol.ids import PeerId
-from protocol.netgroup import group_of, network_group
-from protocol.peerview import MOST_WANTED, PeerView
+from protocol.membership.peer_view import MOST_WANTED, PeerView
 from protocol.statements.adverts import Advert, Load, ModelOffer
 from protocol.statements.keys import ADVERT, LOAD
+from protocol.subnet import group_of, network_group
 from tests.protocol.people import ME, advert, card, envelope, idle, new_view, offer, peer, put
 
 
