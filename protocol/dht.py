@@ -26,7 +26,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from protocol.budget import Bucket
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import BadEnvelope, RemoteProtocolError
 from protocol.ids import ModelId, PeerId
@@ -37,6 +36,7 @@ from protocol.settings import DhtSettings
 from protocol.shelf import Shelf, home_of, vouch
 from protocol.statements.adverts import Advert, Provider
 from protocol.statements.envelope import Envelope, parse_again, read
+from protocol.token_bucket import Bucket
 from protocol.wire.messages import Contact, DhtQuery, DhtReply, DhtStore, NodeMessage
 
 #: Searches at one time; more find nothing (guess: a search per HTTP request for an unknown model is the worst case).

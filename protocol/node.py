@@ -27,7 +27,7 @@ from protocol.events import (
     RoundTrip,
     TimerFired,
 )
-from protocol.gossip import Gossip
+from protocol.gossip.gossip import Gossip
 from protocol.ids import ModelId, PeerId, name_key
 from protocol.membership.failure_detector import Liveness
 from protocol.membership.overlay import Known, Neighbours, Seeds

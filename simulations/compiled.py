@@ -21,17 +21,24 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGES: Final = ("protocol", "simulations", "p2pnode", "bootstrap")
 #: What is compiled: whatever runs for every event, statement or job.
 MODULES: Final = (
-    *("protocol/announcing", "protocol/backlog", "protocol/perf/batch_engine", "protocol/budget", "protocol/cascade"),
+    *(
+        "protocol/gossip/publisher",
+        "protocol/gossip/send_queue",
+        "protocol/perf/batch_engine",
+        "protocol/gossip/budget",
+        "protocol/token_bucket",
+        "protocol/cascade",
+    ),
     *(
         "protocol/membership/columns",
         "protocol/dht",
-        "protocol/digests",
+        "protocol/gossip/anti_entropy",
         "protocol/statements/versions",
-        "protocol/gossip",
+        "protocol/gossip/gossip",
     ),
     *(
         "protocol/ids",
-        "protocol/intake",
+        "protocol/gossip/validation",
         "protocol/kbuckets",
         "protocol/perf/kv_cache",
         "protocol/membership/failure_detector",

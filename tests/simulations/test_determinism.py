@@ -89,7 +89,7 @@ def test_compiled_code_does_the_very_same_things(tmp_path: Path) -> None:
         pytest.skip("no C compiler: the compiled code is NOT tried (make fast says what to install)")
     assert made.returncode == 0, made.stdout + made.stderr
     fast = ROOT / "build" / "fast"
-    where = "import protocol.gossip as it; print(it.__file__)"
+    where = "import protocol.gossip.gossip as it; print(it.__file__)"
     environment = os.environ | {"PYTHONPATH": str(fast)}
     found = subprocess.run(
         [sys.executable, "-P", "-c", where], check=True, env=environment, capture_output=True, text=True

@@ -26,7 +26,6 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Final
 
-from protocol.budget import Bucket
 from protocol.errors import BadEnvelope, UnknownStatement
 from protocol.ids import PeerId
 from protocol.membership.peer_view import PeerView
@@ -35,6 +34,7 @@ from protocol.statements.adverts import Provider
 from protocol.statements.envelope import UNSEEN, Envelope, Key, Mark, read
 from protocol.statements.keys import ADVERT, LOAD
 from protocol.statements.versions import Marks, MarkTable, WallClock
+from protocol.token_bucket import Bucket
 
 #: Equivocations kept as proof (guess).
 MAX_PROOFS: Final = 64

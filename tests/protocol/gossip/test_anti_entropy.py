@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol import digests
 from protocol.codec import MAX_MESSAGE_BYTES
+from protocol.gossip import anti_entropy
 from protocol.settings import GossipSettings
 from protocol.statements.envelope import Envelope
 from protocol.statements.keys import ADVERT, LOAD, PROVIDER
@@ -36,7 +36,7 @@ def author(number: int) -> bytes:
 
 def through_the_wire(digest: Digest) -> Digest:
     payload = encode(digest)
-    assert len(payload) <= min(digests.size(digest), MAX_MESSAGE_BYTES)
+    assert len(payload) <= min(anti_entropy.size(digest), MAX_MESSAGE_BYTES)
     got = decode(DIGEST, payload)
     assert isinstance(got, Digest)
     return got
@@ -45,23 +45,23 @@ def through_the_wire(digest: Digest) -> Digest:
 def exchange(a: Marks, b: Marks, few: bool = False) -> tuple[set[object], set[object]]:
     """``a`` opens; what it gets and what ``b`` gets in the end."""
     to_a, to_b = set(), set()
-    rounds = [(b, a, digests.opening(a, 0.0), to_a, to_b)]
+    rounds = [(b, a, anti_entropy.opening(a, 0.0), to_a, to_b)]
     while rounds:
         here, there, digest, to_there, to_here = rounds.pop()
         digest = through_the_wire(digest)
         if digest.buckets:
-            numbers = digests.differing(here, digest.buckets, 0.0)
-            numbers = numbers[: digests.FEW_BUCKETS] if few else numbers
-            rounds += [(there, here, d, to_here, to_there) for d in digests.details(here, numbers, 0.0)]
+            numbers = anti_entropy.differing(here, digest.buckets, 0.0)
+            numbers = numbers[: anti_entropy.FEW_BUCKETS] if few else numbers
+            rounds += [(there, here, d, to_here, to_there) for d in anti_entropy.details(here, numbers, 0.0)]
         elif digest.reply:
-            lacks, wants = digests.compare(here, digest, 0.0)
+            lacks, wants = anti_entropy.compare(here, digest, 0.0)
             to_there |= set(lacks)
             rounds += [
-                (there, here, Digest(entries=tuple(wants[i : i + digests.MAX_ENTRIES])), to_here, to_there)
-                for i in range(0, len(wants), digests.MAX_ENTRIES)
+                (there, here, Digest(entries=tuple(wants[i : i + anti_entropy.MAX_ENTRIES])), to_here, to_there)
+                for i in range(0, len(wants), anti_entropy.MAX_ENTRIES)
             ]
         else:
-            to_there |= set(digests.wanted(here, digest, 0.0))
+            to_there |= set(anti_entropy.wanted(here, digest, 0.0))
     return to_a, to_b
 
 
@@ -85,8 +85,8 @@ def test_both_sides_get_exactly_what_is_newer_at_the_other(
 def test_what_ran_out_is_neither_listed_nor_sent() -> None:
     a = marks_of({KEYS[0]: 1}, until=0.0)
     b = marks_of({KEYS[0]: 1})
-    assert digests.opening(a, 0.0).entries == ()
-    assert digests.differing(a, bytes(2048), 0.0) == []
+    assert anti_entropy.opening(a, 0.0).entries == ()
+    assert anti_entropy.differing(a, bytes(2048), 0.0) == []
     assert exchange(b, a) == (set(), set())  # a had this version: it does not want it back
 
 
@@ -108,36 +108,36 @@ def test_what_came_a_moment_ago_is_not_sent_to_whoever_has_an_earlier_version() 
     here = marks_of({KEYS[0]: 2, KEYS[1]: 2})  # at 0, for 60 s
     entry = (KEYS[0][1], KEYS[0][0], 1, 1)
     detail = Digest(listed=tuple({KEYS[0][0][0], KEYS[1][0][0]}), entries=(entry,), reply=True)
-    assert digests.compare(here, detail, 4.0, young_s=5.0) == ([KEYS[1]], [])  # whoever has none gets it
-    assert set(digests.compare(here, detail, 5.0, young_s=5.0)[0]) == {KEYS[0], KEYS[1]}
+    assert anti_entropy.compare(here, detail, 4.0, young_s=5.0) == ([KEYS[1]], [])  # whoever has none gets it
+    assert set(anti_entropy.compare(here, detail, 5.0, young_s=5.0)[0]) == {KEYS[0], KEYS[1]}
     want = Digest(entries=(entry, (KEYS[1][1], KEYS[1][0], 0, 0)))
-    assert digests.wanted(here, want, 4.0, young_s=5.0) == [KEYS[1]]
-    assert digests.wanted(here, want, 5.0, young_s=5.0) == [KEYS[0], KEYS[1]]
+    assert anti_entropy.wanted(here, want, 4.0, young_s=5.0) == [KEYS[1]]
+    assert anti_entropy.wanted(here, want, 5.0, young_s=5.0) == [KEYS[0], KEYS[1]]
 
 
 def test_what_has_run_out_is_wanted_as_if_it_had_never_been_there() -> None:
     here = marks_of({KEYS[0]: 1}, until=3.0)
     newer = Digest(entries=((KEYS[0][1], KEYS[0][0], 1, 2),), reply=True)
-    assert digests.compare(here, newer, 2.0)[1] == [(KEYS[0][1], KEYS[0][0], 1, 1)]
-    assert digests.compare(here, newer, 3.0)[1] == [(KEYS[0][1], KEYS[0][0], 0, 0)]
+    assert anti_entropy.compare(here, newer, 2.0)[1] == [(KEYS[0][1], KEYS[0][0], 1, 1)]
+    assert anti_entropy.compare(here, newer, 3.0)[1] == [(KEYS[0][1], KEYS[0][0], 0, 0)]
 
 
 def test_strange_digests_give_nothing() -> None:
     marks = marks_of({KEYS[0]: 1})
-    assert digests.differing(marks, b"short", 0.0) == []
+    assert anti_entropy.differing(marks, b"short", 0.0) == []
     strange = Digest(entries=((PROVIDER, KEYS[1][0], 1, 1), (ADVERT, KEYS[0][0], -5, -5)), reply=True)
-    assert digests.compare(marks, strange, 0.0) == ([KEYS[0]], [])
-    assert digests.compare(marks, Digest(listed=(999,), reply=True), 0.0) == ([], [])
-    assert digests.wanted(marks, Digest(entries=((LOAD, KEYS[0][0], 0, 0), (ADVERT, KEYS[0][0], 1, 2))), 0.0) == []
+    assert anti_entropy.compare(marks, strange, 0.0) == ([KEYS[0]], [])
+    assert anti_entropy.compare(marks, Digest(listed=(999,), reply=True), 0.0) == ([], [])
+    assert anti_entropy.wanted(marks, Digest(entries=((LOAD, KEYS[0][0], 0, 0), (ADVERT, KEYS[0][0], 1, 2))), 0.0) == []
 
 
 def test_a_bucket_ground_full_is_skipped_and_the_others_are_not_torn() -> None:
-    contents = {(bytes((7,)) + author(i)[1:], LOAD): 1 for i in range(digests.MAX_ENTRIES + 1)}
+    contents = {(bytes((7,)) + author(i)[1:], LOAD): 1 for i in range(anti_entropy.MAX_ENTRIES + 1)}
     contents |= {(bytes((number,)) + author(i)[1:], LOAD): 1 for number in (8, 9) for i in range(700)}
-    first, second = digests.details(marks_of(contents), [7, 8, 9], 0.0)
+    first, second = anti_entropy.details(marks_of(contents), [7, 8, 9], 0.0)
     assert (first.listed, second.listed) == ((8,), (9,))
     assert len(first.entries) == len(second.entries) == 700
-    assert digests.details(marks_of(contents), [7], 0.0) == []
+    assert anti_entropy.details(marks_of(contents), [7], 0.0) == []
 
 
 @pytest.mark.slow
@@ -147,11 +147,11 @@ def test_a_full_view_costs_less_than_its_part_of_the_budget() -> None:
     for key in random.Random(1).sample(keys, 40):  # on their way
         a[key] = 2
     mine, theirs = marks_of(a), marks_of(b)
-    opening = digests.opening(mine, 0.0)
+    opening = anti_entropy.opening(mine, 0.0)
     assert not opening.entries
-    numbers = digests.differing(theirs, opening.buckets, 0.0)
+    numbers = anti_entropy.differing(theirs, opening.buckets, 0.0)
     assert 30 <= len(numbers) <= 40
-    answer = digests.details(theirs, numbers[: digests.FEW_BUCKETS], 0.0)
+    answer = anti_entropy.details(theirs, numbers[: anti_entropy.FEW_BUCKETS], 0.0)
     settings = GossipSettings()
     spent = len(encode(opening)) + sum(len(encode(digest)) for digest in answer)
     # A node opens one exchange and answers one per digest_s on average.

@@ -20,9 +20,9 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from protocol.budget import Bucket
 from protocol.ids import PeerId
 from protocol.statements.envelope import Envelope, Mark
+from protocol.token_bucket import Bucket
 
 #: Bytes around a statement in ``Records``, and around ``Records`` in a frame.
 ITEM_BYTES: Final = 3

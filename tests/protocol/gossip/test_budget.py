@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.budget import EVEN_S, PAYBACK_SHARE, SAVED_S, SAVED_SHARE, SYNC_SHARE, Bucket, Budget
+from protocol.gossip.budget import EVEN_S, PAYBACK_SHARE, SAVED_S, SAVED_SHARE, SYNC_SHARE, Budget
+from protocol.token_bucket import Bucket
 
 
 def test_it_fills_with_time_up_to_its_capacity() -> None:

@@ -1,12 +1,14 @@
-"""Token buckets on the caller's monotonic clock: how many bytes may be sent now.
+"""The upload budget of gossip: bytes per second for a steady flow and for bursts of synchronisation.
 
-They hold nothing back by themselves: the machine that owns them asks and goes without.
+Not here: which bytes are sent (``gossip``), the token bucket itself (``protocol.token_bucket``).
 """
 
 from __future__ import annotations
 
 import math
 from typing import Final
+
+from protocol.token_bucket import Bucket
 
 #: The part of a budget that is for digests and newcomers (guess: twice what digests cost at 4,096 records; with 0.12
 #: loads are 4 % younger, but of 1,000 nodes that come and go the dearest in a hundred is above the budget: simulated).
@@ -20,38 +22,6 @@ SAVED_SHARE: Final = 0.5
 PAYBACK_SHARE: Final = 0.3
 #: Seconds of the whole budget that may be spent before that counts as a burst (guess: no tick is like the other).
 EVEN_S: Final = 2.0
-
-
-class Bucket:
-    """Fills with ``rate`` bytes per second up to ``capacity``; starts full."""
-
-    __slots__ = ("_at", "capacity", "rate", "tokens")
-
-    def __init__(self, rate: float, capacity: float, now: float) -> None:
-        self.rate = rate
-        self.capacity = capacity
-        self.tokens = capacity
-        self._at = now
-
-    def level(self, now: float) -> float:
-        """Bytes that may be spent now; negative while a debt is being paid back."""
-        if now > self._at:
-            self.tokens = min(self.capacity, self.tokens + (now - self._at) * self.rate)
-            self._at = now
-        return self.tokens
-
-    def spend(self, cost: float, now: float, debt: float = 0.0) -> bool:
-        """Take ``cost`` bytes if that leaves no more than ``debt`` owed; otherwise take nothing and say no."""
-        tokens = self.tokens
-        if now > self._at:  # as ``level``, without the call: this is asked for every statement
-            tokens += (now - self._at) * self.rate
-            tokens = min(tokens, self.capacity)
-            self._at = now
-        if tokens - cost < -debt:
-            self.tokens = tokens
-            return False
-        self.tokens = tokens - cost
-        return True
 
 
 class Budget:

@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from protocol import digests, gossip
-from protocol.announcing import few_of
-from protocol.budget import PAYBACK_SHARE
 from protocol.effects import Effect, Penalise, Send, SetTimer
 from protocol.events import Advertise
-from protocol.gossip import Gossip
+from protocol.gossip import anti_entropy, gossip
+from protocol.gossip.budget import PAYBACK_SHARE
+from protocol.gossip.gossip import Gossip
+from protocol.gossip.publisher import few_of
 from protocol.ids import PeerId
 from protocol.membership.peer_view import PeerView
 from protocol.settings import PROFILES, GossipSettings
@@ -414,7 +414,7 @@ def test_what_is_told_takes_little_of_the_budget_and_every_neighbour_has_its_tur
         ]
         node.get(node.peers[0], *adverts, now=float(second))
         for peer, digest in told(node.tick(second + 0.5)).items():
-            bytes_told += digests.size(digest)
+            bytes_told += anti_entropy.size(digest)
             turns[peer] = turns.get(peer, 0) + 1
     assert 0 < bytes_told / 119 <= gossip.TOLD_SHARE * node.gossip._flow.rate * 1.05 + 24 + 49 * gossip.MAX_TOLD / 119
     assert min(turns.values()) * 4 >= max(turns.values())
@@ -637,15 +637,15 @@ def test_between_old_neighbours_few_buckets_are_listed() -> None:
     (a,) = node.peers
     crowd = [load(100 + i) for i in range(400)]
     node.get(a, *crowd)
-    other = digests.opening(node.gossip._marks, 0.0)
+    other = anti_entropy.opening(node.gossip._marks, 0.0)
     strange = Digest(buckets=bytes(len(other.buckets)), reply=True)
 
     def listed() -> int:
         effects = node.gossip.on_digest(a, strange, 0.0)
         return sum(len(e.message.listed) for e in effects if isinstance(e, Send) and isinstance(e.message, Digest))
 
-    assert listed() == digests.FIRST_BUCKETS
-    assert listed() == digests.FEW_BUCKETS
+    assert listed() == anti_entropy.FIRST_BUCKETS
+    assert listed() == anti_entropy.FEW_BUCKETS
     strange = Digest(buckets=bytes(8) + other.buckets[8:], reply=True)
     assert listed() == 1
 

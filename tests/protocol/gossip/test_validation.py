@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.budget import Bucket
 from protocol.errors import BadEnvelope
+from protocol.gossip.validation import MAX_PROOFS, Counts, Intake, Verdict
 from protocol.ids import PeerId
-from protocol.intake import MAX_PROOFS, Counts, Intake, Verdict
 from protocol.membership.peer_view import PeerView
 from protocol.settings import GossipSettings
 from protocol.statements.adverts import Load, Provider
 from protocol.statements.envelope import Envelope, Key, parse, seal, statement
 from protocol.statements.keys import ADVERT, LOAD
+from protocol.token_bucket import Bucket
 from tests.protocol.harness import WALL, advert_of, signer_of
 
 ME = signer_of(0)

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.backlog import FRAME_BYTES, ITEM_BYTES, NOW, Backlog
+from protocol.gossip.send_queue import FRAME_BYTES, ITEM_BYTES, NOW, Backlog
 from protocol.statements.adverts import Load
 from protocol.statements.envelope import Envelope, Mark, statement
 from tests.protocol.harness import WALL, advert_of, signer_of

@@ -3,25 +3,25 @@
 Theory of operation
 ===================
 
-Per neighbour there is a list of the statements that it *lacks* (``backlog``).  A statement that is new here goes on the
-list of every neighbour but the one that brought it and its author; a neighbour that shows us the same statement is
+Per neighbour there is a list of the statements that it *lacks* (``send_queue``).  A statement that is new here goes on
+the list of every neighbour but the one that brought it and its author; a neighbour that shows us the same statement is
 taken off.  Each tick every neighbour gets what is on its list in one ``Records``.  Each link thus carries a statement
-about once; in a crowded network (``announcing``) each node passes a load of others on to a few of its neighbours.
-Of an advert that the budget has held back for long a neighbour is told, and asks for it if it lacks it.  What was lost
-is found by digests (``digests``): on each new link, and every ``digest_s`` with one neighbour.
+about once; in a crowded network (``publisher``) each node passes a load of others on to a few of its neighbours. Of an
+advert that the budget has held back for long a neighbour is told, and asks for it if it lacks it.  What was lost is
+found by digests (``anti_entropy``): on each new link, and every ``digest_s`` with one neighbour.
 
-What arrives is judged by ``intake``.  A wrong signature is held against its relayer and ends its message; nothing else
-is held against anybody.  Only what the view holds is relayed.
+What arrives is judged by ``validation``.  A wrong signature is held against its relayer and ends its message; nothing
+else is held against anybody.  Only what the view holds is relayed.
 
 *Cost.*  A link has an allowance of signatures and of digests; those that others have made share one as well, so that
 a thousand identities cost no more than a few, and cannot use up what the peers of our own choice have.
 
 *Budget.*  Two token buckets share ``budget_bytes_s`` (``budget``).  Pushes and greetings spend the larger part; when it
-is short each neighbour gets an equal part of it (``backlog``: for what).  Digests and what they show to be missing
+is short each neighbour gets an equal part of it (``send_queue``: for what).  Digests and what they show to be missing
 spend the rest, which saves up; a burst is paid back by pushing less.  Our own changes and goodbyes, ours and others',
 do not wait for the tick and may borrow one second of the budget.
 
-Not here: what we say of ourselves (``announcing``), which links stand (``overlay``).
+Not here: what we say of ourselves (``publisher``), which links stand (``overlay``).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from protocol import digests
-from protocol.announcing import Announcer, few_of
-from protocol.backlog import FRAME_BYTES, ITEM_BYTES, NOW, Neighbour
-from protocol.budget import Bucket, Budget
 from protocol.effects import Effect, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import BadEnvelope
+from protocol.gossip import anti_entropy
+from protocol.gossip.budget import Budget
+from protocol.gossip.publisher import Announcer, few_of
+from protocol.gossip.send_queue import FRAME_BYTES, ITEM_BYTES, NOW, Neighbour
+from protocol.gossip.validation import Counts, Intake, Verdict
 from protocol.ids import PeerId
-from protocol.intake import Counts, Intake, Verdict
 from protocol.membership.peer_view import PeerView
 from protocol.rng import Rng
 from protocol.settings import GossipSettings
@@ -45,6 +45,7 @@ from protocol.statements.adverts import Advert, Load
 from protocol.statements.envelope import Envelope, Key, Mark, Seen
 from protocol.statements.keys import ADVERT, LOAD, Signer
 from protocol.statements.versions import MarkTable
+from protocol.token_bucket import Bucket
 from protocol.wire.messages import Digest, Records
 
 #: Ticks in which a statement that is new here reaches everybody else, or fails to (simulated: 99 % within 2.2 s).
@@ -390,7 +391,7 @@ class Gossip:
         if not self._to_digest or now < self._next_sync:
             return []
         peer = next(iter(self._to_digest))
-        effects = self._send_digest(peer, digests.opening(self._marks, now), now)
+        effects = self._send_digest(peer, anti_entropy.opening(self._marks, now), now)
         if effects:
             del self._to_digest[peer]
             self._links[peer].asked = True
@@ -400,7 +401,7 @@ class Gossip:
     def _send_digest(
         self, peer: PeerId, digest: Digest, now: float, bucket: Bucket | None = None, debt: float = 0.0
     ) -> list[Effect]:
-        cost = digests.size(digest)
+        cost = anti_entropy.size(digest)
         if not (bucket or self._sync).spend(cost, now, debt):
             return []
         self.counts.digests_out += 1
@@ -415,12 +416,12 @@ class Gossip:
         if not due:
             return []
         link.told = now
-        digest = digests.having(due)
-        self._tells.spend(digests.size(digest), now, debt=math.inf)
+        digest = anti_entropy.having(due)
+        self._tells.spend(anti_entropy.size(digest), now, debt=math.inf)
         return self._send_digest(link.peer, digest, now, self._flow, debt=math.inf)
 
     def on_digest(self, peer: PeerId, digest: Digest, now: float) -> list[Effect]:
-        """What a neighbour has seen; the forms are told apart in ``digests``."""
+        """What a neighbour has seen; the forms are told apart in ``anti_entropy``."""
         link = self._links.get(peer)
         if link is None or link.digests >= MAX_DIGESTS or (link.guest and not self._guest_digests.spend(1, now)):
             return []
@@ -431,13 +432,13 @@ class Gossip:
         if digest.have:
             return self._answer_have(link, digest, now)
         what = (self._marks, digest, now, self._young_s)
-        lacks, wants = digests.compare(*what) if digest.reply else (digests.wanted(*what), [])
+        lacks, wants = anti_entropy.compare(*what) if digest.reply else (anti_entropy.wanted(*what), [])
         self._rng.shuffle(lacks)  # so that a newcomer gets other parts first from other neighbours
         effects = self._repair(link, lacks, now)
         if wants and (now >= self._next_sync or (link.asked and digest.listed)):  # what we asked for a moment ago
             self._next_sync = now + self._settings.tick_s
-            for start in range(0, len(wants), digests.MAX_ENTRIES):
-                want = Digest(entries=tuple(wants[start : start + digests.MAX_ENTRIES]))
+            for start in range(0, len(wants), anti_entropy.MAX_ENTRIES):
+                want = Digest(entries=tuple(wants[start : start + anti_entropy.MAX_ENTRIES]))
                 effects += self._send_digest(peer, want, now)
         elif wants and link.standing:
             self._to_digest[peer] = None
@@ -445,10 +446,10 @@ class Gossip:
 
     def _answer_have(self, link: Neighbour, digest: Digest, now: float) -> list[Effect]:
         """Ask for what we lack of it, as far as that goes: others will tell us, too."""
-        alike, wants = digests.offered(self._marks, digest.entries[:MAX_TOLD], now)
+        alike, wants = anti_entropy.offered(self._marks, digest.entries[:MAX_TOLD], now)
         for mark in alike:
             link.lacks.discard(mark)
-        wants = wants[: min(MAX_TOLD - link.wants, digests.covered(self._sync.level(now)))]
+        wants = wants[: min(MAX_TOLD - link.wants, anti_entropy.covered(self._sync.level(now)))]
         link.wants += len(wants)
         return self._send_digest(link.peer, Digest(entries=tuple(wants)), now) if wants else []
 
@@ -467,13 +468,13 @@ class Gossip:
         return self._send_all(link, found, self._sync, now)
 
     def _answer_summary(self, link: Neighbour, digest: Digest, now: float) -> list[Effect]:
-        numbers = digests.differing(self._marks, digest.buckets, now)
-        most = digests.FEW_BUCKETS if link.introduced else digests.FIRST_BUCKETS
+        numbers = anti_entropy.differing(self._marks, digest.buckets, now)
+        most = anti_entropy.FEW_BUCKETS if link.introduced else anti_entropy.FIRST_BUCKETS
         if len(numbers) > most:
             numbers = sorted(self._rng.sample(numbers, most))
         link.introduced = True
         effects: list[Effect] = []
-        for detail in digests.details(self._marks, numbers, now):
+        for detail in anti_entropy.details(self._marks, numbers, now):
             effects += self._send_digest(link.peer, detail, now)
         return effects
 

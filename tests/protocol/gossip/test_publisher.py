@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from protocol.announcing import (
+from protocol.gossip.publisher import (
     ADVERT_SHARE,
     COPIES,
     COPIES_OF_FEW,
