@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from protocol.dht import Dht
+from protocol.dht.dht import Dht
 from protocol.effects import Effect, Found, Hangup, PeerState, Send, SetTimer
 from protocol.events import (
     Advertise,

@@ -31,7 +31,7 @@ MODULES: Final = (
     ),
     *(
         "protocol/membership/columns",
-        "protocol/dht",
+        "protocol/dht/dht",
         "protocol/gossip/anti_entropy",
         "protocol/statements/versions",
         "protocol/gossip/gossip",
@@ -39,12 +39,12 @@ MODULES: Final = (
     *(
         "protocol/ids",
         "protocol/gossip/validation",
-        "protocol/kbuckets",
+        "protocol/dht/routing_table",
         "protocol/perf/kv_cache",
         "protocol/membership/failure_detector",
     ),
     *(
-        "protocol/lookup",
+        "protocol/dht/lookup",
         "protocol/membership/overlay",
         "protocol/subnet",
         "protocol/node",
@@ -55,7 +55,7 @@ MODULES: Final = (
         "protocol/membership/peer_view",
         "protocol/repeats",
         "protocol/perf/model_cache",
-        "protocol/shelf",
+        "protocol/dht/record_store",
     ),
     *("protocol/statements/envelope", "protocol/perf/step_clock", "simulations/choosing", "simulations/dice"),
     *("simulations/entry", "simulations/jobs", "simulations/kernel", "simulations/network", "simulations/peer"),

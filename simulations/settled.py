@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from protocol.dht import _Link, _Own
+from protocol.dht.dht import _Link, _Own
+from protocol.dht.record_store import home_of
+from protocol.dht.routing_table import as_number, peer_key
 from protocol.ids import ModelId, PeerId, name_key
-from protocol.kbuckets import as_number, peer_key
 from protocol.membership.overlay import _Seed
-from protocol.shelf import home_of
 from protocol.statements.adverts import Provider
 from protocol.statements.envelope import Envelope, statement
 from protocol.statements.keys import ADVERT, LOAD

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from protocol.dht.routing_table import model_key
 from protocol.ids import model_id
-from protocol.kbuckets import model_key
 from protocol.statements.adverts import Load, Provider
 from protocol.statements.envelope import statement
 from protocol.wire.messages import DhtQuery, DhtStore, Digest, Records

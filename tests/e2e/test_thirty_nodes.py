@@ -14,8 +14,8 @@ import trio
 
 from p2pnode.swarm.libp2p import Libp2pNet
 from p2pnode.swarm.swarm import Swarm
+from protocol.dht.routing_table import model_key
 from protocol.ids import model_id
-from protocol.kbuckets import model_key
 from protocol.node import Node
 from protocol.settings import PROFILES
 from protocol.statements.adverts import Advert, Load, ModelOffer

@@ -19,8 +19,8 @@ import trio
 from p2pnode.swarm.libp2p import LINK_PROTOCOL, Libp2pNet
 from p2pnode.swarm.swarm import Swarm
 from protocol.codec import messages as m
+from protocol.dht.routing_table import model_key
 from protocol.ids import ModelId, PeerId
-from protocol.kbuckets import model_key
 from protocol.node import Node
 from protocol.statements.adverts import Advert, Load, ModelOffer, Provider
 from protocol.statements.envelope import statement

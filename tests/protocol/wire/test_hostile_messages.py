@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from protocol.codec import messages as m
+from protocol.dht.routing_table import model_key
 from protocol.effects import Effect, Penalise, Send
 from protocol.errors import RemoteProtocolError
 from protocol.events import Advertise, DialFailed, FindProviders, LinkDown, LinkUp, Received, TimerFired
 from protocol.ids import ModelId, PeerId
-from protocol.kbuckets import model_key
 from protocol.node import Node
 from protocol.settings import PROFILES
 from protocol.statements.adverts import Load, Provider

@@ -1,4 +1,4 @@
-"""``protocol.dht`` and its parts: whoever is there is found, whatever is kept is signed, and nobody can hold it up."""
+"""``protocol.dht.dht`` and its parts: whoever is there is found, whatever is kept is signed, and nobody can hold it up."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from protocol import dht as dht_module
-from protocol.dht import MOST_LOOKUPS, PROVIDERS, Dht
+from protocol.dht import dht as dht_module
+from protocol.dht.dht import MOST_LOOKUPS, PROVIDERS, Dht
+from protocol.dht.lookup import Lookup, State
+from protocol.dht.record_store import Shelf, home_of
+from protocol.dht.routing_table import Buckets, as_number, model_key, peer_key
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer
 from protocol.errors import BadEnvelope, StaleStatement
 from protocol.ids import ModelId, PeerId
-from protocol.kbuckets import Buckets, as_number, model_key, peer_key
-from protocol.lookup import Lookup, State
 from protocol.settings import DhtSettings
-from protocol.shelf import Shelf, home_of
 from protocol.statements.adverts import Advert, Load, Provider
 from protocol.statements.envelope import Envelope, remaining_s, seal, statement
 from protocol.statements.keys import PROVIDER
 from protocol.subnet import limited
 from protocol.wire.messages import Contact, DhtQuery, DhtReply, DhtStore, Doubt
-from tests.protocol.dht_network import EPOCH, TEST, DhtNetwork, Member, signer
+from tests.protocol.dht.dht_network import EPOCH, TEST, DhtNetwork, Member, signer
 
 MODEL = ModelId(b"m" * 16)
 NOW = 100.0

@@ -44,8 +44,8 @@ from enum import IntEnum
 from itertools import islice
 from typing import Final
 
+from protocol.dht.routing_table import as_number, peer_number
 from protocol.ids import PeerId
-from protocol.kbuckets import as_number, peer_number
 from protocol.settings import DhtSettings
 from protocol.statements.envelope import Envelope
 

@@ -1,8 +1,8 @@
 """Kademlia over our links: the address book beyond the peer view.
 
 It answers "where is this peer" and "who serves this model" with statements that their owners signed, and keeps such
-statements for others.  Not here: the routing table (``kbuckets``), what is kept (``shelf``), one search (``lookup``),
-signing, and what this node does with the peers it finds.
+statements for others.  Not here: the routing table (``routing_table``), what is kept (``record_store``), one search
+(``lookup``), signing, and what this node does with the peers it finds.
 
 Theory of operation
 -------------------
@@ -26,14 +26,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from protocol.dht.lookup import MOST_ADDRS, Candidate, Lookup
+from protocol.dht.record_store import Shelf, home_of, vouch
+from protocol.dht.routing_table import KEY_BYTES, Buckets, as_number, model_key, peer_key
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import BadEnvelope, RemoteProtocolError
 from protocol.ids import ModelId, PeerId
-from protocol.kbuckets import KEY_BYTES, Buckets, as_number, model_key, peer_key
-from protocol.lookup import MOST_ADDRS, Candidate, Lookup
 from protocol.rng import Rng
 from protocol.settings import DhtSettings
-from protocol.shelf import Shelf, home_of, vouch
 from protocol.statements.adverts import Advert, Provider
 from protocol.statements.envelope import Envelope, parse_again, read
 from protocol.token_bucket import Bucket

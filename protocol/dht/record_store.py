@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from protocol.dht.routing_table import as_number, model_key, peer_key
 from protocol.errors import BadEnvelope
 from protocol.ids import ModelId, PeerId
-from protocol.kbuckets import as_number, model_key, peer_key
 from protocol.settings import DhtSettings
 from protocol.statements.adverts import Load, Provider
 from protocol.statements.envelope import Envelope, read, remaining_s

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import count
 
 from protocol.codec import MAX_MESSAGE_BYTES
-from protocol.dht import Dht
+from protocol.dht.dht import Dht
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer, TimerKey
 from protocol.ids import PeerId
 from protocol.settings import PROFILES, DhtSettings
