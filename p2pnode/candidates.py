@@ -1,6 +1,6 @@
 """Who may be asked to do a job: the ranking of the view; failing that, what the DHT knows; failing that, why nobody.
 
-Not here: asking them (``dispatch``), the ranking itself (``protocol.ranking``).
+Not here: asking them (``dispatch``), the ranking itself (``protocol.routing.ranking``).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import trio
 
 from p2pnode.engine.base import CHAT, COMPLETIONS
 from p2pnode.jobs import JobFailed, JobSpec
-from protocol.catalog import ModelSummary, anything, catalog
 from protocol.ids import PeerId, name_key
-from protocol.ranking import JobQuery, Ranking, rank, similar
+from protocol.routing.catalog import ModelSummary, anything, catalog
+from protocol.routing.ranking import JobQuery, Ranking, rank, similar
 
 if TYPE_CHECKING:
     from p2pnode.engine.base import Engine

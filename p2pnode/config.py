@@ -58,7 +58,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Label = ""
     region: Label = ""
     owner: Label = ""
-    #: How candidates are ranked; the names of ``protocol/policies.py``.
+    #: How candidates are ranked; the names of ``protocol/routing/policies.py``.
     policy: str = "expected-seconds"
     #: Intervals and deadlines; ``test`` is fast, for tests and demos.
     profile: Literal["lan", "wan", "local", "test"] = "wan"
@@ -322,7 +322,7 @@ def _check(config: Config) -> None:
     if config.routing.trusted:
         _check_peers(config)
     if config.node.policy != "expected-seconds":  # saves the import, which brings numpy, in the usual case
-        from protocol.policies import POLICIES  # noqa: PLC0415
+        from protocol.routing.policies import POLICIES  # noqa: PLC0415
 
         if config.node.policy not in POLICIES:
             where = config.origin("node.policy")

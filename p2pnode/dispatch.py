@@ -43,7 +43,7 @@ from protocol.cascade import TIMER, Cascade, OwnNetwork
 from protocol.effects import SetTimer
 from protocol.events import TimerFired
 from protocol.ids import PeerId, peer_text
-from protocol.ranking import JobQuery, Ranking
+from protocol.routing.ranking import JobQuery, Ranking
 from protocol.settings import NodeSettings
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 if TYPE_CHECKING:
-    from protocol.ranking import JobQuery
+    from protocol.routing.ranking import JobQuery
 
 #: Records kept, and for how long after the job has ended, seconds (the interface promises an hour).
 MOST_RECORDS: Final = 10_000

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from protocol.ids import PeerId
 from protocol.perf.cost_model import REQUEST_S
-from protocol.policies import POLICIES, SORTS
-from protocol.ranking import JobQuery
+from protocol.routing.policies import POLICIES, SORTS
+from protocol.routing.ranking import JobQuery
 from simulations.dice import dice
 from simulations.entry import Choose, by_policy
 from simulations.jobs import Job

@@ -1,4 +1,4 @@
-"""A job at the entry: who is asked (``protocol.ranking``), and what follows (``protocol.cascade``).
+"""A job at the entry: who is asked (``protocol.routing.ranking``), and what follows (``protocol.cascade``).
 
 Not here: the worker's side (``worker``), the caller (``workload``).
 """
@@ -31,8 +31,8 @@ from protocol.effects import Found, SetTimer
 from protocol.errors import BadFrame, RemoteProtocolError
 from protocol.events import FindProviders, TimerFired
 from protocol.ids import PeerId, name_key
-from protocol.policies import DEFAULT, SORTS
-from protocol.ranking import JobQuery, rank
+from protocol.routing.policies import DEFAULT, SORTS
+from protocol.routing.ranking import JobQuery, rank
 from protocol.wire.end_signature import end_holds
 from protocol.wire.messages import END, End, decode
 from simulations.jobs import REQ_BYTES, RST_BYTES, Attempt, Job, Truth, job_id

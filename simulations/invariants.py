@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from protocol.admission import Arrived
 from protocol.attempts import Begin
-from protocol.ranking import JobQuery
+from protocol.routing.ranking import JobQuery
 from protocol.statements.versions import MAX_MARKS
 from simulations.breach import Breach
 from simulations.dice import dice

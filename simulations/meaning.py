@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from protocol.perf.gpu_catalog import find_gpu, gpu_names, model_names, shape_of
-from protocol.policies import POLICIES, SORTS
+from protocol.routing.policies import POLICIES, SORTS
 from protocol.statements.envelope import MAX_TTL_S
 from simulations.checking import Problem, listed, meant, shown
 from simulations.scenario import Fault, Scenario

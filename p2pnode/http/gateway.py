@@ -13,7 +13,7 @@ from p2pnode.jobs import JobRecord, JobSpec
 from p2pnode.keys import Keyring
 from p2pnode.metrics import Metrics
 from protocol.ids import PeerId
-from protocol.ranking import JobQuery, Ranking
+from protocol.routing.ranking import JobQuery, Ranking
 
 
 class Answer(Protocol):

@@ -20,7 +20,7 @@ from p2pnode.http.request import Request
 from p2pnode.jobs import JobRecord
 from p2pnode.keys import FIRST_KEY, ApiKey
 from protocol.ids import PeerId, peer_text, short
-from protocol.ranking import Candidate, Excluded, Ranking
+from protocol.routing.ranking import Candidate, Excluded, Ranking
 
 #: Jobs in one answer of ``/v1/jobs``, the newest first (guess: what fits on a few screens).
 MOST_JOBS: Final = 200

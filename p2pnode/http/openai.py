@@ -25,7 +25,7 @@ from p2pnode.http.request import Request
 from p2pnode.jobs import JobFailed, JobSpec
 from p2pnode.metrics import ModelMetrics
 from protocol.ids import peer_text, short
-from protocol.ranking import JobQuery
+from protocol.routing.ranking import JobQuery
 
 #: Bytes of an answer that is not streamed (guess: 2,000 embeddings of 4,096 numbers as base64 are 44 MB).
 MOST_ANSWER_BYTES: Final = 64 * 1024 * 1024

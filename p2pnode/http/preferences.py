@@ -10,7 +10,7 @@ from typing import Final
 from p2pnode.http.body import Fields, MaxPrice, Provider, capabilities
 from p2pnode.http.errors import ApiError, bad_parameter
 from p2pnode.keys import ZONES, ApiKey, narrower
-from protocol.ranking import JobQuery
+from protocol.routing.ranking import JobQuery
 
 SORTS: Final = ("price", "throughput", "latency")
 #: Length of an answer assumed where the caller sets no limit, tokens (guess: a paragraph or two).

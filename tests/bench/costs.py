@@ -23,8 +23,8 @@ from pathlib import Path
 from p2pnode.cli.processes import Child, Fleet
 from protocol.events import LinkUp, Received
 from protocol.node import Node
-from protocol.policies import DEFAULT
-from protocol.ranking import JobQuery, rank
+from protocol.routing.policies import DEFAULT
+from protocol.routing.ranking import JobQuery, rank
 from protocol.settings import PROFILES
 from protocol.statements.adverts import Load
 from protocol.statements.envelope import Envelope, statement

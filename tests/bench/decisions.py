@@ -9,8 +9,8 @@ from pathlib import Path
 
 from protocol.membership.peer_view import PeerView
 from protocol.perf.gpu_catalog import gpu_names, gpu_spec
-from protocol.policies import POLICIES
-from protocol.ranking import JobQuery, rank
+from protocol.routing.policies import POLICIES
+from protocol.routing.ranking import JobQuery, rank
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer
 from protocol.statements.envelope import statement
 from protocol.statements.keys import Ed25519Signer

@@ -23,7 +23,7 @@ from protocol import PROTOCOL_VERSION
 from protocol.effects import Found
 from protocol.ids import PeerId, model_id
 from protocol.membership.peer_view import PeerView
-from protocol.ranking import JobQuery
+from protocol.routing.ranking import JobQuery
 from protocol.settings import PROFILES, NodeSettings
 from protocol.statements.adverts import Advert, Load, ModelOffer
 from protocol.statements.envelope import statement

@@ -14,7 +14,7 @@ from p2pnode.worker import Worker
 from protocol import PROTOCOL_VERSION
 from protocol.attempts import Outcome
 from protocol.ids import JobId, name_key, peer_text
-from protocol.ranking import JobQuery
+from protocol.routing.ranking import JobQuery
 from protocol.statements.adverts import Advert, Provider
 from protocol.statements.envelope import statement
 from protocol.wire.end_signature import sign_end

@@ -8,8 +8,8 @@ from collections import Counter
 import msgspec
 import pytest
 
-from protocol.policies import POLICIES
-from protocol.ranking import JobQuery
+from protocol.routing.policies import POLICIES
+from protocol.routing.ranking import JobQuery
 from simulations.choosing import BASELINES, chooser
 from simulations.entry import Choose
 from simulations.jobs import Job

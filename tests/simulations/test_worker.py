@@ -8,7 +8,7 @@ import pytest
 from protocol.admission import Arrived
 from protocol.attempts import Begin, Outcome
 from protocol.perf.batch_engine import Batching, Finished, Work
-from protocol.ranking import JobQuery
+from protocol.routing.ranking import JobQuery
 from protocol.settings import AdmissionSettings, NodeSettings
 from protocol.statements.adverts import ModelState, Status
 from simulations.jobs import Attempt, Job

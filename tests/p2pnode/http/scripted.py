@@ -18,7 +18,7 @@ from p2pnode.jobs import JobFailed, JobRecord, JobSpec
 from p2pnode.keys import Keyring
 from p2pnode.metrics import Metrics
 from protocol.ids import PeerId, peer_text, short
-from protocol.ranking import Candidate, Excluded, JobQuery, Ranking, Term
+from protocol.routing.ranking import Candidate, Excluded, JobQuery, Ranking, Term
 
 KEY = "sk-p2pnode-a-key-for-the-tests-0123456789"
 PEER = PeerId(bytes(range(32)))

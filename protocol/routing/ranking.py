@@ -27,15 +27,15 @@ import msgspec
 import numpy as np
 
 from protocol.arrays import BoolArray, FloatArray, IntArray
-from protocol.catalog import ModelSummary, catalog
-from protocol.crowd import Crowd, JobQuery
 from protocol.errors import LocalProtocolError
-from protocol.filters import FILTERS, Case, Named, removed_by
 from protocol.ids import PeerId
 from protocol.membership.peer_record import PeerRecord
 from protocol.membership.peer_view import SUSPECT, PeerView
-from protocol.policies import DEFAULT, POLICIES, SORTS, Part, Policy
 from protocol.rng import Rng
+from protocol.routing.candidate_table import Crowd, JobQuery
+from protocol.routing.catalog import ModelSummary, catalog
+from protocol.routing.filters import FILTERS, Case, Named, removed_by
+from protocol.routing.policies import DEFAULT, POLICIES, SORTS, Part, Policy
 from protocol.statements.adverts import Status
 
 __all__ = [

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.catalog import anything
 from protocol.errors import LocalProtocolError
 from protocol.ids import PeerId, peer_text, short
 from protocol.membership.peer_view import PeerView
-from protocol.policies import POLICIES, SORTS
-from protocol.ranking import JobQuery, Ranking, catalog, rank, similar
+from protocol.routing.catalog import anything
+from protocol.routing.policies import POLICIES, SORTS
+from protocol.routing.ranking import JobQuery, Ranking, catalog, rank, similar
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status
 from protocol.statements.keys import ADVERT, LOAD
 from tests.protocol.people import ME, MODEL, advert, card, envelope, idle, new_view, offer, peer, put

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.crowd import Crowd, JobQuery, noise
 from protocol.ids import PeerId
 from protocol.membership.peer_view import PeerView
-from protocol.policies import DEFAULT, POLICIES, SORTS, vram_fit
-from protocol.ranking import rank
+from protocol.routing.candidate_table import Crowd, JobQuery, noise
+from protocol.routing.policies import DEFAULT, POLICIES, SORTS, vram_fit
+from protocol.routing.ranking import rank
 from protocol.statements.adverts import Load, ModelState
 from tests.protocol.people import MODEL, advert, card, idle, new_view, offer, put
 

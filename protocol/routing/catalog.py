@@ -13,9 +13,9 @@ import numpy as np
 
 from protocol import PROTOCOL_VERSION
 from protocol.arrays import BoolArray
-from protocol.crowd import Crowd, JobQuery
 from protocol.membership.columns import Offers
 from protocol.membership.peer_view import PeerView
+from protocol.routing.candidate_table import Crowd, JobQuery
 from protocol.statements.adverts import ModelState, Status
 
 #: ``Advert.runtime`` of an engine that makes its answers up.

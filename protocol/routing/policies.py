@@ -16,8 +16,8 @@ from typing import Final, Literal
 import numpy as np
 
 from protocol.arrays import BoolArray, FloatArray
-from protocol.crowd import Crowd
 from protocol.perf.cost_model import ANSWER_TOKENS, LEAST_TFLOPS
+from protocol.routing.candidate_table import Crowd
 from protocol.statements.adverts import ModelState
 
 #: Where a number comes from: statements of the peer, our link to it, our own count, our own die.

@@ -14,10 +14,10 @@ import numpy as np
 
 from protocol import PROTOCOL_VERSION
 from protocol.arrays import BoolArray
-from protocol.crowd import Crowd
 from protocol.errors import InvalidPeerId
 from protocol.ids import PeerId, base58_decode, libp2p_bytes, peer_from_text
 from protocol.membership.peer_record import PeerRecord
+from protocol.routing.candidate_table import Crowd
 from protocol.statements.adverts import Load, Status
 
 #: How many characters of a peer's text form tables show (``ids.short``), and the numbers they can be.
