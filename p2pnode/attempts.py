@@ -21,9 +21,19 @@ from p2pnode.running import run_on_engine
 from p2pnode.swarm.net import NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import ChannelReset
 from p2pnode.usage import Tally
-from protocol.attempts import Accepted, Beat, CascadeEvent, Completed, Lost, Outcome, Progress, Refused, WasBusy
 from protocol.errors import BadFrame, RemoteProtocolError
 from protocol.ids import JobId, PeerId
+from protocol.jobs.cascade_events import (
+    Accepted,
+    Beat,
+    CascadeEvent,
+    Completed,
+    Lost,
+    Outcome,
+    Progress,
+    Refused,
+    WasBusy,
+)
 from protocol.wire.end_signature import end_holds
 from protocol.wire.messages import (
     ACCEPT,

@@ -1,7 +1,7 @@
 """Gets jobs done: asks the candidates in turn, as the cascade says, and hands the answer over as it comes.
 
-One ``_Job`` drives one ``protocol.cascade.Cascade``: what is heard of the attempt under way, and what the clock says,
-goes in; attempts, aborts and the end come out.  The caller's own task does it, inside :meth:`Dispatch.submit` and
+One ``_Job`` drives one ``protocol.jobs.cascade.Cascade``: what is heard of the attempt under way, and what the clock
+says, goes in; attempts, aborts and the end come out.  The caller's own task does it, inside :meth:`Dispatch.submit` and
 :meth:`Answer.receive`: while the caller does not ask, nothing is read, and the worker stops when its credit is used up.
 Leaving the block of ``submit`` cancels the job wherever it runs.
 
@@ -22,7 +22,11 @@ from p2pnode.candidates import Candidates
 from p2pnode.engine.base import EMBEDDINGS
 from p2pnode.jobs import CANCELLED, COMPLETED, FAILED, RUNNING, AttemptRecord, JobBook, JobFailed, JobRecord, JobSpec
 from p2pnode.places import Places
-from protocol.attempts import (
+from protocol.effects import SetTimer
+from protocol.events import TimerFired
+from protocol.ids import PeerId, peer_text
+from protocol.jobs.cascade import TIMER, Cascade, OwnNetwork
+from protocol.jobs.cascade_events import (
     Abort,
     Attempt,
     Begin,
@@ -39,10 +43,6 @@ from protocol.attempts import (
     Progress,
     Resumed,
 )
-from protocol.cascade import TIMER, Cascade, OwnNetwork
-from protocol.effects import SetTimer
-from protocol.events import TimerFired
-from protocol.ids import PeerId, peer_text
 from protocol.routing.ranking import JobQuery, Ranking
 from protocol.settings import NodeSettings
 

@@ -1,4 +1,4 @@
-"""Places at the engine: drives ``protocol.admission`` for all who want to use it, this node's own jobs and guests'.
+"""Places at the engine: drives ``protocol.jobs.admission`` for all who want to use it, this node's own jobs and guests'.
 
 One per engine, so that both are counted together.  It does not know what a job is; whoever holds a ``Place`` may use
 the engine once ``wait`` returns, and gives the place back by leaving its block.
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.admission import (
+from protocol.ids import PeerId
+from protocol.jobs.admission import (
     Admission,
     AdmissionEvent,
     Admit,
@@ -26,7 +27,6 @@ from protocol.admission import (
     SlotsAre,
     TurnAway,
 )
-from protocol.ids import PeerId
 from protocol.settings import AdmissionSettings
 from protocol.wire.messages import Busy, Refuse
 

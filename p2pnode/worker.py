@@ -26,7 +26,7 @@ from p2pnode.swarm.net import NetError
 from p2pnode.usage import Tally
 from protocol.errors import BadFrame, RemoteProtocolError
 from protocol.ids import JobId, peer_text, short
-from protocol.repeats import TakenJobs
+from protocol.jobs.job_dedup import TakenJobs
 from protocol.settings import AdmissionSettings, NodeSettings
 from protocol.statements.keys import Signer
 from protocol.wire.end_signature import sign_end

@@ -27,7 +27,7 @@ MODULES: Final = (
         "protocol/perf/batch_engine",
         "protocol/gossip/budget",
         "protocol/token_bucket",
-        "protocol/cascade",
+        "protocol/jobs/cascade",
     ),
     *(
         "protocol/membership/columns",
@@ -53,7 +53,7 @@ MODULES: Final = (
     *(
         "protocol/membership/peer_record",
         "protocol/membership/peer_view",
-        "protocol/repeats",
+        "protocol/jobs/job_dedup",
         "protocol/perf/model_cache",
         "protocol/dht/record_store",
     ),

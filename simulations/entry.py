@@ -1,4 +1,4 @@
-"""A job at the entry: who is asked (``protocol.routing.ranking``), and what follows (``protocol.cascade``).
+"""A job at the entry: who is asked (``protocol.routing.ranking``), and what follows (``protocol.jobs.cascade``).
 
 Not here: the worker's side (``worker``), the caller (``workload``).
 """
@@ -11,7 +11,12 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from protocol.attempts import (
+from protocol.effects import Found, SetTimer
+from protocol.errors import BadFrame, RemoteProtocolError
+from protocol.events import FindProviders, TimerFired
+from protocol.ids import PeerId, name_key
+from protocol.jobs.cascade import TIMER, Cascade, OwnNetwork
+from protocol.jobs.cascade_events import (
     Abort,
     Begin,
     CallerGone,
@@ -25,12 +30,7 @@ from protocol.attempts import (
     Outcome,
     Progress,
 )
-from protocol.attempts import Attempt as Ask
-from protocol.cascade import TIMER, Cascade, OwnNetwork
-from protocol.effects import Found, SetTimer
-from protocol.errors import BadFrame, RemoteProtocolError
-from protocol.events import FindProviders, TimerFired
-from protocol.ids import PeerId, name_key
+from protocol.jobs.cascade_events import Attempt as Ask
 from protocol.routing.policies import DEFAULT, SORTS
 from protocol.routing.ranking import JobQuery, rank
 from protocol.wire.end_signature import end_holds

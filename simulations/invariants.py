@@ -23,8 +23,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from protocol.admission import Arrived
-from protocol.attempts import Begin
+from protocol.jobs.admission import Arrived
+from protocol.jobs.cascade_events import Begin
 from protocol.routing.ranking import JobQuery
 from protocol.statements.versions import MAX_MARKS
 from simulations.breach import Breach

@@ -11,8 +11,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from protocol.attempts import Observe, Outcome
 from protocol.effects import PeerState, Penalise
+from protocol.jobs.cascade_events import Observe, Outcome
 from simulations.kernel import Kernel
 
 if TYPE_CHECKING:

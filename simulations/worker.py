@@ -1,4 +1,4 @@
-"""A job at the worker: ``protocol.admission``, the engine (``batch_engine``), and the loads that it states.
+"""A job at the worker: ``protocol.jobs.admission``, the engine (``batch_engine``), and the loads that it states.
 
 Tokens do not travel one by one: the first one does, then what has been made since is told every ``tell_s``, then the
 end.  That is often enough for every deadline of the entry.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from protocol.admission import (
+from protocol.jobs.admission import (
     JOB_S,
     NEWEST,
     Admission,
@@ -26,7 +26,17 @@ from protocol.admission import (
     Queue,
     TurnAway,
 )
-from protocol.attempts import Accepted, Beat, CascadeEvent, Completed, Lost, Outcome, Progress, Refused, WasBusy
+from protocol.jobs.cascade_events import (
+    Accepted,
+    Beat,
+    CascadeEvent,
+    Completed,
+    Lost,
+    Outcome,
+    Progress,
+    Refused,
+    WasBusy,
+)
 from protocol.perf.batch_engine import Batching, BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
 from protocol.perf.gpu_catalog import shape_of
 from protocol.perf.model_timing import Pace

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Final
 
-from protocol.attempts import Completed, Progress
 from protocol.ids import JobId
+from protocol.jobs.cascade_events import Completed, Progress
 from protocol.statements.keys import Ed25519Signer
 from protocol.wire.end_signature import sign_end
 from protocol.wire.messages import End, encode

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from protocol.admission import AdmissionEvent, Arrived
+from protocol.jobs.admission import AdmissionEvent, Arrived
 from protocol.perf.gpu_catalog import find_gpu
 from protocol.statements.adverts import Advert, Load, ModelOffer
 from simulations.attackers.armed import Attacker, BadWorker

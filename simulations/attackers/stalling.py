@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from protocol.attempts import Completed, Progress, WasBusy
+from protocol.jobs.cascade_events import Completed, Progress, WasBusy
 from protocol.statements.adverts import Load, Status
 from simulations.attackers.armed import Attacker, BadWorker, Pretender
 from simulations.jobs import END_BYTES, PIECE_BYTES, REFUSAL_BYTES, Attempt

@@ -12,8 +12,8 @@ from p2pnode.engine.base import CHAT, EngineFailed
 from p2pnode.jobs import JobFailed, JobSpec
 from p2pnode.worker import Worker
 from protocol import PROTOCOL_VERSION
-from protocol.attempts import Outcome
 from protocol.ids import JobId, name_key, peer_text
+from protocol.jobs.cascade_events import Outcome
 from protocol.routing.ranking import JobQuery
 from protocol.statements.adverts import Advert, Provider
 from protocol.statements.envelope import statement

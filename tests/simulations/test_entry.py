@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from protocol.attempts import Outcome
+from protocol.jobs.cascade_events import Outcome
 from protocol.settings import AdmissionSettings, CascadeSettings, NodeSettings
 from simulations.entry import UNKNOWN_S
 from simulations.jobs import BODY_BYTES, BODY_TOKEN_BYTES, FIRST_BYTES, PIECE_BYTES, REQ_BYTES

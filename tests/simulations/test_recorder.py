@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.attempts import Observe, Outcome
 from protocol.effects import PeerState, Penalise
 from protocol.ids import PeerId
+from protocol.jobs.cascade_events import Observe, Outcome
 from simulations.jobs import Attempt, Job, Truth
 from simulations.recorder import Recorder
 from tests.simulations.worlds import BareMachine, bare

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from protocol.admission import Arrived
-from protocol.attempts import Begin, Outcome
+from protocol.jobs.admission import Arrived
+from protocol.jobs.cascade_events import Begin, Outcome
 from protocol.perf.batch_engine import Batching, Finished, Work
 from protocol.routing.ranking import JobQuery
 from protocol.settings import AdmissionSettings, NodeSettings

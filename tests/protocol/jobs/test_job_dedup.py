@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from protocol.ids import PeerId
-from protocol.repeats import KEPT_S, TakenJobs
+from protocol.jobs.job_dedup import KEPT_S, TakenJobs
 
 P, Q = PeerId(b"p" * 32), PeerId(b"q" * 32)
 ONE, TWO, THREE = (bytes([number]) * 16 for number in (1, 2, 3))

@@ -9,7 +9,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from protocol.attempts import (
+from protocol.effects import SetTimer
+from protocol.errors import LocalProtocolError
+from protocol.events import TimerFired
+from protocol.ids import PeerId
+from protocol.jobs.cascade import TIMER, Cascade, OwnNetwork
+from protocol.jobs.cascade_events import (
     Abort,
     Accepted,
     Attempt,
@@ -31,11 +36,6 @@ from protocol.attempts import (
     Resumed,
     WasBusy,
 )
-from protocol.cascade import TIMER, Cascade, OwnNetwork
-from protocol.effects import SetTimer
-from protocol.errors import LocalProtocolError
-from protocol.events import TimerFired
-from protocol.ids import PeerId
 from protocol.settings import CascadeSettings
 from protocol.wire.messages import Refuse
 from protocol.wire.mux import ResetCode

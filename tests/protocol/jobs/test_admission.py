@@ -7,7 +7,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from protocol.admission import (
+from protocol.ids import PeerId
+from protocol.jobs.admission import (
     FIRST_MOST_S,
     JOB_S,
     RETRY_MOST_MS,
@@ -24,7 +25,6 @@ from protocol.admission import (
     SlotsAre,
     TurnAway,
 )
-from protocol.ids import PeerId
 from protocol.settings import AdmissionSettings
 from protocol.wire.messages import Busy, Refuse
 

@@ -12,8 +12,8 @@ where the answer is not streamed, with its proven end.  *After it* a failure is 
 What a try costs depends on what was risked.  A peer that is busy, that cannot be reached, that says nothing at all or
 that has not got the model any more did no work: it counts only against ``asked``.  (When a network falls in two, half
 of the peers fall silent at once, and three tries are too few; seen in the simulator.)  A peer that took the job and
-failed counts against ``attempts`` as well, so that a request that kills engines kills three of them at most.  A refusal
-because of the request itself ends the job at once: every other peer would say the same.
+failed counts against ``cascade_events`` as well, so that a request that kills engines kills three of them at most.  A
+refusal because of the request itself ends the job at once: every other peer would say the same.
 
 Deadlines (DESIGN 3.3) all hang on one timer, which is moved lazily: what is heard only notes the time, and the
 timer looks again when it fires.  While the caller does not read (``Paused``), nothing is expected of the peer.
@@ -51,7 +51,11 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
-from protocol.attempts import (
+from protocol.effects import SetTimer, TimerKey
+from protocol.errors import LocalProtocolError
+from protocol.events import TimerFired
+from protocol.ids import PeerId, short
+from protocol.jobs.cascade_events import (
     BLAMED,
     CHEAP,
     OF_THE_NETWORK,
@@ -76,10 +80,6 @@ from protocol.attempts import (
     Resumed,
     WasBusy,
 )
-from protocol.effects import SetTimer, TimerKey
-from protocol.errors import LocalProtocolError
-from protocol.events import TimerFired
-from protocol.ids import PeerId, short
 from protocol.settings import CascadeSettings
 from protocol.wire.mux import ResetCode
 
