@@ -1,4 +1,4 @@
-"""Places at the engine: drives ``protocol.jobs.admission`` for all who want to use it, this node's own jobs and guests'.
+"""The slots of the engine: drives ``protocol.jobs.admission`` for this node's own jobs and for guests' jobs.
 
 One per engine, so that both are counted together.  It does not know what a job is; whoever holds a ``Place`` may use
 the engine once ``wait`` returns, and gives the place back by leaving its block.

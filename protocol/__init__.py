@@ -5,10 +5,10 @@ The daemon (``p2pnode``) performs them with trio and libp2p, the simulator (``si
 
 * ``node``: all machines of one node behind one ``handle``; ``events`` and ``effects`` are its vocabulary
 * ``statements/``: what nodes say of themselves, signed; ``wire/``: the frames and messages between two peers
-* ``gossip/``: how statements spread; ``membership/``: which peers exist, live and are linked; ``dht/``: how to find more
+* ``gossip/``: how statements spread; ``membership/``: which peers exist, live, have links; ``dht/``: how to find more
 * ``routing/``: which peer should get a job; ``jobs/``: a job at the entry (cascade) and at the worker (admission)
 * ``perf/``: GPU catalogue, cost model, and the engine of a simulated GPU; ``tables/``: their data
-* ``ids``, ``errors``, ``settings``, ``rng``, ``codec``, ``subnet``, ``token_bucket``, ``arrays``: values for all of them
+* ``ids``, ``errors``, ``settings``, ``rng``, ``codec``, ``subnet``, ``token_bucket``, ``arrays``: values for all
 
 ``now`` is seconds on the caller's monotonic clock.  ``wall`` is seconds since the Unix epoch; only the age of a
 statement that another node signed is judged by it.  ``README.md`` beside this file specifies the wire format.

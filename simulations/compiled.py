@@ -19,48 +19,17 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 #: The tree that is copied: whole, so that the command line finds its own packages there.
 PACKAGES: Final = ("protocol", "simulations", "p2pnode", "bootstrap")
-#: What is compiled: whatever runs for every event, statement or job.
-MODULES: Final = (
-    *(
-        "protocol/gossip/publisher",
-        "protocol/gossip/send_queue",
-        "protocol/perf/batch_engine",
-        "protocol/gossip/budget",
-        "protocol/token_bucket",
-        "protocol/jobs/cascade",
-    ),
-    *(
-        "protocol/membership/columns",
-        "protocol/dht/dht",
-        "protocol/gossip/anti_entropy",
-        "protocol/statements/versions",
-        "protocol/gossip/gossip",
-    ),
-    *(
-        "protocol/ids",
-        "protocol/gossip/validation",
-        "protocol/dht/routing_table",
-        "protocol/perf/kv_cache",
-        "protocol/membership/failure_detector",
-    ),
-    *(
-        "protocol/dht/lookup",
-        "protocol/membership/overlay",
-        "protocol/subnet",
-        "protocol/node",
-        "protocol/perf/model_timing",
-    ),
-    *(
-        "protocol/membership/peer_record",
-        "protocol/membership/peer_view",
-        "protocol/jobs/job_dedup",
-        "protocol/perf/model_cache",
-        "protocol/dht/record_store",
-    ),
-    *("protocol/statements/envelope", "protocol/perf/step_clock", "simulations/choosing", "simulations/dice"),
-    *("simulations/entry", "simulations/jobs", "simulations/kernel", "simulations/network", "simulations/peer"),
-    *("simulations/recorder", "simulations/sizes", "simulations/topology", "simulations/worker"),
-)
+#: The compiled modules, by folder: those that run for every event, statement or job.
+MODULES: Final = {
+    "protocol/dht": "dht lookup record_store routing_table",
+    "protocol/gossip": "anti_entropy budget gossip publisher send_queue validation",
+    "protocol/jobs": "cascade job_dedup",
+    "protocol/membership": "columns failure_detector overlay peer_record peer_view",
+    "protocol": "ids node subnet token_bucket",
+    "protocol/perf": "batch_engine kv_cache model_cache model_timing step_clock",
+    "protocol/statements": "envelope versions",
+    "simulations": "choosing dice entry jobs kernel network peer recorder sizes topology worker",
+}
 #: Compiled classes from which attackers, which are not compiled, are derived: mypyc wants to be told.
 OPEN: Final = {"simulations/peer.py": "class Peer:", "simulations/worker.py": "class Worker:"}
 _TOLD: Final = "from mypy_extensions import mypyc_attr\n\n\n@mypyc_attr(allow_interpreted_subclasses=True)\n"
@@ -78,7 +47,7 @@ def compile_into(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     for package in PACKAGES:
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    files = [f"{module}.py" for module in MODULES]
+    files = [f"{package}/{module}.py" for package, modules in MODULES.items() for module in modules.split()]
     for name, line in OPEN.items():
         source = (folder / name).read_text()
         assert source.count(f"\n{line}\n") == 1, f"{name} has no {line!r}"

@@ -1,4 +1,4 @@
-"""``protocol.dht.dht`` and its parts: whoever is there is found, whatever is kept is signed, and nobody can hold it up."""
+"""The DHT: a peer that is there is found, a record that is kept is signed, and no peer can hold a look-up up."""
 
 from __future__ import annotations
 
