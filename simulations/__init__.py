@@ -1,23 +1,15 @@
-"""The simulator: drives the machines of ``protocol`` with a heap and a virtual clock, without ``p2pnode``.
+"""The simulator: one to ten thousand nodes in one process, driven by the machines of ``protocol`` in virtual time.
 
-General layout
-==============
+A scenario (TOML) and a seed become a network whose nodes run the daemon's own ``protocol.node.Node``.  The run becomes
+``results.json`` and ``report.html``.  ``README.md`` beside this file has the theory, all keys, and the model's limits.
 
-A scenario (TOML) and a seed become a *world* of nodes, each driven by the very ``protocol.node.Node`` of the daemon;
-what came of it becomes ``results.json`` and ``report.html``.  Theory, words, keys and what is not modelled:
-``README.md`` beside this file.
+* ``run``: one run from scenario and seed to figures, on ``event_loop`` (virtual time) and ``rng_streams`` (every draw)
+* ``scenario``: all keys of a scenario; ``cli``: the command; ``compiled``: the same code through mypyc
+* ``sim/``: the simulated network: nodes, links, machines, and jobs at both ends; ``workload/``: the jobs that arrive
+* ``faults/``: faults and churn; ``attackers/``: nodes with bad intent
+* ``measure/``: samples, metrics and invariants of one run
+* ``experiment/``: scenario files, sweeps, run processes, goals, baselines, comparison, fuzzing; ``report/``: the page
 
-* the run: ``world``, on ``kernel`` (virtual time) and ``dice`` (every draw); ``network`` (between nodes) and ``sizes``;
-  ``peer`` (one machine) and ``costs`` (its processor); ``entry``, ``worker`` and ``jobs`` (a job at both ends);
-  ``choosing`` (who is asked); ``settled`` (as after hours of running)
-* the fleet: ``topology``, ``fleet``, ``popularity``, ``capacity``
-* the jobs: ``workload``, on ``timing``, ``sessions``, ``traces``, ``servegen`` and ``arrivals``
-* what goes wrong: ``churn``, ``faults`` with ``chaos``, ``attackers``; ``fuzz``
-* what must hold: ``invariants``, on ``engines``, ``healing``, ``probes`` and ``breach``
-* what is seen: ``recorder``, ``watch``, ``outcome``
-* files and command: ``scenario``; ``files`` on ``layers``, ``checking`` and ``meaning``; ``goals``, ``results``,
-  ``compare``; ``runs``, ``progress``, ``tables``, ``campaign``, ``cli``; ``report``
-
-Times are virtual seconds since the start of the run.  Nothing here looks at a real clock but ``runs`` and ``progress``,
-which measure what a run costs and show how it goes.
+Times are virtual seconds since the start of the run.  Only ``experiment.run_pool`` and ``experiment.progress`` read a
+real clock: they measure what a run costs.
 """

@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from simulations.dice import numpy_dice
 from simulations.popularity import shares
+from simulations.rng_streams import numpy_dice
 from simulations.scenario import Lengths, Scenario
 
 Floats = npt.NDArray[np.float64]

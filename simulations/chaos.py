@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Final
 
-from simulations.dice import dice
 from simulations.faults import KINDS, LOSS
+from simulations.rng_streams import dice
 from simulations.scenario import Fault, Scenario
 
 #: Kinds in one run, and seconds between two faults on average (guesses).

@@ -26,12 +26,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from simulations.dice import dice
+from simulations.rng_streams import dice
 
 if TYPE_CHECKING:
-    from simulations.peer import Peer
+    from simulations.run import World
     from simulations.scenario import Churn
-    from simulations.world import World
+    from simulations.sim.node import Peer
 
 #: Seconds within which a node that says goodbye is gone (``peer`` takes half of one).
 GOODBYE_S: Final = 1.0

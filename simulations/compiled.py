@@ -28,10 +28,11 @@ MODULES: Final = {
     "protocol": "ids node subnet token_bucket",
     "protocol/perf": "batch_engine kv_cache model_cache model_timing step_clock",
     "protocol/statements": "envelope versions",
-    "simulations": "choosing dice entry jobs kernel network peer recorder sizes topology worker",
+    "simulations": "event_loop rng_streams",
+    "simulations/sim": "baselines entry job_log jobs message_sizes network node topology worker",
 }
 #: Compiled classes from which attackers, which are not compiled, are derived: mypyc wants to be told.
-OPEN: Final = {"simulations/peer.py": "class Peer:", "simulations/worker.py": "class Worker:"}
+OPEN: Final = {"simulations/sim/node.py": "class Peer:", "simulations/sim/worker.py": "class Worker:"}
 _TOLD: Final = "from mypy_extensions import mypyc_attr\n\n\n@mypyc_attr(allow_interpreted_subclasses=True)\n"
 _SETUP: Final = """
 from mypyc.build import mypycify

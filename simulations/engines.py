@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from simulations.probes import engine_state
 
 if TYPE_CHECKING:
-    from simulations.worker import Worker
+    from simulations.sim.worker import Worker
 
 #: An engine whose timer is overdue by more than this has been forgotten, seconds.
 OVERDUE_S: Final = 1.0

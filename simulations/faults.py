@@ -18,12 +18,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from simulations.churn import quiet_at
-from simulations.dice import dice
+from simulations.rng_streams import dice
 
 if TYPE_CHECKING:
-    from simulations.peer import Peer
+    from simulations.run import World
     from simulations.scenario import Fault
-    from simulations.world import World
+    from simulations.sim.node import Peer
 
 #: Messages held back are let go after this long if nothing else is said, seconds: below the life of a silent link.
 HOLD_S: Final = 5.0

@@ -27,8 +27,7 @@ import msgspec
 
 from protocol.settings import PROFILES, NodeSettings
 from simulations.attackers import KINDS as ATTACKERS
-from simulations.dice import dice
-from simulations.network import DIAL_TIMEOUT_S, HANDSHAKE_TRIPS
+from simulations.rng_streams import dice
 from simulations.runs import Audience, Made, Planned, Runs
 from simulations.scenario import (
     Attack,
@@ -44,10 +43,11 @@ from simulations.scenario import (
     Topology,
     Workload,
 )
-from simulations.topology import latencies
+from simulations.sim.network import DIAL_TIMEOUT_S, HANDSHAKE_TRIPS
+from simulations.sim.topology import latencies
 
 #: Seeds that failed once.
-REGRESSIONS: Final = Path(__file__).with_name("fuzz_regressions.toml")
+REGRESSIONS: Final = Path(__file__).parent / "fuzz_regressions.toml"
 NODES: Final = 30
 TIME_S: Final = 300.0
 #: The quiet phase, and within which part of it the network has to be whole (guess: what two probing periods and the

@@ -4,7 +4,7 @@ A goal is ``metric = "bound"``; a metric that is a distribution is named with it
 of the metric may stand which points are meant: ``"topology.nodes=1000, routing.policy=neuralgrid: ttft_s.p99"``; ``|``
 separates values of which one has to hold.  The value of a point is the median over its seeds.
 
-Not here: how the metrics come about (``recorder``), whether a failing goal was already failing (``compare``).
+Not here: how the metrics come about (``job_log``), whether a failing goal was already failing (``compare``).
 """
 
 from __future__ import annotations

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from protocol.statements.keys import ADVERT, LOAD
 from simulations.breach import Breach
-from simulations.dice import dice
+from simulations.rng_streams import dice
 
 if TYPE_CHECKING:
     from protocol.membership.peer_record import PeerRecord
-    from simulations.peer import Peer
-    from simulations.world import World
+    from simulations.run import World
+    from simulations.sim.node import Peer
 
 #: Share of what is to be known that has to be (guess: one load in a thousand may be late).
 SHARE: Final = 0.999

@@ -15,7 +15,7 @@ I11 no loops                             a job is brought to each worker once, a
 I12 determinism                          same scenario and seed, same digest: that is for tests, not for a run to see
 === ==================================== ===============================================================================
 
-Some are noticed where they happen (``recorder.violations``) and only raised here.  Cheap ones are looked at every
+Some are noticed where they happen (``job_log.violations``) and only raised here.  Cheap ones are looked at every
 second, those that look at whole states every ``measure.invariants_every_s``.
 """
 
@@ -28,16 +28,16 @@ from protocol.jobs.cascade_events import Begin
 from protocol.routing.ranking import JobQuery
 from protocol.statements.versions import MAX_MARKS
 from simulations.breach import Breach
-from simulations.dice import dice
 from simulations.engines import engine_fault
 from simulations.healing import Healing
-from simulations.jobs import Job
 from simulations.probes import node_sizes
+from simulations.rng_streams import dice
+from simulations.sim.jobs import Job
 
 if TYPE_CHECKING:
     from protocol.statements.envelope import Envelope
-    from simulations.peer import Peer
-    from simulations.world import World
+    from simulations.run import World
+    from simulations.sim.node import Peer
 
 __all__ = ["Breach", "Checks"]
 

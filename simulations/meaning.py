@@ -184,7 +184,7 @@ def _sides(fault: Fault, key: str, latency: str) -> Iterator[Problem]:
         if sum(share > 0 for share in fault.groups) < 2:
             yield Problem(f"{key}.groups", f"= {shown(list(fault.groups))} has fewer than two sides with nodes")
         return
-    known = importlib.import_module("simulations.topology").regions_of(latency)
+    known = importlib.import_module("simulations.sim.topology").regions_of(latency)
     if len(known) == 1:
         says = f"has no sense here: topology.latency = {latency} has but one region; use groups"
         yield Problem(f"{key}.regions", says)
@@ -223,7 +223,7 @@ def _settings(scenario: Scenario) -> Iterator[Problem]:
 
 def policies() -> tuple[str, ...]:
     """What ``routing.policy`` may name: the daemon's policies and the simulator's own."""
-    return tuple(dict.fromkeys((*POLICIES, *SORTS, *(registry("simulations.choosing", "BASELINES") or ()))))
+    return tuple(dict.fromkeys((*POLICIES, *SORTS, *(registry("simulations.sim.baselines", "BASELINES") or ()))))
 
 
 def registry(module: str, name: str = "KINDS") -> tuple[str, ...] | None:

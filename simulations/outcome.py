@@ -12,8 +12,8 @@ import numpy as np
 from simulations.invariants import Breach
 
 if TYPE_CHECKING:
-    from simulations.recorder import JobNote
-    from simulations.world import World
+    from simulations.run import World
+    from simulations.sim.job_log import JobNote
 
 #: Points of a curve, columns of a heat map and of a series in the results: what a picture can show.
 POINTS: Final = 64

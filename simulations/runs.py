@@ -4,7 +4,7 @@ A child runs one point with one seed; a thread of it sends word of how far it is
 which the run ends at the next tick with what it has.  The first ctrl-C (or SIGTERM) asks all children to stop, the
 second kills them.  What comes back is in the order of the sweep and the seeds, whoever was first.
 
-Not here: what a run is (``world``), what becomes of it (``results``).
+Not here: what a run is (``run``), what becomes of it (``results``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from simulations.layers import SHIPPED, Overrides
 from simulations.scenario import Scenario
 
 #: ``module:function`` that runs one scenario with one seed.
-WORLD: Final = "simulations.world:run"
+WORLD: Final = "simulations.run:run"
 #: Seconds between two words of a child about how far it is, and between two looks at the children.
 WORD_S: Final = 0.2
 #: A child of which nothing was heard this long after it ended has nothing to say.
@@ -80,7 +80,7 @@ class Made:
 
 @dataclass(slots=True)
 class Word:
-    """How far a run is, as ``world.Progress`` has it: the run writes here, and reads whether to stop."""
+    """How far a run is, as ``run.Progress`` has it: the run writes here, and reads whether to stop."""
 
     virtual_s: float = 0.0
     of_s: float = 0.0
@@ -389,7 +389,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["simulations.world"])
+    context.set_forkserver_preload(["simulations.run"])
     return context
 
 

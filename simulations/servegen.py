@@ -29,7 +29,7 @@ from typing import Final
 import numpy as np
 
 from simulations.arrivals import BLOCK, Arrival, Callers, Floats, Ints, Wanted
-from simulations.dice import numpy_dice
+from simulations.rng_streams import numpy_dice
 from simulations.scenario import Scenario
 from simulations.timing import gamma_gaps
 

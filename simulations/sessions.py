@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 
 from simulations.arrivals import Arrival, Callers, drawn
-from simulations.dice import numpy_dice
+from simulations.rng_streams import numpy_dice
 from simulations.scenario import Scenario
 
 #: Seconds that a caller waits per token of an answer before beginning to think (guess: a usual speed).

@@ -18,7 +18,7 @@ from itertools import chain
 import numpy as np
 
 from simulations.arrivals import BLOCK, Floats
-from simulations.dice import numpy_dice
+from simulations.rng_streams import numpy_dice
 from simulations.scenario import Workload
 
 

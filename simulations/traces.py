@@ -34,7 +34,7 @@ from typing import Final
 import numpy as np
 
 from simulations.arrivals import BLOCK, Arrival, Callers, Floats, Ints, mixed
-from simulations.dice import dice
+from simulations.rng_streams import dice
 from simulations.scenario import Scenario
 
 #: The traces that come along, by the name that a scenario calls them; ``servegen`` is the fifth.

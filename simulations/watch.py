@@ -16,12 +16,12 @@ import msgspec
 from protocol.effects import Found
 from protocol.statements.envelope import Envelope
 from protocol.statements.keys import ADVERT
-from simulations.dice import dice
-from simulations.peer import WALL
+from simulations.rng_streams import dice
+from simulations.sim.node import WALL
 
 if TYPE_CHECKING:
-    from simulations.peer import Peer
-    from simulations.world import World
+    from simulations.run import World
+    from simulations.sim.node import Peer
 
 #: Seconds between two counts of who has a tracked advert.
 TRACK_S: Final = 0.1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from simulations.arrivals import Arrival, Callers, Wanted, drawn
-from simulations.dice import numpy_dice
+from simulations.rng_streams import numpy_dice
 from simulations.scenario import Scenario
 from simulations.servegen import servegen
 from simulations.sessions import sessions

@@ -1,9 +1,9 @@
 """Nodes of bad intent: one small class per kind, behind the same ports as an honest node.
 
-An attacker is a :class:`~simulations.peer.Peer` that says or does something else while its attack lasts, and an honest
-node before and after it; some have a worker of their own, too.  Honest nodes are told nothing: what is forged here is
-bytes that do not verify, what is a lie is a statement that does.  Who is bad depends on the seed and the node's number
-only, never on how many nodes there are; the first nodes, whom everybody knows, are honest.
+An attacker is a :class:`~simulations.sim.node.Peer` that says or does something else while its attack lasts, and an
+honest node before and after it; some have a worker of their own, too.  Honest nodes are told nothing: what is forged
+here is bytes that do not verify, what is a lie is a statement that does.  Who is bad depends on the seed and the node's
+number only, never on how many nodes there are; the first nodes, whom everybody knows, are honest.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from simulations.attackers.liars import LiarLoad, LiarSpecs
 from simulations.attackers.stalling import BlackHole, Refuser, SlowDrip
 from simulations.attackers.statements import Forger, Replayer, Slanderer
 from simulations.attackers.turning import Traitor, Whitewasher
-from simulations.dice import dice
-from simulations.peer import Peer
+from simulations.rng_streams import dice
 from simulations.scenario import Attack, Scenario
-from simulations.worker import Worker
+from simulations.sim.node import Peer
+from simulations.sim.worker import Worker
 
 if TYPE_CHECKING:
-    from simulations.world import World
+    from simulations.run import World
 
 #: What ``attacks.kind`` may be.
 KINDS: Final[dict[str, type[Attacker]]] = {

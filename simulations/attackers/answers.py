@@ -11,7 +11,7 @@ from protocol.statements.keys import Ed25519Signer
 from protocol.wire.end_signature import sign_end
 from protocol.wire.messages import End, encode
 from simulations.attackers.armed import Attacker, Pretender
-from simulations.jobs import END_BYTES, PIECE_BYTES, Attempt, job_id
+from simulations.sim.jobs import END_BYTES, PIECE_BYTES, Attempt, job_id
 
 #: Seconds until such a worker says its first word, and tokens per second after it: like a good and idle machine.
 FIRST_S: Final = 0.2

@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from protocol.wire.messages import NodeMessage, encode, kind_of
-from simulations.dice import dice
-from simulations.jobs import Attempt
-from simulations.network import Link
-from simulations.peer import Peer
+from simulations.rng_streams import dice
 from simulations.scenario import Attack
-from simulations.sizes import message_bytes
-from simulations.worker import Worker
+from simulations.sim.jobs import Attempt
+from simulations.sim.message_sizes import message_bytes
+from simulations.sim.network import Link
+from simulations.sim.node import Peer
+from simulations.sim.worker import Worker
 
 if TYPE_CHECKING:
-    from simulations.world import World
+    from simulations.run import World
 
 
 class Attacker(Peer):

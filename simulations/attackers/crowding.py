@@ -13,10 +13,10 @@ from protocol.wire.messages import Contact, DhtReply, Digest, Doubt, NodeMessage
 from simulations.attackers.armed import Attacker
 from simulations.attackers.liars import claimed_models
 from simulations.attackers.stalling import BlackHoleWorker
-from simulations.peer import Peer
+from simulations.sim.node import Peer
 
 if TYPE_CHECKING:
-    from simulations.world import World
+    from simulations.run import World
 
 #: The first number of the addresses of sybils: no other node has it.
 _NET = "93"

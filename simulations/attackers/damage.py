@@ -11,12 +11,12 @@ import numpy as np
 
 from protocol.errors import RemoteProtocolError
 from protocol.statements.envelope import Envelope, parse
-from simulations.dice import dice
 from simulations.outcome import quantiles, rounded
+from simulations.rng_streams import dice
 
 if TYPE_CHECKING:
-    from simulations.peer import Peer
-    from simulations.world import World
+    from simulations.run import World
+    from simulations.sim.node import Peer
 
 #: The attackers count as isolated when they get fewer than this share of the attempts, for good (the goal of E8).
 ISOLATED: Final = 0.01

@@ -10,8 +10,8 @@ from protocol.statements.adverts import Load, Provider
 from protocol.statements.envelope import statement
 from protocol.wire.messages import DhtQuery, DhtStore, Digest, Records
 from simulations.attackers.armed import Attacker
-from simulations.jobs import REQ_BYTES, Attempt, Job, Truth
-from simulations.network import Link
+from simulations.sim.jobs import REQ_BYTES, Attempt, Job, Truth
+from simulations.sim.network import Link
 
 #: Messages per second and link, and jobs per second in all.
 MESSAGES_PER_S: Final = 100.0

@@ -11,8 +11,8 @@ from protocol.perf.gpu_catalog import find_gpu
 from protocol.statements.adverts import Advert, Load, ModelOffer
 from simulations.attackers.armed import Attacker, BadWorker
 from simulations.attackers.stalling import IdleLoad
-from simulations.fleet import bare_offer
-from simulations.jobs import Attempt, Job
+from simulations.sim.jobs import Attempt, Job
+from simulations.sim.machines import bare_offer
 
 #: How much slower the machine of a liar about its load is than it looks.
 SLOWER: Final = 5.0

@@ -10,7 +10,7 @@ import msgspec
 from protocol.jobs.cascade_events import Completed, Progress, WasBusy
 from protocol.statements.adverts import Load, Status
 from simulations.attackers.armed import Attacker, BadWorker, Pretender
-from simulations.jobs import END_BYTES, PIECE_BYTES, REFUSAL_BYTES, Attempt
+from simulations.sim.jobs import END_BYTES, PIECE_BYTES, REFUSAL_BYTES, Attempt
 
 #: Tokens per second of a slow drip: twice what an entry puts up with at least.
 DRIP_PER_S: Final = 1.0

@@ -12,7 +12,7 @@ from protocol.statements.envelope import MAX_PAYLOAD_BYTES, OVERHEAD_BYTES, Enve
 from protocol.statements.keys import ADVERT, LOAD, Signer
 from protocol.wire.messages import Doubt, NodeMessage, Records
 from simulations.attackers.armed import Attacker
-from simulations.network import Link
+from simulations.sim.network import Link
 
 #: Statements per second and link that a replayer sends, and how many it remembers.
 REPLAYED_PER_S: Final = 200.0

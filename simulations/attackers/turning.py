@@ -6,7 +6,7 @@ from typing import Final
 
 from simulations.attackers.armed import Attacker
 from simulations.attackers.stalling import BlackHoleWorker
-from simulations.jobs import Attempt
+from simulations.sim.jobs import Attempt
 
 #: Jobs that a traitor does well, and then as many that it does not, in turn.
 TURN: Final = 20

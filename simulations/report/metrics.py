@@ -1,6 +1,6 @@
 """What the metrics are called and in which unit people read them.
 
-Not here: how they are measured (``recorder``).
+Not here: how they are measured (``job_log``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The constants of the simulator's CPU model, measured on the daemon's own code (``simulations/costs.py``).
+"""The constants of the simulator's CPU model, measured on the daemon's own code (``simulations/sim/cpu_costs.py``).
 
 ``python -m tests.bench costs [--write simulations/costs.toml]``.  Each figure is the median of several rounds.
 """
@@ -29,7 +29,7 @@ from protocol.settings import PROFILES
 from protocol.statements.adverts import Load
 from protocol.statements.envelope import Envelope, statement
 from protocol.wire.messages import RECORDS, Digest, NodeMessage, Records, decode, encode, kind_of
-from simulations.costs import Costs, Measured, Provenance, text_of
+from simulations.sim.cpu_costs import Costs, Measured, Provenance, text_of
 from tests.bench.decisions import MODEL, crowd
 from tests.bench.load import Target, read_head, read_rest
 from tests.bench.network import ROOT, cpu_seconds, target_of, wait_for_model
@@ -217,7 +217,13 @@ def costs(folder: Path) -> list[Row]:
     for path in _written_to(sys.argv):
         path.write_text(text_of(measured), encoding="utf-8")
     return [
-        Row(f"CPU model: {name}", "", f"{getattr(measured.costs, name) * 1e6:,.2f} µs", None, "simulations/costs.py")
+        Row(
+            f"CPU model: {name}",
+            "",
+            f"{getattr(measured.costs, name) * 1e6:,.2f} µs",
+            None,
+            "simulations/sim/cpu_costs.py",
+        )
         for name in measured.costs.__struct_fields__
     ]
 

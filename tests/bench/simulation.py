@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from simulations.event_loop import Kernel
 from simulations.files import find, load
-from simulations.kernel import Kernel
-from simulations.world import World
+from simulations.run import World
 from tests.bench.row import Row
 
 #: Empty events that are measured, and how many wait at any time.

@@ -17,13 +17,13 @@ from p2pnode.engine.choice import MOCK_MODEL
 from p2pnode.engine.mock import DEFAULT_SLOTS
 from p2pnode.engine.speech import TOKENS_PER_MESSAGE
 from protocol.settings import PROFILES
-from simulations.costs import Costs, load_costs
-from simulations.jobs import job_of
-from simulations.network import Link
-from simulations.peer import Peer
+from simulations.run import World
 from simulations.scenario import Engine, Hardware, Measure, Model, Models, Scenario, Topology, Uplink, Workload
+from simulations.sim.cpu_costs import Costs, load_costs
+from simulations.sim.jobs import job_of
+from simulations.sim.network import Link
+from simulations.sim.node import Peer
 from simulations.workload import Arrival as Asked
-from simulations.world import World
 from tests.fullstack.figures import Arrival, Change, Figures, Run, arrivals, changes
 
 #: Nothing costs any processor time.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from simulations.network import HANDSHAKE_TRIPS
+from simulations.sim.network import HANDSHAKE_TRIPS
 from tests.fullstack.agreement import BOUNDS, Line, averaged, compared, measure, tables
 from tests.fullstack.daemons import daemons, repeatable
 from tests.fullstack.figures import SPREAD_S, Run, changes

@@ -20,10 +20,10 @@ from simulations.attackers.armed import Attacker
 from simulations.attackers.crowding import address_in
 from simulations.attackers.damage import time_to_isolate_s
 from simulations.attackers.statements import changed, in_name_of, too_long
-from simulations.jobs import Attempt, Job, Truth, job_id
-from simulations.peer import BAN_POINTS, WALL, Peer
+from simulations.run import World
 from simulations.scenario import Attack, Lengths, Measure, Routing, Scenario, Topology, Workload
-from simulations.world import World
+from simulations.sim.jobs import Attempt, Job, Truth, job_id
+from simulations.sim.node import BAN_POINTS, WALL, Peer
 
 NODES = 20
 SECONDS = 40.0

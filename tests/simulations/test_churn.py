@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from simulations.run import World
 from simulations.scenario import Churn, Measure, Scenario, Topology, Workload
-from simulations.world import World
 
 
 def scenario(nodes: int = 6, **churn: Any) -> Scenario:

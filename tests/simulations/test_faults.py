@@ -8,9 +8,9 @@ import pytest
 
 from simulations.chaos import AMOUNTS, drawn
 from simulations.faults import KINDS
-from simulations.peer import WALL, Peer
+from simulations.run import World
 from simulations.scenario import Fault, Measure, Scenario, Topology, Workload
-from simulations.world import World
+from simulations.sim.node import WALL, Peer
 
 
 def scenario(*faults: Fault, rate: float = 0.0, **more: Any) -> Scenario:

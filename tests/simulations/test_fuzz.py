@@ -9,10 +9,10 @@ import pytest
 
 from simulations import fuzz
 from simulations.attackers import KINDS as ATTACKERS
-from simulations.network import DIAL_TIMEOUT_S, HANDSHAKE_TRIPS
+from simulations.run import World
 from simulations.runs import Made, Planned
-from simulations.topology import latencies
-from simulations.world import World
+from simulations.sim.network import DIAL_TIMEOUT_S, HANDSHAKE_TRIPS
+from simulations.sim.topology import latencies
 
 
 class Silent:

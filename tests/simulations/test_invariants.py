@@ -15,12 +15,12 @@ from protocol.perf.gpu_catalog import MIB
 from protocol.statements.envelope import seal
 from protocol.statements.keys import LOAD, Ed25519Signer
 from simulations import invariants
-from simulations import world as worlds
+from simulations import run as worlds
 from simulations.breach import Breach
 from simulations.healing import islands_of
-from simulations.jobs import Attempt, Job, Truth
+from simulations.run import World
 from simulations.scenario import Measure, Scenario, Topology, Workload
-from simulations.world import World
+from simulations.sim.jobs import Attempt, Job, Truth
 
 SCENARIO = Scenario(
     name="checked",
@@ -234,7 +234,7 @@ def test_i7_only_the_worker_reads_the_truth(monkeypatch: pytest.MonkeyPatch) -> 
     real = worlds.job_of
     monkeypatch.setattr(worlds, "job_of", lambda number, arrival: (real(number, arrival)[0], Trap()))
     world_at(8.0)
-    assert readers == {"simulations.worker"}
+    assert readers == {"simulations.sim.worker"}
 
 
 def test_i8_lists_have_an_end() -> None:

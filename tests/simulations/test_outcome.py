@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulations.outcome import COLUMNS, POINTS, _heat, _jobs, _series, _spreading, cdf, jain, quantiles, rounded, ttfts
-from simulations.recorder import JobNote
+from simulations.run import World, run
 from simulations.scenario import Workload
-from simulations.world import World, run
+from simulations.sim.job_log import JobNote
 from tests.simulations.worlds import busy, scenario, world
 
 some = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=60)

@@ -221,9 +221,9 @@ PROGRAM = f"""
 import hashlib
 from simulations.scenario import Model, Models, Scenario, Topology, Workload
 from simulations.workload import arrivals
-from simulations.fleet import machine
-from simulations.capacity import capacity
-from simulations.topology import latencies
+from simulations.sim.machines import machine
+from simulations.sim.capacity import capacity
+from simulations.sim.topology import latencies
 digest = hashlib.sha256()
 for workload in ({", ".join(KINDS)}):
     models = Models(catalogue=tuple(Model(name=name) for name in ("a-8b", "b-3b", "c-1b")), warm=2, on_disk=1)

@@ -1,6 +1,6 @@
 """Tiny simulated networks, small enough to know by hand what has to come out.
 
-``bare`` are machines without a daemon on a real network, ``pair`` and ``world`` are whole worlds in which nothing
+``bare`` are machines without a daemon on a real network, ``pair`` and ``run`` are whole worlds in which nothing
 happens by itself: no jobs arrive, no delay has jitter, and unless asked for no processor takes time.  ``caller`` brings
 a job to an entry and notes nothing, since the recorder does.
 """
@@ -14,17 +14,17 @@ import msgspec
 
 from protocol.ids import PeerId
 from protocol.settings import NodeSettings
-from simulations.costs import Costs, load_costs
-from simulations.entry import Entry
-from simulations.fleet import Machine
-from simulations.jobs import Attempt, Job, Truth
-from simulations.kernel import Kernel
-from simulations.network import Link, Network
-from simulations.peer import Peer
-from simulations.recorder import JobNote, Recorder
+from simulations.event_loop import Kernel
+from simulations.run import World
 from simulations.scenario import Engine, Hardware, Lengths, Measure, Model, Models, Scenario, Topology, Workload
-from simulations.topology import Uniform
-from simulations.world import World
+from simulations.sim.cpu_costs import Costs, load_costs
+from simulations.sim.entry import Entry
+from simulations.sim.job_log import JobNote, Recorder
+from simulations.sim.jobs import Attempt, Job, Truth
+from simulations.sim.machines import Machine
+from simulations.sim.network import Link, Network
+from simulations.sim.node import Peer
+from simulations.sim.topology import Uniform
 
 MODEL = "llama-3.1-8b-instruct"
 #: One-way seconds between any two nodes.

@@ -1,0 +1,292 @@
+"""A whole simulated network made from a scenario, and its run from the first second to the last.
+
+It builds the machines, lets them join, brings the jobs to living entries, and asks faults, churn, attackers and checks
+to do their part.  Phases: joining; warm-up; the measured window; the quiet phase, in which nothing breaks any more;
+then the *rest*, in which no job arrives and those under way end.
+
+Not here: what is measured (``job_log``, ``watch``, ``outcome``).
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from protocol.events import FindProviders
+from protocol.ids import name_key
+from simulations import attackers, churn, faults
+from simulations.attackers.damage import Damage
+from simulations.event_loop import Kernel
+from simulations.invariants import Breach, Checks
+from simulations.outcome import Outcome, outcome_of
+from simulations.rng_streams import dice
+from simulations.scenario import Scenario
+from simulations.sim.baselines import chooser
+from simulations.sim.capacity import capacity_per_s
+from simulations.sim.cpu_costs import load_costs
+from simulations.sim.entry import Entry
+from simulations.sim.job_log import Recorder
+from simulations.sim.jobs import job_of
+from simulations.sim.machines import machine
+from simulations.sim.network import Network
+from simulations.sim.node import Peer
+from simulations.sim.steady_state import settle
+from simulations.sim.topology import latencies
+from simulations.watch import Watch
+from simulations.workload import Arrival, arrivals
+
+#: Virtual seconds between two looks of whoever watches a run, of up to so many nodes; of more nodes, less.
+CHUNK_S: Final = 1.0
+CHUNK_NODES: Final = 200
+#: No question is put to the DHT in the last so many seconds: its answer would come too late to be seen.
+LOOKUP_S: Final = 10.0
+#: What is waited for measured jobs under way at the end beyond what a cascade may take, seconds: a look-up before it,
+#: and a processor that is busy (guess).
+REST_S: Final = 10.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is; ``stop`` asks it to end now and be partial.
+
+    ``virtual_s`` ends at ``of_s``.  ``rest_s`` is how far the rest after it is, in which ``waiting`` jobs go on.
+    """
+
+    virtual_s: float = 0.0
+    of_s: float = 0.0
+    rest_s: float = 0.0
+    waiting: int = 0
+    jobs: int = 0
+    events: int = 0
+    stop: bool = False
+
+
+class World:
+    """See the module's docstring."""
+
+    def __init__(self, scenario: Scenario, seed: int) -> None:
+        self.scenario = scenario
+        self.seed = seed
+        self.kernel = Kernel()
+        topology = scenario.topology
+        window = (scenario.warmup_s, scenario.duration_s - scenario.quiet_s)
+        self.recorder = Recorder(self.kernel, window)
+        self.costs = load_costs()
+        self.network = Network(self.kernel, latencies(topology, seed), seed, loss=topology.loss, drop=topology.drop)
+        #: Everybody; and without the further identities that some machines make up.
+        self.peers: list[Peer] = []
+        self.machines: list[Peer] = []
+        self._choose = chooser(scenario.routing.policy, self)
+        self._sessions: dict[int, Peer] = {}
+        self.rate_per_s = self._rate()
+        self._arrivals: Iterator[Arrival] = iter(())
+        self._jobs = 0
+        #: When the end comes, or came; from then on no job arrives, and what is counted per second is not counted.
+        self.end_s = scenario.duration_s
+        #: What the clock of this process said then.
+        self.end_cpu_s = 0.0
+        self._resting = False
+        self.damage: Damage | None = None
+        self._chunk_s = CHUNK_S * min(1.0, CHUNK_NODES / topology.nodes)
+        self.watch = Watch(self)
+        self.checks = Checks(self)
+        for index in range(topology.nodes):
+            self.add(index)
+        self.seeds = tuple((peer.peer_id, (peer.addr,)) for peer in self.peers[: topology.seeds])
+
+    def _rate(self) -> float:
+        workload = self.scenario.workload
+        if workload.kind == "none":
+            return 0.0
+        if workload.utilisation is not None:
+            return workload.utilisation * capacity_per_s(self.scenario, self.seed)
+        return workload.rate_per_s
+
+    # --- machines ------------------------------------------------------------------------------------------------
+
+    def add(self, index: int, address: str = "", of: Peer | None = None) -> Peer:
+        """One more machine, not yet running; what it is depends on seed and index only.
+
+        Or, with ``of``, one more identity of a machine that is there.
+        """
+        scenario = self.scenario
+        key = hashlib.sha256(f"{self.seed}/key/{index}".encode()).digest()
+        made = machine(scenario, self.seed, index) if of is None else of.machine
+        peer = (attackers.peer_class(scenario, self.seed, index) if of is None else type(of))(
+            index,
+            key,
+            address or address_of(index, scenario.topology.per_group),
+            made,
+            scenario.node,
+            self.network,
+            self.costs,
+            self.recorder,
+            self.seed,
+        )
+        peer.wall_error = dice(self.seed, "clock", index).gauss(0.0, scenario.topology.clock_skew_s)
+        self.peers.append(peer)
+        if of is None:
+            self.machines.append(peer)
+        self.network.by_addr[peer.addr] = peer
+        self.network.by_peer[peer.peer_id] = peer
+        self.recorder.by_peer_id[peer.peer_id] = peer
+        peer.entry = Entry(peer, self._choose)
+        if made.gpu is not None and made.offers:
+            peer.worker = attackers.worker_class(peer)(peer, scenario.engine)
+        return peer
+
+    def start(self, peer: Peer) -> None:
+        """Its daemon starts, knowing the seeds."""
+        if not peer.up:
+            peer.start(tuple(seed for seed in self.seeds if seed[0] != peer.peer_id))
+
+    @property
+    def alive(self) -> list[Peer]:
+        """Whose daemon runs."""
+        return [peer for peer in self.peers if peer.up]
+
+    # --- running -------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Everything that is known to happen is scheduled."""
+        scenario, kernel = self.scenario, self.kernel
+        topology = scenario.topology
+        if topology.settled:
+            settle(self)
+        else:
+            for peer in self.peers:
+                kernel.at(topology.join_s * peer.index / topology.nodes, self.start, peer)
+        churn.prepare(self)
+        faults.prepare(self)
+        self.damage = attackers.prepare(self)
+        self.watch.prepare()
+        self.checks.prepare()
+        self._arrivals = arrivals(scenario, self.seed, self.rate_per_s)
+        self._next_arrival()
+        if scenario.lookups.rate_per_s:
+            self._next_lookup(dice(self.seed, "lookups"))
+
+    def run(self, progress: Progress | None = None, until: float | None = None) -> Outcome:
+        """To the end, or as far as ``until``; raises nothing: a breach is part of the outcome.
+
+        Nothing that happens before ``until`` depends on it, so that the command which repeats a breach leads there.
+        """
+        scenario = self.scenario
+        end = scenario.duration_s if until is None else min(until, scenario.duration_s)
+        progress = progress or Progress()
+        progress.of_s = end
+        breach: Breach | None = None
+        enabled = gc.isenabled()
+        try:
+            self.prepare()
+            gc.collect()
+            gc.freeze()
+            gc.disable()  # nothing here makes cycles that a run would not survive
+            self._run_to(end, progress)
+            if not progress.stop:
+                self.watch.at_end()
+                self._rest(progress)
+                self.checks.at_end()
+        except Breach as broken:
+            breach = broken
+        finally:
+            gc.unfreeze()
+            if enabled:
+                gc.enable()
+        return outcome_of(self, breach, partial=progress.stop or end < scenario.duration_s)
+
+    def _run_to(self, end: float, progress: Progress) -> None:
+        kernel = self.kernel
+        try:
+            while kernel.now < end and not progress.stop:
+                kernel.run(min(end, kernel.now + self._chunk_s))
+                self.checks.look()
+                progress.virtual_s, progress.events = kernel.now, kernel.events
+                progress.jobs = self.recorder.completed + self.recorder.failed
+        finally:
+            self.end_s, self.end_cpu_s = kernel.now, time.process_time()
+
+    def _rest(self, progress: Progress) -> None:
+        """No more jobs come; those under way end."""
+        self._resting = True
+        kernel, began = self.kernel, self.kernel.now
+        end = began + self.scenario.node.cascade.total_s + REST_S
+        while self.recorder.measured_open and kernel.now < end and not progress.stop:
+            kernel.run(min(end, kernel.now + self._chunk_s))
+            self.checks.look()
+            progress.rest_s, progress.events = kernel.now - began, kernel.events
+            progress.waiting = self.recorder.measured_open
+            progress.jobs = self.recorder.completed + self.recorder.failed
+
+    # --- jobs ----------------------------------------------------------------------------------------------------
+
+    def _next_arrival(self) -> None:
+        arrival = next(self._arrivals, None)
+        if arrival is not None:
+            self.kernel.at(arrival.at, self._arrive, arrival)
+
+    def _arrive(self, arrival: Arrival) -> None:
+        if self._resting:
+            return
+        self._next_arrival()
+        peer = self._entry(arrival)
+        self._jobs += 1
+        job, truth = job_of(self._jobs, arrival)
+        self.recorder.arrived(peer, job, arrival.output_tokens)
+        if peer is None or peer.entry is None:
+            self.recorder.gave_up(job, "no_entry")
+            return
+        peer.entry.arrives(job, truth)
+        if self.scenario.workload.patience_s:
+            self.kernel.at(self.kernel.now + self.scenario.workload.patience_s, peer.entry.caller_gone, job.number)
+
+    def _entry(self, arrival: Arrival) -> Peer | None:
+        """A living node at which jobs arrive; the same for all turns of a session while it lives."""
+        known = self._sessions.get(arrival.session) if arrival.session else None
+        if known is not None and known.up:
+            return known
+        count = max(1, round(len(self.machines) * self.scenario.workload.entries))
+        start = int(arrival.entry * count)
+        for step in range(count):
+            peer = self.machines[(start + step) % count]
+            if peer.up and peer.honest and peer.entry is not None:
+                if arrival.session:
+                    self._sessions[arrival.session] = peer
+                return peer
+        return None
+
+    # --- questions to the DHT ------------------------------------------------------------------------------------
+
+    def _next_lookup(self, die: Any) -> None:
+        self.kernel.at(self.kernel.now + die.expovariate(self.scenario.lookups.rate_per_s), self._look_up, die)
+
+    def _look_up(self, die: Any) -> None:
+        self._next_lookup(die)
+        if not self.scenario.warmup_s <= self.kernel.now < self.scenario.duration_s - LOOKUP_S:
+            return
+        alive = self.alive
+        if not alive:
+            return
+        peer = die.choice(alive)
+        names = [model.name for model in self.scenario.models.catalogue]
+        name = die.choice(names)
+        number, asked_at = self.watch.asks(peer), self.kernel.now
+        peer.ask(
+            lambda query: FindProviders(query, name_key(name)),
+            lambda found: self.watch.looked_up(number, name, found, self.kernel.now - asked_at),
+        )
+
+
+def address_of(index: int, per_group: int) -> str:
+    """A public address; every ``per_group`` nodes share a /24."""
+    group = index // per_group
+    return f"{20 + (group >> 16)}.{group >> 8 & 255}.{group & 255}.{1 + index % per_group}"
+
+
+def run(scenario: Scenario, seed: int, progress: Progress | None = None, until: float | None = None) -> Outcome:
+    """One run of one scenario."""
+    return World(scenario, seed).run(progress, until)

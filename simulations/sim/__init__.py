@@ -1,0 +1,1 @@
+"""The simulated network: nodes, links, machines and jobs, driven by the event loop."""

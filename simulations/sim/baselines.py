@@ -1,0 +1,118 @@
+"""How an entry chooses: by a policy of the daemon, or as one of the baselines that only a simulator can have.
+
+``omniscient`` reads the true state of every engine without delay, jobs on their way to it included, and takes the least
+predicted time to the first token: no real node can be better informed, so it is the ceiling.  ``round-robin`` and
+``power-of-two-live`` are what central gateways do, the latter with true counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from protocol.ids import PeerId
+from protocol.perf.cost_model import REQUEST_S
+from protocol.routing.policies import POLICIES, SORTS
+from protocol.routing.ranking import JobQuery
+from simulations.rng_streams import dice
+from simulations.sim.entry import Choose, by_policy
+from simulations.sim.jobs import Job
+from simulations.sim.network import HANDSHAKE_TRIPS
+
+if TYPE_CHECKING:
+    from simulations.run import World
+    from simulations.sim.node import Peer
+
+#: How many are offered to the cascade.
+_ASKED: Final = 8
+
+
+class _Offering:
+    """The machines that have a model, as they are: found once, filtered by who lives when asked."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._count = -1
+        self._by_model: dict[str, list[Peer]] = {}
+
+    def of(self, model: str) -> list[Peer]:
+        peers = self._world.peers
+        if len(peers) != self._count:
+            self._count = len(peers)
+            self._by_model.clear()
+            for peer in peers:
+                for offer in peer.machine.offers if peer.worker is not None else ():
+                    self._by_model.setdefault(offer.name, []).append(peer)
+        return [peer for peer in self._by_model.get(model, ()) if peer.up]
+
+
+def chooser(policy: str, world: World) -> Choose:
+    """The way of that name; raises ``ValueError``, which names those that exist."""
+    if policy in POLICIES or policy in SORTS:
+        return by_policy(policy)
+    if policy not in BASELINES:
+        raise ValueError(f"no policy {policy!r}; choose one of {', '.join((*POLICIES, *BASELINES))}")
+    return BASELINES[policy](world)
+
+
+def _omniscient(world: World) -> Choose:
+    offering = _Offering(world)
+    one_way_s = world.network.latencies.one_way_s
+
+    def choose(peer: Peer, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
+        scored = []
+        for other in offering.of(job.model):
+            worker = other.worker
+            if worker is None or worker.broken or not other.honest:
+                continue
+            trip = 0.0 if other is peer else 2 * one_way_s(peer.index, other.index)
+            if other is not peer and other.peer_id not in peer.links:
+                trip *= 1 + HANDSHAKE_TRIPS
+            scored.append((trip + worker.true_wait_s(job) + REQUEST_S, other.index, other.peer_id))
+        scored.sort()
+        return tuple(peer_id for _, _, peer_id in scored[:_ASKED])
+
+    return choose
+
+
+def _round_robin(world: World) -> Choose:
+    offering = _Offering(world)
+    turns: dict[tuple[int, str], int] = {}
+
+    def choose(peer: Peer, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
+        peers = offering.of(job.model)
+        if not peers:
+            return ()
+        key = (peer.index, job.model)
+        turn = turns.get(key, peer.index)  # everybody begins elsewhere
+        turns[key] = turn + 1
+        return tuple(peers[(turn + step) % len(peers)].peer_id for step in range(min(_ASKED, len(peers))))
+
+    return choose
+
+
+def _power_of_two(world: World) -> Choose:
+    offering = _Offering(world)
+    die = dice(world.seed, "power-of-two")
+
+    def choose(_peer: Peer, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
+        peers = offering.of(job.model)
+        drawn = die.sample(peers, min(_ASKED, len(peers)))
+        first = sorted(drawn[:2], key=_true_jobs)
+        return tuple(other.peer_id for other in (*first, *drawn[2:]))
+
+    return choose
+
+
+def _true_jobs(peer: Peer) -> float:
+    worker = peer.worker
+    assert worker is not None, "only workers offer models"
+    return (worker.running + worker.waiting) / max(1, peer.machine.slots)
+
+
+#: What no policy of the daemon can do.
+BASELINES: Final[dict[str, Callable[[World], Choose]]] = {
+    "omniscient": _omniscient,
+    "power-of-two-live": _power_of_two,
+    "round-robin": _round_robin,
+}

@@ -1,0 +1,337 @@
+"""A job at the entry: who is asked (``protocol.routing.ranking``), and what follows (``protocol.jobs.cascade``).
+
+Not here: the worker's side (``worker``), the caller (``workload``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+from protocol.effects import Found, SetTimer
+from protocol.errors import BadFrame, RemoteProtocolError
+from protocol.events import FindProviders, TimerFired
+from protocol.ids import PeerId, name_key
+from protocol.jobs.cascade import TIMER, Cascade, OwnNetwork
+from protocol.jobs.cascade_events import (
+    Abort,
+    Begin,
+    CallerGone,
+    CascadeEvent,
+    Commit,
+    Completed,
+    Finish,
+    GiveUp,
+    Lost,
+    Observe,
+    Outcome,
+    Progress,
+)
+from protocol.jobs.cascade_events import Attempt as Ask
+from protocol.routing.policies import DEFAULT, SORTS
+from protocol.routing.ranking import JobQuery, rank
+from protocol.wire.end_signature import end_holds
+from protocol.wire.messages import END, End, decode
+from simulations.sim.jobs import REQ_BYTES, RST_BYTES, Attempt, Job, Truth, job_id
+
+if TYPE_CHECKING:
+    from simulations.sim.network import Link
+    from simulations.sim.node import Peer
+
+#: Who is asked for a job, best first; empty if nobody is known.
+Choose = Callable[["Peer", Job, JobQuery], tuple[PeerId, ...]]
+#: Seconds a look-up in the DHT may hold a request up, and what reaching such a peer may take more (as the daemon).
+DHT_S: Final = 3.0
+REACH_S: Final = 5.0
+#: A name that the DHT did not know is not asked again for so many seconds (as the daemon).
+UNKNOWN_S: Final = 30.0
+#: The length of a prompt is a guess, good to this factor (as the daemon).
+ESTIMATE: Final = 2
+_FIRED: Final = TimerFired(TIMER)
+
+
+class _Run:
+    """One job on its way."""
+
+    __slots__ = ("attempt", "cascade", "job", "link", "timer", "truth")
+
+    def __init__(self, job: Job, truth: Truth, cascade: Cascade) -> None:
+        self.job = job
+        self.truth = truth
+        self.cascade = cascade
+        self.attempt: Attempt | None = None
+        self.link: Link | None = None
+        self.timer = math.inf
+
+
+class Entry:
+    """The jobs that arrive at one node."""
+
+    def __init__(self, peer: Peer, choose: Choose) -> None:
+        self.peer = peer
+        self.kernel = peer.kernel
+        self._choose = choose
+        self._network = OwnNetwork(peer.settings.cascade)
+        self._runs: dict[int, _Run] = {}
+        self._coming: dict[int, Job] = {}
+        self._waiting: dict[int, Job] = {}
+        #: Names that the DHT did not know, and when.
+        self._unknown: dict[str, float] = {}
+
+    @property
+    def under_way(self) -> int:
+        """Jobs that are here and have not ended."""
+        return len(self._coming) + len(self._runs) + len(self._waiting)
+
+    # --- beginning -----------------------------------------------------------------------------------------------
+
+    def arrives(self, job: Job, truth: Truth) -> None:
+        """A caller asks; he is heard when the processor is free for him."""
+        self._coming[job.number] = job
+        self.peer.run(self.submit, job, truth)
+
+    def submit(self, job: Job, truth: Truth) -> None:
+        """A caller is heard."""
+        peer = self.peer
+        if self._coming.pop(job.number, None) is None:
+            return  # the caller did not wait
+        peer.spend(peer.costs.job_entry_s + peer.costs.decision_s + peer.costs.decision_peer_s * offered(peer, job))
+        query = JobQuery(job.model, job.prompt_tokens, job.max_tokens)
+        peers = self._choose(peer, job, query)
+        if peers:
+            self._begin(job, truth, peers, 0.0)
+        elif offered(peer, job):
+            peer.recorder.gave_up(job, "no_capacity")  # there are some, and none can be asked now
+        elif self._unknown.get(job.model, -UNKNOWN_S) > self.kernel.now - UNKNOWN_S:
+            peer.recorder.gave_up(job, "model_not_found")
+        else:
+            self._waiting[job.number] = job
+            peer.ask(
+                lambda number: FindProviders(number, name_key(job.model)), lambda found: self._found(job, truth, found)
+            )
+            self.kernel.at(self.kernel.now + DHT_S, self._nobody, job, peer.life)
+
+    def _found(self, job: Job, truth: Truth, found: Found) -> None:
+        if self._waiting.pop(job.number, None) is None:
+            return
+        peers = dict.fromkeys(envelope.author for envelope in found.envelopes)
+        peers.pop(self.peer.peer_id, None)
+        if peers:
+            self._begin(job, truth, tuple(peers)[: self.peer.settings.cascade.asked], REACH_S)
+        else:
+            self._not_found(job)
+
+    def _nobody(self, job: Job, life: int) -> None:
+        if life == self.peer.life and self._waiting.pop(job.number, None) is not None:
+            self._not_found(job)
+
+    def _not_found(self, job: Job) -> None:
+        self._unknown[job.model] = self.kernel.now
+        self.peer.recorder.gave_up(job, "model_not_found")
+
+    def _begin(self, job: Job, truth: Truth, peers: tuple[PeerId, ...], reach_s: float) -> None:
+        run = _Run(job, truth, Cascade(self.peer.settings.cascade, self._network))
+        self._runs[job.number] = run
+        tokens_before = 0.0 if job.streamed else float(job.max_tokens)
+        self._feed(run, Begin(peers, job.streamed, job.body_bytes, tokens_before, reach_s))
+
+    # --- what is heard -------------------------------------------------------------------------------------------
+
+    def heard(self, attempt: Attempt, event: CascadeEvent) -> None:
+        """A worker said something of an attempt."""
+        run = self._runs.get(attempt.job.number)
+        if run is None or run.attempt is not attempt or attempt.aborted or attempt.entry_life != self.peer.life:
+            return
+        if isinstance(event, Progress):
+            self.peer.spend(event.pieces * self.peer.costs.token_entry_s)
+        self._feed(run, event)
+
+    def heard_end(self, attempt: Attempt, payload: bytes, said: bytes) -> None:
+        """The END of an attempt as it came over the wire, after ``said``; checked as the daemon does."""
+        worker = attempt.worker
+        try:
+            end = decode(END, payload)
+            if not isinstance(end, End) or not end_holds(worker.peer_id, job_id(attempt.job), end):
+                raise BadFrame("the signature of END is wrong")
+            if end.sha256 != sha256(said).digest():
+                raise BadFrame("END is about another answer")
+        except RemoteProtocolError as error:
+            self.heard(attempt, Lost(worker.peer_id, Outcome.MISBEHAVED, str(error)))
+        else:
+            self.heard(attempt, Completed(worker.peer_id))
+
+    def caller_gone(self, number: int) -> None:
+        """Whoever asked does not want it any more."""
+        run = self._runs.get(number)
+        if run is not None:
+            self._feed(run, CallerGone())
+            self._end(run)
+            self.peer.recorder.gave_up(run.job, "cancelled")
+        else:
+            job = self._coming.pop(number, None) or self._waiting.pop(number, None)
+            if job is not None:
+                self.peer.recorder.gave_up(job, "cancelled")
+
+    def link_down(self, other: Peer) -> None:
+        """Every attempt at that peer is lost."""
+        for run in [run for run in self._runs.values() if run.attempt is not None and run.attempt.worker is other]:
+            if run.link is not None and not run.link.up:
+                run.link = None
+                self._feed(run, Lost(other.peer_id, Outcome.BROKEN, "the link broke"))
+
+    def crashed(self) -> None:
+        """The process is gone, and with it whatever it was asked; its callers get no answer."""
+        for run in list(self._runs.values()):
+            self._not_coming(run)
+            self.peer.recorder.gave_up(run.job, "entry_crashed")
+        for job in (*self._coming.values(), *self._waiting.values()):
+            self.peer.recorder.gave_up(job, "entry_crashed")
+        self._coming.clear()
+        self._runs.clear()
+        self._waiting.clear()
+        self._unknown.clear()
+        self._network = OwnNetwork(self.peer.settings.cascade)
+
+    # --- the cascade ---------------------------------------------------------------------------------------------
+
+    def _feed(self, run: _Run, event: CascadeEvent) -> None:
+        for effect in run.cascade.handle(event, self.kernel.now):
+            if isinstance(effect, SetTimer):
+                self._set_timer(run, effect.at)
+            elif isinstance(effect, Ask):
+                self._try(run, effect.peer)
+            elif isinstance(effect, Abort):
+                self._abort(run)
+            elif isinstance(effect, Commit):
+                self.peer.recorder.committed(run.job)
+            elif isinstance(effect, Observe):
+                self._not_coming(run)
+                self._observe(effect)
+            elif isinstance(effect, Finish):
+                self._end(run)
+                self.peer.recorder.finished(run.job)
+            elif isinstance(effect, GiveUp):
+                self._end(run)
+                self.peer.recorder.gave_up(run.job, effect.code)
+
+    def _set_timer(self, run: _Run, at: float) -> None:
+        if at < run.timer or run.timer <= self.kernel.now:
+            self.kernel.at(at, self._fire, run, at, self.peer.life)
+        run.timer = at
+
+    def _fire(self, run: _Run, at: float, life: int) -> None:
+        if life != self.peer.life or run.job.number not in self._runs:
+            return
+        if run.timer > at:
+            # It was moved: the newest time counts.
+            if run.timer < math.inf:
+                self.kernel.at(run.timer, self._fire, run, run.timer, life)
+            return
+        if run.timer == at:
+            self.peer.run(self._fired, run)
+
+    def _fired(self, run: _Run) -> None:
+        if run.job.number in self._runs:
+            self._feed(run, _FIRED)
+
+    def _end(self, run: _Run) -> None:
+        self._runs.pop(run.job.number, None)
+        self._release(run)
+
+    def _release(self, run: _Run) -> None:
+        if run.link is not None:
+            run.link.jobs -= 1
+            run.link = None
+
+    def _try(self, run: _Run, peer_id: PeerId) -> None:
+        peer = self.peer
+        self._release(run)
+        worker = peer.network.by_peer[peer_id]
+        attempt = Attempt(peer.recorder.next_attempt(), run.job, run.truth, peer, worker)
+        attempt.entry_life = peer.life
+        run.attempt = attempt
+        peer.node.view.add_inflight(peer_id, +1)
+        peer.recorder.attempted(attempt)
+        if worker.worker is not None:
+            worker.worker.coming[attempt.number] = attempt
+        if worker is peer:
+            if peer.worker is None:
+                self._feed(run, Lost(peer_id, Outcome.UNREACHABLE, "this node has no engine"))
+            else:
+                peer.run(peer.worker.requested, attempt)
+            return
+        record = peer.node.view.get(peer_id)
+        addrs = record.advert.addrs if record is not None and record.advert is not None else (worker.addr,)
+        peer.connect(peer_id, addrs, lambda link: self._connected(run, attempt, link))
+
+    def _connected(self, run: _Run, attempt: Attempt, link: Link | None) -> None:
+        if run.attempt is not attempt or attempt.aborted:
+            return
+        if link is None or not link.up:
+            self._feed(run, Lost(attempt.worker.peer_id, Outcome.UNREACHABLE, "no link"))
+            return
+        run.link = link
+        link.jobs += 1
+        worker = attempt.worker
+        size = REQ_BYTES + attempt.job.body_bytes
+        if worker.worker is None:
+            self._feed(run, Lost(worker.peer_id, Outcome.UNREACHABLE, "it has no engine"))
+        else:
+            self.peer.network.carry(link, self.peer, size, worker.worker.requested, attempt)
+
+    def _not_coming(self, run: _Run) -> None:
+        """Its attempt is on its way no more, whatever became of it."""
+        attempt = run.attempt
+        if attempt is not None and attempt.worker.worker is not None:
+            attempt.worker.worker.coming.pop(attempt.number, None)
+
+    def _abort(self, run: _Run) -> None:
+        attempt, link = run.attempt, run.link
+        assert attempt is not None, "an abort follows an attempt"
+        attempt.aborted = True
+        worker = attempt.worker
+        if worker is self.peer:
+            if worker.worker is not None:
+                worker.worker.cancelled(attempt)
+        elif link is not None and link.up and worker.worker is not None:
+            self.peer.network.carry(link, self.peer, RST_BYTES, worker.worker.cancelled, attempt)
+
+    def _observe(self, seen: Observe) -> None:
+        view = self.peer.node.view
+        view.add_inflight(seen.peer, -1)
+        if seen.outcome is Outcome.COMPLETED:
+            view.observe_success(seen.peer)
+        self.peer.recorder.observed(seen)
+
+
+def offered(peer: Peer, job: Job) -> int:
+    """How many in the view say to have the model: what a decision's cost grows with."""
+    offers = peer.node.view.offers(job.model)
+    return len(offers) if offers is not None else 0
+
+
+def by_policy(policy: str) -> Choose:
+    """The daemon's way to choose: the ranking of its own view, by a named policy or as a caller may sort it."""
+    named = DEFAULT if policy in SORTS else policy
+
+    def choose(peer: Peer, _job: Job, query: JobQuery) -> tuple[PeerId, ...]:
+        if policy in SORTS:
+            query = replace(query, sort=policy)
+        view, now, most = peer.node.view, peer.kernel.now, peer.settings.cascade.asked
+        ranking = rank(view, query, named, peer.entry_dice, now, limit=most)
+        if ranking.offered and not ranking.candidates and _only_too_long(peer, query, named):
+            query = replace(query, prompt_tokens=query.prompt_tokens // ESTIMATE)
+            ranking = rank(view, query, named, peer.entry_dice, now, limit=most)
+        able = peer.worker is not None
+        return tuple(each.peer for each in ranking.candidates if able or each.peer != peer.peer_id)
+
+    return choose
+
+
+def _only_too_long(peer: Peer, query: JobQuery, policy: str) -> bool:
+    """Whether the estimated length of the prompt is all that speaks against everybody who offers the model."""
+    ranking = rank(peer.node.view, query, policy, peer.entry_dice, peer.kernel.now, explain=True)
+    return {each.reason for each in ranking.excluded} - {"model"} == {"context"}

@@ -1,0 +1,210 @@
+"""What is noted while a run goes on: the life of every job, states and penalties.  Judged by ``outcome`` at its end.
+
+Job conservation is kept here (submitted = completed + failed + open) and checked by ``invariants``.  Only jobs that
+arrived in the measured window count for the figures, and they are followed to their end; one that never got an answer
+counts as unserved, because leaving those out hides exactly the worst.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from protocol.effects import PeerState, Penalise
+from protocol.jobs.cascade_events import Observe, Outcome
+from simulations.event_loop import Kernel
+
+if TYPE_CHECKING:
+    from simulations.sim.jobs import Attempt, Job
+    from simulations.sim.node import Peer
+
+
+@dataclass(slots=True)
+class JobNote:
+    """One job as it went.  Times are virtual seconds; None where it did not come to that."""
+
+    number: int
+    asked_at: float
+    entry: int
+    model: str
+    measured: bool
+    attempts: int = 0
+    executions: int = 0
+    committed_at: float | None = None
+    ended_at: float | None = None
+    tokens: int = 0
+    worker: int = -1
+    #: Everybody who was asked.
+    asked: list[int] = field(default_factory=list)
+    #: ``completed``, the code of what the caller was told, or empty while it is open.
+    end: str = ""
+    bad: bool = False
+    #: Whether whoever was asked last has said that it is done, and had not done it.
+    wrong: bool = False
+
+
+@dataclass(slots=True)
+class Recorder:
+    """See the module's docstring.  Jobs that arrive in ``window`` are measured."""
+
+    kernel: Kernel
+    window: tuple[float, float]
+    submitted: int = 0
+    completed: int = 0
+    failed: int = 0
+    open: dict[int, JobNote] = field(default_factory=dict)
+    #: Measured jobs that are open.
+    measured_open: int = 0
+    measured: list[JobNote] = field(default_factory=list)
+    attempts: int = 0
+    executions: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
+    #: Attempts at each node since the last sample, and in all.
+    arrivals: Counter[int] = field(default_factory=Counter)
+    arrivals_all: Counter[int] = field(default_factory=Counter)
+    attempts_at_bad: int = 0
+    #: Attempts that were begun in the measured window, and at whom.
+    attempt_log: list[tuple[float, int]] = field(default_factory=list)
+    wasted_s: float = 0.0
+    late_executions: int = 0
+    false_deaths: int = 0
+    true_deaths: list[float] = field(default_factory=list)
+    died_at: dict[bytes, float] = field(default_factory=dict)
+    penalties: Counter[str] = field(default_factory=Counter)
+    penalised_honest: int = 0
+    #: Whom honest nodes have banned, and how often.
+    bans: Counter[int] = field(default_factory=Counter)
+    by_peer_id: dict[bytes, Peer] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+    _attempts_made: int = 0
+
+    # --- jobs ----------------------------------------------------------------------------------------------------
+
+    def next_attempt(self) -> int:
+        """A number for an attempt, never used before."""
+        self._attempts_made += 1
+        return self._attempts_made
+
+    def arrived(self, peer: Peer | None, job: Job, output_tokens: int) -> None:
+        """A caller asked ``peer``; None if he found nobody to ask."""
+        self.submitted += 1
+        note = JobNote(
+            job.number,
+            self.kernel.now,
+            -1 if peer is None else peer.index,
+            job.model,
+            self.window[0] <= self.kernel.now < self.window[1],
+            tokens=output_tokens,
+        )
+        self.open[job.number] = note
+        if note.measured:
+            self.measured.append(note)
+            self.measured_open += 1
+
+    def attempted(self, attempt: Attempt) -> None:
+        """A worker is asked."""
+        self.attempts += 1
+        worker = attempt.worker
+        self.arrivals[worker.index] += 1
+        self.arrivals_all[worker.index] += 1
+        note = self.open.get(attempt.job.number)
+        if note is None:
+            self.violations.append(f"I3: job {attempt.job.number} was sent to a worker after its end")
+            return
+        note.attempts += 1
+        note.worker = worker.index
+        if worker.index in note.asked:
+            self.violations.append(f"I11: job {note.number} came to node {worker.index} twice")
+        note.asked.append(worker.index)
+        note.wrong = False
+        if not worker.honest:
+            self.attempts_at_bad += 1
+            note.bad = True
+        if note.measured:
+            self.attempt_log.append((self.kernel.now, worker.index))
+
+    def execution(self, attempt: Attempt) -> None:
+        """An engine begins a job."""
+        self.executions += 1
+        note = self.open.get(attempt.job.number)
+        if note is None:
+            self.late_executions += 1  # its caller is gone, the word of it under way
+            return
+        note.executions += 1
+        if note.executions > note.attempts:
+            self.violations.append(f"I2: job {note.number} ran {note.executions} times in {note.attempts} attempts")
+
+    def lied(self, attempt: Attempt) -> None:
+        """A worker ends an answer that looks right and is not; only this file knows."""
+        note = self.open.get(attempt.job.number)
+        if note is not None and note.worker == attempt.worker.index:
+            note.wrong = True
+
+    def committed(self, job: Job) -> None:
+        """The first piece goes to the caller."""
+        note = self.open.get(job.number)
+        if note is None or note.committed_at is not None:
+            self.violations.append(f"I2: job {job.number} was answered twice")
+            return
+        note.committed_at = self.kernel.now
+        if note.executions == 0 and self.by_peer_id and not note.bad:
+            self.violations.append(f"I3: job {job.number} was answered before it ran")
+
+    def finished(self, job: Job) -> None:
+        """The answer is whole."""
+        note = self._close(job, "completed")
+        if note is not None:
+            self.completed += 1
+            if note.committed_at is None:
+                self.violations.append(f"I3: job {job.number} ended before it was answered")
+
+    def gave_up(self, job: Job, code: str) -> None:
+        """The caller was told that it failed, or went away."""
+        if self._close(job, code) is not None:
+            self.failed += 1
+
+    def _close(self, job: Job, end: str) -> JobNote | None:
+        note = self.open.pop(job.number, None)
+        if note is None:
+            self.violations.append(f"I1: job {job.number} ended twice")
+            return None
+        note.end, note.ended_at = end, self.kernel.now
+        self.measured_open -= note.measured
+        self.ends[end] += 1
+        return note
+
+    def observed(self, seen: Observe) -> None:
+        """What came of one attempt."""
+        self.outcomes[str(seen.outcome)] += 1
+        if seen.outcome is not Outcome.COMPLETED and seen.first_at is not None:
+            self.wasted_s += seen.ended_at - seen.first_at
+
+    # --- the network ---------------------------------------------------------------------------------------------
+
+    def state(self, _peer: Peer, effect: PeerState) -> None:
+        """``peer`` has made up its mind about another."""
+        if effect.state != "dead":
+            return
+        other = self.by_peer_id.get(effect.peer)
+        if other is None:
+            return
+        if other.up:
+            self.false_deaths += 1
+        elif effect.peer in self.died_at:
+            self.true_deaths.append(self.kernel.now - self.died_at[effect.peer])
+
+    def penalty(self, peer: Peer, effect: Penalise) -> None:
+        """``peer`` holds something against another."""
+        self.penalties[effect.reason] += 1
+        other = self.by_peer_id.get(effect.peer)
+        if other is not None and other.honest and peer.honest:
+            self.penalised_honest += 1
+            self.violations.append(f"I10: node {peer.index} blames node {other.index}: {effect.reason}")
+
+    def ban(self, peer: Peer, whom: bytes) -> None:
+        """``peer`` will have nothing to do with another for a while."""
+        other = self.by_peer_id.get(whom)
+        if other is not None and peer.honest:
+            self.bans[other.index] += 1

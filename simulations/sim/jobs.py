@@ -1,0 +1,118 @@
+"""A job as the simulated network passes it around, and what only its engine may know of it.
+
+Oracle boundary: :class:`Job` is all that an entry, a ranking or an admission ever sees; it has no field for how long
+the answer will really be.  :class:`Truth` goes to the engine alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from protocol.ids import JOB_ID_BYTES, JobId
+from simulations.workload import Arrival
+
+if TYPE_CHECKING:
+    from simulations.sim.node import Peer
+
+#: Bytes of a body per token of its text, and beside them (four characters a token, JSON around it): of a request, and
+#: of an answer that is not streamed.
+BODY_TOKEN_BYTES: Final = 4
+BODY_BYTES: Final = 256
+#: Bytes of a REQ, an ACCEPT, a BUSY or REFUSE, a BEAT, an END, an RST on the wire (by ``protocol.wire.messages``).
+REQ_BYTES: Final = 96
+ACCEPT_BYTES: Final = 24
+REFUSAL_BYTES: Final = 48
+BEAT_BYTES: Final = 0
+END_BYTES: Final = 110
+RST_BYTES: Final = 4
+#: Bytes of one streamed piece with its frame's head: the JSON of a chunk with one token, usage asked for (measured on
+#: the mock engine's answers); what comes before the first, the role; and after the last, the reason and the usage.
+PIECE_BYTES: Final = 250
+FIRST_BYTES: Final = 266
+LAST_BYTES: Final = 474
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is known of a job before it is done."""
+
+    number: int
+    model: str
+    prompt_tokens: int
+    max_tokens: int
+    streamed: bool
+    blocks: tuple[int, ...]
+    session: int
+    asked_at: float
+
+    @property
+    def body_bytes(self) -> int:
+        return BODY_BYTES + BODY_TOKEN_BYTES * self.prompt_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What nobody knows before it is done: the number of tokens of the answer."""
+
+    output_tokens: int
+
+
+def job_of(number: int, arrival: Arrival) -> tuple[Job, Truth]:
+    """An arrival, cut at the oracle boundary."""
+    job = Job(
+        number,
+        arrival.model,
+        arrival.prompt_tokens,
+        arrival.max_tokens,
+        arrival.streamed,
+        arrival.blocks,
+        arrival.session,
+        arrival.at,
+    )
+    return job, Truth(arrival.output_tokens)
+
+
+def job_id(job: Job) -> JobId:
+    """The id that stands in REQ and under the signature of END."""
+    return JobId(job.number.to_bytes(JOB_ID_BYTES, "big"))
+
+
+class Attempt:
+    """One attempt of a job at one worker: the channel between the two.  Each end uses its own half."""
+
+    __slots__ = (
+        "aborted",
+        "accepted_at",
+        "begun_at",
+        "entry",
+        "entry_life",
+        "first_at",
+        "job",
+        "model",
+        "number",
+        "over",
+        "sent",
+        "truth",
+        "worker",
+        "worker_life",
+    )
+
+    def __init__(self, number: int, job: Job, truth: Truth, entry: Peer, worker: Peer) -> None:
+        self.number = number
+        self.job = job
+        self.truth = truth
+        self.entry = entry
+        self.worker = worker
+        self.entry_life = self.worker_life = 0
+        #: At the worker: accepted, given to the engine, when the first token was there, pieces sent so far.
+        self.accepted_at: float | None = None
+        #: At the worker: the model that answers, as it was when the request came.
+        self.model: str | None = None
+        self.begun_at: float | None = None
+        self.first_at: float | None = None
+        self.sent = 0
+        #: At the entry: nothing that still comes counts.
+        self.aborted = False
+        #: At the worker: done with it.
+        self.over = False

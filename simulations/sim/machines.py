@@ -1,0 +1,246 @@
+"""The machines of the nodes: GPU, access link, models, prices, and how fast it really is.
+
+Theory of operation
+===================
+
+A machine depends on the seed and its own number, not on how many there are.  Kinds of hardware and first models are
+dealt by a two-dimensional sequence of low discrepancy (Roberts' R2, turned by the seed) instead of by independent dice:
+every stretch of numbers holds the shares of the scenario nearly exactly, so that a fleet of 30 is not by chance one
+without its rarest model, while seeds still differ.  Then::
+
+    first model    one of those that fit, by  popularity x bytes that a token reads / share of the fleet where it fits
+    further ones   the same among those that fit beside it
+    on disk        by popularity, among those that fit alone
+
+Those weights give each model about as much of the fleet as it is asked for: a model that is ten times as large takes
+ten times as long, and one that fits on a tenth of the machines has to be on more of them.
+
+The first ``len(catalogue)`` machines make the catalogue whole: number ``i`` has an engine (unless nobody has one) and
+model ``i`` as its first, on a kind of hardware where it fits if there is one.  So every model that fits somewhere has
+at least one server as soon as there are as many nodes as models.
+
+Not here: what the machines can do (``capacity``), how they do it (the engine).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+from typing import Final
+
+import msgspec
+
+from protocol.ids import model_id
+from protocol.perf.gpu_catalog import bytes_per_weight, find_gpu, gpu_names, need_mib, shape_of
+from protocol.statements.adverts import Gpu, ModelOffer, ModelState
+from simulations.popularity import shares
+from simulations.rng_streams import dice
+from simulations.scenario import Hardware, Model, Models, Scenario, Topology, Uplink
+from simulations.sim.topology import Latencies, latencies
+
+#: Steps of the R2 sequence: 1/g and 1/g^2 of g^3 = g + 1 (M. Roberts, "The unreasonable effectiveness of quasirandom
+#: sequences").
+_STEP_HARDWARE: Final = 0.754_877_666_246_693
+_STEP_MODEL: Final = 0.569_840_290_998_053
+#: USD per million tokens of an answer and 10^9 active parameters (guess: what public providers ask for 8 and 70), the
+#: share of it that a token of a prompt costs, and the sigma between owners.
+PRICE_OUT_PER_B: Final = 0.01
+PRICE_IN_SHARE: Final = 0.5
+PRICE_SIGMA: Final = 0.3
+_MBIT: Final = 1e6 / 8
+
+
+class UnknownHardware(ValueError):
+    """The scenario names a GPU that the table does not have; ``allowed`` are those that it has."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.allowed = gpu_names()
+        super().__init__(f"no GPU is called {name!r}; there are {', '.join(self.allowed)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One node's machine.  ``efficiency`` is the factor on its speed that nobody is told; 1 is as predicted."""
+
+    gpu: Gpu | None
+    slots: int
+    offers: tuple[ModelOffer, ...]
+    efficiency: float
+    up_bytes_s: float
+    down_bytes_s: float
+    region: str
+
+    @property
+    def resident(self) -> tuple[ModelOffer, ...]:
+        return tuple(offer for offer in self.offers if offer.warm)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of hardware and the first models it may have: places in the catalogue, and their weights."""
+
+    gpu: Gpu
+    slots: int
+    share: float
+    fits: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def vram_mib(self) -> int:
+        return self.gpu.vram_mib * self.gpu.count
+
+
+def machine(scenario: Scenario, seed: int, index: int) -> Machine:
+    """The machine of node ``index``; raises ``UnknownHardware``."""
+    die = dice(seed, "fleet", index)
+    link = _uplink(scenario.topology.uplinks, die.random())
+    engine = die.random() >= scenario.models.without_engine or (
+        index < len(scenario.models.catalogue) and scenario.models.without_engine < 1
+    )
+    efficiency = die.lognormvariate(0.0, scenario.engine.efficiency_sigma)
+    price = die.lognormvariate(0.0, PRICE_SIGMA)
+    kind = _pick_kind(_kinds(scenario.hardware, scenario.models), scenario.models, seed, index) if engine else None
+    return Machine(
+        gpu=kind.gpu if kind else None,
+        slots=kind.slots if kind else 0,
+        offers=_offers(kind, scenario.models, seed, index, price) if kind else (),
+        efficiency=efficiency,
+        up_bytes_s=link.up_mbit * _MBIT,
+        down_bytes_s=link.down_mbit * _MBIT,
+        region=_where(scenario.topology, seed).region(index),
+    )
+
+
+def bare_offer(model: Model, *, state: ModelState = ModelState.RESIDENT, price: float = 0.0) -> ModelOffer:
+    """What a node says of a model of the catalogue.  ``price`` is relative to the usual; 0 is for nothing."""
+    active_b = shape_of(model.name, model.params_b).active_params / 1e9
+    return ModelOffer(
+        name=model.name,
+        fingerprint=model_id(model.name, "", model.quantization, "", model.context),
+        state=int(state),
+        context=model.context,
+        quantization=model.quantization,
+        capabilities=("chat",),
+        price_in=round(PRICE_OUT_PER_B * PRICE_IN_SHARE * active_b * price, 4),
+        price_out=round(PRICE_OUT_PER_B * active_b * price, 4),
+        params_b=model.params_b,
+    )
+
+
+def unserved(scenario: Scenario) -> tuple[str, ...]:
+    """The models of the catalogue that fit on none of the hardware; raises ``UnknownHardware``."""
+    kinds = _kinds(scenario.hardware, scenario.models)
+    return tuple(
+        model.name
+        for place, model in enumerate(scenario.models.catalogue)
+        if not any(place in kind.fits for kind in kinds)
+    )
+
+
+@lru_cache(maxsize=4)
+def _where(topology: Topology, seed: int) -> Latencies:
+    return latencies(topology, seed)
+
+
+@lru_cache(maxsize=16)
+def _kinds(hardware: tuple[Hardware, ...], models: Models) -> tuple[_Kind, ...]:
+    whole = sum(kind.share for kind in hardware)
+    gpus = [_gpu(kind) for kind in hardware]
+    needs = [need_mib(bare_offer(model)) for model in models.catalogue]
+    fits = [[place for place, need in enumerate(needs) if need <= gpu.vram_mib * gpu.count] for gpu in gpus]
+    roomy = [
+        sum(kind.share for kind, here in zip(hardware, fits, strict=True) if place in here) / whole
+        for place in range(len(needs))
+    ]
+    demand = [share * _bytes_read(model) for share, model in zip(shares(models), models.catalogue, strict=True)]
+    return tuple(
+        _Kind(gpu, kind.slots, kind.share / whole, tuple(here), tuple(demand[place] / roomy[place] for place in here))
+        for kind, gpu, here in zip(hardware, gpus, fits, strict=True)
+    )
+
+
+def _gpu(kind: Hardware) -> Gpu:
+    gpu = find_gpu(kind.gpu)
+    if gpu is None:
+        raise UnknownHardware(kind.gpu)
+    return msgspec.structs.replace(gpu, count=kind.count)
+
+
+def _bytes_read(model: Model) -> float:
+    """Bytes of weights that one token reads: what the time of a job goes by."""
+    shape = shape_of(model.name, model.params_b)
+    return shape.active_params * bytes_per_weight(model.quantization or model.name)
+
+
+def _uplink(uplinks: tuple[Uplink, ...], draw: float) -> Uplink:
+    if not uplinks:
+        return Uplink()
+    return uplinks[_place(draw, [link.share for link in uplinks])]
+
+
+def _pick_kind(kinds: tuple[_Kind, ...], models: Models, seed: int, index: int) -> _Kind:
+    """The kind of hardware of this machine: by share, but one where its model fits if it has to bring one."""
+    candidates: Sequence[_Kind] = kinds
+    if index < len(models.catalogue):
+        candidates = [kind for kind in kinds if index in kind.fits] or kinds
+    draw = (_turns(seed)[0] + index * _STEP_HARDWARE) % 1.0
+    return candidates[_place(draw, [kind.share for kind in candidates])]
+
+
+@lru_cache(maxsize=64)
+def _turns(seed: int) -> tuple[float, float]:
+    die = dice(seed, "fleet turns")
+    return die.random(), die.random()
+
+
+def _offers(kind: _Kind, models: Models, seed: int, index: int, price: float) -> tuple[ModelOffer, ...]:
+    """The models of a machine: resident ones first."""
+    catalogue = models.catalogue
+    die = dice(seed, "models", index)
+    resident: list[int] = []
+    free = float(kind.vram_mib)
+    while len(resident) < models.warm:
+        left = [
+            (place, weight)
+            for place, weight in zip(kind.fits, kind.weights, strict=True)
+            if place not in resident and need_mib(bare_offer(catalogue[place])) <= free
+        ]
+        if not left:
+            break
+        place = _next_model(left, resident, seed, index, die)
+        resident.append(place)
+        free -= need_mib(bare_offer(catalogue[place]))
+    popular = shares(models)
+    rest = [(place, popular[place]) for place in kind.fits if place not in resident]
+    stored: list[int] = []
+    while rest and len(stored) < models.on_disk:
+        chosen = _place(die.random(), [weight for _, weight in rest])
+        stored.append(rest.pop(chosen)[0])
+    return tuple(
+        bare_offer(catalogue[place], state=state, price=price)
+        for places, state in ((resident, ModelState.RESIDENT), (stored, ModelState.ON_DISK))
+        for place in places
+    )
+
+
+def _next_model(left: list[tuple[int, float]], resident: list[int], seed: int, index: int, die: Random) -> int:
+    if resident:
+        draw = die.random()
+    elif any(place == index for place, _ in left):
+        return index  # one of the first machines, which make the catalogue whole
+    else:
+        draw = (_turns(seed)[1] + index * _STEP_MODEL) % 1.0
+    return left[_place(draw, [weight for _, weight in left])][0]
+
+
+def _place(draw: float, weights: Sequence[float]) -> int:
+    """Which of the weights a draw in [0, 1) falls on."""
+    rest = draw * sum(weights)
+    for place, weight in enumerate(weights):
+        rest -= weight
+        if rest < 0:
+            return place
+    return len(weights) - 1

@@ -1,0 +1,305 @@
+"""What lies between the nodes: delays, links, dials, cuts.  It moves messages and knows nothing of what they say.
+
+Theory of operation
+===================
+
+A message of ``size`` bytes leaves when the sender's uplink is free, and holds it for ``size / up_bytes_s``; it travels
+for the median delay of the pair times a log-normal factor; it holds the receiver's downlink for ``size /
+down_bytes_s``; and it never overtakes one sent before it on the same link, because a link is a stream.  A lost segment
+is therefore a delay, one retransmission timeout or more, and the messages behind it wait.
+
+*Cuts.*  While a direction is cut, what is sent that way waits; when the cut ends within ``dead_s`` it all arrives (TCP
+retransmits), else whoever heard nothing for so long hangs up.  Until then the other direction delivers, whatever its
+acknowledgements come to: what a link carries in that time fits into its window.  A node that vanishes without a word is
+a cut both ways that never ends.  A process that dies while its machine lives resets its links at once.
+
+*Dials* take :data:`HANDSHAKE_TRIPS` round trips; nobody there is a refusal after one, no answer a timeout.
+
+Not here: what a node does with a message (``peer``), when something breaks (``faults``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from protocol.ids import PeerId
+from simulations.event_loop import Kernel
+from simulations.rng_streams import dice, numpy_dice
+
+if TYPE_CHECKING:
+    from simulations.sim.node import Peer
+    from simulations.sim.topology import Latencies
+
+#: Round trips of a dial: TCP 1, multistream 2, Noise 1, multistream 2 for yamux, and 1 for the link's stream, whose
+#: answer brings HELLO (counted on a virtual network with the daemon's own stack; held by ``tests.fullstack``).
+HANDSHAKE_TRIPS: Final = 7.0
+#: A dial without any answer is given up after this long, seconds (the daemon's own limit).
+DIAL_TIMEOUT_S: Final = 15.0
+#: First retransmission after this long at least, seconds (RFC 6298 has 1 s; Linux uses 0.2 s).
+RTO_S: Final = 0.2
+#: Bytes of the head of a frame of our own link; what Noise, yamux, TCP and IP add is counted in no layer.
+FRAME_BYTES: Final = 8
+#: Bytes of a PING or a PONG with its head.
+PING_BYTES: Final = FRAME_BYTES + 8
+#: The link is pinged this often at most, in periods of its silence limit (as ``protocol.wire.mux``).
+PING_PERIODS: Final = 4
+#: Normal deviates drawn in advance; a prime, so that the sequence does not fall into step with anything.
+_DRAWS: Final = 65_521
+
+
+class Link:
+    """A link between two nodes: ``a`` dialled ``b``."""
+
+    __slots__ = ("a", "arrived", "b", "blocked", "jobs", "lives", "sent", "up", "used_at", "waiting")
+
+    def __init__(self, a: Peer, b: Peer, now: float) -> None:
+        self.a = a
+        self.b = b
+        #: Which lives of the two nodes it connects.
+        self.lives = (a.life, b.life)
+        self.up = True
+        #: When the last message arrived, by direction (0: from ``a`` to ``b``).
+        self.arrived = [now, now]
+        #: Bytes sent, by direction.
+        self.sent = [0, 0]
+        #: Messages that wait for a cut to end: (from, deliver, arguments).
+        self.waiting: list[tuple[Peer, float, Callable[..., object], tuple[Any, ...]]] = []
+        #: Since when nothing gets through, by direction; None where it does.
+        self.blocked: list[float | None] = [None, None]
+        self.jobs = 0
+        self.used_at = now
+
+    @property
+    def whole(self) -> bool:
+        """Whether it stands and carries both ways."""
+        return self.up and self.blocked[0] is None and self.blocked[1] is None
+
+    def other(self, peer: Peer) -> Peer:
+        return self.b if peer is self.a else self.a
+
+
+class Network:
+    """See the module's docstring."""
+
+    def __init__(self, kernel: Kernel, latencies: Latencies, seed: int, *, loss: float, drop: float) -> None:
+        self.kernel = kernel
+        self.latencies = latencies
+        self.loss = loss
+        self.drop = drop
+        #: Whether nothing gets from one node to another; None while nothing is cut.
+        self.cut: Callable[[Peer, Peer], bool] | None = None
+        #: More delay on the way, seconds; None while there is none.
+        self.detour: Callable[[Peer, Peer], float] | None = None
+        self.by_addr: dict[str, Peer] = {}
+        self.by_peer: dict[PeerId, Peer] = {}
+        self.messages = 0
+        self.bytes = 0
+        self._normal: list[float] = numpy_dice(seed, "jitter").standard_normal(_DRAWS).tolist()
+        self._next = 0
+        self._dice = dice(seed, "loss")
+        self._one_way = latencies.one_way_s
+        self._jitter = latencies.jitter_of
+        self._blocked: dict[Link, None] = {}
+
+    # --- messages ------------------------------------------------------------------------------------------------
+
+    def delay_s(self, source: Peer, target: Peer) -> float:
+        """One way for one small message, drawn."""
+        self._next = (self._next + 1) % _DRAWS
+        a, b = source.index, target.index
+        delay = self._one_way(a, b) * math.exp(self._jitter(a, b) * self._normal[self._next])
+        if self.loss:
+            again = max(RTO_S, 2 * delay)
+            while self._dice.random() < self.loss:
+                delay += again
+                again *= 2  # RFC 6298 5.5
+        if self.detour is not None:
+            delay += self.detour(source, target)
+        return delay
+
+    def carry(self, link: Link, source: Peer, size: int, deliver: Callable[..., object], *args: Any) -> None:
+        """Send ``size`` bytes from ``source`` to the other end and call ``deliver(*args)`` there when they arrive."""
+        if not link.up:
+            return
+        now = self.kernel.now
+        size += FRAME_BYTES
+        source.bytes_up += size
+        source.messages_up += 1
+        self.messages += 1
+        self.bytes += size
+        link.used_at = now
+        target, side = (link.b, 0) if source is link.a else (link.a, 1)
+        link.sent[side] += size
+        left = max(now, source.cpu_until, source.up_until) + size / source.up_bytes_s
+        source.up_until = left
+        if self.drop and deliver.__name__ == "received" and self._dice.random() < self.drop:
+            return  # of gossip and look-ups only: a job's frames come in a stream or not at all
+        if self.cut is not None and (link.blocked[side] is not None or self.cut(source, target)):
+            link.waiting.append((source, size, deliver, args))
+            self.block(link, (side,))
+            return
+        self._travel(link, source, target, left, size, deliver, args)
+
+    def _travel(
+        self,
+        link: Link,
+        source: Peer,
+        target: Peer,
+        left: float,
+        size: int,
+        deliver: Callable[..., object],
+        args: tuple[Any, ...],
+    ) -> None:
+        side = 0 if source is link.a else 1
+        takes = size / target.down_bytes_s
+        at = left + self.delay_s(source, target) + takes
+        if at < link.arrived[side]:  # noqa: PLR1730 - a call costs more
+            at = link.arrived[side]
+        link.arrived[side] = at
+        self.kernel.at(at, self._reach, link, target, takes, deliver, args)
+
+    def _reach(
+        self, link: Link, target: Peer, takes: float, deliver: Callable[..., object], args: tuple[Any, ...]
+    ) -> None:
+        """The message is at the other end of the target's downlink: through it as soon as that is free."""
+        now = self.kernel.now
+        if target.down_until <= now - takes:
+            target.down_until = now
+            self._arrive(link, target, deliver, args)
+        else:
+            target.down_until += takes
+            self.kernel.at(target.down_until, self._arrive, link, target, deliver, args)
+
+    def _arrive(self, link: Link, target: Peer, deliver: Callable[..., object], args: tuple[Any, ...]) -> None:
+        # A new life of the target never hears what was sent to the one before.
+        if link.up and target.up and target.life == link.lives[target is link.b]:
+            target.run(deliver, *args)
+
+    # --- cuts ----------------------------------------------------------------------------------------------------
+
+    def block(self, link: Link, sides: tuple[int, ...] = (0, 1)) -> None:
+        """Nothing gets through any more that way; the link dies of it unless that changes in time."""
+        fresh = [side for side in sides if link.blocked[side] is None]
+        if not link.up or not fresh:
+            return
+        now = self.kernel.now
+        for side in fresh:
+            link.blocked[side] = now
+        self._blocked[link] = None
+        self.kernel.at(now + link.a.settings.link.dead_s, self._die, link, now)
+
+    def _die(self, link: Link, since: float) -> None:
+        if link.up and since in link.blocked:
+            self.break_link(link, "silent")
+
+    def _cut_sides(self, link: Link) -> tuple[int, ...]:
+        """The directions that are cut now."""
+        cut, a, b = self.cut, link.a, link.b
+        if cut is None:
+            return ()
+        return tuple(side for side, (source, target) in enumerate(((a, b), (b, a))) if cut(source, target))
+
+    def reconsider(self) -> None:
+        """The cuts have changed: what waits may go on, and links that carry nothing are found out."""
+        for link in list(self._blocked):
+            a, b = link.a, link.b
+            if a.up and b.up and (a.life, b.life) == link.lives:
+                self._release(link)
+        if self.cut is not None:
+            for peer in self.by_peer.values():
+                for link in peer.links.values():
+                    if link.a is peer:
+                        self.block(link, self._cut_sides(link))
+
+    def _release(self, link: Link) -> None:
+        """What is cut no longer carries again."""
+        still = self._cut_sides(link)
+        for side in (0, 1):
+            if side not in still:
+                link.blocked[side] = None
+        if not still:
+            del self._blocked[link]
+        waiting, link.waiting = link.waiting, []
+        for each in waiting:
+            source, size, deliver, args = each
+            if (source is link.b) in still:
+                link.waiting.append(each)
+            else:
+                left = max(self.kernel.now, source.up_until)
+                self._travel(link, source, link.other(source), left, int(size), deliver, args)
+
+    # --- links ---------------------------------------------------------------------------------------------------
+
+    def dial(self, source: Peer, peer: PeerId | None, addrs: tuple[str, ...], done: Callable[..., object]) -> None:
+        """Connect; ``done(link | None, reason)`` is called when that has come to something."""
+        target = next((self.by_addr[addr] for addr in addrs if addr in self.by_addr), None)
+        if target is None or target is source:
+            self.kernel.at(self.kernel.now + RTO_S, done, None, "no such address")
+            return
+        wait = HANDSHAKE_TRIPS * (self.delay_s(source, target) + self.delay_s(target, source))
+        reachable = self.cut is None or not (self.cut(source, target) or self.cut(target, source))
+        if not reachable or (not target.up and target.vanished):
+            self.kernel.at(self.kernel.now + DIAL_TIMEOUT_S, done, None, "no answer")
+        elif not target.up:
+            self.kernel.at(self.kernel.now + wait / HANDSHAKE_TRIPS, done, None, "refused")
+        else:
+            # A machine that is busy, or frozen, answers late, and so does one behind a way on which much is lost.
+            wait += max(0.0, target.cpu_until - self.kernel.now)
+            if wait > DIAL_TIMEOUT_S:
+                self.kernel.at(self.kernel.now + DIAL_TIMEOUT_S, done, None, "no answer")
+            else:
+                self.kernel.at(self.kernel.now + wait, self._connected, source, source.life, target, peer, done)
+
+    def _connected(
+        self, source: Peer, life: int, target: Peer, peer: PeerId | None, done: Callable[..., object]
+    ) -> None:
+        if not source.up or source.life != life:
+            return
+        if not target.up or (peer is not None and target.peer_id != peer):
+            done(None, "somebody else answered" if target.up else "refused")
+            return
+        stale = target.links.get(source.peer_id)
+        if stale is not None and stale.lives[stale.b is source] != source.life:
+            self.break_link(stale, "reset")  # of an earlier life of ours
+        link = source.links.get(target.peer_id)
+        if link is not None:  # both dialled at once: one link is enough
+            done(link, "")
+            return
+        link = Link(source, target, self.kernel.now)
+        source.links[target.peer_id] = target.links[source.peer_id] = link
+        self._ping(link)
+        done(link, "")
+
+    def break_link(self, link: Link, reason: str, *, tell_a: bool = True, tell_b: bool = True) -> None:
+        """The link is gone: both ends hear of it, whoever is still there."""
+        if not link.up:
+            return
+        link.up = False
+        link.waiting.clear()
+        self._blocked.pop(link, None)
+        for here, there, tell in ((link.a, link.b, tell_a), (link.b, link.a, tell_b)):
+            if here.links.get(there.peer_id) is link:
+                del here.links[there.peer_id]
+            if tell and here.up and here.life == link.lives[here is link.b]:
+                here.run(here.link_down, link, there, reason)
+
+    def _ping(self, link: Link) -> None:
+        """The link measures its round trip: at once, then every so often, whether it is silent or not."""
+        if not link.up:
+            return
+        a, b = link.a, link.b
+        if link.whole and not self._cut_sides(link):
+            trip = self.delay_s(a, b) + self.delay_s(b, a)
+            self.kernel.at(self.kernel.now + trip, self._ponged, link, trip)
+        self.kernel.at(self.kernel.now + PING_PERIODS * a.settings.link.ping_s, self._ping, link)
+
+    def _ponged(self, link: Link, trip: float) -> None:
+        if link.up:
+            now = self.kernel.now
+            link.a.run(link.a.round_trip, link.b.peer_id, trip + max(0.0, link.b.cpu_until - now))
+            link.b.run(link.b.round_trip, link.a.peer_id, trip + max(0.0, link.a.cpu_until - now))
+            for side, peer in enumerate((link.a, link.b)):
+                link.sent[side] += 2 * PING_BYTES
+                peer.bytes_up += 2 * PING_BYTES

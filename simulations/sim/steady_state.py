@@ -1,0 +1,176 @@
+"""A network as it is after hours of running: full views, standing links, a filled DHT, phases spread.
+
+For questions that joining would drown: it costs more to simulate than what is to be looked at, and is skipped.  To
+skip it this module, and no other, reaches into the machines and writes what hours would have written:
+
+* statements of every age, with the ttl that a network of this size gets, due again when their age says so;
+* seeds that are known, and due to be asked again some time; neighbours due to be replaced, buckets to be refreshed;
+* byte budgets as if nobody new had come for long: what the links cost that are made here is forgiven;
+* routing tables with the closest and a few of everybody else; statements in the DHT with those closest to their keys.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from protocol.dht.dht import _Link, _Own
+from protocol.dht.record_store import home_of
+from protocol.dht.routing_table import as_number, peer_key
+from protocol.ids import ModelId, PeerId, name_key
+from protocol.membership.overlay import _Seed
+from protocol.statements.adverts import Provider
+from protocol.statements.envelope import Envelope, statement
+from protocol.statements.keys import ADVERT, LOAD
+from protocol.subnet import network_group
+from simulations.rng_streams import dice, numpy_dice
+
+if TYPE_CHECKING:
+    from simulations.run import World
+    from simulations.sim.node import Peer
+
+#: Contacts of a routing table beyond the closest (a table of 10,000 nodes has about ten buckets of 20 in use).
+FAR: Final = 160
+#: Seconds after the last link until its first exchange is over.
+RESTED_S: Final = 10.0
+#: The leading bytes of a key that decide who is close: more than enough for ten thousand nodes.
+_LEADING: Final = 8
+
+
+def settle(world: World) -> None:
+    """Start everybody, let everybody know as many as fit, fill the DHT, and link everybody to a few."""
+    peers = world.peers
+    for peer in peers:
+        peer.start(())
+    for peer in peers:
+        _spread_phases(world, peer)
+    stated = [_stated(world, peer) for peer in peers]
+    _fill_views(world, stated)
+    _fill_dht(world)
+    _link(world)
+
+
+def _spread_phases(world: World, peer: Peer) -> None:
+    """Not everybody replaces a neighbour, or asks a seed again, at the same time after a start that never was."""
+    die, rotate_s = dice(world.seed, "rotate", peer.index), peer.settings.neighbours.rotate_s
+    peer.postpone(("neighbours", "rotate"), rotate_s * die.random())
+    peer.postpone(("dht", "upkeep"), peer.node.dht._upkeep_s * dice(world.seed, "upkeep", peer.index).random())
+    peer.node.neighbours._seeds = [
+        _Seed(seed, addrs, next_at=rotate_s * die.random()) for seed, addrs in world.seeds if seed != peer.peer_id
+    ]
+
+
+def _stated(world: World, peer: Peer) -> list[Envelope]:
+    """Its advert and its load, as old as they may be now, due when they are too old."""
+    gossip, die, nodes = peer.node.gossip, dice(world.seed, "phase", peer.index), len(world.peers)
+    own = gossip._own
+    own.load = peer.make_load()
+    envelopes = []
+    for kind in (ADVERT, LOAD):
+        period = own.period(kind, nodes)
+        age = period * die.random()
+        envelopes.append(own._state(kind, nodes, 0.0, peer.wall() - age))
+        own._due[kind] = max(0.0, own._due[kind] - age)
+    gossip._state(envelopes, 0.0, flush=False)
+    return envelopes
+
+
+def _fill_views(world: World, stated: list[list[Envelope]]) -> None:
+    die, room = dice(world.seed, "settle"), world.scenario.node.gossip.view_size
+    everybody = [envelope for envelopes in stated for envelope in envelopes]
+    for peer in world.peers:
+        heard = everybody
+        if room < len(stated):
+            heard = [envelope for at in die.sample(range(len(stated)), room) for envelope in stated[at]]
+        peer.node.gossip.learn(heard, 0.0)
+        peer.node.gossip.take_news()
+
+
+# --- the DHT -------------------------------------------------------------------------------------------------------
+
+
+def _fill_dht(world: World) -> None:
+    peers, settings = world.peers, world.scenario.node.dht
+    numbers = np.array([_leading(peer_key(peer.peer_id)) for peer in peers], np.uint64)
+    die, refreshed = numpy_dice(world.seed, "tables"), dice(world.seed, "refreshed")
+    for peer in peers:
+        near = _closest(numbers, peer_key(peer.peer_id), 2 * settings.k)
+        far = die.integers(0, len(peers), min(FAR, len(peers)))
+        for at in (*near, *far.tolist()):
+            other = peers[at]
+            peer.node.dht.table.seen(other.peer_id, other.addrs, network_group(other.address), 0.0)
+        for bucket in peer.node.dht.table._buckets.values():
+            bucket.looked_up = -settings.refresh_s * refreshed.random()
+    for peer in peers:
+        advert = peer.node.gossip.own(ADVERT)
+        if advert is not None:
+            peer.node._in_dht = advert
+            _place(world, peer, advert, numbers)
+        for provider in _providers(peer, settings.provider_ttl_s):
+            _place(world, peer, provider, numbers)
+        phase = dice(world.seed, "republish", peer.index).random() * settings.republish_s
+        peer.postpone(("node", "publish"), phase)
+
+
+def _providers(peer: Peer, ttl_s: int) -> list[Envelope]:
+    assert peer.advert is not None, "whoever has started has advertised"
+    keys = [key for offer in peer.advert.models for key in (ModelId(offer.fingerprint), name_key(offer.name))]
+    version, addrs = (peer.node.gossip.inc, 0), peer.advert.addrs
+    return [statement(peer.signer, Provider(key, addrs), version, peer.wall(), ttl_s) for key in dict.fromkeys(keys)]
+
+
+def _place(world: World, author: Peer, envelope: Envelope, numbers: np.ndarray) -> None:
+    """Give a statement to those whose keys are closest to where it belongs."""
+    key, settings = home_of(envelope), world.scenario.node.dht
+    homes: dict[PeerId, int] = {}
+    for at in _closest(numbers, key, settings.k):
+        home = world.peers[at]
+        if home is not author:
+            homes[home.peer_id] = as_number(peer_key(home.peer_id)) ^ as_number(key)
+            home.node.dht.shelf.put(key, envelope, network_group(author.address), 0.0, float(envelope.ttl))
+    placed = -dice(world.seed, "placed", author.index).random() * settings.republish_s
+    author.node.dht._own[key] = _Own(envelope, key, float(envelope.ttl), homes, max(1, len(homes) // 2), placed)
+
+
+def _leading(key: bytes) -> int:
+    return int.from_bytes(key[:_LEADING], "big")
+
+
+def _closest(numbers: np.ndarray, key: bytes, count: int) -> list[int]:
+    """Places of those with the smallest distance to ``key``."""
+    distances = numbers ^ np.uint64(_leading(key))
+    places = np.argpartition(distances, count)[:count] if count < len(distances) else np.arange(len(distances))
+    found: list[int] = places[np.argsort(distances[places])].tolist()
+    return found
+
+
+# --- links ---------------------------------------------------------------------------------------------------------
+
+
+def _link(world: World) -> None:
+    """A random regular graph, nearly: everybody dials half as many as it wants."""
+    peers, die = world.peers, dice(world.seed, "links")
+    half = max(1, world.scenario.node.neighbours.target // 2)
+    spread = world.scenario.topology.join_s
+    for peer in peers:
+        # Whoever has a link already does not take the next one for its first, after which it would look itself up.
+        peer.node.dht._links[peer.peer_id] = _Link((), "", False, 0.0)
+        others = die.sample(peers, min(len(peers), half + 1))
+        for other in [each for each in others if each is not peer][:half]:
+            when = spread * die.random()
+            world.kernel.at(when, peer.perform_dial, other.peer_id, other.addrs)
+        world.kernel.at(spread + 1.0, _joined, peer, peer.life)
+        world.kernel.at(spread + RESTED_S, _rested, peer, peer.life)
+
+
+def _joined(peer: Peer, life: int) -> None:
+    """It has its links."""
+    if peer.up and peer.life == life:
+        del peer.node.dht._links[peer.peer_id]
+
+
+def _rested(peer: Peer, life: int) -> None:
+    """What its links cost is long paid, and what newcomers may cost saved up again."""
+    if peer.up and peer.life == life:
+        peer.node.gossip._budget.rest()

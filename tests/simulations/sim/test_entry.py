@@ -1,0 +1,420 @@
+"""A job at its entry: how long it takes, whom it goes to next, and that nothing of it is left anywhere."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from protocol.jobs.cascade_events import Outcome
+from protocol.settings import AdmissionSettings, CascadeSettings, NodeSettings
+from simulations.run import World
+from simulations.scenario import Hardware, Model, Models
+from simulations.sim.entry import UNKNOWN_S
+from simulations.sim.jobs import BODY_BYTES, BODY_TOKEN_BYTES, FIRST_BYTES, PIECE_BYTES, REQ_BYTES
+from simulations.sim.network import FRAME_BYTES
+from simulations.sim.node import Peer
+from tests.simulations.worlds import (
+    DELAY_S,
+    FREE,
+    MEASURED,
+    MODEL,
+    Caller,
+    attempt_of,
+    engine_times,
+    ordered,
+    outcomes,
+    scenario,
+    world,
+)
+
+ONE_SLOT = (Hardware(gpu="rtx 4090", slots=1),)
+NO_QUEUE = NodeSettings(admission=AdmissionSettings(queue=0))
+
+
+def three(**changes: object) -> tuple[World, Caller, list[Peer]]:
+    """An entry and two workers, asked in this order; the entry does nothing itself."""
+    made = world(scenario(3, **changes))
+    ordered(made.peers[0], made.peers[1], made.peers[2])
+    return made, Caller(made, made.peers[0]), made.peers
+
+
+def nothing_left(made: World) -> None:
+    """No slot, no channel, no job in flight is held by anybody."""
+    made.checks.conserved()
+    for peer in made.peers:
+        assert peer.worker is not None
+        assert peer.worker.running == peer.worker.waiting == peer.worker.engine.running == 0
+        assert not list(peer.worker.tasks())
+        assert peer.entry is not None
+        assert peer.entry.under_way == 0
+        assert all(link.jobs == 0 for link in peer.links.values())
+        if peer.up:
+            assert all(record.inflight == 0 for record in peer.node.view.records())
+
+
+# --- how long it takes ---------------------------------------------------------------------------------------------
+
+
+def test_the_first_token_comes_when_all_that_has_to_happen_has_happened() -> None:
+    """By hand: request out, prompt read, one step, piece back; with the processors' time at both ends."""
+    costs = msgspec.structs.replace(
+        FREE, job_entry_s=0.004, decision_s=0.001, job_worker_s=0.002, token_worker_s=0.0005, token_entry_s=0.3
+    )
+    made = world(scenario(2), costs=costs, until=2.37)  # nobody else has anything to send at this moment
+    entry, worker = made.peers
+    ordered(entry, worker)
+    caller = Caller(made, entry)
+    note = caller.ask(prompt=700, output=40)
+    caller.run(30.0)
+    read_s, step_s = engine_times(worker, 700)
+    request = REQ_BYTES + BODY_BYTES + BODY_TOKEN_BYTES * 700 + FRAME_BYTES
+    there = 0.005 + request / entry.up_bytes_s + DELAY_S + request / worker.down_bytes_s + 0.002
+    piece = FIRST_BYTES + PIECE_BYTES + FRAME_BYTES
+    back = 0.0005 + piece / worker.up_bytes_s + DELAY_S + piece / entry.down_bytes_s
+    assert note.committed_at is not None
+    assert note.committed_at - note.asked_at == pytest.approx(there + read_s + step_s + back, rel=1e-6)
+    assert note.end == "completed"
+
+
+def test_the_own_engine_needs_no_way() -> None:
+    made = world(scenario(2))
+    entry = made.peers[0]
+    ordered(entry, entry)
+    caller = Caller(made, entry)
+    sent = entry.messages_up
+    note = caller.ask(prompt=700, output=40)
+    read_s, step_s = engine_times(entry, 700)
+    caller.run(read_s + step_s + 0.001)
+    assert note.committed_at == pytest.approx(note.asked_at + read_s + step_s, rel=1e-6)
+    assert entry.messages_up == sent
+    caller.run(30.0)
+    assert note.end == "completed"
+    nothing_left(made)
+
+
+def test_a_whole_answer_counts_when_it_is_proven() -> None:
+    made = world(scenario(2))
+    ordered(made.peers[0], made.peers[1])
+    caller = Caller(made, made.peers[0])
+    note = caller.ask(streamed=False)
+    caller.run(30.0)
+    assert note.end == "completed"
+    assert note.committed_at == note.ended_at
+
+
+def test_a_whole_answer_is_small_and_a_streamed_one_is_not() -> None:
+    sent = []
+    for streamed in (True, False):
+        made = world(scenario(2))
+        ordered(made.peers[0], made.peers[1])
+        caller = Caller(made, made.peers[0])
+        before = made.peers[1].bytes_up
+        caller.ask(output=1000, streamed=streamed)
+        caller.run(60.0)
+        sent.append(made.peers[1].bytes_up - before)
+    assert sent[0] - sent[1] == pytest.approx(1000 * (PIECE_BYTES - BODY_TOKEN_BYTES), rel=0.05)
+
+
+def test_the_answer_ends_when_the_engine_has_made_it() -> None:
+    made = world(scenario(2))
+    ordered(made.peers[0], made.peers[1])
+    caller = Caller(made, made.peers[0])
+    note = caller.ask(prompt=700, output=400)
+    caller.run(60.0)
+    assert made.peers[1].worker is not None
+    steps = sum(made.peers[1].worker.paces[MODEL].step(1, 700.0 + made_before)[0] for made_before in range(1, 400))
+    assert note.ended_at is not None
+    assert note.committed_at is not None
+    assert note.ended_at - note.committed_at == pytest.approx(steps, rel=0.01)
+
+
+def test_a_busy_entry_hears_its_callers_one_after_the_other() -> None:
+    costs = msgspec.structs.replace(FREE, job_entry_s=0.5)
+    made = world(scenario(2), costs=costs)
+    ordered(made.peers[0], made.peers[1])
+    caller = Caller(made, made.peers[0])
+    begun = made.kernel.now
+    notes = [caller.ask(output=2) for _ in range(6)]
+    caller.run(30.0)
+    asked = [at - begun for at, _ in made.recorder.attempt_log]
+    assert asked == pytest.approx([0.5 * turn for turn in range(6)])
+    firsts = [note.committed_at - begun for note in notes if note.committed_at is not None]
+    # Whose answer came while others were waiting to be heard, waits behind them.
+    assert firsts[:5] == pytest.approx([3.0] * 5)
+    assert firsts[5] > 3.0
+
+
+# --- going on to the next --------------------------------------------------------------------------------------------
+
+
+def test_who_is_busy_is_passed_over() -> None:
+    made, caller, peers = three(hardware=ONE_SLOT, node=NO_QUEUE)
+    first, second = caller.ask(output=300), caller.ask(output=300)
+    caller.run(30.0)
+    assert (first.worker, first.asked) == (peers[1].index, [1])
+    assert (second.worker, second.asked) == (peers[2].index, [1, 2])
+    assert outcomes(made) == {Outcome.COMPLETED: 2, Outcome.BUSY: 1}
+    nothing_left(made)
+
+
+def test_all_busy_is_said_so() -> None:
+    made, caller, _peers = three(hardware=ONE_SLOT, node=NO_QUEUE)
+    notes = [caller.ask(output=300) for _ in range(3)]
+    caller.run(30.0)
+    assert [note.end for note in notes] == ["completed", "completed", "queue_full"]
+    nothing_left(made)
+
+
+def test_who_has_not_got_the_model_refuses() -> None:
+    models = Models(catalogue=(Model(name=MODEL), Model(name="qwen2.5-7b-instruct")), warm=1)
+    made = world(scenario(2, models=models))  # the first machines make the catalogue whole: one model each
+    entry, other = made.peers
+    ordered(entry, other, entry)
+    caller = Caller(made, entry)
+    note = caller.ask()
+    caller.run(30.0)
+    assert note.asked == [1, 0]
+    assert note.end == "completed"
+    assert outcomes(made) == {Outcome.REFUSED: 1, Outcome.COMPLETED: 1}
+    nothing_left(made)
+
+
+def test_who_is_gone_is_passed_over() -> None:
+    made, caller, peers = three()
+    peers[1].stop(silently=False)
+    caller.run(1.0)
+    note = caller.ask()
+    caller.run(30.0)
+    assert note.asked == [1, 2]
+    assert note.end == "completed"
+    assert outcomes(made) == {Outcome.UNREACHABLE: 1, Outcome.COMPLETED: 1}
+    assert note.committed_at is not None
+    assert note.committed_at - note.asked_at < 1.0  # refused at once, not after a timeout
+
+
+def test_a_link_that_breaks_before_the_first_token_is_not_seen_by_the_caller() -> None:
+    made, caller, peers = three()
+    note = caller.ask()
+    caller.run(DELAY_S + 0.005)
+    assert attempt_of(made, peers[1]).first_at is None
+    made.network.break_link(peers[0].links[peers[1].peer_id], "test")
+    caller.run(30.0)
+    assert note.asked == [1, 2]
+    assert note.end == "completed"
+    assert outcomes(made) == {Outcome.BROKEN: 1, Outcome.COMPLETED: 1}
+    nothing_left(made)
+
+
+def test_a_link_that_breaks_in_the_middle_of_an_answer_ends_it() -> None:
+    made, caller, peers = three()
+    note = caller.ask(output=2000)
+    caller.run(3.0)
+    assert note.committed_at is not None
+    made.network.break_link(peers[0].links[peers[1].peer_id], "test")
+    caller.run(1.0)
+    assert (note.end, note.asked) == ("peer_failed", [1])
+    assert made.recorder.wasted_s == pytest.approx(3.0, abs=0.3)
+    nothing_left(made)  # the worker has stopped, too
+
+
+def test_a_worker_that_vanishes_in_the_middle_is_found_out_by_its_silence() -> None:
+    made, caller, peers = three()
+    note = caller.ask(output=2000)
+    caller.run(3.0)
+    peers[1].stop(silently=True)
+    gone = made.kernel.now
+    caller.run(60.0)
+    frame_s = peers[0].settings.cascade.frame_s
+    assert note.end == "peer_failed"
+    assert note.ended_at is not None
+    assert frame_s - 4.1 < note.ended_at - gone < frame_s + 0.1  # the last word was at most so old
+    assert outcomes(made) == {Outcome.SILENT: 1}
+
+
+def test_an_engine_that_hangs_costs_one_attempt() -> None:
+    made, caller, peers = three()
+    assert peers[1].worker is not None
+    peers[1].worker.broken = 1
+    note = caller.ask()
+    caller.run(60.0)
+    assert note.asked == [1, 2]
+    assert note.end == "completed"
+    assert outcomes(made) == {Outcome.NO_ANSWER: 1, Outcome.COMPLETED: 1}
+    assert note.committed_at is not None
+    settings = peers[0].settings.cascade
+    assert settings.first_token_s <= note.committed_at - note.asked_at < settings.first_token_s + 1.0
+    nothing_left(made)
+
+
+def test_a_frozen_worker_does_not_accept() -> None:
+    made, caller, peers = three()
+    peers[1].cpu_until = made.kernel.now + 5.0
+    note = caller.ask()
+    caller.run(60.0)
+    assert note.asked == [1, 2]
+    assert outcomes(made) == {Outcome.NO_ACCEPT: 1, Outcome.COMPLETED: 1}
+    nothing_left(made)
+
+
+def test_a_job_has_its_time() -> None:
+    node = NodeSettings(cascade=CascadeSettings(total_s=4.0))
+    made = world(scenario(2, node=node))
+    ordered(made.peers[0], made.peers[1])
+    caller = Caller(made, made.peers[0])
+    note = caller.ask(output=5000)
+    caller.run(60.0)
+    assert note.end == "deadline_exceeded"
+    assert note.ended_at == pytest.approx(note.asked_at + 4.0)
+    nothing_left(made)
+
+
+# --- callers and crashes -------------------------------------------------------------------------------------------
+
+
+def test_a_caller_that_goes_frees_the_slot_at_the_worker() -> None:
+    made, caller, peers = three()
+    note = caller.ask(output=5000)
+    caller.run(3.0)
+    assert peers[1].worker is not None
+    assert peers[1].worker.engine.running == 1
+    assert caller.at.entry is not None
+    caller.at.entry.caller_gone(note.number)
+    assert note.end == "cancelled"
+    caller.run(2 * DELAY_S)
+    nothing_left(made)
+    caller.run(30.0)
+    assert made.recorder.violations == []
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_what_nobody_wants_any_more_when_the_worker_comes_to_it_is_not_begun(local: bool) -> None:
+    made = world(scenario(2), costs=msgspec.structs.replace(FREE, job_worker_s=0.5))
+    entry, other = made.peers
+    worker = entry if local else other
+    ordered(entry, worker)
+    caller = Caller(made, entry)
+    note = caller.ask()
+    caller.run(0.2)
+    assert worker.worker is not None
+    assert worker.worker.arrivals == 1
+    if local:
+        assert entry.entry is not None
+        entry.entry.caller_gone(note.number)
+    else:
+        made.network.break_link(entry.links[other.peer_id], "test")
+    caller.run(10.0)
+    assert note.end == ("cancelled" if local else note.end)
+    assert worker.worker.executions == note.executions == (0 if local else len(note.asked) - 1)
+    nothing_left(made)
+    made.checks.look()
+
+
+def test_late_word_of_an_earlier_link_costs_no_job_on_the_one_that_stands() -> None:
+    made, caller, peers = three()
+    note = caller.ask()
+    caller.run(0.3)
+    assert caller.at.entry is not None
+    caller.at.entry.link_down(peers[1])
+    caller.run(30.0)
+    assert (note.end, note.asked) == ("completed", [1])
+    assert outcomes(made) == {Outcome.COMPLETED: 1}
+
+
+def test_a_caller_that_goes_at_once_or_during_a_look_up_is_not_served() -> None:
+    made = world(scenario(2), costs=MEASURED)
+    caller = Caller(made, made.peers[0])
+    made.peers[0].spend(1.0)
+    unheard, searching = caller.ask(), caller.ask(model="nobody-has-it-7b")
+    assert caller.at.entry is not None
+    caller.at.entry.caller_gone(unheard.number)
+    made.kernel.at(made.kernel.now + 1.02, caller.at.entry.caller_gone, searching.number)
+    caller.run(30.0)
+    assert {unheard.end, searching.end} <= {"cancelled", "model_not_found"}
+    assert unheard.end == "cancelled"
+    assert unheard.attempts == 0
+    nothing_left(made)
+
+
+def test_who_asked_a_crashed_entry_gets_no_answer_and_its_jobs_end_everywhere() -> None:
+    for silently in (False, True):
+        made, caller, peers = three()
+        notes = [caller.ask(output=5000) for _ in range(3)]
+        caller.run(2.0)
+        assert peers[1].worker is not None
+        assert peers[1].worker.engine.running == 3
+        peers[0].stop(silently=silently)
+        assert [note.end for note in notes] == ["entry_crashed"] * 3
+        assert made.recorder.submitted == made.recorder.failed == 3
+        caller.run(peers[0].settings.link.dead_s + 1.0 if silently else 0.1)
+        nothing_left(made)
+        made.checks.look()
+
+
+def test_a_crash_before_a_job_was_heard_or_answered_by_the_dht_loses_none() -> None:
+    made = world(scenario(2), costs=MEASURED)
+    caller = Caller(made, made.peers[0])
+    searching = caller.ask(model="nobody-has-it-7b")
+    caller.run(0.01)
+    made.peers[0].spend(1.0)
+    unheard = caller.ask()
+    made.peers[0].stop(silently=False)
+    made.start(made.peers[0])
+    caller.run(30.0)
+    assert unheard.end == "entry_crashed"
+    assert searching.end in ("entry_crashed", "model_not_found")
+    nothing_left(made)
+    made.checks.look()
+
+
+# --- beyond the view -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_model_that_the_view_does_not_know_is_found_in_the_dht() -> None:
+    models = Models(catalogue=(Model(name="qwen2.5-7b-instruct"),) * 7 + (Model(name=MODEL),))
+    made = world(scenario(8, models=models), until=30.0)
+    entry, worker = made.peers[0], made.peers[7]
+    assert [offer.name for offer in worker.machine.offers] == [MODEL]
+    entry.node.view.remove(worker.peer_id)
+    assert not entry.node.view.offers(MODEL)
+    caller = Caller(made, entry)
+    note = caller.ask()
+    caller.run(10.0)
+    assert (note.end, note.asked) == ("completed", [7])
+
+
+@pytest.mark.slow
+def test_a_model_that_nobody_has_is_asked_for_once_in_a_while() -> None:
+    made = world(scenario(8))
+    caller = Caller(made, made.peers[0])
+    first = caller.ask(model="nobody-has-it-7b")
+    caller.run(10.0)
+    assert first.end == "model_not_found"
+    assert first.ended_at is not None
+    assert first.ended_at > first.asked_at
+    again = caller.ask(model="nobody-has-it-7b")
+    assert (again.end, again.ended_at) == ("model_not_found", again.asked_at)  # known to be unknown
+    caller.run(UNKNOWN_S)
+    later = caller.ask(model="nobody-has-it-7b")
+    assert later.end == ""
+    caller.run(10.0)
+    assert later.end == "model_not_found"
+
+
+def test_offers_that_cannot_be_taken_now_are_no_reason_to_search() -> None:
+    made = world(scenario(3))
+    entry = made.peers[0]
+    caller = Caller(made, entry)
+    note = caller.ask(prompt=10_000_000)
+    assert note.end == "no_capacity"
+    made.checks.conserved()
+
+
+def test_a_prompt_that_only_our_guess_finds_too_long_is_tried() -> None:
+    made = world(scenario(3))
+    context = made.peers[1].machine.offers[0].context
+    caller = Caller(made, made.peers[0])
+    note = caller.ask(prompt=context + 100, output=10)
+    caller.run(60.0)
+    assert note.attempts >= 1
+    assert note.end == "completed"

@@ -1,0 +1,111 @@
+"""One simulated machine: its processor, its lives, what its disk remembers."""
+
+from __future__ import annotations
+
+import weakref
+
+import pytest
+
+from simulations.run import World
+from simulations.scenario import Measure, Scenario, Topology, Workload
+
+
+@pytest.fixture
+def world() -> World:
+    topology = Topology(nodes=3, seeds=1, latency="uniform", settled=True, join_s=0.0, clock_skew_s=0.0)
+    made = World(
+        Scenario(
+            name="one", topology=topology, workload=Workload(kind="none"), measure=Measure(invariants_every_s=0.0)
+        ),
+        1,
+    )
+    made.prepare()
+    made.kernel.run(10.0)
+    return made
+
+
+def test_what_comes_while_it_is_busy_waits_its_turn(world: World) -> None:
+    peer, seen = world.peers[0], []
+    peer.spend(1.0)
+    for number in range(3):
+        peer.run(lambda number=number: (peer.spend(1.0), seen.append((number, world.kernel.now))))
+    assert seen == []
+    assert peer.backlog == 3
+    start = world.kernel.now
+    world.kernel.run(start + 10.0)
+    assert [number for number, _ in seen] == [0, 1, 2]
+    assert [at - start for _, at in seen] == pytest.approx([1.0, 2.0, 3.0], abs=0.1)
+
+
+def test_a_crash_forgets_what_waited_and_a_new_life_is_not_busy(world: World) -> None:
+    peer, seen = world.peers[0], []
+    peer.spend(100.0)
+    peer.run(seen.append, "old")
+    peer.stop(silently=False)
+    world.start(peer)
+    peer.run(seen.append, "new")
+    world.kernel.run(world.kernel.now + 120.0)
+    assert seen == ["new"]
+
+
+def test_what_comes_for_a_process_that_has_ended_does_not_hold_up_the_next_one(world: World) -> None:
+    peer, seen = world.peers[0], []
+    peer.spend(100.0)
+    peer.stop(silently=True)
+    peer.run(seen.append, "between two lives")
+    world.start(peer)
+    world.kernel.run(world.kernel.now + 5.0)
+    peer.run(seen.append, "new")
+    world.kernel.run(world.kernel.now + 120.0)
+    assert seen == ["new"]
+
+
+def test_every_life_has_a_higher_incarnation_even_if_the_clock_went_back(world: World) -> None:
+    peer = world.peers[0]
+    before = peer.inc
+    peer.wall_error = -5000.0
+    peer.stop(silently=True)
+    world.start(peer)
+    assert peer.inc == before + 1
+    peer.stop(silently=True, forgets=True)
+    world.start(peer)
+    assert peer.inc < before  # nothing is left to know better by: as the daemon on an empty disk
+
+
+def test_a_full_disk_is_not_written_to(world: World) -> None:
+    peer = world.peers[0]
+    peer.disk_full = 1
+    peer.stop(silently=True)
+    assert peer._kept == ({}, (), 0)
+    peer.disk_full = 0
+    world.start(peer)
+    world.kernel.run(world.kernel.now + 5.0)
+    peer.stop(silently=True)
+    marks, known, inc = peer._kept
+    assert inc == peer.inc
+    assert marks
+    assert isinstance(known, tuple)
+
+
+def test_of_a_daemon_that_has_ended_only_its_disk_and_its_counts_are_left(world: World) -> None:
+    peer = world.peers[0]
+    counts, table = peer.node.gossip.counts, dict(peer.node.export_marks())
+    node = weakref.ref(peer.node)
+    peer.stop(silently=True)
+    assert node() is None  # nothing in it refers to itself: the collector is off while a world runs
+    marks = peer._kept[0]
+    assert dict(marks.items()) == table
+    assert (len(marks), list(marks)) == (len(table), list(table))
+    assert [marks[key] for key in marks] == list(table.values())
+    assert peer.node.gossip.counts is counts
+    assert counts.records_in > 0
+    assert len(peer.node.view) == 0
+
+
+def test_goodbye_comes_before_the_end(world: World) -> None:
+    peer = world.peers[2]
+    peer.leave()
+    assert peer.up
+    world.kernel.run(world.kernel.now + 2.0)
+    assert not peer.up
+    assert not peer.vanished
