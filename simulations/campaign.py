@@ -23,7 +23,7 @@ from simulations.layers import ScenarioError
 from simulations.meaning import TRACES
 from simulations.progress import shown_on
 from simulations.runs import WORLD, Made, Planned, Runs, plan
-from simulations.traces import what_is_made
+from simulations.workload.traces import what_is_made
 
 OK: Final = 0
 FAILED: Final = 1

@@ -101,7 +101,7 @@ def _trace(scenario: Scenario) -> Iterator[Problem]:
 
 def _own_trace(scenario: Scenario) -> Iterator[Problem]:
     """What is wrong with a file of the user's, found before the first run."""
-    traces = importlib.import_module("simulations.traces")
+    traces = importlib.import_module("simulations.workload.traces")
     try:
         traces.check(scenario)
     except traces.BadTrace as error:

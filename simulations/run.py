@@ -37,7 +37,7 @@ from simulations.sim.node import Peer
 from simulations.sim.steady_state import settle
 from simulations.sim.topology import latencies
 from simulations.watch import Watch
-from simulations.workload import Arrival, arrivals
+from simulations.workload.workload import Arrival, arrivals
 
 #: Virtual seconds between two looks of whoever watches a run, of up to so many nodes; of more nodes, less.
 CHUNK_S: Final = 1.0

@@ -34,11 +34,11 @@ import numpy as np
 from protocol.perf.cost_model import REQUEST_S, kv_tokens, memory_bytes_s, peak_flops, prefill_s, step_s
 from protocol.perf.gpu_catalog import ModelShape, bytes_per_weight, shape_of
 from protocol.statements.adverts import Gpu
-from simulations.arrivals import Floats
-from simulations.popularity import shares
 from simulations.scenario import Model, Scenario
 from simulations.sim.machines import Machine, machine
-from simulations.workload import arrivals
+from simulations.workload.arrivals import Floats
+from simulations.workload.popularity import shares
+from simulations.workload.workload import arrivals
 
 #: Jobs drawn for the means.
 SAMPLE: Final = 2000

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from protocol.ids import JOB_ID_BYTES, JobId
-from simulations.workload import Arrival
+from simulations.workload.workload import Arrival
 
 if TYPE_CHECKING:
     from simulations.sim.node import Peer

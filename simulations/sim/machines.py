@@ -35,10 +35,10 @@ import msgspec
 from protocol.ids import model_id
 from protocol.perf.gpu_catalog import bytes_per_weight, find_gpu, gpu_names, need_mib, shape_of
 from protocol.statements.adverts import Gpu, ModelOffer, ModelState
-from simulations.popularity import shares
 from simulations.rng_streams import dice
 from simulations.scenario import Hardware, Model, Models, Scenario, Topology, Uplink
 from simulations.sim.topology import Latencies, latencies
+from simulations.workload.popularity import shares
 
 #: Steps of the R2 sequence: 1/g and 1/g^2 of g^3 = g + 1 (M. Roberts, "The unreasonable effectiveness of quasirandom
 #: sequences").

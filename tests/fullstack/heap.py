@@ -23,7 +23,7 @@ from simulations.sim.cpu_costs import Costs, load_costs
 from simulations.sim.jobs import job_of
 from simulations.sim.network import Link
 from simulations.sim.node import Peer
-from simulations.workload import Arrival as Asked
+from simulations.workload.workload import Arrival as Asked
 from tests.fullstack.figures import Arrival, Change, Figures, Run, arrivals, changes
 
 #: Nothing costs any processor time.

@@ -15,7 +15,7 @@ from protocol.wire.messages import Records
 from simulations.run import Progress, World, address_of, run
 from simulations.scenario import Attack, Churn, Fault, Lengths, Lookups, Measure, Scenario, Topology, Workload
 from simulations.sim.node import IDLE_S, WALL
-from simulations.workload import Arrival
+from simulations.workload.workload import Arrival
 from tests.simulations.worlds import DELAY_S, FREE, MEASURED, MODEL, Caller, busy, ordered, scenario, world
 
 # --- who is in it ----------------------------------------------------------------------------------------------------

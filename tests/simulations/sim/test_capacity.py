@@ -14,11 +14,11 @@ from protocol.perf.batch_engine import Batching
 from protocol.perf.gpu_catalog import gpu_spec, shape_of
 from protocol.perf.model_timing import Pace
 from protocol.perf.sequences import Finished, WakeAt, Work
-from simulations.popularity import shares
 from simulations.scenario import Engine, Hardware, Lengths, Model, Models, Scenario, Topology, Workload
 from simulations.sim.capacity import Capacity, _split, capacity, capacity_per_s, seconds_per_job, usual_jobs
 from simulations.sim.machines import machine
-from simulations.workload import Arrival, arrivals
+from simulations.workload.popularity import shares
+from simulations.workload.workload import Arrival, arrivals
 
 EIGHT = Model(name="llama-3.1-8b-instruct")
 UNIFORM = Topology(nodes=40, latency="uniform")

@@ -22,7 +22,7 @@ from simulations.sim.jobs import (
     job_of,
 )
 from simulations.sim.network import FRAME_BYTES
-from simulations.workload import Arrival
+from simulations.workload.workload import Arrival
 
 ARRIVAL = Arrival(3.5, 0.25, "m", 100, 77, 400, session=9, blocks=(1, 2), streamed=False)
 

@@ -10,9 +10,9 @@ import pytest
 from protocol.ids import model_id
 from protocol.perf.gpu_catalog import need_mib
 from protocol.statements.adverts import ModelState
-from simulations.popularity import shares
 from simulations.scenario import Engine, Hardware, Model, Models, Scenario, Topology, Uplink
 from simulations.sim.machines import Machine, UnknownHardware, machine, unserved
+from simulations.workload.popularity import shares
 
 SMALL, MIDDLE, LARGE = "llama-3.2-1b", "llama-3.1-8b-instruct", "llama-3.1-70b-instruct-awq"
 CATALOGUE = (Model(name=MIDDLE), Model(name=SMALL), Model(name=LARGE, quantization="awq"), Model(name="qwen2.5-3b"))

@@ -18,9 +18,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from simulations.popularity import shares
 from simulations.rng_streams import numpy_dice
 from simulations.scenario import Lengths, Scenario
+from simulations.workload.popularity import shares
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

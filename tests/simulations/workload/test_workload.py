@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulations.arrivals import mixed
 from simulations.scenario import Lengths, Model, Models, Scenario, Workload
-from simulations.workload import Arrival, arrivals
+from simulations.workload.arrivals import mixed
+from simulations.workload.workload import Arrival, arrivals
 
 THREE = (Model(name="a-8b"), Model(name="b-8b"), Model(name="c-8b", context=2048))
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from simulations.arrivals import Arrival, Callers, Wanted, drawn
 from simulations.rng_streams import numpy_dice
 from simulations.scenario import Scenario
-from simulations.servegen import servegen
-from simulations.sessions import sessions
-from simulations.timing import times
-from simulations.traces import replay
+from simulations.workload.arrival_process import times
+from simulations.workload.arrivals import Arrival, Callers, Wanted, drawn
+from simulations.workload.conversations import sessions
+from simulations.workload.servegen import servegen
+from simulations.workload.traces import replay
 
 __all__ = ["Arrival", "arrivals"]
 

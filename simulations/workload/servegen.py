@@ -28,10 +28,10 @@ from typing import Final
 
 import numpy as np
 
-from simulations.arrivals import BLOCK, Arrival, Callers, Floats, Ints, Wanted
 from simulations.rng_streams import numpy_dice
 from simulations.scenario import Scenario
-from simulations.timing import gamma_gaps
+from simulations.workload.arrival_process import gamma_gaps
+from simulations.workload.arrivals import BLOCK, Arrival, Callers, Floats, Ints, Wanted
 
 #: Seconds of a window of the published rates.
 WINDOW_S: Final = 600.0

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from simulations.scenario import Engine, Model, Models, Scenario, Workload
-from simulations.servegen import WINDOW_S, clients, rates
-from simulations.traces import NAMES, BadTrace, Trace, engine_blocks, load, parse
-from simulations.workload import Arrival, arrivals
+from simulations.workload.servegen import WINDOW_S, clients, rates
+from simulations.workload.traces import NAMES, BadTrace, Trace, engine_blocks, load, parse
+from simulations.workload.workload import Arrival, arrivals
 
 WIDE = Models(catalogue=(Model(name="a-8b", context=1 << 20),))
 TWO = Models(catalogue=(Model(name="a-8b"), Model(name="b-8b")))

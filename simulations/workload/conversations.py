@@ -20,9 +20,9 @@ from typing import Final
 
 import numpy as np
 
-from simulations.arrivals import Arrival, Callers, drawn
 from simulations.rng_streams import numpy_dice
 from simulations.scenario import Scenario
+from simulations.workload.arrivals import Arrival, Callers, drawn
 
 #: Seconds that a caller waits per token of an answer before beginning to think (guess: a usual speed).
 TOKEN_S: Final = 0.03

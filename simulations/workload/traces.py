@@ -33,9 +33,9 @@ from typing import Final
 
 import numpy as np
 
-from simulations.arrivals import BLOCK, Arrival, Callers, Floats, Ints, mixed
 from simulations.rng_streams import dice
 from simulations.scenario import Scenario
+from simulations.workload.arrivals import BLOCK, Arrival, Callers, Floats, Ints, mixed
 
 #: The traces that come along, by the name that a scenario calls them; ``servegen`` is the fifth.
 NAMES: Final = ("azure-code", "azure-conv", "mooncake-conversation", "mooncake-synthetic")

@@ -17,9 +17,9 @@ from itertools import chain
 
 import numpy as np
 
-from simulations.arrivals import BLOCK, Floats
 from simulations.rng_streams import numpy_dice
 from simulations.scenario import Workload
+from simulations.workload.arrivals import BLOCK, Floats
 
 
 def times(workload: Workload, seed: int, rate_per_s: float, until_s: float) -> Iterator[Floats]:

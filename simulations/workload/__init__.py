@@ -1,0 +1,1 @@
+"""The jobs that arrive: arrival processes, conversations, recorded traces, and the popularity of models."""
