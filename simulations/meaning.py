@@ -66,7 +66,7 @@ def _names(scenario: Scenario) -> Iterator[Problem]:
             alike = [name for name in gpu_names() if digits and digits in name]
             yield Problem(f"hardware.{index}.gpu", f"{says}; there are {listed(alike or gpu_names())}")
     for index, fault in enumerate(scenario.faults):
-        yield from _one_of(f"faults.{index}.kind", fault.kind, registry("simulations.faults"))
+        yield from _one_of(f"faults.{index}.kind", fault.kind, registry("simulations.faults.faults"))
     for index, attack in enumerate(scenario.attacks):
         yield from _one_of(f"attacks.{index}.kind", attack.kind, registry("simulations.attackers"))
     for index, model in enumerate(scenario.models.catalogue):
@@ -171,7 +171,7 @@ def _faults(scenario: Scenario) -> Iterator[Problem]:
             yield Problem(f"faults.{index}.amount", says)
         if fault.kind == "partition":
             yield from _sides(fault, f"faults.{index}", scenario.topology.latency)
-    for index, loss in importlib.import_module("simulations.chaos").drowned(scenario, scenario.faults):
+    for index, loss in importlib.import_module("simulations.faults.chaos").drowned(scenario, scenario.faults):
         says = "must stay below 1, topology.loss and all that overlap taken together: else nothing would ever arrive"
         yield Problem(
             f"faults.{index}.amount", f"makes it {loss:g} of all segments that are lost at that time; it {says}"

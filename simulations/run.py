@@ -18,9 +18,10 @@ from typing import Any, Final
 
 from protocol.events import FindProviders
 from protocol.ids import name_key
-from simulations import attackers, churn, faults
+from simulations import attackers
 from simulations.attackers.damage import Damage
 from simulations.event_loop import Kernel
+from simulations.faults import churn, faults
 from simulations.invariants import Breach, Checks
 from simulations.outcome import Outcome, outcome_of
 from simulations.rng_streams import dice

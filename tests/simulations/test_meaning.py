@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from simulations import fuzz
-from simulations.chaos import drawn, drowned
+from simulations.faults.chaos import drawn, drowned
 from simulations.files import load, shipped
 from simulations.layers import Overrides, ScenarioError
 from simulations.meaning import by_meaning

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from simulations.chaos import AMOUNTS, drawn
-from simulations.faults import KINDS
+from simulations.faults.chaos import AMOUNTS, drawn
+from simulations.faults.faults import KINDS
 from simulations.run import World
 from simulations.scenario import Fault, Measure, Scenario, Topology, Workload
 from simulations.sim.node import WALL, Peer

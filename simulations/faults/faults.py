@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from simulations.churn import quiet_at
+from simulations.faults.churn import quiet_at
 from simulations.rng_streams import dice
 
 if TYPE_CHECKING:
@@ -435,7 +435,7 @@ KINDS: Final[dict[str, type[Breakage]]] = {
 
 def prepare(world: World) -> None:
     """Schedule the faults of the scenario, and those of chaos.  Raises ``ValueError`` where one makes no sense."""
-    from simulations.chaos import drawn  # noqa: PLC0415 - chaos draws from the kinds
+    from simulations.faults.chaos import drawn  # noqa: PLC0415 - chaos draws from the kinds
 
     scenario, weather = world.scenario, Weather(world)
     faults = scenario.faults + (drawn(scenario, world.seed) if scenario.chaos else ())

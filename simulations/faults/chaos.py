@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Final
 
-from simulations.faults import KINDS, LOSS
+from simulations.faults.faults import KINDS, LOSS
 from simulations.rng_streams import dice
 from simulations.scenario import Fault, Scenario
 
