@@ -4,7 +4,7 @@ It builds the machines, lets them join, brings the jobs to living entries, and a
 to do their part.  Phases: joining; warm-up; the measured window; the quiet phase, in which nothing breaks any more;
 then the *rest*, in which no job arrives and those under way end.
 
-Not here: what is measured (``job_log``, ``watch``, ``outcome``).
+Not here: what is measured (``job_log``, ``sampling``, ``outcome``).
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from simulations import attackers
 from simulations.attackers.damage import Damage
 from simulations.event_loop import Kernel
 from simulations.faults import churn, faults
-from simulations.invariants import Breach, Checks
-from simulations.outcome import Outcome, outcome_of
+from simulations.measure.invariants import Breach, Checks
+from simulations.measure.metrics import Outcome, outcome_of
+from simulations.measure.sampling import Watch
 from simulations.rng_streams import dice
 from simulations.scenario import Scenario
 from simulations.sim.baselines import chooser
@@ -37,7 +38,6 @@ from simulations.sim.network import Network
 from simulations.sim.node import Peer
 from simulations.sim.steady_state import settle
 from simulations.sim.topology import latencies
-from simulations.watch import Watch
 from simulations.workload.workload import Arrival, arrivals
 
 #: Virtual seconds between two looks of whoever watches a run, of up to so many nodes; of more nodes, less.

@@ -11,7 +11,7 @@ import numpy as np
 
 from protocol.errors import RemoteProtocolError
 from protocol.statements.envelope import Envelope, parse
-from simulations.outcome import quantiles, rounded
+from simulations.measure.metrics import quantiles, rounded
 from simulations.rng_streams import dice
 
 if TYPE_CHECKING:

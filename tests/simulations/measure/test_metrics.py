@@ -10,7 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulations.outcome import COLUMNS, POINTS, _heat, _jobs, _series, _spreading, cdf, jain, quantiles, rounded, ttfts
+from simulations.measure.metrics import (
+    COLUMNS,
+    POINTS,
+    _heat,
+    _jobs,
+    _series,
+    _spreading,
+    cdf,
+    jain,
+    quantiles,
+    rounded,
+    ttfts,
+)
 from simulations.run import World, run
 from simulations.scenario import Workload
 from simulations.sim.job_log import JobNote

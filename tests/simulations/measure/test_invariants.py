@@ -14,10 +14,10 @@ from protocol.effects import Penalise
 from protocol.perf.gpu_catalog import MIB
 from protocol.statements.envelope import seal
 from protocol.statements.keys import LOAD, Ed25519Signer
-from simulations import invariants
 from simulations import run as worlds
-from simulations.breach import Breach
-from simulations.healing import islands_of
+from simulations.measure import invariants
+from simulations.measure.breach import Breach
+from simulations.measure.convergence import islands_of
 from simulations.run import World
 from simulations.scenario import Measure, Scenario, Topology, Workload
 from simulations.sim.jobs import Attempt, Job, Truth

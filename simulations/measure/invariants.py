@@ -9,7 +9,7 @@ I5  engines                              0 <= used <= total, for slots and memor
 I6  statements                           a view holds only what its author signed, and never an older one than before
 I7  the oracle boundary                  who chooses and admits has no way to see how long an answer will be
 I8  memory is bounded                    view, marks, lists per link, shelf of the DHT, timers, what waits
-I9  liveness                             after the last fault the network is whole again in time (``healing``)
+I9  liveness                             after the last fault the network is whole again in time (``convergence``)
 I10 reputation                           no honest node blames or bans an honest one
 I11 no loops                             a job is brought to each worker once, and to no more than ``asked``
 I12 determinism                          same scenario and seed, same digest: that is for tests, not for a run to see
@@ -27,10 +27,10 @@ from protocol.jobs.admission import Arrived
 from protocol.jobs.cascade_events import Begin
 from protocol.routing.ranking import JobQuery
 from protocol.statements.versions import MAX_MARKS
-from simulations.breach import Breach
-from simulations.engines import engine_fault
-from simulations.healing import Healing
-from simulations.probes import node_sizes
+from simulations.measure.breach import Breach
+from simulations.measure.convergence import Healing
+from simulations.measure.engine_checks import engine_fault
+from simulations.measure.introspection import node_sizes
 from simulations.rng_streams import dice
 from simulations.sim.jobs import Job
 

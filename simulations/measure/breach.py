@@ -1,4 +1,4 @@
-"""An invariant that does not hold.  Who raises it: ``invariants`` and ``healing``; who catches it: ``run``."""
+"""An invariant that does not hold.  Who raises it: ``invariants`` and ``convergence``; who catches it: ``run``."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from protocol.statements.keys import ADVERT, LOAD
-from simulations.breach import Breach
+from simulations.measure.breach import Breach
 from simulations.rng_streams import dice
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from simulations.invariants import Breach
+from simulations.measure.invariants import Breach
 
 if TYPE_CHECKING:
     from simulations.run import World

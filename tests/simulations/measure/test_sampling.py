@@ -11,11 +11,11 @@ from protocol.effects import Found
 from protocol.events import FindProviders
 from protocol.ids import name_key
 from protocol.statements.keys import ADVERT
-from simulations.outcome import outcome_of
+from simulations.measure.metrics import outcome_of
+from simulations.measure.sampling import TRACK_S, has
 from simulations.run import World
 from simulations.scenario import Measure, Scenario, Topology
 from simulations.sim.node import WALL
-from simulations.watch import TRACK_S, has
 from tests.simulations.worlds import DELAY_S, MEASURED, MODEL, Caller, ordered, scenario, world
 
 

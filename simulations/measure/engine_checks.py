@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from simulations.probes import engine_state
+from simulations.measure.introspection import engine_state
 
 if TYPE_CHECKING:
     from simulations.sim.worker import Worker
