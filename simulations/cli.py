@@ -3,7 +3,7 @@
 Data on stdout, talk and progress on stderr.  Exit codes are those of ``p2pnode``: 0 ok; 1 a goal failed, an invariant
 broke or a run crashed; 2 a wrong file or option; 130 interrupted.
 
-Not here: what the verbs do (``files``, ``runs``, ``results``, ``compare``), how it looks (``tables``).
+Not here: what the verbs do (``files``, ``run_pool``, ``results``, ``compare``), how it looks (``tables``).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 if TYPE_CHECKING:
-    from simulations.files import Loaded
-    from simulations.layers import Overrides
+    from simulations.experiment.loading import Loaded
+    from simulations.experiment.overrides import Overrides
 
 OK: Final = 0
 FAILED: Final = 1
@@ -106,8 +106,8 @@ def command() -> None:
 @click.option("--no-report", is_flag=True, help="No report.html.")
 def run(files: tuple[str, ...], **options: Any) -> int:
     """Run scenarios, judge their goals, write results and a report."""
-    from simulations.campaign import Campaign
-    from simulations.layers import Overrides, ScenarioError
+    from simulations.experiment.campaign import Campaign
+    from simulations.experiment.overrides import Overrides, ScenarioError
 
     overrides = Overrides(options["settings"], options["policy"], options["trace"], options["seeds"])
     baseline = options["baseline"]
@@ -133,8 +133,8 @@ def run(files: tuple[str, ...], **options: Any) -> int:
 
 def _load(names: tuple[str, ...], overrides: Overrides) -> list[Loaded]:
     """All files before the first run: a mistake in the last should not wait for an hour."""
-    from simulations.files import find, load
-    from simulations.layers import ScenarioError
+    from simulations.experiment.loading import find, load
+    from simulations.experiment.overrides import ScenarioError
 
     try:
         loaded = [load(path, overrides) for name in names for path in find(name)]
@@ -151,8 +151,8 @@ def _load(names: tuple[str, ...], overrides: Overrides) -> list[Loaded]:
 @command.command(name="list")
 def list_() -> None:
     """The scenarios that are shipped."""
-    from simulations.files import about, shipped
-    from simulations.tables import console
+    from simulations.experiment.loading import about, shipped
+    from simulations.experiment.tables import console
 
     width = max((len(path.stem) for path in shipped()), default=0)
     for path in shipped():
@@ -177,9 +177,9 @@ that passed in A fails in B, or a metric is outside its tolerance.
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def compare(before: Path, now: Path, given: tuple[str, ...], as_json: bool) -> int:
     """Two results against each other."""
-    from simulations import tables
-    from simulations.compare import TOLERANCES, compared, read_figures
-    from simulations.layers import ScenarioError
+    from simulations.experiment import tables
+    from simulations.experiment.compare import TOLERANCES, compared, read_figures
+    from simulations.experiment.overrides import ScenarioError
 
     try:
         old, new = read_figures(before), read_figures(now)
@@ -203,8 +203,8 @@ def compare(before: Path, now: Path, given: tuple[str, ...], as_json: bool) -> i
 
 
 def _tolerance(text: str) -> tuple[str, float]:
-    from simulations.goals import GoalError, check_metric
-    from simulations.layers import ScenarioError
+    from simulations.experiment.goals import GoalError, check_metric
+    from simulations.experiment.overrides import ScenarioError
 
     metric, _, share = text.partition("=")
     try:
@@ -235,9 +235,9 @@ shown.
 @click.option("--remember", is_flag=True, help="Write failing seeds down; they are made first from then on.")
 def fuzz(nodes: int, time_s: float, seeds: int, from_seed: int, jobs: int, remember: bool) -> int:
     """Random networks under faults of every kind: only the invariants judge."""
-    from simulations import fuzz as chaos
-    from simulations import tables
-    from simulations.progress import shown_on
+    from simulations.experiment import fuzz as chaos
+    from simulations.experiment import tables
+    from simulations.experiment.progress import shown_on
 
     try:
         plan = chaos.planned(range(from_seed, from_seed + seeds), nodes, time_s)
@@ -262,8 +262,8 @@ def fuzz(nodes: int, time_s: float, seeds: int, from_seed: int, jobs: int, remem
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR…")
 def report(folders: tuple[Path, ...]) -> int:
     """Draw report.html again from the results in DIR."""
-    from simulations import campaign, results
-    from simulations.layers import ScenarioError
+    from simulations.experiment import campaign, results
+    from simulations.experiment.overrides import ScenarioError
 
     for folder in folders:
         try:

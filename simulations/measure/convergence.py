@@ -48,7 +48,7 @@ class Healing:
         self._die = dice(world.seed, "healing")
 
     def prepare(self) -> None:
-        """Nothing is demanded without a quiet phase; files with one that is too short are refused (``meaning``)."""
+        """Nothing is demanded without a quiet phase; files with one that is too short are refused (``validation``)."""
         if self.world.scenario.quiet_s and self.due <= self.world.scenario.duration_s:
             self.world.kernel.at(self.start + EVERY_S, self._look)
 

@@ -16,7 +16,8 @@ pictures    which of these a report has
 page        HTML
 =========== =======================================================================
 
-Not here: judging goals (``simulations.goals``) and writing ``results.json`` (``simulations.results``).
+Not here: judging goals (``simulations.experiment.goals``) and writing ``results.json``
+(``simulations.experiment.results``).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from simulations.event_loop import Kernel
-from simulations.files import find, load
+from simulations.experiment.loading import find, load
 from simulations.run import World
 from tests.bench.row import Row
 

@@ -14,14 +14,15 @@ import pytest
 from rich.console import Console
 
 from p2pnode.cli import app, exits
-from simulations import campaign, cli, runs
-from simulations import fuzz as chaos
+from simulations import cli
 from simulations.cli import seconds_of
-from simulations.progress import Bars, Lines, Tally, clock_text
-from simulations.runs import Made, Planned, Word
+from simulations.experiment import campaign, run_pool
+from simulations.experiment import fuzz as chaos
+from simulations.experiment.progress import Bars, Lines, Tally, clock_text
+from simulations.experiment.run_pool import Made, Planned, Word
 from simulations.scenario import Scenario, Topology
 
-STANDIN = "tests.simulations.standin:run"
+STANDIN = "tests.simulations.experiment.standin:run"
 
 
 @pytest.fixture
@@ -345,7 +346,7 @@ def test_without_matplotlib_the_figures_are_there(
 def test_list_shows_what_is_shipped(
     shelf: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simulations.files.SHIPPED", shelf)
+    monkeypatch.setattr("simulations.experiment.loading.SHIPPED", shelf)
     scenario(shelf, name="e1-spreading", about="How fast does word get round?")
     assert sim("list") == 0
     assert capsys.readouterr().out == "e1-spreading  How fast does word get round?\n"
@@ -366,7 +367,7 @@ def test_a_failing_seed_fails_the_fuzz(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     plans = chaos.planned([5], 4, 180.0)
-    run = runs.one_run(plans[0], "tests.simulations.standin:nowhere").run
+    run = run_pool.one_run(plans[0], "tests.simulations.experiment.standin:nowhere").run
     failed = chaos.Fuzzed([Made(run, {"cpu_s": 1.0})])
     monkeypatch.setattr(chaos, "run", lambda plan, jobs, audience: failed)
     assert sim("fuzz", "--from-seed", "5", "--seeds", "1", "--nodes", "4", "--time", "3m") == 1
@@ -443,4 +444,4 @@ def test_bars_go_and_leave_only_trouble() -> None:
 
 
 def test_runs_are_those_of_the_world() -> None:
-    assert runs.WORLD == "simulations.run:run"
+    assert run_pool.WORLD == "simulations.run:run"

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from simulations.compare import Comparison, Drift, GoalChange
-from simulations.files import label, short_value
-from simulations.goals import metric_of
-from simulations.results import tidy
+from simulations.experiment.compare import Comparison, Drift, GoalChange
+from simulations.experiment.goals import metric_of
+from simulations.experiment.loading import label, short_value
+from simulations.experiment.results import tidy
 
 #: What is shown of a run, as far as it was measured; the metrics of its goals come first.
 HEADLINES: Final = (

@@ -27,8 +27,8 @@ from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Any, Final, Protocol
 
-from simulations.files import Loaded, Point, label
-from simulations.layers import SHIPPED, Overrides
+from simulations.experiment.loading import Loaded, Point, label
+from simulations.experiment.overrides import SHIPPED, Overrides
 from simulations.scenario import Scenario
 
 #: ``module:function`` that runs one scenario with one seed.

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from simulations.goals import DISTRIBUTIONS, FIGURES, NUMBERS, GoalError, as_text, judged, metric_of, read_goal
+from simulations.experiment.goals import (
+    DISTRIBUTIONS,
+    FIGURES,
+    NUMBERS,
+    GoalError,
+    as_text,
+    judged,
+    metric_of,
+    read_goal,
+)
 
 
 def made(seed: int, **metrics: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from simulations.checking import listed, meant
+from simulations.experiment.schema import listed, meant
 
 #: Metrics that are one number, with what they are.
 NUMBERS: Final = {

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from simulations.runs import Made, Planned, Word
+from simulations.experiment.run_pool import Made, Planned, Word
 
 if TYPE_CHECKING:
     from types import TracebackType

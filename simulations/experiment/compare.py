@@ -18,9 +18,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from simulations import results
-from simulations.files import label
-from simulations.layers import ScenarioError
+from simulations.experiment import results
+from simulations.experiment.loading import label
+from simulations.experiment.overrides import ScenarioError
 
 #: How far a metric may be from where it was, as a share of that (guesses: what is left to chance by a change that is
 #: not about it, and by another processor, whose last digit of a logarithm sends one job elsewhere and others after it).

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from simulations.files import find, load
-from simulations.layers import Overrides
-from simulations.runs import Made, Planned, Runs, Word, one_run, plan, toml_text
+from simulations.experiment.loading import find, load
+from simulations.experiment.overrides import Overrides
+from simulations.experiment.run_pool import Made, Planned, Runs, Word, one_run, plan, toml_text
 
-STANDIN = "tests.simulations.standin:run"
+STANDIN = "tests.simulations.experiment.standin:run"
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -170,11 +170,11 @@ def test_processes_and_this_process_make_the_same(tmp_path: Path) -> None:
 PROGRAM = """
 import sys
 from pathlib import Path
-from simulations.campaign import Campaign
-from simulations.files import load
+from simulations.experiment.campaign import Campaign
+from simulations.experiment.loading import load
 if __name__ == "__main__":
     loaded = [load(Path(sys.argv[1]))]
-    sys.exit(Campaign(Path(sys.argv[2]), jobs=1, report=False, world="tests.simulations.standin:run").all(loaded))
+    sys.exit(Campaign(Path(sys.argv[2]), jobs=1, report=False, world="tests.simulations.experiment.standin:run").all(loaded))
 """
 
 

@@ -3,7 +3,7 @@
 ``[sweep]`` names dotted keys (``"topology.nodes"``, ``"attacks.0.share"``, ``"hardware"``) and lists of their values.
 ``[node]`` starts from the settings of ``profile``.  An override of a key that is swept ends its sweep.
 
-Not here: how files and options come together (``layers``), what is right and wrong (``checking``, ``meaning``).
+Not here: how files and options come together (``layers``), what is right and wrong (``schema``, ``validation``).
 """
 
 from __future__ import annotations
@@ -19,10 +19,19 @@ from typing import Any, Final
 import msgspec
 
 from protocol.settings import PROFILES
-from simulations.checking import Problem, by_type, listed, meant, shown, type_of
-from simulations.goals import Goal, GoalError, as_text, read_goal
-from simulations.layers import SHIPPED, Layers, Overrides, ScenarioError, merge, put, read_policy, read_setting
-from simulations.meaning import by_meaning
+from simulations.experiment.goals import Goal, GoalError, as_text, read_goal
+from simulations.experiment.overrides import (
+    SHIPPED,
+    Layers,
+    Overrides,
+    ScenarioError,
+    merge,
+    put,
+    read_policy,
+    read_setting,
+)
+from simulations.experiment.schema import Problem, by_type, listed, meant, shown, type_of
+from simulations.experiment.validation import by_meaning
 from simulations.scenario import Scenario
 
 #: Values of swept keys, by dotted key, in the order of the sweep.

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulations import results
-from simulations.files import Loaded, load
-from simulations.goals import check_metric
-from simulations.layers import Overrides, ScenarioError
-from simulations.runs import one_run, plan
+from simulations.experiment import results
+from simulations.experiment.goals import check_metric
+from simulations.experiment.loading import Loaded, load
+from simulations.experiment.overrides import Overrides, ScenarioError
+from simulations.experiment.run_pool import one_run, plan
 
 ROOT = Path(__file__).parent.parent.parent
-STANDIN = "tests.simulations.standin:run"
+STANDIN = "tests.simulations.experiment.standin:run"
 TEXT = (
     'name = "x"\nseeds = [1, 2, 3]\n[sweep]\n"topology.nodes" = [5, 6]\n'
     '"routing.policy" = ["random", "neuralgrid", "omniscient"]\n'

@@ -3,7 +3,7 @@
 So there is no time of day in it, no duration and no name of a machine: those are in ``timing.json`` beside it.
 Numbers are rounded to nine digits, keys are sorted, runs are in the order of the sweep and then of the seeds.
 
-Not here: running (``runs``), comparing (``compare``), pictures (``report``).
+Not here: running (``run_pool``), comparing (``compare``), pictures (``report``).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any, Final
 import msgspec
 
 from protocol import __version__
-from simulations.checking import listed
-from simulations.files import CEILING, POLICY_KEY, Loaded, Point, value_at
-from simulations.goals import Goal, judged, metric_of
-from simulations.layers import ScenarioError
+from simulations.experiment.goals import Goal, judged, metric_of
+from simulations.experiment.loading import CEILING, POLICY_KEY, Loaded, Point, value_at
+from simulations.experiment.overrides import ScenarioError
+from simulations.experiment.schema import listed
 from simulations.scenario import Scenario
 
 #: Version of the format.
@@ -55,7 +55,7 @@ Run = dict[str, Any]
 
 
 def document(loaded: Loaded, runs: Sequence[Run], stopped: bool) -> dict[str, Any]:
-    """Everything about one scenario; ``runs`` may lack some if ``stopped``."""
+    """Everything about one scenario; ``run_pool`` may lack some if ``stopped``."""
     scenario = loaded.scenario
     runs = with_ratios([tidy(run) for run in runs])
     whole = {

@@ -2,7 +2,7 @@
 the end, shares that add up to more than there is, what would never end or never happen.
 
 A sweep is looked at point by point, since whatever is swept may be what is wrong.  Not here: types and how it is said
-(``checking``).
+(``schema``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final
 from protocol.perf.gpu_catalog import find_gpu, gpu_names, model_names, shape_of
 from protocol.routing.policies import POLICIES, SORTS
 from protocol.statements.envelope import MAX_TTL_S
-from simulations.checking import Problem, listed, meant, shown
+from simulations.experiment.schema import Problem, listed, meant, shown
 from simulations.scenario import Fault, Scenario
 
 #: Settings of ``node`` that may be 0: a tolerance, a queue, a saving; without any of the others nothing would go.

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from simulations import fuzz
 from simulations.attackers import KINDS as ATTACKERS
+from simulations.experiment import fuzz
+from simulations.experiment.run_pool import Made, Planned
 from simulations.run import World
-from simulations.runs import Made, Planned
 from simulations.sim.network import DIAL_TIMEOUT_S, HANDSHAKE_TRIPS
 from simulations.sim.topology import latencies
 

@@ -3,7 +3,7 @@
 The layers are the file that is extended, the file, ``--policy``, ``--trace``, ``--set``, ``--seed``.  Tables of a
 later layer are merged into those before, everything else is replaced.
 
-Not here: what is right and wrong (``checking``, ``meaning``), sweeps (``files``).
+Not here: what is right and wrong (``schema``, ``validation``), sweeps (``files``).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from simulations.checking import Problem, listed, meant
-from simulations.meaning import TRACES
+from simulations.experiment.schema import Problem, listed, meant
+from simulations.experiment.validation import TRACES
 
 #: Where the shipped scenarios are.
-SHIPPED: Final = Path(__file__).parent / "scenarios"
+SHIPPED: Final = Path(__file__).parents[1] / "scenarios"
 #: Problems told at once; more are mostly the same one again.
 MOST_PROBLEMS: Final = 8
 #: What a file for ``--policy`` may have.

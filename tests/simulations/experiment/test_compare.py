@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from simulations import compare, results, tables
-from simulations.compare import Drift, GoalChange, baseline_of, compared
-from simulations.files import load
-from simulations.layers import ScenarioError
-from simulations.runs import one_run, plan
+from simulations.experiment import compare, results, tables
+from simulations.experiment.compare import Drift, GoalChange, baseline_of, compared
+from simulations.experiment.loading import load
+from simulations.experiment.overrides import ScenarioError
+from simulations.experiment.run_pool import one_run, plan
 
-STANDIN = "tests.simulations.standin:run"
+STANDIN = "tests.simulations.experiment.standin:run"
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 A goal that fails, an invariant that breaks and a run that crashes fail the campaign.  Against a baseline a goal that
 already failed does not, and a metric that drifts does.
 
-Not here: how runs are made (``runs``), what results look like (``results``, ``tables``).
+Not here: how runs are made (``run_pool``), what results look like (``results``, ``tables``).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from simulations import compare, results, tables
-from simulations.files import Loaded
-from simulations.layers import ScenarioError
-from simulations.meaning import TRACES
-from simulations.progress import shown_on
-from simulations.runs import WORLD, Made, Planned, Runs, plan
+from simulations.experiment import compare, results, tables
+from simulations.experiment.loading import Loaded
+from simulations.experiment.overrides import ScenarioError
+from simulations.experiment.progress import shown_on
+from simulations.experiment.run_pool import WORLD, Made, Planned, Runs, plan
+from simulations.experiment.validation import TRACES
 from simulations.workload.traces import what_is_made
 
 OK: Final = 0

@@ -2,7 +2,7 @@
 
 The types are those of ``scenario``, read from its annotations, so that a new key needs nothing here.
 
-Not here: what no type can tell (``meaning``), reading files and joining them (``files``).
+Not here: what no type can tell (``validation``), reading files and joining them (``files``).
 """
 
 from __future__ import annotations

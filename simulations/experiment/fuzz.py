@@ -9,8 +9,8 @@ fails is written down in ``fuzz_regressions.toml`` and from then on made first, 
 
 The repeating command is all that is needed to see a failure again: ``p2pnode sim fuzz --from-seed N --seeds 1``.
 
-Not here: which faults a chaotic run has (``chaos``), what must hold (``invariants``), processes (``runs``).  Who calls
-it: ``cli``, tests.
+Not here: which faults a chaotic run has (``chaos``), what must hold (``invariants``), processes (``run_pool``).  Who
+calls it: ``cli``, tests.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import msgspec
 
 from protocol.settings import PROFILES, NodeSettings
 from simulations.attackers import KINDS as ATTACKERS
+from simulations.experiment.run_pool import Audience, Made, Planned, Runs
 from simulations.rng_streams import dice
-from simulations.runs import Audience, Made, Planned, Runs
 from simulations.scenario import (
     Attack,
     Churn,
@@ -47,7 +47,7 @@ from simulations.sim.network import DIAL_TIMEOUT_S, HANDSHAKE_TRIPS
 from simulations.sim.topology import latencies
 
 #: Seeds that failed once.
-REGRESSIONS: Final = Path(__file__).parent / "fuzz_regressions.toml"
+REGRESSIONS: Final = Path(__file__).parents[1] / "fuzz_regressions.toml"
 NODES: Final = 30
 TIME_S: Final = 300.0
 #: The quiet phase, and within which part of it the network has to be whole (guess: what two probing periods and the

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from protocol.settings import PROFILES
-from simulations import files
-from simulations.files import find, label, load, shipped, value_at
-from simulations.layers import Overrides, ScenarioError, merge, put
+from simulations.experiment import loading
+from simulations.experiment.loading import find, label, load, shipped, value_at
+from simulations.experiment.overrides import Overrides, ScenarioError, merge, put
 from simulations.scenario import Scenario
 
 TRACE = "arrival_s,input_tokens,output_tokens\n1,100,10\n"
@@ -332,7 +332,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for stem in ("e10-models", "e2-bytes", "e1-spreading", "e1-loss", "quick-routing"):
         written(tmp_path, f'about = "about {stem}"\n', f"{stem}.toml", f'name = "{stem}"\n')
     written(tmp_path, "[topology]\nnodes = 5\n", "base.toml")
-    monkeypatch.setattr(files, "SHIPPED", tmp_path)
+    monkeypatch.setattr(loading, "SHIPPED", tmp_path)
     return tmp_path
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from simulations import fuzz
+from simulations.experiment import fuzz
+from simulations.experiment.loading import load, shipped
+from simulations.experiment.overrides import Overrides, ScenarioError
+from simulations.experiment.validation import by_meaning
 from simulations.faults.chaos import drawn, drowned
-from simulations.files import load, shipped
-from simulations.layers import Overrides, ScenarioError
-from simulations.meaning import by_meaning
 from simulations.scenario import Fault, Scenario, Topology
 
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from simulations.runs import Word
+from simulations.experiment.run_pool import Word
 from simulations.scenario import Scenario
 
 
