@@ -8,8 +8,8 @@ module      what
 =========== =======================================================================
 points      results by points of the sweep: lines, spreads over seeds
 metrics     titles, units and formats of the metrics
-canvas      matplotlib to inline SVG that follows the colour scheme
-against     metrics over a swept key; ``questions`` says which over which
+svg_theme   matplotlib to inline SVG that follows the colour scheme
+sweep_plots metrics over a swept key; ``plot_catalog`` says which over which
 curves      distributions, and spreading over time
 timelines   courses over virtual time, partitions, the map of load
 pictures    which of these a report has

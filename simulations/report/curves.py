@@ -1,7 +1,8 @@
 """Distributions and spreading over time: the curves that each run brings along.
 
-Not here: courses of one run over virtual time (``timelines``) and metrics over a swept key (``against``).  Who calls
-it: ``pictures``.  Seeds are joined on one grid: the line is their mean, the band reaches from the least to the most.
+Not here: courses of one run over virtual time (``timelines``) and metrics over a swept key (``sweep_plots``).  Who
+calls it: ``pictures``.  Seeds are joined on one grid: the line is their mean, the band reaches from the least to the
+most.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from simulations.report import canvas
-from simulations.report.against import MOST_LINES, MOST_PANELS, style_of
-from simulations.report.canvas import Legend, Panel, Picture
+from simulations.report import svg_theme
 from simulations.report.points import POLICY, Point, Results, dig, label, thinned
+from simulations.report.svg_theme import Legend, Panel, Picture
+from simulations.report.sweep_plots import MOST_LINES, MOST_PANELS, style_of
 
 #: Points of a drawn curve; more could not be seen.
 GRID: Final = 140
@@ -88,25 +89,25 @@ def picture(results: Results, course: Course) -> Picture | None:
     panels, legend = list[Panel](), dict[str, Legend]()
     for values, group in shown:
         inside = [key for key in keys if key not in values]
-        figure, (ax,) = canvas.sheet()
+        figure, (ax,) = svg_theme.sheet()
         for i, point in enumerate(thinned(group, MOST_LINES)):
             style, words = style_of(results, point.values, inside, i), label(point.values, inside)
             grid = np.geomspace(low, high, GRID) if course.log else np.linspace(low, high, GRID)
             rows = joined(point, course, grid)
-            canvas.curve(ax, grid, rows.mean(axis=0), style, low=rows.min(axis=0), high=rows.max(axis=0))
+            svg_theme.curve(ax, grid, rows.mean(axis=0), style, low=rows.min(axis=0), high=rows.max(axis=0))
             legend[words] = Legend(words, style)
         if course.mark is not None:
-            canvas.level(ax, course.mark, canvas.percent_of(course.mark), right=False)
+            svg_theme.level(ax, course.mark, svg_theme.percent_of(course.mark), right=False)
         ax.set_ylim(0, 1.06)
-        canvas.linear(ax, "y", formatter=canvas.percent_of)
+        svg_theme.linear(ax, "y", formatter=svg_theme.percent_of)
         ax.set_xlim(low, high)
         if course.log:
-            canvas.logarithmic(ax, "x", low, high)
+            svg_theme.logarithmic(ax, "x", low, high)
         else:
-            canvas.linear(ax, "x")
-        canvas.titles(ax, y=course.y, x=course.x)
+            svg_theme.linear(ax, "x")
+        svg_theme.titles(ax, y=course.y, x=course.x)
         where = label(values, list(values))
-        panels.append(Panel(canvas.finish(figure, f"{course.key}-{len(panels)}", f"{course.title} {where}"), where))
+        panels.append(Panel(svg_theme.finish(figure, f"{course.key}-{len(panels)}", f"{course.title} {where}"), where))
     left_out = len(groups) - len(shown)
     note = f"{left_out} more groups of points are not drawn." if left_out else ""
     entries = tuple(legend.values()) if len(legend) > 1 or any(legend) else ()

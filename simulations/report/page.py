@@ -16,7 +16,7 @@ from simulations.report.metrics import HEADLINE, known, text, with_interval
 from simulations.report.points import Results, is_number, key_title, metric_of, short
 
 if TYPE_CHECKING:
-    from simulations.report.canvas import Legend, Picture
+    from simulations.report.svg_theme import Legend, Picture
 
 #: Rows of a table that are shown at once; the rest is folded.
 MOST_ROWS: Final = 30
@@ -315,7 +315,7 @@ def framed(picture: Picture, of: int) -> str:
 
 def swatch(entry: Legend) -> str:
     """A short piece of the line, as it is drawn."""
-    from simulations.report.canvas import VARIABLES  # noqa: PLC0415 - only where matplotlib is
+    from simulations.report.svg_theme import VARIABLES  # noqa: PLC0415 - only where matplotlib is
 
     style = entry.style
     colour = f"var(--{VARIABLES[style.colour]})"

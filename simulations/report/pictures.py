@@ -6,11 +6,11 @@ so that every goal can be looked at.
 
 from __future__ import annotations
 
-from simulations.report import against, curves, questions, timelines
-from simulations.report.against import Question
-from simulations.report.canvas import Picture
+from simulations.report import curves, plot_catalog, sweep_plots, timelines
 from simulations.report.metrics import known
 from simulations.report.points import Results, key_title, metric_of
+from simulations.report.svg_theme import Picture
+from simulations.report.sweep_plots import Question
 
 #: What is shown of sweeps over names, besides the metrics that have goals.
 OF_NAMES = ("ttft_s.p99", "goodput_per_s", "success_rate", "ttft_p99_ratio", "herd_peak")
@@ -19,14 +19,14 @@ OF_NAMES = ("ttft_s.p99", "goodput_per_s", "success_rate", "ttft_p99_ratio", "he
 def pictures(results: Results) -> list[Picture]:
     """All that there is to see, in the order of the questions a reader has."""
     found = [curves.picture(results, course) for course in curves.COURSES]
-    found += [against.picture(results, question) for question in questions.questions(results)]
+    found += [sweep_plots.picture(results, question) for question in plot_catalog.questions(results)]
     found += [timelines.herding(results), timelines.partition(results)]
     drawn = [picture for picture in found if picture is not None]
     drawn += plain_ones(results, {pair for picture in drawn for pair in picture.covers})
     if results.keys and not any(results.numeric(key) for key in results.keys):
         reading = "A row is a point: the dot is the mean, the bar goes from the least to the most of the seeds."
         metrics = dict.fromkeys([*OF_NAMES, *goal_metrics(results)])
-        rows = against.dots(results, "points", "Point by point", reading, list(metrics))
+        rows = sweep_plots.dots(results, "points", "Point by point", reading, list(metrics))
         drawn += [rows] if rows else []
     time = timelines.over_time(results)
     return drawn + ([time] if time else [])
@@ -47,7 +47,7 @@ def plain_ones(results: Results, covered: set[tuple[str, str]]) -> list[Picture]
         title = f"Goals over {key_title(key)}"
         reading = "Each goal's metric over what was swept; the dashed line is the goal's bound."
         question = Question("goals-" + "".join(c if c.isalnum() else "-" for c in key), title, reading, (key,), names)
-        picture = against.over(results, question, key)
+        picture = sweep_plots.over(results, question, key)
         drawn += [picture] if picture else []
     return drawn
 

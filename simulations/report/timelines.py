@@ -1,6 +1,6 @@
 """What happened over virtual time: courses of the whole network, partitions, and the map of load.
 
-Not here: distributions (``curves``) and sweeps (``against``).  Spans in which a scenario
+Not here: distributions (``curves``) and sweeps (``sweep_plots``).  Spans in which a scenario
 breaks something are shaded.  With more points than can be shown, evenly chosen ones are.
 """
 
@@ -16,11 +16,11 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-from simulations.report import canvas
-from simulations.report.against import style_of
-from simulations.report.canvas import Legend, Panel, Picture, Style
+from simulations.report import svg_theme
 from simulations.report.metrics import KIB
 from simulations.report.points import POLICY, Point, Results, dig, label, thinned
+from simulations.report.svg_theme import Legend, Panel, Picture, Style
+from simulations.report.sweep_plots import style_of
 
 #: Lines in one drawing over time.
 MOST_COURSES: Final = 8
@@ -69,18 +69,18 @@ def over_time(results: Results) -> Picture | None:
             continue
         if series.name == "failed_per_s" and not any(values.any() for _, _, (_, values) in rows):
             continue
-        figure, (ax,) = canvas.sheet(2.3)
+        figure, (ax,) = svg_theme.sheet(2.3)
         end = 0.0
         for i, point, (t, values) in rows:
             style, words = style_of(results, point.values, varying, i), label(point.values, varying)
             scaled = values / series.divisor
             low, high = scaled.min(axis=0), scaled.max(axis=0)
-            canvas.curve(ax, t, scaled.mean(axis=0), style, low=low, high=high)
+            svg_theme.curve(ax, t, scaled.mean(axis=0), style, low=low, high=high)
             legend[words] = Legend(words, style)
             end = max(end, float(t[-1]))
         time_axis(ax, results, end)
         upright(ax, series)
-        panels.append(Panel(canvas.finish(figure, f"time-{series.name}", f"{series.title} over virtual time")))
+        panels.append(Panel(svg_theme.finish(figure, f"time-{series.name}", f"{series.title} over virtual time")))
     if not panels:
         return None
     note = still(results, shown, points)
@@ -136,15 +136,15 @@ def time_axis(ax: Axes, results: Results, end: float, values: Mapping[str, Any] 
         since = float(here.get("at_s", 60.0))
         until = min(since + float(here.get("for_s", 60.0)), quiet_at, end)
         if until > since:
-            canvas.shade(ax, since, until)
+            svg_theme.shade(ax, since, until)
     ax.set_xlim(0, end)
     if end >= 900:
         step = next((s for s in (300, 600, 1200, 1800, 3600, 7200, 21600, 43200, 86400) if end / s <= 6), 86400.0)
-        canvas.fix(ax, "x", list(np.arange(0, end + 1, step)), minutes_of)
-        canvas.titles(ax, x="virtual minutes")
+        svg_theme.fix(ax, "x", list(np.arange(0, end + 1, step)), minutes_of)
+        svg_theme.titles(ax, x="virtual minutes")
         return
-    canvas.linear(ax, "x", ticks=6)
-    canvas.titles(ax, x="virtual seconds")
+    svg_theme.linear(ax, "x", ticks=6)
+    svg_theme.titles(ax, x="virtual seconds")
 
 
 def minutes_of(value: float, _position: object = None) -> str:
@@ -156,11 +156,11 @@ def upright(ax: Axes, series: Series) -> None:
     """The y axis of a course: from nought, shares up to one."""
     if series.share:
         ax.set_ylim(0, 1.06)
-        canvas.linear(ax, "y", formatter=canvas.percent_of)
+        svg_theme.linear(ax, "y", formatter=svg_theme.percent_of)
     else:
         ax.set_ylim(0, max(ax.get_ylim()[1], 1e-9))
-        canvas.linear(ax, "y")
-    canvas.titles(ax, y=series.title)
+        svg_theme.linear(ax, "y")
+    svg_theme.titles(ax, y=series.title)
 
 
 def partition(results: Results) -> Picture | None:
@@ -174,20 +174,20 @@ def partition(results: Results) -> Picture | None:
         t = np.asarray(run["series"]["t"], dtype=float)
         sides = np.asarray([[np.nan if v is None else v for v in pair] for pair in run["series"]["sides"]], dtype=float)
         success = dig(run, "series.success")
-        figure, axes = canvas.sheet(3.6 if success else 2.3, rows=2 if success else 1)
+        figure, axes = svg_theme.sheet(3.6 if success else 2.3, rows=2 if success else 1)
         length = min(len(t), len(sides))
         for i in range(2):
-            canvas.curve(axes[0], t[:length], sides[:length, i], Style(i))
+            svg_theme.curve(axes[0], t[:length], sides[:length, i], Style(i))
         if success:
             values = np.asarray([np.nan if v is None else v for v in success], dtype=float)
-            canvas.curve(axes[1], t[: len(values)], values[: len(t)], Style(2))
+            svg_theme.curve(axes[1], t[: len(values)], values[: len(t)], Style(2))
         for ax, title in zip(axes, ("nodes seen", "success of the jobs that ended"), strict=False):
             time_axis(ax, results, float(t[-1]), point.values)
             upright(ax, Series("", title, share=True))
         for ax in axes[:-1]:
             ax.set_xlabel("")
         words = label(point.values, results.keys)
-        panels.append(Panel(canvas.finish(figure, f"partition-{len(panels)}", f"Partition {words}"), words))
+        panels.append(Panel(svg_theme.finish(figure, f"partition-{len(panels)}", f"Partition {words}"), words))
     reading = (
         "While the network is cut (shaded) each node should lose sight of the other side only; after it the views "
         "become whole again, and success holds on both sides throughout."
@@ -214,7 +214,7 @@ def herding(results: Results) -> Picture | None:
     top = float(np.clip(np.nanpercentile(everything, 99.5) if np.isfinite(everything).any() else 1.0, 1.0, 4.0))
     panels: list[Panel] = []
     for words, _, heat, values in maps:
-        figure, (ax,) = canvas.sheet(2.7)
+        figure, (ax,) = svg_theme.sheet(2.7)
         t = heat.get("t") or [0.0, 1.0]
         ax.grid(visible=False)
         span = (float(t[0]), max(float(t[-1]), float(t[0]) + 1e-3), 0.0, float(len(values)))
@@ -222,10 +222,12 @@ def herding(results: Results) -> Picture | None:
         ax.imshow(
             values, aspect="auto", interpolation="none", cmap=colours, vmin=0, vmax=top, extent=span, origin="lower"
         )
-        canvas.linear(ax, "x", ticks=6)
-        canvas.linear(ax, "y", ticks=4)
-        canvas.titles(ax, y=f"node (of {len(values)} shown)", x="virtual seconds")
-        panels.append(Panel(canvas.finish(figure, f"heat-{len(panels)}", f"Load of nodes over time, {words}"), words))
+        svg_theme.linear(ax, "x", ticks=6)
+        svg_theme.linear(ax, "y", ticks=4)
+        svg_theme.titles(ax, y=f"node (of {len(values)} shown)", x="virtual seconds")
+        panels.append(
+            Panel(svg_theme.finish(figure, f"heat-{len(panels)}", f"Load of nodes over time, {words}"), words)
+        )
     reading = (
         "Every row is a node, every column a moment, bright is busy: an even surface is a shared load, bright "
         "streaks that wander from row to row are a herd."

@@ -174,7 +174,8 @@ from simulations.experiment.campaign import Campaign
 from simulations.experiment.loading import load
 if __name__ == "__main__":
     loaded = [load(Path(sys.argv[1]))]
-    sys.exit(Campaign(Path(sys.argv[2]), jobs=1, report=False, world="tests.simulations.experiment.standin:run").all(loaded))
+    world = "tests.simulations.experiment.standin:run"
+    sys.exit(Campaign(Path(sys.argv[2]), jobs=1, report=False, world=world).all(loaded))
 """
 
 

@@ -1,6 +1,6 @@
 """The questions that a sweep answers: which metrics belong over which key, and how to read them.
 
-Not here: drawing (``against``), and what is no sweep but a course of time or a distribution (``timelines``,
+Not here: drawing (``sweep_plots``), and what is no sweep but a course of time or a distribution (``timelines``,
 ``curves``).
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from simulations.report.against import Question, Reference
 from simulations.report.metrics import KIB
 from simulations.report.points import Results, dig
+from simulations.report.sweep_plots import Question, Reference
 
 #: The daemon's default upload for gossip, bytes per second, where a scenario does not say another.
 BUDGET: Final = 8 * KIB

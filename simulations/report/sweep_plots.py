@@ -4,7 +4,7 @@ Theory of operation: one metric and one axis make a *drawing*.  Every combinatio
 if there are more lines than eyes can tell apart, the drawings are split by one of the keys (policies stay together
 longest). Metrics of one unit share a drawing when nothing else is swept (t50, t99, t100 over the number of nodes).
 
-Not here: which metrics belong together and why (``questions``).
+Not here: which metrics belong together and why (``plot_catalog``).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Final
 
 from matplotlib.axes import Axes
 
-from simulations.report import canvas
-from simulations.report.canvas import Legend, Panel, Picture, Style
+from simulations.report import svg_theme
 from simulations.report.metrics import Metric, known
 from simulations.report.points import POLICY, Line, Point, Results, is_number, key_title, label, thinned
+from simulations.report.svg_theme import Legend, Panel, Picture, Style
 
 #: Lines in one drawing.
 MOST_LINES: Final = 10
@@ -184,27 +184,27 @@ def reference_line(drawing: Drawing, question: Question) -> tuple[list[float], l
 
 def draw(results: Results, question: Question, key: str, drawing: Drawing, name: str) -> str:
     """One set of axes."""
-    figure, (ax,) = canvas.sheet()
+    figure, (ax,) = svg_theme.sheet()
     tops: list[float] = []
     for entry in drawing.entries:
         ys, divisor = entry.line.ys, entry.metric.divisor
         means, lows, highs = ([getattr(y, part) / divisor for y in ys] for part in ("mean", "low", "high"))
         tops += means
-        canvas.curve(ax, entry.line.xs, means, entry.style, dots=True, low=lows, high=highs)
+        svg_theme.curve(ax, entry.line.xs, means, entry.style, dots=True, low=lows, high=highs)
     reference = reference_line(drawing, question)
     divisor = drawing.entries[0].metric.divisor
     if reference is not None:
         heights = [y / divisor for y in reference[1]]
-        canvas.curve(ax, reference[0], heights, Style(reference=True))
+        svg_theme.curve(ax, reference[0], heights, Style(reference=True))
         tops += heights
     bounds = sorted({bound / divisor for entry in drawing.entries for bound in results.bounds(entry.metric.name)})
     across(ax, [*tops, *bounds], drawing.entries[0].metric.unit)
     for bound in bounds:
         if reference is None or reference[1] != [bound * divisor, bound * divisor]:
-            canvas.level(ax, bound, "goal", right=freer_right(drawing, bound * divisor))
+            svg_theme.level(ax, bound, "goal", right=freer_right(drawing, bound * divisor))
     along(ax, [float(x) for x in results.values_of(key) if is_number(x)], key)
-    canvas.titles(ax, y=drawing.axis, x=key_title(key))
-    return canvas.finish(
+    svg_theme.titles(ax, y=drawing.axis, x=key_title(key))
+    return svg_theme.finish(
         figure, name, f"{question.title}: {drawing.axis} against {key_title(key)} {drawing.title}".strip()
     )
 
@@ -222,24 +222,24 @@ def across(ax: Axes, values: Sequence[float], unit: str) -> None:
         # Shares close to one would all lie on the upper edge of an axis from nought.
         bottom = 0.0 if low < 0.7 or high - low > 0.5 else low - max(0.15 * (1 - low), 0.0005)
         ax.set_ylim(bottom, max(high + 0.06 * (high - bottom), 1e-6))
-        canvas.linear(ax, "y", formatter=canvas.percent_of)
+        svg_theme.linear(ax, "y", formatter=svg_theme.percent_of)
         return
     positive = [value for value in values if value > 0]
     if len(positive) == len(values) and max(positive) / min(positive) > WIDE:
         low, high = min(positive) / 1.3, max(positive) * 1.3
         ax.set_ylim(low, high)
-        canvas.logarithmic(ax, "y", low, high)
+        svg_theme.logarithmic(ax, "y", low, high)
         ax.set_ylim(low, high)
         return
     ax.set_ylim(min(0.0, *values), max(1.12 * max(values), 1e-9))
-    canvas.linear(ax, "y")
+    svg_theme.linear(ax, "y")
 
 
 def along(ax: Axes, xs: Sequence[float], key: str) -> None:
     """The x axis: numbers at what was swept; logarithmic where it spans more than a decade."""
     shares = key.endswith((".share", "utilisation", "loss", "drop", "_share")) and max(xs) <= 2
     log = min(xs) > 0 and max(xs) / min(xs) >= 10
-    canvas.at_values(ax, xs, log=log, formatter=canvas.percent_of if shares else canvas.figure_of)
+    svg_theme.at_values(ax, xs, log=log, formatter=svg_theme.percent_of if shares else svg_theme.figure_of)
 
 
 def dots(results: Results, name: str, title: str, reading: str, metrics: Sequence[str]) -> Picture | None:
@@ -250,17 +250,19 @@ def dots(results: Results, name: str, title: str, reading: str, metrics: Sequenc
         rows = thinned(rows, 16)
         if len(rows) < 2:
             continue
-        figure, (ax,) = canvas.sheet(0.75 + 0.27 * len(rows))
+        figure, (ax,) = svg_theme.sheet(0.75 + 0.27 * len(rows))
         for i, (_, found) in enumerate(rows):
             low, mean, high = (value / metric.divisor for value in (found.low, found.mean, found.high))
-            ax.plot([low, high], [-i, -i], color=canvas.SERIES[0], linewidth=2, alpha=0.45)
-            ax.plot([mean], [-i], marker="o", markersize=6, color=canvas.SERIES[0], markeredgewidth=0)
+            ax.plot([low, high], [-i, -i], color=svg_theme.SERIES[0], linewidth=2, alpha=0.45)
+            ax.plot([mean], [-i], marker="o", markersize=6, color=svg_theme.SERIES[0], markeredgewidth=0)
         for bound in results.bounds(metric.name):
-            ax.axvline(bound / metric.divisor, color=canvas.INK, linewidth=0.9, linestyle="--")
-        canvas.linear(ax, "x", ticks=4, formatter=canvas.percent_of if metric.unit == "%" else canvas.figure_of)
-        names = [canvas.plain(words if len(words) <= 26 else words[:25] + "…") for words, _ in rows]
+            ax.axvline(bound / metric.divisor, color=svg_theme.INK, linewidth=0.9, linestyle="--")
+        svg_theme.linear(
+            ax, "x", ticks=4, formatter=svg_theme.percent_of if metric.unit == "%" else svg_theme.figure_of
+        )
+        names = [svg_theme.plain(words if len(words) <= 26 else words[:25] + "…") for words, _ in rows]
         ax.set_yticks([-i for i in range(len(rows))], names)
         ax.margins(x=0.08, y=0.6 / len(rows))
-        canvas.titles(ax, y=metric.axis)
-        panels.append(Panel(canvas.finish(figure, f"{name}-{len(panels)}", f"{title}: {metric.axis}")))
+        svg_theme.titles(ax, y=metric.axis)
+        panels.append(Panel(svg_theme.finish(figure, f"{name}-{len(panels)}", f"{title}: {metric.axis}")))
     return Picture(name, title, reading, tuple(panels)) if panels else None

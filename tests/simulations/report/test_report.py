@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from simulations.report import page, write
-from simulations.report.canvas import Picture
 from simulations.report.pictures import pictures
 from simulations.report.points import Results, spread
+from simulations.report.svg_theme import Picture
 
 pytest.importorskip("matplotlib")
 from matplotlib._pylab_helpers import Gcf  # after the skip
