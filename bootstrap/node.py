@@ -12,9 +12,9 @@ import trio
 from p2pnode import __version__
 from p2pnode.announce import announce
 from p2pnode.config import Config
-from p2pnode.home import keep_memory, open_home
-from p2pnode.paths import Paths
 from p2pnode.seeds import check_listen, grouped, listed_seeds
+from p2pnode.state.home import keep_memory, open_home
+from p2pnode.state.paths import Paths
 from p2pnode.statements import Machine, advert_of, load_of
 from p2pnode.stopping import Stopping, starting, watch_parent, watch_signals
 from p2pnode.swarm.libp2p import Libp2pNet

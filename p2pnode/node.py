@@ -20,18 +20,18 @@ from p2pnode.dispatch import Dispatch
 from p2pnode.engine.base import Engine
 from p2pnode.engine.choice import NoSuchEngine, choose_engine
 from p2pnode.hardware.probe import GpuReading, watch
-from p2pnode.home import Home, keep_memory, open_home
 from p2pnode.http.app import create_app
 from p2pnode.http.gate import Doors
 from p2pnode.http.server import ApiAddressProblem, Limits, serve
 from p2pnode.jobs import JobBook
-from p2pnode.keys import KeyProblem, Keyring, load_api_key
-from p2pnode.ledger import Ledger
 from p2pnode.logs import SECRETS
 from p2pnode.metrics import Metrics
-from p2pnode.paths import Paths
 from p2pnode.places import Places
 from p2pnode.seeds import check_listen, grouped, listed_seeds
+from p2pnode.state.home import Home, keep_memory, open_home
+from p2pnode.state.keys import KeyProblem, Keyring, load_api_key
+from p2pnode.state.ledger import Ledger
+from p2pnode.state.paths import Paths
 from p2pnode.statements import Machine, advert_of, load_of
 from p2pnode.stopping import Stopping, WrongFlag, starting, watch_parent, watch_signals
 from p2pnode.surface import Surface

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from p2pnode.config import Config
     from p2pnode.dispatch import Dispatch
     from p2pnode.engine.base import Engine
-    from p2pnode.home import Home
     from p2pnode.http.gateway import Dispatching, Jobs
     from p2pnode.jobs import JobBook
-    from p2pnode.keys import Keyring
     from p2pnode.metrics import Metrics
+    from p2pnode.state.home import Home
+    from p2pnode.state.keys import Keyring
     from p2pnode.swarm.swarm import Swarm
     from protocol.membership.peer_record import PeerRecord
     from protocol.node import Node

@@ -28,7 +28,7 @@ from p2pnode.hardware.probe import survey
 
 if TYPE_CHECKING:
     from p2pnode.config import Config
-    from p2pnode.paths import Paths
+    from p2pnode.state.paths import Paths
 
 #: Seconds for a connection to a bootstrap peer or an engine (guess: three round trips to the other side of the world).
 CONNECT_S: Final = 3.0

@@ -13,8 +13,8 @@ import click
 from p2pnode.cli.exits import OK, failed
 from p2pnode.cli.options import Shared, json_flag, shared
 from p2pnode.cli.render import print_json, safe, seconds, table
-from p2pnode.keys import FIRST_KEY, ApiKey, KeyProblem, fingerprint, new_secret, parse_policy, prepare_home
-from p2pnode.ledger import Ledger
+from p2pnode.state.keys import FIRST_KEY, ApiKey, KeyProblem, fingerprint, new_secret, parse_policy, prepare_home
+from p2pnode.state.ledger import Ledger
 
 EPILOG = """\b
 Examples:

@@ -16,7 +16,7 @@ import click
 from p2pnode.cli import render
 from p2pnode.cli.client import Api
 from p2pnode.cli.exits import USAGE, Exit, failed
-from p2pnode.paths import Paths, find_paths
+from p2pnode.state.paths import Paths, find_paths
 
 if TYPE_CHECKING:
     from rich.console import Console

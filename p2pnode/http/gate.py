@@ -16,8 +16,8 @@ from p2pnode.http.body import MOST_BYTES
 from p2pnode.http.errors import ApiError, Headers
 from p2pnode.http.http1 import head_error
 from p2pnode.http.request import Request
-from p2pnode.keys import ApiKey, Keyring
 from p2pnode.metrics import Metrics
+from p2pnode.state.keys import ApiKey, Keyring
 
 #: Bytes of a request's head (DESIGN 2.7).
 MOST_HEAD_BYTES: Final = 16 * 1024

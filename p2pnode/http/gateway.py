@@ -10,8 +10,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from p2pnode.jobs import JobRecord, JobSpec
-from p2pnode.keys import Keyring
 from p2pnode.metrics import Metrics
+from p2pnode.state.keys import Keyring
 from protocol.ids import PeerId
 from protocol.routing.ranking import JobQuery, Ranking
 

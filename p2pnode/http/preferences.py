@@ -9,7 +9,7 @@ from typing import Final
 
 from p2pnode.http.body import Fields, MaxPrice, Provider, capabilities
 from p2pnode.http.errors import ApiError, bad_parameter
-from p2pnode.keys import ZONES, ApiKey, narrower
+from p2pnode.state.keys import ZONES, ApiKey, narrower
 from protocol.routing.ranking import JobQuery
 
 SORTS: Final = ("price", "throughput", "latency")

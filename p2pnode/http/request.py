@@ -15,7 +15,7 @@ from p2pnode.http.body import MOST_BYTES
 from p2pnode.http.connection import Connection
 from p2pnode.http.errors import JSON, ApiError, Headers
 from p2pnode.http.request_id import new_request_id
-from p2pnode.keys import ApiKey
+from p2pnode.state.keys import ApiKey
 
 #: Seconds for a whole body (DESIGN 2.7).
 BODY_S: Final = 10.0

@@ -23,9 +23,9 @@ import trio
 from p2pnode.cli import app, run
 from p2pnode.cli.options import Shared, shared
 from p2pnode.config import Config
-from p2pnode.home import open_home
 from p2pnode.node import Daemon, build, live
-from p2pnode.paths import Paths
+from p2pnode.state.home import open_home
+from p2pnode.state.paths import Paths
 from p2pnode.stopping import watch_parent, watch_signals
 
 PROGRAM: Final = ("-m", "tests.fullstack.told")

@@ -465,7 +465,7 @@ def test_units_read_well() -> None:
 def test_a_report_can_be_posted_in_public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("P2PNODE_HOME", str(tmp_path))
     monkeypatch.setattr(socket, "gethostname", lambda: "secret-machine")
-    from p2pnode.paths import find_paths
+    from p2pnode.state.paths import find_paths
 
     redact = checks.redaction(find_paths(None))
     text = redact(

@@ -15,8 +15,8 @@ from p2pnode.http.app import create_app
 from p2pnode.http.gate import Doors
 from p2pnode.http.server import Limits, serve
 from p2pnode.jobs import JobFailed, JobRecord, JobSpec
-from p2pnode.keys import Keyring
 from p2pnode.metrics import Metrics
+from p2pnode.state.keys import Keyring
 from protocol.ids import PeerId, peer_text, short
 from protocol.routing.ranking import Candidate, Excluded, JobQuery, Ranking, Term
 

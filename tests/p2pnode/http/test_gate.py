@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from p2pnode.http.gate import Doors, Rate
-from p2pnode.keys import ApiKey, KeyPolicy, Keyring, fingerprint
+from p2pnode.state.keys import ApiKey, KeyPolicy, Keyring, fingerprint
 from tests.p2pnode.http.scripted import KEY, ScriptedGateway, chat, running
 
 CHAT = "/v1/chat/completions"

@@ -10,7 +10,7 @@ import trio
 
 from p2pnode.http.app import create_app
 from p2pnode.jobs import JobRecord
-from p2pnode.keys import ApiKey, Keyring, fingerprint
+from p2pnode.state.keys import ApiKey, Keyring, fingerprint
 from tests.p2pnode.http.scripted import KEY, Api, Reply, ScriptedGateway, Wire, chat, running
 
 CHAT = "/v1/chat/completions"

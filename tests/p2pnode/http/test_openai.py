@@ -11,7 +11,7 @@ import trio
 
 from p2pnode.http import sse
 from p2pnode.jobs import JobFailed
-from p2pnode.keys import ApiKey, KeyPolicy, fingerprint
+from p2pnode.state.keys import ApiKey, KeyPolicy, fingerprint
 from protocol.ids import short
 from tests.p2pnode.http.scripted import CHUNK, HANG, KEY, PEER, WHOLE, Api, ScriptedGateway, chat, running
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import platformdirs
 
-from p2pnode.paths import find_paths
+from p2pnode.state.paths import find_paths
 
 
 def test_the_flag_wins_over_the_environment_over_the_platform(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from p2pnode import ledger as module
-from p2pnode.keys import ApiKey, KeyPolicy, fingerprint
-from p2pnode.ledger import Ledger
+from p2pnode.state import ledger as module
+from p2pnode.state.keys import ApiKey, KeyPolicy, fingerprint
+from p2pnode.state.ledger import Ledger
 
 A, B = bytes(32), bytes([1]) * 32
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from p2pnode import keys
-from p2pnode.keys import (
+from p2pnode.state import keys
+from p2pnode.state.keys import (
     ApiKey,
     KeyPolicy,
     KeyProblem,

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 import trio
 
-from p2pnode.keys import ApiKey, KeyPolicy
+from p2pnode.state.keys import ApiKey, KeyPolicy
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,7 +46,7 @@ create table if not exists marks (
 #: A mark: ``(author, kind)`` to ``(inc, seq, wall)``; ``wall`` is until when it is kept, Unix seconds.
 Marks = Mapping[tuple[bytes, int], tuple[int, int, float]]
 
-_log = structlog.get_logger("p2pnode.ledger")
+_log = structlog.get_logger("p2pnode.state.ledger")
 
 
 class Ledger:

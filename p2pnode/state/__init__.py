@@ -1,0 +1,1 @@
+"""What outlives a run of the daemon: home directory, paths, keys and the ledger (SQLite)."""
