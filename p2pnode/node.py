@@ -16,17 +16,18 @@ import trio
 
 from p2pnode import __version__
 from p2pnode.config import Config, is_loopback, reached_here
-from p2pnode.dispatch import Dispatch
 from p2pnode.engine.base import Engine
 from p2pnode.engine.choice import NoSuchEngine, choose_engine
 from p2pnode.hardware.probe import GpuReading, watch
 from p2pnode.http.app import create_app
 from p2pnode.http.gate import Doors
 from p2pnode.http.server import ApiAddressProblem, Limits, serve
-from p2pnode.jobs import JobBook
+from p2pnode.jobs.dispatch import Dispatch
+from p2pnode.jobs.engine_slots import Places
+from p2pnode.jobs.records import JobBook
+from p2pnode.jobs.worker import Worker
 from p2pnode.logs import SECRETS
 from p2pnode.metrics import Metrics
-from p2pnode.places import Places
 from p2pnode.seeds import check_listen, grouped, listed_seeds
 from p2pnode.state.home import Home, keep_memory, open_home
 from p2pnode.state.keys import KeyProblem, Keyring, load_api_key
@@ -39,7 +40,6 @@ from p2pnode.surroundings import Surroundings
 from p2pnode.swarm.bell import Bell
 from p2pnode.swarm.net import NetError
 from p2pnode.swarm.swarm import Swarm
-from p2pnode.worker import Worker
 from protocol.ids import peer_from_text, peer_text
 from protocol.node import Node
 

@@ -21,10 +21,10 @@ from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer, ModelStat
 
 if TYPE_CHECKING:
     from p2pnode.config import Config
-    from p2pnode.dispatch import Dispatch
     from p2pnode.engine.base import Engine
     from p2pnode.http.gateway import Dispatching, Jobs
-    from p2pnode.jobs import JobBook
+    from p2pnode.jobs.dispatch import Dispatch
+    from p2pnode.jobs.records import JobBook
     from p2pnode.metrics import Metrics
     from p2pnode.state.home import Home
     from p2pnode.state.keys import Keyring

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from p2pnode.jobs import JobFailed
+from p2pnode.jobs.records import JobFailed
 
 _TYPES: Final = {429: "requests"}
 JSON: Final = b"application/json"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from p2pnode.jobs import JobRecord, JobSpec
+from p2pnode.jobs.records import JobRecord, JobSpec
 from p2pnode.metrics import Metrics
 from p2pnode.state.keys import Keyring
 from protocol.ids import PeerId

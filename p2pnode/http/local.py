@@ -17,7 +17,7 @@ from p2pnode.http.gateway import Gateway
 from p2pnode.http.health import answer
 from p2pnode.http.openai import ENDPOINTS, read_query
 from p2pnode.http.request import Request
-from p2pnode.jobs import JobRecord
+from p2pnode.jobs.records import JobRecord
 from p2pnode.state.keys import FIRST_KEY, ApiKey
 from protocol.ids import PeerId, peer_text, short
 from protocol.routing.ranking import Candidate, Excluded, Ranking

@@ -22,7 +22,7 @@ from p2pnode.http.gate import check_content
 from p2pnode.http.gateway import Answer, Gateway
 from p2pnode.http.preferences import job_query, milliseconds, unsupported
 from p2pnode.http.request import Request
-from p2pnode.jobs import JobFailed, JobSpec
+from p2pnode.jobs.records import JobFailed, JobSpec
 from p2pnode.metrics import ModelMetrics
 from protocol.ids import peer_text, short
 from protocol.routing.ranking import JobQuery

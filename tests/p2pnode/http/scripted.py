@@ -14,7 +14,7 @@ import trio
 from p2pnode.http.app import create_app
 from p2pnode.http.gate import Doors
 from p2pnode.http.server import Limits, serve
-from p2pnode.jobs import JobFailed, JobRecord, JobSpec
+from p2pnode.jobs.records import JobFailed, JobRecord, JobSpec
 from p2pnode.metrics import Metrics
 from p2pnode.state.keys import Keyring
 from protocol.ids import PeerId, peer_text, short

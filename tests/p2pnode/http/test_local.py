@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from p2pnode.jobs import AttemptRecord, JobRecord
+from p2pnode.jobs.records import AttemptRecord, JobRecord
 from protocol.ids import peer_text, short
 from tests.p2pnode.http.scripted import PEER, ScriptedGateway, chat, running
 

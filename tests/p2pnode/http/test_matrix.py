@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from p2pnode.http.app import create_app
-from p2pnode.jobs import JobRecord
+from p2pnode.jobs.records import JobRecord
 from p2pnode.state.keys import ApiKey, Keyring, fingerprint
 from tests.p2pnode.http.scripted import KEY, Api, Reply, ScriptedGateway, Wire, chat, running
 

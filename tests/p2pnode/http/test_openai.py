@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from p2pnode.http import sse
-from p2pnode.jobs import JobFailed
+from p2pnode.jobs.records import JobFailed
 from p2pnode.state.keys import ApiKey, KeyPolicy, fingerprint
 from protocol.ids import short
 from tests.p2pnode.http.scripted import CHUNK, HANG, KEY, PEER, WHOLE, Api, ScriptedGateway, chat, running

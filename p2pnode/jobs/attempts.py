@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from p2pnode.engine.base import EngineJob
-from p2pnode.jobs import JobSpec
-from p2pnode.places import TurnedAway
-from p2pnode.running import run_on_engine
+from p2pnode.jobs.engine_slots import TurnedAway
+from p2pnode.jobs.execute import run_on_engine
+from p2pnode.jobs.records import JobSpec
+from p2pnode.jobs.usage import Tally
 from p2pnode.swarm.net import NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import ChannelReset
-from p2pnode.usage import Tally
 from protocol.errors import BadFrame, RemoteProtocolError
 from protocol.ids import JobId, PeerId
 from protocol.jobs.cascade_events import (
@@ -56,7 +56,7 @@ from protocol.wire.mux import ResetCode
 
 if TYPE_CHECKING:
     from p2pnode.engine.base import Engine
-    from p2pnode.places import Places
+    from p2pnode.jobs.engine_slots import Places
     from p2pnode.swarm.peerlink import Channel
     from p2pnode.swarm.swarm import Swarm
 

@@ -6,8 +6,8 @@ writes to the channel and so also says BEAT when there is nothing else to say; t
 deadline.  Between producing and sending lies a buffer with a bound, so that a slow reader slows the engine down, and a
 reader that has stopped ends it.
 
-A guest's job can end only itself.  Not here: order and bounds (``places``), the request's fields (``guests``), tokens
-and engine errors (``running``).
+A guest's job can end only itself.  Not here: order and bounds (``engine_slots``), the request's fields
+(``guest_policy``), tokens and engine errors (``execute``).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from p2pnode.engine.base import PATHS, EngineJob
-from p2pnode.guests import check_guest
-from p2pnode.places import Place, Places, TurnedAway
-from p2pnode.running import run_on_engine
+from p2pnode.jobs.engine_slots import Place, Places, TurnedAway
+from p2pnode.jobs.execute import run_on_engine
+from p2pnode.jobs.guest_policy import check_guest
+from p2pnode.jobs.usage import Tally
 from p2pnode.swarm.net import NetError
-from p2pnode.usage import Tally
 from protocol.errors import BadFrame, RemoteProtocolError
 from protocol.ids import JobId, peer_text, short
 from protocol.jobs.job_dedup import TakenJobs
@@ -65,7 +65,7 @@ BODIES_BYTES: Final = 64 * 1024 * 1024
 
 
 class Worker:
-    """Does the jobs of peers.  ``places`` are shared with whoever else uses the engine; by default its own."""
+    """Does the jobs of peers.  ``engine_slots`` are shared with whoever else uses the engine; by default its own."""
 
     def __init__(
         self, engine: Engine | None, signer: Signer, settings: NodeSettings, places: Places | None = None

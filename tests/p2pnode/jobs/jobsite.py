@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import trio
 
-from p2pnode.dispatch import Dispatch
 from p2pnode.engine.base import CHAT, EngineFailed, EngineJob
-from p2pnode.jobs import JobBook, JobSpec
+from p2pnode.jobs.dispatch import Dispatch
+from p2pnode.jobs.records import JobBook, JobSpec
+from p2pnode.jobs.worker import Worker
 from p2pnode.swarm.net import LinkBroken, NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import ChannelReset
-from p2pnode.worker import Worker
 from protocol import PROTOCOL_VERSION
 from protocol.effects import Found
 from protocol.ids import PeerId, model_id

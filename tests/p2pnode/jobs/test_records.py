@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from p2pnode.jobs import COMPLETED, JobBook, JobFailed
-from tests.p2pnode.jobsite import chat, spec
+from p2pnode.jobs.records import COMPLETED, JobBook, JobFailed
+from tests.p2pnode.jobs.jobsite import chat, spec
 
 
 class Clock:

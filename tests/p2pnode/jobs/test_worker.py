@@ -11,11 +11,11 @@ import msgspec
 import pytest
 import trio
 
-from p2pnode import worker as worker_module
 from p2pnode.engine.base import CHAT, COMPLETIONS, RESPONSES, EngineFailed
+from p2pnode.jobs import worker as worker_module
+from p2pnode.jobs.usage import Tally, asking_for_usage
+from p2pnode.jobs.worker import Worker
 from p2pnode.swarm.net import NetError
-from p2pnode.usage import Tally, asking_for_usage
-from p2pnode.worker import Worker
 from protocol.ids import JobId
 from protocol.wire.end_signature import end_holds
 from protocol.wire.messages import (
@@ -34,7 +34,7 @@ from protocol.wire.messages import (
     encode,
 )
 from protocol.wire.mux import ResetCode
-from tests.p2pnode.jobsite import (
+from tests.p2pnode.jobs.jobsite import (
     CREDIT,
     MODEL,
     SETTINGS,

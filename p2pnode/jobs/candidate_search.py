@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from p2pnode.engine.base import CHAT, COMPLETIONS
-from p2pnode.jobs import JobFailed, JobSpec
+from p2pnode.jobs.records import JobFailed, JobSpec
 from protocol.ids import PeerId, name_key
 from protocol.routing.catalog import ModelSummary, anything, catalog
 from protocol.routing.ranking import JobQuery, Ranking, rank, similar

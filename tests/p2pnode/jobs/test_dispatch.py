@@ -7,10 +7,10 @@ import hashlib
 import pytest
 import trio
 
-from p2pnode.dispatch import Answer, Dispatch
 from p2pnode.engine.base import CHAT, EngineFailed
-from p2pnode.jobs import JobFailed, JobSpec
-from p2pnode.worker import Worker
+from p2pnode.jobs.dispatch import Answer, Dispatch
+from p2pnode.jobs.records import JobFailed, JobSpec
+from p2pnode.jobs.worker import Worker
 from protocol import PROTOCOL_VERSION
 from protocol.ids import JobId, name_key, peer_text
 from protocol.jobs.cascade_events import Outcome
@@ -34,7 +34,7 @@ from protocol.wire.messages import (
     encode,
 )
 from protocol.wire.mux import ResetCode
-from tests.p2pnode.jobsite import (
+from tests.p2pnode.jobs.jobsite import (
     MODEL,
     SETTINGS,
     Channel,

@@ -10,16 +10,16 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from p2pnode.dispatch import Dispatch
-from p2pnode.jobs import JobBook, JobFailed
+from p2pnode.jobs.dispatch import Dispatch
+from p2pnode.jobs.records import JobBook, JobFailed
+from p2pnode.jobs.worker import Worker
 from p2pnode.swarm.swarm import Swarm
-from p2pnode.worker import Worker
 from protocol import PROTOCOL_VERSION
 from protocol.node import Node
 from protocol.statements.adverts import Advert, Load
 from protocol.statements.envelope import statement
 from tests.fakes import MemorySwitch
-from tests.p2pnode.jobsite import SETTINGS, Script, ScriptedEngine, chat, everything, ordered, piece, signer, spec
+from tests.p2pnode.jobs.jobsite import SETTINGS, Script, ScriptedEngine, chat, everything, ordered, piece, signer, spec
 
 BIG = piece("x" * 30_000)
 

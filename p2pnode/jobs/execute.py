@@ -1,7 +1,7 @@
 """Runs one job on the engine: what the worker does for guests and ``dispatch`` for this node's own jobs.
 
 Whatever goes wrong comes back as a ``Refuse``, whose status says whose fault it was; only ``Cancelled`` passes through.
-Not here: admission (``places``), frames (``worker``).
+Not here: admission (``engine_slots``), frames (``worker``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from p2pnode.engine.base import EngineFailed, EngineJob
-from p2pnode.usage import Tally, asking_for_usage
+from p2pnode.jobs.usage import Tally, asking_for_usage
 from protocol.wire.messages import Refuse
 
 if TYPE_CHECKING:

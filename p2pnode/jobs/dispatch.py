@@ -5,7 +5,7 @@ says, goes in; attempts, aborts and the end come out.  The caller's own task doe
 :meth:`Answer.receive`: while the caller does not ask, nothing is read, and the worker stops when its credit is used up.
 Leaving the block of ``submit`` cancels the job wherever it runs.
 
-Not here: who the candidates are (``candidates``), what peers say (``attempts``), what follows (``cascade``).
+Not here: who the candidates are (``candidate_search``), what peers say (``attempts``), what follows (``cascade``).
 """
 
 from __future__ import annotations
@@ -17,11 +17,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from p2pnode.attempts import Attempting, Heard, LocalAttempt, RemoteAttempt
-from p2pnode.candidates import Candidates
 from p2pnode.engine.base import EMBEDDINGS
-from p2pnode.jobs import CANCELLED, COMPLETED, FAILED, RUNNING, AttemptRecord, JobBook, JobFailed, JobRecord, JobSpec
-from p2pnode.places import Places
+from p2pnode.jobs.attempts import Attempting, Heard, LocalAttempt, RemoteAttempt
+from p2pnode.jobs.candidate_search import Candidates
+from p2pnode.jobs.engine_slots import Places
+from p2pnode.jobs.records import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    RUNNING,
+    AttemptRecord,
+    JobBook,
+    JobFailed,
+    JobRecord,
+    JobSpec,
+)
 from protocol.effects import SetTimer
 from protocol.events import TimerFired
 from protocol.ids import PeerId, peer_text
@@ -93,7 +103,7 @@ class Answer:
 class Dispatch:
     """See the module's docstring.
 
-    ``places`` are the engine's, shared with the ``worker``; ``observe`` gets every measured attempt; ``trusted``
+    ``engine_slots`` are the engine's, shared with the ``worker``; ``observe`` gets every measured attempt; ``trusted``
     are the peers that the zones ``mine`` and ``trusted`` allow; ``decided`` gets the seconds that a ranking took.
     """
 
