@@ -9,7 +9,7 @@ import click
 
 from p2pnode.cli import app
 from p2pnode.cli.options import Shared, shared
-from p2pnode.cli.run import PROFILES, launch
+from p2pnode.cli.verbs.run import PROFILES, launch
 
 EPILOG = """\b
 Example:

@@ -10,13 +10,13 @@ import structlog
 import trio
 
 from p2pnode import __version__
+from p2pnode.advert_builder import Machine, advert_of, load_of
 from p2pnode.announce import announce
 from p2pnode.config import Config
+from p2pnode.lifecycle import Stopping, starting, watch_parent, watch_signals
 from p2pnode.seeds import check_listen, grouped, listed_seeds
 from p2pnode.state.home import keep_memory, open_home
 from p2pnode.state.paths import Paths
-from p2pnode.statements import Machine, advert_of, load_of
-from p2pnode.stopping import Stopping, starting, watch_parent, watch_signals
 from p2pnode.swarm.libp2p import Libp2pNet
 from p2pnode.swarm.net import NetError
 from p2pnode.swarm.peerlink import Channel

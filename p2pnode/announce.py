@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from p2pnode.stopping import CannotStart
+from p2pnode.lifecycle import CannotStart
 
 log = structlog.get_logger("p2pnode.node")
 

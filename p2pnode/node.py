@@ -15,9 +15,11 @@ import structlog
 import trio
 
 from p2pnode import __version__
+from p2pnode.advert_builder import Machine, advert_of, load_of
 from p2pnode.config import Config, is_loopback, reached_here
 from p2pnode.engine.base import Engine
 from p2pnode.engine.choice import NoSuchEngine, choose_engine
+from p2pnode.environment import Surroundings
 from p2pnode.hardware.probe import GpuReading, watch
 from p2pnode.http.app import create_app
 from p2pnode.http.gate import Doors
@@ -26,6 +28,7 @@ from p2pnode.jobs.dispatch import Dispatch
 from p2pnode.jobs.engine_slots import Places
 from p2pnode.jobs.records import JobBook
 from p2pnode.jobs.worker import Worker
+from p2pnode.lifecycle import Stopping, WrongFlag, starting, watch_parent, watch_signals
 from p2pnode.logs import SECRETS
 from p2pnode.metrics import Metrics
 from p2pnode.seeds import check_listen, grouped, listed_seeds
@@ -33,13 +36,10 @@ from p2pnode.state.home import Home, keep_memory, open_home
 from p2pnode.state.keys import KeyProblem, Keyring, load_api_key
 from p2pnode.state.ledger import Ledger
 from p2pnode.state.paths import Paths
-from p2pnode.statements import Machine, advert_of, load_of
-from p2pnode.stopping import Stopping, WrongFlag, starting, watch_parent, watch_signals
-from p2pnode.surface import Surface
-from p2pnode.surroundings import Surroundings
-from p2pnode.swarm.bell import Bell
+from p2pnode.status_view import Surface
 from p2pnode.swarm.net import NetError
 from p2pnode.swarm.swarm import Swarm
+from p2pnode.swarm.wakeup import Bell
 from protocol.ids import peer_from_text, peer_text
 from protocol.node import Node
 

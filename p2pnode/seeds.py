@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import tomllib
 
-from p2pnode.stopping import WrongFlag
+from p2pnode.lifecycle import WrongFlag
 from p2pnode.swarm.net import BadAddress, parse_address
 from protocol.ids import PeerId
 

@@ -21,13 +21,13 @@ from typing import Any
 import pytest
 import trio
 
-from p2pnode.engine import tinymodel
+from p2pnode.engine import tiny_model
 from p2pnode.engine.base import ModelSpec
-from p2pnode.engine.modelfolder import described
+from p2pnode.engine.model_folder import described
 from p2pnode.engine.vllm import VllmEngine
 
 ROOT = Path(__file__).parent.parent
-MODEL = tinymodel.NAME
+MODEL = tiny_model.NAME
 #: float32 because greedy answers must be the same token for token, eager because compiling takes longer than the test.
 OPTIONS = {"dtype": "float32", "enforce-eager": ""}
 #: Seconds that a start may take on a loaded machine with two cores (measured: 27 to 65 s when it is idle).
@@ -109,7 +109,7 @@ def vllm_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmHost]:
 
 async def main(folder: Path) -> None:
     """Supervise vLLM until SIGTERM, writing each change of its state to ``status.json``."""
-    spec = described(ModelSpec(MODEL, str(tinymodel.make(folder / "model")), options=OPTIONS))
+    spec = described(ModelSpec(MODEL, str(tiny_model.make(folder / "model")), options=OPTIONS))
     engine = VllmEngine(spec, str(interpreter()), folder, runtime="cpu", slots=8)
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)

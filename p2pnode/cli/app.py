@@ -42,7 +42,7 @@ class Verbs(click.Group):
         del ctx
         if cmd_name not in VERBS:
             return None
-        command: click.Command = importlib.import_module(f"p2pnode.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"p2pnode.cli.verbs.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -22,7 +22,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from p2pnode.cli.client import Api
-from p2pnode.stopping import PARENT_VARIABLE
+from p2pnode.lifecycle import PARENT_VARIABLE
 
 T = TypeVar("T")
 

@@ -1,7 +1,7 @@
 """The JSON of OpenAI answers, whole and in chunks, as the mock engine gives them.
 
 One ``Writer`` per job: it knows the head that all chunks share, so that a token costs one join of bytes.
-Not here: errors (``p2pnode/http``), which tokens there are (``speech``).
+Not here: errors (``p2pnode/http``), which tokens there are (``mock_text``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from p2pnode.engine.base import CHAT
-from p2pnode.engine.speech import Saying
+from p2pnode.engine.mock_text import Saying
 
 FINGERPRINT: Final = "p2pnode-mock"
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from p2pnode.engine import keeper
+from p2pnode.engine import child_reaper
 
 #: Seconds between SIGTERM and SIGKILL (vLLM ends within one; a GPU driver in trouble takes longer).
 GRACE_S: Final = 5.0
@@ -50,7 +50,7 @@ class Child:
 async def child(command: Sequence[str], environment: Mapping[str, str], log: Path) -> AsyncIterator[Child]:
     """Start a command; when the block ends, its whole process group does."""
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept = [sys.executable, "-I", keeper.__file__, str(log), str(GRACE_S), *command]
+    kept = [sys.executable, "-I", child_reaper.__file__, str(log), str(GRACE_S), *command]
     process = await trio.lowlevel.open_process(
         kept,
         stdin=subprocess.PIPE,

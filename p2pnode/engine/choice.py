@@ -71,7 +71,7 @@ def choose_engine(config: Config, logs: Path, environ: Mapping[str, str] = os.en
 
 
 def _vllm(models: list[ModelSpec], logs: Path, environ: Mapping[str, str]) -> Engine:
-    from p2pnode.engine.modelfolder import NotAModel, resolved  # noqa: PLC0415
+    from p2pnode.engine.model_folder import NotAModel, resolved  # noqa: PLC0415
     from p2pnode.engine.vllm import VllmEngine  # noqa: PLC0415
 
     if not models:

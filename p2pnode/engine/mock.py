@@ -1,7 +1,7 @@
 """An engine without a model: timed like a GPU of the tables, saying deterministic text, failing on demand.
 
 It is open about being a mock: ``simulated``, runtime ``simulated``, ``system_fingerprint`` ``p2pnode-mock``.
-Not here: what is said (``speech``), its JSON (``answers``), when (``batch``, on ``protocol.perf.batch_engine``).
+Not here: what is said (``mock_text``), its JSON (``answers``), when (``batch``, on ``protocol.perf.batch_engine``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 import trio
 
-from p2pnode.engine import speech
+from p2pnode.engine import mock_text
 from p2pnode.engine.answers import ResponseWriter, Writer, embeddings
 from p2pnode.engine.base import (
     CHAT,
@@ -31,7 +31,7 @@ from p2pnode.engine.base import (
     EngineState,
     ModelSpec,
 )
-from p2pnode.engine.batch import Batch
+from p2pnode.engine.mock_batch import Batch
 from protocol.perf.gpu_catalog import need_mib, shape_of
 from protocol.perf.model_timing import Pace
 from protocol.statements.adverts import Gpu, Load, ModelOffer
@@ -132,18 +132,18 @@ class MockEngine:
         ask = self._admit(job)
         self._jobs += 1
         if job.path == EMBEDDINGS:
-            vectors = speech.embed(ask, self._seed, ask.dimensions or DEFAULT_DIMENSIONS)
+            vectors = mock_text.embed(ask, self._seed, ask.dimensions or DEFAULT_DIMENSIONS)
             pieces: Pieces = iter([(0, embeddings(ask.model, vectors, ask.encoding_format))])
             yield MockReply(pieces, job.stream, None, 0, self.faults)
             return
-        prompt = speech.prompt_tokens(ask, job.path)
+        prompt = mock_text.prompt_tokens(ask, job.path)
         sayings = self._sayings(job, ask, prompt)
         longest = max(len(saying.tokens) for saying in sayings)
         with self._batch.joined(ask.model, len(sayings), prompt, longest) as number:
             pieces = self._pieces(job, ask, sayings, prompt)
             yield MockReply(pieces, job.stream, self._batch, number, self.faults)
 
-    def _admit(self, job: EngineJob) -> speech.Ask:
+    def _admit(self, job: EngineJob) -> mock_text.Ask:
         """The request, or the refusal that it or the faults ask for."""
         if self.faults.refuse is not None:
             raise EngineFailed(self.faults.refuse, "engine_refused", "the mock engine was told to refuse every job")
@@ -151,12 +151,12 @@ class MockEngine:
             raise EngineFailed(500, "engine_failed", "the mock engine was told to fail some jobs")
         if job.path not in PATHS:
             raise EngineFailed(404, "unknown_url", f"the mock engine does not serve {job.path}")
-        ask = speech.read(job)
+        ask = mock_text.read(job)
         if ask.model not in self._specs:
             raise EngineFailed(404, "model_not_found", f"this engine does not have the model {ask.model!r}", "model")
         return ask
 
-    def _sayings(self, job: EngineJob, ask: speech.Ask, prompt: int) -> list[speech.Saying]:
+    def _sayings(self, job: EngineJob, ask: mock_text.Ask, prompt: int) -> list[mock_text.Saying]:
         context = self._specs[ask.model].context or DEFAULT_CONTEXT
         wanted = ask.limit or 1
         if prompt + wanted > context:
@@ -164,10 +164,10 @@ class MockEngine:
                 f"{prompt} prompt tokens and {wanted} more do not fit in {context}; shorten the prompt or ask less"
             )
             raise EngineFailed(400, "context_length_exceeded", message, "messages" if job.path == CHAT else "prompt")
-        return [speech.say(ask, job.path, self._seed, index, context - prompt) for index in range(ask.choices)]
+        return [mock_text.say(ask, job.path, self._seed, index, context - prompt) for index in range(ask.choices)]
 
-    def _pieces(self, job: EngineJob, ask: speech.Ask, sayings: list[speech.Saying], prompt: int) -> Pieces:
-        answer_id = f"{speech.digest(ask, job.path, self._seed, self._jobs):016x}"
+    def _pieces(self, job: EngineJob, ask: mock_text.Ask, sayings: list[mock_text.Saying], prompt: int) -> Pieces:
+        answer_id = f"{mock_text.digest(ask, job.path, self._seed, self._jobs):016x}"
         created = int(self._wall())
         if job.path == RESPONSES:
             return _response_pieces(ResponseWriter(answer_id, created, ask.model), sayings[0], prompt, job.stream)
@@ -179,7 +179,7 @@ class MockEngine:
         return _stream_pieces(writer, sayings, prompt, usage)
 
 
-def _stream_pieces(writer: Writer, sayings: list[speech.Saying], prompt: int, usage: bool) -> Pieces:
+def _stream_pieces(writer: Writer, sayings: list[mock_text.Saying], prompt: int, usage: bool) -> Pieces:
     for index, saying in enumerate(sayings):
         if (first := writer.first(index, saying)) is not None:
             yield 1, first
@@ -194,7 +194,7 @@ def _stream_pieces(writer: Writer, sayings: list[speech.Saying], prompt: int, us
         yield longest, writer.totals(prompt, sum(len(saying.tokens) for saying in sayings))
 
 
-def _response_pieces(writer: ResponseWriter, saying: speech.Saying, prompt: int, stream: bool) -> Pieces:
+def _response_pieces(writer: ResponseWriter, saying: mock_text.Saying, prompt: int, stream: bool) -> Pieces:
     if not stream:
         yield len(saying.tokens), writer.whole(saying, prompt)
         return

@@ -1,4 +1,4 @@
-"""The hundred and fifty words that stand for language here: ``speech`` (mock) and ``tinymodel`` say nothing else."""
+"""The hundred and fifty words of the mock's language, shared by ``mock_text`` and ``tiny_model``."""
 
 from __future__ import annotations
 

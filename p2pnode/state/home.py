@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from p2pnode.lifecycle import CannotStart
 from p2pnode.logs import SECRETS
 from p2pnode.state.keys import KeyProblem, load_node_key, lock_home, prepare_home
 from p2pnode.state.ledger import Ledger
 from p2pnode.state.paths import Paths
-from p2pnode.stopping import CannotStart
 from protocol.ids import PeerId
 from protocol.statements.keys import Ed25519Signer
 

@@ -13,13 +13,13 @@ D3     plaintext is offered: anybody can be anybody               ``build_host``
 D4     cancelling a writer breaks the connection for all          ``ContainedYamux._write_frame``: shielded, bounded
 D5, D6 dialling waits 250 ms and tries one address                ``libp2p`` dials each address itself
 D7     a frozen peer is never noticed                             PING in ``protocol.wire.mux``, bounded writes here
-D8     listening sockets outlive the host and share their port    ``listener``
+D8     listening sockets outlive the host and share their port    ``accept_gateway``
 D9,D10 windows of 16 MiB, a write limit of 5 s                    ``send_on`` and ``take`` here, credit in ``link``
-D15    silent sockets fill the places; places never come back     ``door`` and ``listener``
+D15    silent sockets fill the places; places never come back     ``connection_limiter`` and ``accept_gateway``
 D17    simultaneous dialling makes two connections                ``swarm`` keeps one
 D18    closing takes 0.2 s for each connection                    the sockets are cut, nobody waits
 M10    streams that nobody reads hold what they were sent         ``STREAMS`` and ``BUFFERED_BYTES`` here
-M13    a packet that comes in more than 101 pieces is an error    ``BufferedPackets`` in ``sieve``
+M13    a packet that comes in more than 101 pieces is an error    ``BufferedPackets`` in ``frame_decoder``
 ====== ========================================================== ===================================================
 """
 
@@ -61,11 +61,11 @@ from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.tools import utils as lib_tools
 from libp2p.transport.upgrader import TransportUpgrader
 
-from p2pnode.swarm.bell import Bell
-from p2pnode.swarm.door import DoorSettings
-from p2pnode.swarm.listener import Front, FrontStream, FrontTransport
+from p2pnode.swarm.accept_gateway import Front, FrontStream, FrontTransport
+from p2pnode.swarm.connection_limiter import DoorSettings
+from p2pnode.swarm.frame_decoder import DATA, HEADER, READ_BYTES, WINDOW_UPDATE, BufferedPackets, Sieve, ciphers
 from p2pnode.swarm.net import NetError
-from p2pnode.swarm.sieve import DATA, HEADER, READ_BYTES, WINDOW_UPDATE, BufferedPackets, Sieve, ciphers
+from p2pnode.swarm.wakeup import Bell
 from protocol.errors import InvalidPeerId
 from protocol.ids import peer_from_libp2p
 

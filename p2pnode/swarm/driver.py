@@ -18,7 +18,7 @@ from typing import Final, Protocol
 import trio
 
 from p2pnode.swarm import DEFECT
-from p2pnode.swarm.bell import Bell
+from p2pnode.swarm.wakeup import Bell
 from protocol.effects import Effect, SetTimer, TimerKey
 from protocol.events import Event, Received, TimerFired
 from protocol.ids import PeerId

@@ -2,7 +2,7 @@
 
 One stream ``/p2pnode/link/1`` per connection, opened by whoever dialled, is the whole use that is made of a
 connection; when it ends, the connection is cut.  What the library does wrong is handled in ``containment`` and
-``listener``.
+``accept_gateway``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from libp2p.stream_muxer.yamux.yamux import YamuxStream
 from libp2p.utils import encode_delim
 from multiaddr import Multiaddr
 
+from p2pnode.swarm.accept_gateway import Front, FrontStream, connect
+from p2pnode.swarm.connection_limiter import Door, DoorSettings
 from p2pnode.swarm.containment import ContainedYamux, build_host, check_library, quiet
-from p2pnode.swarm.door import Door, DoorSettings
-from p2pnode.swarm.listener import Front, FrontStream, connect
 from p2pnode.swarm.net import Address, BadAddress, LinkBroken, NetError, PeerUnreachable, is_loopback, parse_address
 from protocol.errors import InvalidPeerId
 from protocol.ids import PeerId, libp2p_bytes, peer_from_libp2p, short

@@ -17,9 +17,9 @@ from typing import Final, Protocol
 
 import trio
 
-from p2pnode.swarm.bell import Bell
-from p2pnode.swarm.keeper import Keeper
 from p2pnode.swarm.net import Link, LinkBroken, NetError
+from p2pnode.swarm.ping_scheduler import Keeper
+from p2pnode.swarm.wakeup import Bell
 from protocol.errors import BadFrame, LocalProtocolError, RemoteProtocolError
 from protocol.ids import PeerId, short
 from protocol.settings import LinkSettings

@@ -1,7 +1,8 @@
 """The network as the rest of the daemon sees it: jobs to and from peers, the view, look-ups.
 
 It drives ``protocol.node``: performs what the machine asks for and gives it what happens.  It decides nothing about
-peers, except what a driver must: when penalties have added up to a ban.  The links themselves are in ``linktable``.
+peers, except what a driver must: when penalties have added up to a ban.  The links themselves are in
+``connection_table``.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from p2pnode.swarm import DEFECT
+from p2pnode.swarm.connection_table import LinkTable
 from p2pnode.swarm.driver import Driver
-from p2pnode.swarm.linktable import LinkTable
 from p2pnode.swarm.net import LinkBroken, Net, PeerUnreachable
 from p2pnode.swarm.peerlink import Channel, ChannelReset, PeerLink
 from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, Send

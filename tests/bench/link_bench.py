@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 import trio  # noqa: E402
 
-from p2pnode.swarm.door import DoorSettings  # noqa: E402
+from p2pnode.swarm.connection_limiter import DoorSettings  # noqa: E402
 from p2pnode.swarm.libp2p import Libp2pNet  # noqa: E402
 from p2pnode.swarm.net import LinkBroken  # noqa: E402
 from p2pnode.swarm.peerlink import Channel, PeerLink  # noqa: E402

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-from p2pnode.swarm.door import DoorSettings
+from p2pnode.swarm.connection_limiter import DoorSettings
 from p2pnode.swarm.libp2p import Libp2pNet
 from p2pnode.swarm.net import LinkBroken
 from p2pnode.swarm.peerlink import PeerLink

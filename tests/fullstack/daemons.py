@@ -30,10 +30,10 @@ from libp2p.peer import peerdata
 import p2pnode.swarm.libp2p  # noqa: F401 - else the first daemon imports it, in a thread
 from p2pnode import node
 from p2pnode.config import Config, load_config
+from p2pnode.environment import Surroundings
 from p2pnode.hardware.probe import Survey
 from p2pnode.state.home import open_home
 from p2pnode.state.paths import Paths
-from p2pnode.surroundings import Surroundings
 from protocol.codec import messages
 from protocol.ids import PeerId, peer_text
 from protocol.statements.envelope import parse_again

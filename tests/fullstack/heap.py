@@ -15,7 +15,7 @@ import msgspec
 
 from p2pnode.engine.choice import MOCK_MODEL
 from p2pnode.engine.mock import DEFAULT_SLOTS
-from p2pnode.engine.speech import TOKENS_PER_MESSAGE
+from p2pnode.engine.mock_text import TOKENS_PER_MESSAGE
 from protocol.settings import PROFILES
 from simulations.run import World
 from simulations.scenario import Engine, Hardware, Measure, Model, Models, Scenario, Topology, Uplink, Workload

@@ -14,9 +14,9 @@ import pytest
 import trio
 
 from p2pnode.http.connection import Connection
+from p2pnode.swarm.accept_gateway import FrontStream
 from p2pnode.swarm.containment import ContainedYamux
 from p2pnode.swarm.libp2p import Libp2pLink
-from p2pnode.swarm.listener import FrontStream
 from p2pnode.swarm.peerlink import Channel, PeerLink
 from protocol.settings import PROFILES
 from tests.fullstack.client import Heard, chat, streamed

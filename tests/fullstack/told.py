@@ -20,13 +20,14 @@ import click
 import msgspec
 import trio
 
-from p2pnode.cli import app, run
+from p2pnode.cli import app
 from p2pnode.cli.options import Shared, shared
+from p2pnode.cli.verbs import run
 from p2pnode.config import Config
+from p2pnode.lifecycle import watch_parent, watch_signals
 from p2pnode.node import Daemon, build, live
 from p2pnode.state.home import open_home
 from p2pnode.state.paths import Paths
-from p2pnode.stopping import watch_parent, watch_signals
 
 PROGRAM: Final = ("-m", "tests.fullstack.told")
 #: In the home of the node.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent.parent / "p2pnode"
-SOURCES = [*sorted((PACKAGE / "swarm").glob("*.py")), PACKAGE / "node.py", PACKAGE / "running.py"]
+SOURCES = [*sorted((PACKAGE / "swarm").glob("*.py")), PACKAGE / "node.py", PACKAGE / "jobs" / "execute.py"]
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 
 

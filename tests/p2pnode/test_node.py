@@ -17,17 +17,17 @@ import trio
 import trio.testing
 
 import p2pnode
+from p2pnode.advert_builder import Machine, advert_of, described, load_of
 from p2pnode.announce import announce, next_command, write_atomically
 from p2pnode.config import load_config
 from p2pnode.engine.choice import MOCK_MODEL, NoSuchEngine, choose_engine, chosen_kind
 from p2pnode.hardware.probe import GpuReading, Survey
+from p2pnode.lifecycle import PARENT_VARIABLE, SIGNALS, CannotStart, Stopping, WrongFlag, watch_parent, watch_signals
 from p2pnode.seeds import check_listen, grouped, listed_seeds
 from p2pnode.state import home as home_module
 from p2pnode.state.home import open_home
 from p2pnode.state.ledger import Ledger
 from p2pnode.state.paths import find_paths
-from p2pnode.statements import Machine, advert_of, described, load_of
-from p2pnode.stopping import PARENT_VARIABLE, SIGNALS, CannotStart, Stopping, WrongFlag, watch_parent, watch_signals
 from protocol.ids import PeerId, peer_text
 from protocol.statements.adverts import Gpu, Load, ModelOffer, Status
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from p2pnode.config import Config, EngineConfig, ModelConfig
-from p2pnode.engine import tinymodel
+from p2pnode.engine import tiny_model
 from p2pnode.engine.base import ModelSpec
 from p2pnode.engine.choice import (
     FAULTS_VARIABLE,
@@ -20,14 +20,14 @@ from p2pnode.engine.choice import (
     chosen_kind,
 )
 from p2pnode.engine.mock import MockEngine
-from p2pnode.engine.modelfolder import NotAModel, described
+from p2pnode.engine.model_folder import NotAModel, described
 from p2pnode.engine.openai import OpenAIEngine
 from p2pnode.engine.vllm import VllmEngine
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> ModelSpec:
-    return ModelSpec("tiny", str(tinymodel.make(tmp_path / "tiny")))
+    return ModelSpec("tiny", str(tiny_model.make(tmp_path / "tiny")))
 
 
 def config(kind: str = "auto", *models: ModelConfig, **engine: str) -> Config:
@@ -97,7 +97,7 @@ def test_faults_of_the_mock_come_from_the_environment(tmp_path: Path) -> None:
 
 def test_a_folder_says_what_it_holds(tiny: ModelSpec) -> None:
     spec = described(tiny)
-    assert (spec.family, spec.context, spec.quantization) == ("LlamaForCausalLM", tinymodel.CONTEXT, "float32")
+    assert (spec.family, spec.context, spec.quantization) == ("LlamaForCausalLM", tiny_model.CONTEXT, "float32")
     assert 0.001 < spec.params_b < 0.01
     assert spec.template_hash
     assert described(replace(tiny, context=64)).context == 64
@@ -105,7 +105,7 @@ def test_a_folder_says_what_it_holds(tiny: ModelSpec) -> None:
 
 def test_the_same_model_in_two_folders_has_one_fingerprint_and_another_seed_has_another(tmp_path: Path) -> None:
     def fingerprint(folder: str, seed: int = 0) -> bytes:
-        return described(ModelSpec("x", str(tinymodel.make(tmp_path / folder, seed)))).offer().fingerprint
+        return described(ModelSpec("x", str(tiny_model.make(tmp_path / folder, seed)))).offer().fingerprint
 
     assert fingerprint("a") == fingerprint("b") != fingerprint("c", seed=1)
 

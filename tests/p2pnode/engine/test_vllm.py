@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trio
 
-from p2pnode.engine import keeper, vllm
+from p2pnode.engine import child_reaper, vllm
 from p2pnode.engine.base import CHAT, Engine, EngineFailed, EngineJob, EngineReply, ModelSpec
 from p2pnode.engine.gauges import Gauges
 from p2pnode.engine.gauges import read as read_gauges
@@ -223,7 +223,7 @@ def test_what_the_child_is_told() -> None:
 
 
 def test_a_log_never_grows_beyond_its_bound(tmp_path: Path) -> None:
-    with closing(keeper.BoundedLog(tmp_path / "log", 100)) as log:
+    with closing(child_reaper.BoundedLog(tmp_path / "log", 100)) as log:
         for number in range(50):
             log.write(b"%09d\n" % number)
     sizes = [path.stat().st_size for path in tmp_path.iterdir()]

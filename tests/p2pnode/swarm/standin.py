@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from p2pnode.swarm.door import DoorSettings
+from p2pnode.swarm.connection_limiter import DoorSettings
 from p2pnode.swarm.libp2p import Libp2pNet
 from p2pnode.swarm.net import Net
 from p2pnode.swarm.peerlink import Channel

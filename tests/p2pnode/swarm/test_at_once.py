@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from p2pnode.swarm.accept_gateway import FrontStream
 from p2pnode.swarm.driver import INBOX_PER_PEER
 from p2pnode.swarm.libp2p import Libp2pLink
-from p2pnode.swarm.listener import FrontStream
 from p2pnode.swarm.peerlink import PeerLink
 from p2pnode.swarm.swarm import Swarm
 from protocol.effects import Effect, Send

@@ -24,8 +24,8 @@ from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 
 from p2pnode.swarm import containment
+from p2pnode.swarm.connection_limiter import DoorSettings
 from p2pnode.swarm.containment import STREAMS, BufferedPackets, ContainedYamux, WrongLibrary, check_library
-from p2pnode.swarm.door import DoorSettings
 from p2pnode.swarm.libp2p import LINK_PROTOCOL, Libp2pNet
 from p2pnode.swarm.net import NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import Channel

@@ -18,7 +18,7 @@ import pytest
 import trio
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
-from p2pnode.swarm.door import DoorSettings
+from p2pnode.swarm.connection_limiter import DoorSettings
 from p2pnode.swarm.libp2p import Libp2pNet
 from p2pnode.swarm.net import LinkBroken, NetError, PeerUnreachable, PortInUse
 from p2pnode.swarm.peerlink import Channel

@@ -7,7 +7,7 @@ import random
 import pytest
 import trio
 
-from p2pnode.swarm.linktable import IDLE_S
+from p2pnode.swarm.connection_table import IDLE_S
 from p2pnode.swarm.net import LinkBroken, PeerUnreachable
 from p2pnode.swarm.peerlink import Channel, ChannelReset
 from p2pnode.swarm.swarm import BAN_POINTS, BAN_S

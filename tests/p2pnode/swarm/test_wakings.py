@@ -13,9 +13,9 @@ from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
 from noise.connection import NoiseConnection
 from noise.exceptions import NoiseInvalidMessage, NoiseMaxNonceError
 
-from p2pnode.swarm.bell import Bell
-from p2pnode.swarm.keeper import Keeper
-from p2pnode.swarm.sieve import BufferedPackets, Sieve, ciphers
+from p2pnode.swarm.frame_decoder import BufferedPackets, Sieve, ciphers
+from p2pnode.swarm.ping_scheduler import Keeper
+from p2pnode.swarm.wakeup import Bell
 
 # --- the bell --------------------------------------------------------------------------------------------------------
 

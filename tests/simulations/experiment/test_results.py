@@ -19,7 +19,7 @@ from simulations.experiment.loading import Loaded, load
 from simulations.experiment.overrides import Overrides, ScenarioError
 from simulations.experiment.run_pool import one_run, plan
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 STANDIN = "tests.simulations.experiment.standin:run"
 TEXT = (
     'name = "x"\nseeds = [1, 2, 3]\n[sweep]\n"topology.nodes" = [5, 6]\n'

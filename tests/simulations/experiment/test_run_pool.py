@@ -20,7 +20,7 @@ from simulations.experiment.overrides import Overrides
 from simulations.experiment.run_pool import Made, Planned, Runs, Word, one_run, plan, toml_text
 
 STANDIN = "tests.simulations.experiment.standin:run"
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 class Silent:

@@ -45,7 +45,7 @@ def test_regions_are_known_by_name(kind: str) -> None:
     known = regions_of(kind)
     assert {found.region(node) for node in range(600)} <= set(known)
     if len(known) > 1:
-        words = (Path(__file__).parents[2] / "simulations" / "README.md").read_text(encoding="utf-8")
+        words = (Path(__file__).parents[3] / "simulations" / "README.md").read_text(encoding="utf-8")
         assert all(
             f"`{region}`" in words for region in (*known[:1], *known[-1:], *(REGIONS if kind == "regions8" else ()))
         )

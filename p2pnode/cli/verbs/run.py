@@ -11,8 +11,8 @@ import trio
 from p2pnode.cli.exits import FAILED, OK, USAGE, Exit
 from p2pnode.cli.options import Shared, shared
 from p2pnode.config import Config, ConfigError, load_config
+from p2pnode.lifecycle import CannotStart, WrongFlag, starting
 from p2pnode.state.paths import Paths
-from p2pnode.stopping import CannotStart, WrongFlag, starting
 
 PROFILES = ["lan", "wan", "local", "test"]
 ENGINES = ["auto", "vllm", "openai", "mock", "none"]

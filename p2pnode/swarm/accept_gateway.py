@@ -1,9 +1,9 @@
 """Our own TCP under py-libp2p: sockets that we open, count and close ourselves.
 
-The library's listener shares its port with any other program (SO_REUSEPORT), survives the host that opened it, counts
-a socket against its 250 places before the handshake, and never gives the place of an inbound connection back until
-the host ends.  Here the port is exclusive, ``door`` decides before the library sees a socket, silent sockets are cut,
-and the end of a socket ends everything that was started for it.  Used by ``libp2p`` only.
+The library's listener shares its port with any other program (SO_REUSEPORT), survives the host that opened it, counts a
+socket against its 250 places before the handshake, and never gives the place of an inbound connection back until the
+host ends.  Here the port is exclusive, ``connection_limiter`` decides before the library sees a socket, silent sockets
+are cut, and the end of a socket ends everything that was started for it.  Used by ``libp2p`` only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from multiaddr import Multiaddr
 
-from p2pnode.swarm.door import Door, Ticket
+from p2pnode.swarm.connection_limiter import Door, Ticket
 from p2pnode.swarm.net import Address, BadAddress, NetError, PortInUse, parse_address
 from protocol.ids import PeerId
 

@@ -14,9 +14,9 @@ from typing import Final
 import trio
 
 from p2pnode.swarm import DEFECT
-from p2pnode.swarm.keeper import Keeper
 from p2pnode.swarm.net import Link, Net, NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import LinkOwner, PeerLink
+from p2pnode.swarm.ping_scheduler import Keeper
 from protocol import PROTOCOL_VERSION
 from protocol.errors import RemoteProtocolError
 from protocol.events import DialFailed, Event, LinkDown, LinkUp

@@ -1,7 +1,7 @@
 """Who may come in: counts per address and in total, kept in front of every accepted socket.
 
 A socket is *pending* from its acceptance until Noise has proven a key, then *open* until it is closed.  Bounds are
-those of the DESIGN 3.1.  Pure bookkeeping: the caller (``listener``) passes the time and does what it is told.
+those of the DESIGN 3.1.  Pure bookkeeping: the caller (``accept_gateway``) passes the time and does what it is told.
 """
 
 from __future__ import annotations

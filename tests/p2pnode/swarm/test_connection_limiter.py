@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2pnode.swarm.door import GRACE_S, REMEMBERED, Door, DoorSettings, Ticket
+from p2pnode.swarm.connection_limiter import GRACE_S, REMEMBERED, Door, DoorSettings, Ticket
 from protocol.ids import PeerId
 
 ALICE, BOB = PeerId(b"a" * 32), PeerId(b"b" * 32)

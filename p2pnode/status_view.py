@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import trio
 
 from p2pnode import __version__
-from p2pnode.statements import Machine as Hardware
-from p2pnode.statements import with_queue
+from p2pnode.advert_builder import Machine as Hardware
+from p2pnode.advert_builder import with_queue
 from protocol.ids import peer_text, short
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status
 

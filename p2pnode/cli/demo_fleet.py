@@ -85,15 +85,15 @@ class RealVllm(Cast):
             ) from None
 
     def start(self, fleet: Fleet, name: str, seed: Child) -> Child:
-        from p2pnode.engine import tinymodel
+        from p2pnode.engine import tiny_model
 
-        model = tinymodel.make(fleet.home / "model")
+        model = tiny_model.make(fleet.home / "model")
         home = fleet.home / name
         home.mkdir(mode=0o700)
         # Only the file can give vLLM options.  A JSON string is a TOML string, as long as it is ASCII.
         options = "".join(f"{key} = {json.dumps(value)}\n" for key, value in self.options.items())
         (home / "config.toml").write_text(
-            f"version = 1\n[[engine.models]]\nname = {json.dumps(tinymodel.NAME)}\nsource = {json.dumps(str(model))}\n"
+            f"version = 1\n[[engine.models]]\nname = {json.dumps(tiny_model.NAME)}\nsource = {json.dumps(str(model))}\n"
             f"[engine.models.options]\n{options}",
             encoding="utf-8",
         )

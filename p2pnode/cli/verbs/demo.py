@@ -20,13 +20,14 @@ from typing import Any, Final
 
 import click
 
-from p2pnode.cli import peers as peers_verb
-from p2pnode.cli import render, why
-from p2pnode.cli.cast import CASTS, Cast
+from p2pnode.cli import render
 from p2pnode.cli.client import ApiError
+from p2pnode.cli.demo_fleet import CASTS, Cast
 from p2pnode.cli.exits import FAILED, OK, Exit
 from p2pnode.cli.options import Shared, json_flag, shared
 from p2pnode.cli.processes import ENGINE_STOP_S, Fleet, NotYet, until
+from p2pnode.cli.verbs import peers as peers_verb
+from p2pnode.cli.verbs import why
 
 GATEWAY: Final = "gateway"
 #: Seconds between two lines about engines that load, and between two looks at them.

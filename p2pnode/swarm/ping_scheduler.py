@@ -13,7 +13,7 @@ from typing import Protocol
 
 import trio
 
-from p2pnode.swarm.bell import Bell
+from p2pnode.swarm.wakeup import Bell
 
 
 class Kept(Protocol):

@@ -1,0 +1,1 @@
+"""One module per verb; each exports its click command as ``command``, and is imported when the verb is used."""
