@@ -34,9 +34,9 @@ from p2pnode.environment import Surroundings
 from p2pnode.hardware.probe import Survey
 from p2pnode.state.home import open_home
 from p2pnode.state.paths import Paths
-from protocol.codec import messages
 from protocol.ids import PeerId, peer_text
 from protocol.statements.envelope import parse_again
+from protocol.wire import messages
 from tests.fullstack.virtualnet import Time, VirtualNet
 
 #: Unix time at which every virtual world begins (any whole number would do; marks and statements need one).

@@ -18,13 +18,13 @@ import trio
 
 from p2pnode.swarm.libp2p import LINK_PROTOCOL, Libp2pNet
 from p2pnode.swarm.swarm import Swarm
-from protocol.codec import messages as m
 from protocol.dht.routing_table import model_key
 from protocol.ids import ModelId, PeerId
 from protocol.node import Node
 from protocol.statements.adverts import Advert, Load, ModelOffer, Provider
 from protocol.statements.envelope import statement
 from protocol.statements.keys import Ed25519Signer
+from protocol.wire import messages as m
 from tests.p2pnode.swarm.attackers import HELLO_LINE, intrude, stranger, stream_of
 from tests.p2pnode.swarm.standin import SETTINGS, ask, echo, eventually, real_net, seed_of
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from protocol.codec import messages as m
 from protocol.dht.routing_table import model_key
 from protocol.effects import Effect, Penalise, Send
 from protocol.errors import RemoteProtocolError
@@ -18,6 +17,7 @@ from protocol.settings import PROFILES
 from protocol.statements.adverts import Load, Provider
 from protocol.statements.envelope import Envelope, parse, statement
 from protocol.statements.keys import ADVERT, LOAD
+from protocol.wire import messages as m
 from tests.protocol.harness import WALL, addr_of, advert_of, signer_of
 
 pytestmark = pytest.mark.slow

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.codec import MAX_MESSAGE_BYTES
-from protocol.codec import messages as m
 from protocol.errors import BadEnvelope, BadFrame, RemoteProtocolError
 from protocol.statements.adverts import Load
 from protocol.statements.envelope import statement
 from protocol.statements.keys import Ed25519Signer
+from protocol.wire import messages as m
 
 KEY = bytes(range(32))
 JOB = bytes(range(16))

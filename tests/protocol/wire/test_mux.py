@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from protocol.codec import mux
 from protocol.errors import BadFrame, CreditExceeded, LocalProtocolError, RemoteProtocolError
 from protocol.settings import LinkSettings
+from protocol.wire import mux
 from protocol.wire.messages import (
     BODY,
     CREDIT,
