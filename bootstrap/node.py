@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from p2pnode import __version__
-from p2pnode.advert_builder import Machine, advert_of, load_of
+from p2pnode.advert_builder import NodeSpecs, advert_of, load_of
 from p2pnode.announce import announce
 from p2pnode.config import Config
 from p2pnode.lifecycle import Stopping, starting, watch_parent, watch_signals
@@ -54,8 +54,8 @@ async def run_bootstrap(
             nursery.start_soon(watch_parent, stopping)
             with starting(NetError):
                 await nursery.start(swarm.run)
-            swarm.advertise(advert_of(config, None, Machine(), swarm.addrs))
-            swarm.report_load(load_of(None, Machine(), draining=False))  # it never changes
+            swarm.advertise(advert_of(config, None, NodeSpecs(), swarm.addrs))
+            swarm.report_load(load_of(None, NodeSpecs(), draining=False))  # it never changes
             nursery.start_soon(keep_memory, home, swarm, machine)
             facts = {"peer_id": peer_text(home.signer.peer_id), "listen": list(swarm.addrs)}
             as_json = config.log.format == "json" or (config.log.format == "auto" and not sys.stdout.isatty())

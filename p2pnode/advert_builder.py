@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Machine:
+class NodeSpecs:
     """The hardware as far as it is known by now."""
 
     survey: Survey = field(default_factory=lambda: Survey(runtime="none"))
     readings: tuple[GpuReading, ...] = ()
 
 
-def advert_of(config: Config, engine: Engine | None, machine: Machine, addrs: Iterable[str]) -> Advert:
+def advert_of(config: Config, engine: Engine | None, machine: NodeSpecs, addrs: Iterable[str]) -> Advert:
     """The slow statement.  An engine that is simulated speaks of its simulated GPU and of nothing else."""
     simulated = engine is not None and engine.simulated
     gpus = engine.gpus() if engine is not None else ()
@@ -56,7 +56,7 @@ def with_queue(load: Load, queued: int) -> Load:
     return msgspec.structs.replace(load, waiting=load.waiting + queued, status=int(Status.BUSY))
 
 
-def load_of(engine: Engine | None, machine: Machine, *, draining: bool, queued: int = 0) -> Load:
+def load_of(engine: Engine | None, machine: NodeSpecs, *, draining: bool, queued: int = 0) -> Load:
     """The fast statement: the engine's own figures, with those of the driver where it has none.
 
     ``queued`` jobs wait for a place at the engine.

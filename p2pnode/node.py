@@ -15,17 +15,17 @@ import structlog
 import trio
 
 from p2pnode import __version__
-from p2pnode.advert_builder import Machine, advert_of, load_of
+from p2pnode.advert_builder import NodeSpecs, advert_of, load_of
 from p2pnode.config import Config, is_loopback, reached_here
 from p2pnode.engine.base import Engine
 from p2pnode.engine.choice import NoSuchEngine, choose_engine
-from p2pnode.environment import Surroundings
+from p2pnode.environment import Environment
 from p2pnode.hardware.probe import GpuReading, watch
 from p2pnode.http.app import create_app
-from p2pnode.http.gate import Doors
+from p2pnode.http.gate import AllowedOrigins
 from p2pnode.http.server import ApiAddressProblem, Limits, serve
 from p2pnode.jobs.dispatch import Dispatch
-from p2pnode.jobs.engine_slots import Places
+from p2pnode.jobs.engine_slots import EngineSlots
 from p2pnode.jobs.records import JobBook
 from p2pnode.jobs.worker import Worker
 from p2pnode.lifecycle import Stopping, WrongFlag, starting, watch_parent, watch_signals
@@ -36,10 +36,10 @@ from p2pnode.state.home import Home, keep_memory, open_home
 from p2pnode.state.keys import KeyProblem, Keyring, load_api_key
 from p2pnode.state.ledger import Ledger
 from p2pnode.state.paths import Paths
-from p2pnode.status_view import Surface
+from p2pnode.status_view import StatusView
 from p2pnode.swarm.net import NetError
 from p2pnode.swarm.swarm import Swarm
-from p2pnode.swarm.wakeup import Bell
+from p2pnode.swarm.wakeup import AutoResetEvent
 from protocol.ids import peer_from_text, peer_text
 from protocol.node import Node
 
@@ -72,11 +72,11 @@ class Daemon:
     dispatch: Dispatch
     book: JobBook
     keys: Keyring
-    surface: Surface
-    around: Surroundings = field(default_factory=Surroundings)
+    surface: StatusView
+    around: Environment = field(default_factory=Environment)
     stopping: Stopping = field(default_factory=Stopping)
     api_ended: trio.Event = field(default_factory=trio.Event)
-    hardware: Machine = field(default_factory=Machine)
+    hardware: NodeSpecs = field(default_factory=NodeSpecs)
 
     def advertise(self) -> None:
         """State anew what this node is."""
@@ -90,7 +90,7 @@ class Daemon:
 
 
 @dataclass
-class Seen:
+class Polled:
     """What was found at the last look: own addresses, the file of the keys and their version, problems by their fix."""
 
     addrs: tuple[str, ...]
@@ -136,16 +136,16 @@ async def live(daemon: Daemon, *, task_status: trio.TaskStatus[dict[str, Any]] =
         nursery.cancel_scope.cancel()
 
 
-def _engine(config: Config, home: Home, around: Surroundings) -> Engine | None:
+def _engine(config: Config, home: Home, around: Environment) -> Engine | None:
     try:
         return choose_engine(config, home.paths.logs, around.environ)
     except NoSuchEngine as error:
         raise WrongFlag(str(error)) from None
 
 
-async def build(config: Config, home: Home, around: Surroundings | None = None) -> Daemon:
+async def build(config: Config, home: Home, around: Environment | None = None) -> Daemon:
     """Make every part and tell each whom it talks to; nothing runs yet."""
-    around = around or Surroundings()
+    around = around or Environment()
     with starting(ValueError, KeyProblem, NetError):
         check_listen(config.network.listen)
         seeds = grouped(config.network.bootstrap or listed_seeds())
@@ -156,9 +156,9 @@ async def build(config: Config, home: Home, around: Surroundings | None = None) 
     SECRETS.add(secret)
     keys.admit_first(secret)
     settings = config.settings
-    machine = Node(home.signer, settings, around.dice(), home.inc, seeds, known=home.known, marks=home.marks)
+    machine = Node(home.signer, settings, around.rng(), home.inc, seeds, known=home.known, marks=home.marks)
     # This node's own jobs and those of guests stand in one queue.
-    places = Places(engine, settings.admission) if engine is not None else None
+    places = EngineSlots(engine, settings.admission) if engine is not None else None
     worker = Worker(engine, home.signer, settings, places)
     swarm = Swarm(
         net,
@@ -173,11 +173,11 @@ async def build(config: Config, home: Home, around: Surroundings | None = None) 
     trusted = frozenset(peer_from_text(text) for text in config.routing.trusted)
     metrics = Metrics(__version__)
     dispatch = Dispatch(
-        *(swarm, engine, config.node.policy, settings, around.dice(), book, places),
+        *(swarm, engine, config.node.policy, settings, around.rng(), book, places),
         trusted=trusted,
         decided=metrics.dispatch.observe,
     )
-    surface = Surface(config, home, engine, machine, swarm, dispatch, book, keys, metrics)
+    surface = StatusView(config, home, engine, machine, swarm, dispatch, book, keys, metrics)
     return Daemon(config, home, engine, machine, swarm, worker, dispatch, book, keys, surface, around)
 
 
@@ -199,7 +199,7 @@ async def _serve_api(daemon: Daemon, *, task_status: trio.TaskStatus[int]) -> No
     http = daemon.config.http
     limits = Limits(http.connections, http.connections_per_address, http.drain_s)
     try:
-        app = create_app(daemon.surface, Doors(http.hosts, http.origins))
+        app = create_app(daemon.surface, AllowedOrigins(http.hosts, http.origins))
         watching = daemon.surface.metrics.connections.set
         await serve(app, host, port, stop=daemon.stopping.asked, limits=limits, watch=watching, task_status=task_status)
     finally:
@@ -289,7 +289,7 @@ async def _look_at_hardware(daemon: Daemon) -> None:
 
 async def _look_around(daemon: Daemon, nursery: trio.Nursery) -> None:
     """What changes without a word, on one timer: at rest, waking up is most of what a node does."""
-    seen, pause = Seen(daemon.swarm.addrs), Bell()
+    seen, pause = Polled(daemon.swarm.addrs), AutoResetEvent()
     for turn in itertools.count():
         daemon.report_load()
         daemon.surface.sample()
@@ -307,7 +307,7 @@ async def _look_around(daemon: Daemon, nursery: trio.Nursery) -> None:
         await pause.wait_until(trio.current_time() + LOAD_EVERY_S)  # nobody rings: a cheaper sleep
 
 
-def _say_problems(daemon: Daemon, seen: Seen) -> None:
+def _say_problems(daemon: Daemon, seen: Polled) -> None:
     """What `p2pnode status` calls wrong stands in the log as well, once, when it begins."""
     found = {problem["fix"]: problem["what"] for problem in daemon.surface.problems()}
     for fix in found.keys() - seen.problems:
@@ -315,7 +315,7 @@ def _say_problems(daemon: Daemon, seen: Seen) -> None:
     seen.problems = frozenset(found)
 
 
-async def _read_keys(daemon: Daemon, seen: Seen) -> None:
+async def _read_keys(daemon: Daemon, seen: Polled) -> None:
     """A key made or taken back by ``p2pnode keys`` counts without a restart."""
     ledger = daemon.home.ledger
     version = await ledger.ask(Ledger.version)

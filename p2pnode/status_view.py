@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import trio
 
 from p2pnode import __version__
-from p2pnode.advert_builder import Machine as Hardware
+from p2pnode.advert_builder import NodeSpecs as Hardware
 from p2pnode.advert_builder import with_queue
 from protocol.ids import peer_text, short
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status
@@ -44,7 +44,7 @@ _STATES = {
 _STATUS = {Status.ONLINE: "online", Status.BUSY: "busy", Status.DRAINING: "draining", Status.LEFT: "left"}
 
 
-class Surface:
+class StatusView:
     """The node as the API sees it (``http.gateway.Gateway``)."""
 
     def __init__(
@@ -151,7 +151,7 @@ class Surface:
             "gpus": [gpu_of(gpu) for gpu in advert.gpus] if advert is not None else [],
             "cpu": self.hardware.survey.cpu,
             "models": [model_of(offer) for offer in engine.offers()] if engine is not None else [],
-            "load": load_of(self._load(engine)) if engine is not None else None,
+            "load": load_view(self._load(engine)) if engine is not None else None,
             "peers": self._count_peers(),
             "links": self._swarm.links(),
             "jobs": dict(Counter(record.state for record in self.jobs.recent())),
@@ -230,7 +230,7 @@ def gpu_of(gpu: Gpu) -> dict[str, Any]:
     }
 
 
-def load_of(load: Load) -> dict[str, Any]:
+def load_view(load: Load) -> dict[str, Any]:
     """How busy a node says it is."""
     return {
         "status": _STATUS[Status(load.status)],
@@ -271,7 +271,7 @@ def peer_of(record: PeerRecord, now: float) -> dict[str, Any]:
         "vram_total_mib": total,
         "vram_free_mib": min(load.free_vram_mib, total) if load else None,
         "models": [model_of(offer) for offer in advert.models],
-        "load": load_of(load) if load else None,
+        "load": load_view(load) if load else None,
         "inflight": record.inflight,
         "advert_age_s": _age(record.advert_at if record.advert else None, now, record.is_self),
         "load_age_s": _age(record.load_at if load else None, now, record.is_self),

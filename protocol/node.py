@@ -29,8 +29,8 @@ from protocol.events import (
 )
 from protocol.gossip.gossip import Gossip
 from protocol.ids import ModelId, PeerId, name_key
-from protocol.membership.failure_detector import Liveness
-from protocol.membership.overlay import Known, Neighbours, Seeds
+from protocol.membership.failure_detector import FailureDetector
+from protocol.membership.overlay import Known, Overlay, Seeds
 from protocol.membership.peer_view import PeerView
 from protocol.rng import Rng
 from protocol.settings import NodeSettings
@@ -66,10 +66,10 @@ class Node:
         self.me = signer.peer_id
         self.settings = settings
         self.view = PeerView(self.me, settings.gossip.view_size, settings.gossip.view_per_group)
-        self.neighbours = Neighbours(self.me, settings.neighbours, self.view, rng)
+        self.overlay = Overlay(self.me, settings.neighbours, self.view, rng)
         self.gossip = Gossip(signer, settings.gossip, self.view, rng, inc)
-        self.liveness = Liveness(
-            settings.liveness, settings.gossip.load_ttl_periods, self.view, rng, self.neighbours.linked
+        self.failure_detector = FailureDetector(
+            settings.liveness, settings.gossip.load_ttl_periods, self.view, rng, self.overlay.linked
         )
         self.dht = Dht(self.me, settings.dht, rng)
         self._signer = signer
@@ -87,8 +87,8 @@ class Node:
         self._now = now
         seeds, known, marks = self._given
         effects = self.gossip.start(marks, now, wall)
-        effects += self.liveness.start(now)
-        effects += self.neighbours.start(seeds, known, now)
+        effects += self.failure_detector.start(now)
+        effects += self.overlay.start(seeds, known, now)
         return effects + self.dht.start(now)
 
     def handle(self, event: Event, now: float, wall: float) -> list[Effect]:
@@ -104,10 +104,10 @@ class Node:
         """Counters and a few levels, for metrics."""
         return {
             **self.gossip.counts.as_dict(),
-            "links": len(self.neighbours.linked),
-            "neighbours": len(self.neighbours.standing()),
+            "links": len(self.overlay.linked),
+            "neighbours": len(self.overlay.standing()),
             "view": len(self.view),
-            "awareness": self.liveness.awareness,
+            "awareness": self.failure_detector.awareness,
             "clock_disputed": int(self.gossip.clock_disputed),
             "load_period_s": self.gossip.period(LOAD),
             "advert_period_s": self.gossip.period(ADVERT),
@@ -117,13 +117,13 @@ class Node:
 
     def _link_up(self, event: LinkUp, now: float, _wall: float) -> list[Effect]:
         peer = event.peer
-        effects = self.neighbours.link_up(peer, event.outbound, event.address, event.addrs)
+        effects = self.overlay.link_up(peer, event.outbound, event.address, event.addrs)
         self.view.set_link(peer, True, event.outbound, event.address, now)
-        effects += self.liveness.heard(peer, now)
+        effects += self.failure_detector.heard(peer, now)
         self.gossip.link_up(peer, event.outbound, now)
-        self.gossip.stand(self.neighbours.standing())
+        self.gossip.stand(self.overlay.standing())
         effects += self.gossip.greet(peer, now)
-        if self.neighbours.is_standing(peer):
+        if self.overlay.is_standing(peer):
             effects += self.gossip.introduce(peer, now)
         record = self.view.get(peer)
         addrs = event.addrs or (record.advert.addrs if record is not None and record.advert is not None else ())
@@ -131,45 +131,45 @@ class Node:
 
     def _link_down(self, event: LinkDown, now: float, _wall: float) -> list[Effect]:
         peer = event.peer
-        if peer not in self.neighbours.linked:
+        if peer not in self.overlay.linked:
             return []
-        effects = self.neighbours.link_down(peer, now)
+        effects = self.overlay.link_down(peer, now)
         self.view.set_link(peer, False)
         if effects:  # it was a neighbour, and it was not us who hung up
-            self.liveness.link_down(peer, now)
+            self.failure_detector.link_down(peer, now)
         self.gossip.link_down(peer)
-        self.gossip.stand(self.neighbours.standing())
+        self.gossip.stand(self.overlay.standing())
         return effects + self._filter(self.dht.link_down(peer, now), now)
 
     def _dial_failed(self, event: DialFailed, now: float, _wall: float) -> list[Effect]:
-        self.neighbours.dial_failed(event.peer, event.addrs, now)
+        self.overlay.dial_failed(event.peer, event.addrs, now)
         if event.peer is None:
             return []
         version = self.gossip.version_of(event.peer)
-        effects = self._paid(self.liveness.dial_failed(event.peer, now, self.neighbours.standing(), version), now)
+        effects = self._paid(self.failure_detector.dial_failed(event.peer, now, self.overlay.standing(), version), now)
         return effects + self._filter(self.dht.dial_failed(event.peer, now), now)
 
     def _round_trip(self, event: RoundTrip, now: float, _wall: float) -> list[Effect]:
         self.view.observe_rtt(event.peer, event.seconds)
-        return self.liveness.heard(event.peer, now)
+        return self.failure_detector.heard(event.peer, now)
 
     # --- messages ------------------------------------------------------------------------------------------------
 
     def _received(self, event: Received, now: float, wall: float) -> list[Effect]:
         peer, message = event.peer, event.message
-        if peer not in self.neighbours.linked:
+        if peer not in self.overlay.linked:
             return []
         if isinstance(message, Records):
             effects = self.gossip.on_records(peer, message, now, wall) + self._pass_news(now)
         elif isinstance(message, Digest):
-            if message.reply and self.neighbours.asked(peer):
-                self.gossip.stand(self.neighbours.standing())
+            if message.reply and self.overlay.asked(peer):
+                self.gossip.stand(self.overlay.standing())
             effects = self.gossip.on_digest(peer, message, now)
         elif isinstance(message, Doubt):
             effects = self._doubted(peer, message, now)
         else:
             effects = self._filter(self.dht.on_message(peer, message, now, wall), now)
-        return effects + self.liveness.heard(peer, now)
+        return effects + self.failure_detector.heard(peer, now)
 
     def _doubted(self, by: PeerId, doubt: Doubt, now: float) -> list[Effect]:
         subject = PeerId(doubt.peer)
@@ -178,7 +178,7 @@ class Node:
         if self.gossip.version_of(subject) > (doubt.inc, doubt.seq):
             self.gossip.lacks(by, (subject, LOAD), now)
             return []
-        return self._paid(self.liveness.doubted(doubt, now), now) + self._look(now)
+        return self._paid(self.failure_detector.doubted(doubt, now), now) + self._look(now)
 
     def _paid(self, effects: list[Effect], now: float) -> list[Effect]:
         """Doubts, which are all that ``failure_detector`` sends, are part of the upload that gossip may have."""
@@ -195,16 +195,16 @@ class Node:
             if record is None:
                 continue
             if record.said_goodbye:  # an advert may come late
-                effects += self.liveness.goodbye(envelope.author, now)
+                effects += self.failure_detector.goodbye(envelope.author, now)
             else:
-                effects += self.liveness.heard(envelope.author, now, stated=True)
+                effects += self.failure_detector.heard(envelope.author, now, stated=True)
         return effects
 
     def _filter(self, effects: list[Effect], now: float) -> list[Effect]:
         """What the DHT asks for, less what would take a neighbour away; what it found is good for gossip, too."""
         passed: list[Effect] = []
         for effect in effects:
-            if isinstance(effect, Hangup) and self.neighbours.is_standing(effect.peer):
+            if isinstance(effect, Hangup) and self.overlay.is_standing(effect.peer):
                 continue
             passed.append(effect)
             if isinstance(effect, Found):
@@ -255,7 +255,7 @@ class Node:
         return self._filter(self.dht.publish((envelope,), now), now)
 
     def _leave(self, _event: Leave, now: float, _wall: float) -> list[Effect]:
-        self.neighbours.leave()
+        self.overlay.leave()
         return self.gossip.leave(now)
 
     # --- timers --------------------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ class Node:
         if machine == "gossip":
             effects = self.gossip.timer(key, now, wall) + self._publish_advert(now)
             for peer in self.view.expire(now):
-                effects += self.liveness.forget(peer)
+                effects += self.failure_detector.forget(peer)
             return effects
         if machine == "liveness":
             return self._sweep(now)
@@ -277,24 +277,24 @@ class Node:
         return self._publish(now)
 
     def _neighbours_timer(self, event: TimerFired, now: float) -> list[Effect]:
-        effects = self.neighbours.timer(event.key, now)
-        chosen = self.neighbours.take_chosen()
+        effects = self.overlay.timer(event.key, now)
+        chosen = self.overlay.take_chosen()
         if chosen:
-            self.gossip.stand(self.neighbours.standing())
+            self.gossip.stand(self.overlay.standing())
         return effects + [effect for peer in chosen for effect in self.gossip.introduce(peer, now)]
 
     def _sweep(self, now: float) -> list[Effect]:
-        effects = self._paid(self.liveness.sweep(now, self.neighbours.standing(), self.gossip.version_of), now)
+        effects = self._paid(self.failure_detector.sweep(now, self.overlay.standing(), self.gossip.version_of), now)
         for effect in effects:
             if isinstance(effect, PeerState) and effect.state == "suspect":
                 record = self.view.get(effect.peer)
                 if record is not None and record.advert is not None:
-                    self.neighbours.remember(effect.peer, record.advert.addrs)
+                    self.overlay.remember(effect.peer, record.advert.addrs)
         return effects + self._look(now)
 
     def _look(self, now: float) -> list[Effect]:
         """Dial whom the failure detector wants to be looked at."""
-        return [effect for peer in self.liveness.take_looks() for effect in self.neighbours.look(peer, now)]
+        return [effect for peer in self.failure_detector.take_looks() for effect in self.overlay.look(peer, now)]
 
 
 #: What is done with an event.  Not of a node: one that holds its own methods is there until somebody collects garbage.

@@ -32,7 +32,7 @@ MODULES: Final = {
     "simulations/sim": "baselines entry job_log jobs message_sizes network node topology worker",
 }
 #: Compiled classes from which attackers, which are not compiled, are derived: mypyc wants to be told.
-OPEN: Final = {"simulations/sim/node.py": "class Peer:", "simulations/sim/worker.py": "class Worker:"}
+OPEN: Final = {"simulations/sim/node.py": "class SimNode:", "simulations/sim/worker.py": "class Worker:"}
 _TOLD: Final = "from mypy_extensions import mypyc_attr\n\n\n@mypyc_attr(allow_interpreted_subclasses=True)\n"
 _SETUP: Final = """
 from mypyc.build import mypycify

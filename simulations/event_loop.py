@@ -15,7 +15,7 @@ from typing import Any
 _WORD = (1 << 64) - 1
 
 
-class Kernel:
+class EventLoop:
     """Virtual time.  ``now`` is seconds since the start of the run; it never goes back."""
 
     __slots__ = ("_digest", "_heap", "_scheduled", "_stopped", "events", "now")

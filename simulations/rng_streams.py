@@ -17,11 +17,11 @@ def _number(seed: int, purpose: str, index: int) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:16], "big")
 
 
-def dice(seed: int, purpose: str, index: int = 0) -> random.Random:
+def rng_stream(seed: int, purpose: str, index: int = 0) -> random.Random:
     """The die of one node for one purpose."""
     return random.Random(_number(seed, purpose, index))
 
 
-def numpy_dice(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
+def numpy_rng_stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
     """The same for many draws at once."""
     return np.random.Generator(np.random.PCG64(_number(seed, purpose, index)))

@@ -20,22 +20,22 @@ from protocol.events import FindProviders
 from protocol.ids import name_key
 from simulations import attackers
 from simulations.attackers.damage import Damage
-from simulations.event_loop import Kernel
+from simulations.event_loop import EventLoop
 from simulations.faults import churn, faults
-from simulations.measure.invariants import Breach, Checks
-from simulations.measure.metrics import Outcome, outcome_of
-from simulations.measure.sampling import Watch
-from simulations.rng_streams import dice
+from simulations.measure.invariants import Breach, Invariants
+from simulations.measure.metrics import RunMetrics, outcome_of
+from simulations.measure.sampling import Sampler
+from simulations.rng_streams import rng_stream
 from simulations.scenario import Scenario
 from simulations.sim.baselines import chooser
 from simulations.sim.capacity import capacity_per_s
 from simulations.sim.cpu_costs import load_costs
 from simulations.sim.entry import Entry
-from simulations.sim.job_log import Recorder
+from simulations.sim.job_log import JobLog
 from simulations.sim.jobs import job_of
 from simulations.sim.machines import machine
 from simulations.sim.network import Network
-from simulations.sim.node import Peer
+from simulations.sim.node import SimNode
 from simulations.sim.steady_state import settle
 from simulations.sim.topology import latencies
 from simulations.workload.workload import Arrival, arrivals
@@ -51,7 +51,7 @@ REST_S: Final = 10.0
 
 
 @dataclass(slots=True)
-class Progress:
+class RunProgress:
     """How far a run is; ``stop`` asks it to end now and be partial.
 
     ``virtual_s`` ends at ``of_s``.  ``rest_s`` is how far the rest after it is, in which ``waiting`` jobs go on.
@@ -72,17 +72,17 @@ class World:
     def __init__(self, scenario: Scenario, seed: int) -> None:
         self.scenario = scenario
         self.seed = seed
-        self.kernel = Kernel()
+        self.loop = EventLoop()
         topology = scenario.topology
         window = (scenario.warmup_s, scenario.duration_s - scenario.quiet_s)
-        self.recorder = Recorder(self.kernel, window)
+        self.job_log = JobLog(self.loop, window)
         self.costs = load_costs()
-        self.network = Network(self.kernel, latencies(topology, seed), seed, loss=topology.loss, drop=topology.drop)
+        self.network = Network(self.loop, latencies(topology, seed), seed, loss=topology.loss, drop=topology.drop)
         #: Everybody; and without the further identities that some machines make up.
-        self.peers: list[Peer] = []
-        self.machines: list[Peer] = []
+        self.peers: list[SimNode] = []
+        self.machines: list[SimNode] = []
         self._choose = chooser(scenario.routing.policy, self)
-        self._sessions: dict[int, Peer] = {}
+        self._sessions: dict[int, SimNode] = {}
         self.rate_per_s = self._rate()
         self._arrivals: Iterator[Arrival] = iter(())
         self._jobs = 0
@@ -93,8 +93,8 @@ class World:
         self._resting = False
         self.damage: Damage | None = None
         self._chunk_s = CHUNK_S * min(1.0, CHUNK_NODES / topology.nodes)
-        self.watch = Watch(self)
-        self.checks = Checks(self)
+        self.watch = Sampler(self)
+        self.checks = Invariants(self)
         for index in range(topology.nodes):
             self.add(index)
         self.seeds = tuple((peer.peer_id, (peer.addr,)) for peer in self.peers[: topology.seeds])
@@ -109,7 +109,7 @@ class World:
 
     # --- machines ------------------------------------------------------------------------------------------------
 
-    def add(self, index: int, address: str = "", of: Peer | None = None) -> Peer:
+    def add(self, index: int, address: str = "", of: SimNode | None = None) -> SimNode:
         """One more machine, not yet running; what it is depends on seed and index only.
 
         Or, with ``of``, one more identity of a machine that is there.
@@ -125,28 +125,28 @@ class World:
             scenario.node,
             self.network,
             self.costs,
-            self.recorder,
+            self.job_log,
             self.seed,
         )
-        peer.wall_error = dice(self.seed, "clock", index).gauss(0.0, scenario.topology.clock_skew_s)
+        peer.wall_error = rng_stream(self.seed, "clock", index).gauss(0.0, scenario.topology.clock_skew_s)
         self.peers.append(peer)
         if of is None:
             self.machines.append(peer)
         self.network.by_addr[peer.addr] = peer
         self.network.by_peer[peer.peer_id] = peer
-        self.recorder.by_peer_id[peer.peer_id] = peer
+        self.job_log.by_peer_id[peer.peer_id] = peer
         peer.entry = Entry(peer, self._choose)
         if made.gpu is not None and made.offers:
             peer.worker = attackers.worker_class(peer)(peer, scenario.engine)
         return peer
 
-    def start(self, peer: Peer) -> None:
+    def start(self, peer: SimNode) -> None:
         """Its daemon starts, knowing the seeds."""
         if not peer.up:
             peer.start(tuple(seed for seed in self.seeds if seed[0] != peer.peer_id))
 
     @property
-    def alive(self) -> list[Peer]:
+    def alive(self) -> list[SimNode]:
         """Whose daemon runs."""
         return [peer for peer in self.peers if peer.up]
 
@@ -154,13 +154,13 @@ class World:
 
     def prepare(self) -> None:
         """Everything that is known to happen is scheduled."""
-        scenario, kernel = self.scenario, self.kernel
+        scenario, loop = self.scenario, self.loop
         topology = scenario.topology
         if topology.settled:
             settle(self)
         else:
             for peer in self.peers:
-                kernel.at(topology.join_s * peer.index / topology.nodes, self.start, peer)
+                loop.at(topology.join_s * peer.index / topology.nodes, self.start, peer)
         churn.prepare(self)
         faults.prepare(self)
         self.damage = attackers.prepare(self)
@@ -169,16 +169,16 @@ class World:
         self._arrivals = arrivals(scenario, self.seed, self.rate_per_s)
         self._next_arrival()
         if scenario.lookups.rate_per_s:
-            self._next_lookup(dice(self.seed, "lookups"))
+            self._next_lookup(rng_stream(self.seed, "lookups"))
 
-    def run(self, progress: Progress | None = None, until: float | None = None) -> Outcome:
+    def run(self, progress: RunProgress | None = None, until: float | None = None) -> RunMetrics:
         """To the end, or as far as ``until``; raises nothing: a breach is part of the outcome.
 
         Nothing that happens before ``until`` depends on it, so that the command which repeats a breach leads there.
         """
         scenario = self.scenario
         end = scenario.duration_s if until is None else min(until, scenario.duration_s)
-        progress = progress or Progress()
+        progress = progress or RunProgress()
         progress.of_s = end
         breach: Breach | None = None
         enabled = gc.isenabled()
@@ -200,35 +200,35 @@ class World:
                 gc.enable()
         return outcome_of(self, breach, partial=progress.stop or end < scenario.duration_s)
 
-    def _run_to(self, end: float, progress: Progress) -> None:
-        kernel = self.kernel
+    def _run_to(self, end: float, progress: RunProgress) -> None:
+        loop = self.loop
         try:
-            while kernel.now < end and not progress.stop:
-                kernel.run(min(end, kernel.now + self._chunk_s))
+            while loop.now < end and not progress.stop:
+                loop.run(min(end, loop.now + self._chunk_s))
                 self.checks.look()
-                progress.virtual_s, progress.events = kernel.now, kernel.events
-                progress.jobs = self.recorder.completed + self.recorder.failed
+                progress.virtual_s, progress.events = loop.now, loop.events
+                progress.jobs = self.job_log.completed + self.job_log.failed
         finally:
-            self.end_s, self.end_cpu_s = kernel.now, time.process_time()
+            self.end_s, self.end_cpu_s = loop.now, time.process_time()
 
-    def _rest(self, progress: Progress) -> None:
+    def _rest(self, progress: RunProgress) -> None:
         """No more jobs come; those under way end."""
         self._resting = True
-        kernel, began = self.kernel, self.kernel.now
+        loop, began = self.loop, self.loop.now
         end = began + self.scenario.node.cascade.total_s + REST_S
-        while self.recorder.measured_open and kernel.now < end and not progress.stop:
-            kernel.run(min(end, kernel.now + self._chunk_s))
+        while self.job_log.measured_open and loop.now < end and not progress.stop:
+            loop.run(min(end, loop.now + self._chunk_s))
             self.checks.look()
-            progress.rest_s, progress.events = kernel.now - began, kernel.events
-            progress.waiting = self.recorder.measured_open
-            progress.jobs = self.recorder.completed + self.recorder.failed
+            progress.rest_s, progress.events = loop.now - began, loop.events
+            progress.waiting = self.job_log.measured_open
+            progress.jobs = self.job_log.completed + self.job_log.failed
 
     # --- jobs ----------------------------------------------------------------------------------------------------
 
     def _next_arrival(self) -> None:
         arrival = next(self._arrivals, None)
         if arrival is not None:
-            self.kernel.at(arrival.at, self._arrive, arrival)
+            self.loop.at(arrival.at, self._arrive, arrival)
 
     def _arrive(self, arrival: Arrival) -> None:
         if self._resting:
@@ -237,15 +237,15 @@ class World:
         peer = self._entry(arrival)
         self._jobs += 1
         job, truth = job_of(self._jobs, arrival)
-        self.recorder.arrived(peer, job, arrival.output_tokens)
+        self.job_log.arrived(peer, job, arrival.output_tokens)
         if peer is None or peer.entry is None:
-            self.recorder.gave_up(job, "no_entry")
+            self.job_log.gave_up(job, "no_entry")
             return
         peer.entry.arrives(job, truth)
         if self.scenario.workload.patience_s:
-            self.kernel.at(self.kernel.now + self.scenario.workload.patience_s, peer.entry.caller_gone, job.number)
+            self.loop.at(self.loop.now + self.scenario.workload.patience_s, peer.entry.caller_gone, job.number)
 
-    def _entry(self, arrival: Arrival) -> Peer | None:
+    def _entry(self, arrival: Arrival) -> SimNode | None:
         """A living node at which jobs arrive; the same for all turns of a session while it lives."""
         known = self._sessions.get(arrival.session) if arrival.session else None
         if known is not None and known.up:
@@ -263,11 +263,11 @@ class World:
     # --- questions to the DHT ------------------------------------------------------------------------------------
 
     def _next_lookup(self, die: Any) -> None:
-        self.kernel.at(self.kernel.now + die.expovariate(self.scenario.lookups.rate_per_s), self._look_up, die)
+        self.loop.at(self.loop.now + die.expovariate(self.scenario.lookups.rate_per_s), self._look_up, die)
 
     def _look_up(self, die: Any) -> None:
         self._next_lookup(die)
-        if not self.scenario.warmup_s <= self.kernel.now < self.scenario.duration_s - LOOKUP_S:
+        if not self.scenario.warmup_s <= self.loop.now < self.scenario.duration_s - LOOKUP_S:
             return
         alive = self.alive
         if not alive:
@@ -275,10 +275,10 @@ class World:
         peer = die.choice(alive)
         names = [model.name for model in self.scenario.models.catalogue]
         name = die.choice(names)
-        number, asked_at = self.watch.asks(peer), self.kernel.now
+        number, asked_at = self.watch.asks(peer), self.loop.now
         peer.ask(
             lambda query: FindProviders(query, name_key(name)),
-            lambda found: self.watch.looked_up(number, name, found, self.kernel.now - asked_at),
+            lambda found: self.watch.looked_up(number, name, found, self.loop.now - asked_at),
         )
 
 
@@ -288,6 +288,6 @@ def address_of(index: int, per_group: int) -> str:
     return f"{20 + (group >> 16)}.{group >> 8 & 255}.{group & 255}.{1 + index % per_group}"
 
 
-def run(scenario: Scenario, seed: int, progress: Progress | None = None, until: float | None = None) -> Outcome:
+def run(scenario: Scenario, seed: int, progress: RunProgress | None = None, until: float | None = None) -> RunMetrics:
     """One run of one scenario."""
     return World(scenario, seed).run(progress, until)

@@ -99,7 +99,7 @@ class Models(Part, frozen=True):
     shift_at_s: Seconds = 0.0
 
 
-class Engine(Part, frozen=True):
+class EngineModel(Part, frozen=True):
     """The simulated model server."""
 
     #: Sigma of the hidden log-normal factor on the speed of each node, which no statement tells (guess).
@@ -258,7 +258,7 @@ class Scenario(Part, frozen=True):
     topology: Topology = Topology()
     hardware: Annotated[tuple[Hardware, ...], Meta(min_length=1)] = (Hardware(gpu="rtx 4090"),)
     models: Models = Models()
-    engine: Engine = Engine()
+    engine: EngineModel = EngineModel()
     workload: Workload = Workload()
     routing: Routing = Routing()
     lookups: Lookups = Lookups()

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Final
 
 from p2pnode.cli.exits import FAILED, Exit
-from p2pnode.cli.processes import Child, Fleet
+from p2pnode.cli.processes import Fleet, NodeProcess
 
 
 class Cast(ABC):
@@ -33,7 +33,7 @@ class Cast(ABC):
         return
 
     @abstractmethod
-    def start(self, fleet: Fleet, name: str, seed: Child) -> Child:
+    def start(self, fleet: Fleet, name: str, seed: NodeProcess) -> NodeProcess:
         """Start one of ``workers``."""
 
 
@@ -48,7 +48,7 @@ class Simulated(Cast):
     answer_s = 20.0
     stop_s = 8.0
 
-    def start(self, fleet: Fleet, name: str, seed: Child) -> Child:
+    def start(self, fleet: Fleet, name: str, seed: NodeProcess) -> NodeProcess:
         return fleet.node(name, "--bootstrap", seed.address, "--engine", "mock", "--mock-gpu", self.workers[name])
 
 
@@ -84,7 +84,7 @@ class RealVllm(Cast):
                 "Python that has it",
             ) from None
 
-    def start(self, fleet: Fleet, name: str, seed: Child) -> Child:
+    def start(self, fleet: Fleet, name: str, seed: NodeProcess) -> NodeProcess:
         from p2pnode.engine import tiny_model
 
         model = tiny_model.make(fleet.home / "model")

@@ -71,7 +71,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 @dataclass
-class Child:
+class NodeProcess:
     """One node process."""
 
     name: str
@@ -164,7 +164,7 @@ class Fleet:
     def __init__(self, home: Path | None = None) -> None:
         self._temporary = None if home else tempfile.TemporaryDirectory(prefix="p2pnode-", ignore_cleanup_errors=True)
         self.home = home or Path(self._temporary.name if self._temporary else ".")
-        self.children: dict[str, Child] = {}
+        self.children: dict[str, NodeProcess] = {}
         # Its other end is the nodes' standard input: should this process be killed, they see it close, and end.
         self._lives = os.pipe()
 
@@ -187,7 +187,7 @@ class Fleet:
             if self._temporary:
                 self._temporary.cleanup()
 
-    def bootstrap(self, name: str = "bootstrap", *flags: str) -> Child:
+    def bootstrap(self, name: str = "bootstrap", *flags: str) -> NodeProcess:
         """Start ``python -m bootstrap``."""
         return self._start(name, ("-m", "bootstrap"), ("--listen", LOOPBACK, "--name", name, *flags))
 
@@ -197,7 +197,7 @@ class Fleet:
         *flags: str,
         env: Mapping[str, str] = MappingProxyType({}),
         program: tuple[str, ...] = ("-m", "p2pnode", "run"),
-    ) -> Child:
+    ) -> NodeProcess:
         """Start ``p2pnode run``, or what takes the same flags; those given here win over the defaults for loopback,
         ``env`` over an empty one."""
         given = {flag for flag in flags if flag.startswith("--")}
@@ -211,7 +211,7 @@ class Fleet:
         program: tuple[str, ...],
         flags: tuple[str, ...],
         env: Mapping[str, str] = MappingProxyType({}),
-    ) -> Child:
+    ) -> NodeProcess:
         home = self.home / name
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         (home / "ready.json").unlink(missing_ok=True)
@@ -229,7 +229,7 @@ class Fleet:
                 env=environment,
                 start_new_session=True,
             )
-            self.children[name] = Child(name, home, process, log)
+            self.children[name] = NodeProcess(name, home, process, log)
         return self.children[name]
 
     def forget(self, name: str) -> None:

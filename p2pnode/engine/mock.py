@@ -33,7 +33,7 @@ from p2pnode.engine.base import (
 )
 from p2pnode.engine.mock_batch import Batch
 from protocol.perf.gpu_catalog import need_mib, shape_of
-from protocol.perf.model_timing import Pace
+from protocol.perf.model_timing import ModelTiming
 from protocol.statements.adverts import Gpu, Load, ModelOffer
 
 #: Tokens of context of a mock model that does not say.
@@ -93,7 +93,9 @@ class MockEngine:
         self._wall = wall
         self._dice = random.Random(seed)
         scale = 0.0 if math.isinf(speed) else 1.0 / speed
-        paces = {spec.name: Pace(gpu, shape_of(spec.name, spec.params_b), spec.quantization, scale) for spec in models}
+        paces = {
+            spec.name: ModelTiming(gpu, shape_of(spec.name, spec.params_b), spec.quantization, scale) for spec in models
+        }
         self._batch = Batch(paces, slots, clock)
         self._changes = Changes()
         self._jobs = 0

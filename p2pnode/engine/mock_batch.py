@@ -15,8 +15,8 @@ from typing import Final
 
 import trio
 
-from protocol.perf.batch_engine import Batching, BatchingEffect, Finished, WakeAt, Work
-from protocol.perf.model_timing import Pace
+from protocol.perf.batch_engine import BatchEngine, BatchingEffect, Finished, WakeAt, Work
+from protocol.perf.model_timing import ModelTiming
 from protocol.statements.adverts import Load
 
 #: Shortest sleep, seconds: with faster steps the tokens come in small batches, as they do over a network anyway.
@@ -28,8 +28,8 @@ ROUNDING: Final = 1e-6
 class Batch:
     """All jobs of one engine.  One whose paces have scale 0 owes everything at once."""
 
-    def __init__(self, paces: Mapping[str, Pace], slots: int, clock: Callable[[], float]) -> None:
-        self._engine = Batching(paces, slots=slots)
+    def __init__(self, paces: Mapping[str, ModelTiming], slots: int, clock: Callable[[], float]) -> None:
+        self._engine = BatchEngine(paces, slots=slots)
         self._clock = clock
         self._wake = math.inf
         self._changed = trio.Event()

@@ -26,7 +26,7 @@ from p2pnode.engine.base import (
     ModelSpec,
 )
 from p2pnode.engine.sse import Events, EventTooLong
-from p2pnode.engine.upstream import Answer, Upstream, UpstreamBroken
+from p2pnode.engine.upstream import Upstream, UpstreamBroken, UpstreamResponse
 from protocol.statements.adverts import Gpu, Load, ModelOffer, Status
 
 #: Seconds between looks at the server's load (fast enough for a load period of 2 s), and at its models.
@@ -243,7 +243,7 @@ class _WholeReply:
 
     status = 200
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: UpstreamResponse) -> None:
         self._answer = answer
         self._doubted: list[bytes] | None = None if answer.framed else []
         self.content_type = answer.content_type
@@ -271,7 +271,7 @@ class _StreamReply:
 
     status = 200
 
-    def __init__(self, answer: Answer, path: str) -> None:
+    def __init__(self, answer: UpstreamResponse, path: str) -> None:
         self._answer = answer
         self._events = Events()
         self._done = False

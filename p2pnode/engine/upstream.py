@@ -31,7 +31,7 @@ class UpstreamBroken(Exception):
     """The engine could not be reached, hung up early, or spoke no HTTP."""
 
 
-class Connection:
+class UpstreamConnection:
     """One connection and its h11 state."""
 
     def __init__(self, stream: trio.SocketStream | trio.SSLStream) -> None:
@@ -70,10 +70,10 @@ class Connection:
         stream.socket.close()
 
 
-class Answer:
+class UpstreamResponse:
     """Status, head and body of an answer; ``receive`` gives ``b""`` at its end and never before."""
 
-    def __init__(self, connection: Connection, response: h11.Response) -> None:
+    def __init__(self, connection: UpstreamConnection, response: h11.Response) -> None:
         self._connection = connection
         self.status = response.status_code
         headers = {bytes(name).lower(): bytes(value) for name, value in response.headers}
@@ -123,17 +123,17 @@ class Upstream:
         self._headers = [("host", parts.netloc), ("user-agent", "p2pnode"), ("accept-encoding", "identity")]
         if key:
             self._headers.append(("authorization", f"Bearer {key}"))
-        self._idle: list[Connection] = []
+        self._idle: list[UpstreamConnection] = []
 
     @asynccontextmanager
-    async def ask(self, method: str, path: str, body: bytes = b"") -> AsyncIterator[Answer]:
+    async def ask(self, method: str, path: str, body: bytes = b"") -> AsyncIterator[UpstreamResponse]:
         """Send a request; leaving the block before the answer's end hangs up.
 
         Raises:
           UpstreamBroken: nobody there, or it hung up before the head of an answer.
         """
         connection, response = await self._begin(method, path, body)
-        answer = Answer(connection, response)
+        answer = UpstreamResponse(connection, response)
         try:
             yield answer
         finally:
@@ -153,7 +153,7 @@ class Upstream:
         while self._idle:
             self._idle.pop().hang_up()
 
-    async def _begin(self, method: str, path: str, body: bytes) -> tuple[Connection, h11.Response]:
+    async def _begin(self, method: str, path: str, body: bytes) -> tuple[UpstreamConnection, h11.Response]:
         headers = list(self._headers)
         if body:
             headers += [("content-type", "application/json"), ("content-length", str(len(body)))]
@@ -166,7 +166,7 @@ class Upstream:
         connection = await self._connect()
         return connection, await self._head(connection, request, body)
 
-    async def _head(self, connection: Connection, request: h11.Request, body: bytes) -> h11.Response:
+    async def _head(self, connection: UpstreamConnection, request: h11.Request, body: bytes) -> h11.Response:
         try:
             await connection.send(request, body)
             event = await connection.event()
@@ -181,7 +181,7 @@ class Upstream:
         assert isinstance(event, h11.Response)
         return event
 
-    def _kept(self) -> Connection | None:
+    def _kept(self) -> UpstreamConnection | None:
         """The most recently used connection that still stands."""
         now = trio.current_time()
         while self._idle:
@@ -191,7 +191,7 @@ class Upstream:
             connection.hang_up()
         return None
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> UpstreamConnection:
         try:
             with trio.fail_after(CONNECT_S):
                 stream: trio.SocketStream | trio.SSLStream = await trio.open_tcp_stream(self._host, self._port)
@@ -200,9 +200,9 @@ class Upstream:
                     await stream.do_handshake()
         except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
             raise UpstreamBroken(str(error) or "no connection") from error
-        return Connection(stream)
+        return UpstreamConnection(stream)
 
-    def _keep(self, connection: Connection) -> bool:
+    def _keep(self, connection: UpstreamConnection) -> bool:
         http = connection.http
         if len(self._idle) >= MOST_IDLE or http.our_state is not h11.DONE or http.their_state is not h11.DONE:
             return False

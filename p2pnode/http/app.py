@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from p2pnode.http.disconnects import hold_back
 from p2pnode.http.errors import ApiError, unknown_url, wrong_method
-from p2pnode.http.gate import Doors, Gate
+from p2pnode.http.gate import AllowedOrigins, Gate
 from p2pnode.http.gateway import Gateway
 from p2pnode.http.health import answer, health_routes
 from p2pnode.http.local import KEY, Route, listed, local_routes
@@ -26,11 +26,11 @@ from p2pnode.http.request import Receive, Request, Send
 
 Direct = Callable[[Request], Awaitable[None]]
 
-_NO_DOORS: Final = Doors()
+_NO_DOORS: Final = AllowedOrigins()
 _log = structlog.get_logger("p2pnode.http")
 
 
-def create_app(gateway: Gateway, doors: Doors = _NO_DOORS) -> Api:
+def create_app(gateway: Gateway, doors: AllowedOrigins = _NO_DOORS) -> Api:
     """The whole API of one node."""
     direct: dict[str, Direct] = {endpoint.path: Completions(gateway, endpoint) for endpoint in ENDPOINTS}
     direct["/v1/p2p/route"] = Route(gateway)

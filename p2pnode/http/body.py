@@ -40,7 +40,7 @@ class MaxPrice(msgspec.Struct):
     completion: float | None = None
 
 
-class Provider(msgspec.Struct):
+class ProviderPreferences(msgspec.Struct):
     """Preferences in OpenRouter's vocabulary; what is not listed is ignored, as there."""
 
     order: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class Fields(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
-    provider: Provider | None = None
+    provider: ProviderPreferences | None = None
     messages: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
     input: msgspec.Raw = msgspec.Raw()

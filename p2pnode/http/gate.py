@@ -32,7 +32,7 @@ MOST_HOSTS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class AllowedOrigins:
     """Which names and pages may be used to reach the API besides its own."""
 
     hosts: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class Doors:
 class Gate:
     """Checks a request; every ``check`` raises ``ApiError``."""
 
-    def __init__(self, keys: Keyring, metrics: Metrics, doors: Doors) -> None:
+    def __init__(self, keys: Keyring, metrics: Metrics, doors: AllowedOrigins) -> None:
         self._keys = keys
         self._metrics = metrics
         self._named = frozenset(name.lower().encode() for name in doors.hosts)

@@ -16,7 +16,7 @@ from protocol.ids import PeerId
 from protocol.routing.ranking import JobQuery, Ranking
 
 
-class Answer(Protocol):
+class AnswerStream(Protocol):
     """A job that has begun to answer."""
 
     peer: PeerId
@@ -31,7 +31,7 @@ class Answer(Protocol):
 class Dispatching(Protocol):
     """The part of ``dispatch.Dispatch`` that the API uses."""
 
-    def submit(self, spec: JobSpec) -> AbstractAsyncContextManager[Answer]:
+    def submit(self, spec: JobSpec) -> AbstractAsyncContextManager[AnswerStream]:
         """Entering raises ``JobFailed``, or returns with the first piece at hand; leaving cancels the job."""
         ...
 

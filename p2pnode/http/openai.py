@@ -19,7 +19,7 @@ from p2pnode.http import sse
 from p2pnode.http.body import Fields, prompt_tokens, read, without_provider
 from p2pnode.http.errors import JSON, ApiError, Headers, of_job
 from p2pnode.http.gate import check_content
-from p2pnode.http.gateway import Answer, Gateway
+from p2pnode.http.gateway import AnswerStream, Gateway
 from p2pnode.http.preferences import job_query, milliseconds, unsupported
 from p2pnode.http.request import Request
 from p2pnode.jobs.records import JobFailed, JobSpec
@@ -84,7 +84,7 @@ class Completions:
         if fields.provider is not None and fields.provider.allow_fallbacks is False and not query.order:
             query = self._best_only(query)
         spec = self._spec(request, body, fields, query, started)
-        progress = _Progress(self._gateway, request, spec, started)
+        progress = _StreamState(self._gateway, request, spec, started)
         try:
             async with self._gateway.dispatch.submit(spec) as answer:
                 progress.committed(answer)
@@ -126,7 +126,7 @@ class Completions:
             client=request.key.name if request.key is not None else "",
         )
 
-    async def _stream(self, request: Request, answer: Answer, headers: Headers, progress: _Progress) -> None:
+    async def _stream(self, request: Request, answer: AnswerStream, headers: Headers, progress: _StreamState) -> None:
         batch = await answer.receive()
         headers += [
             (b"content-type", sse.CONTENT_TYPE),
@@ -147,7 +147,7 @@ class Completions:
         await request.end(b"" if named else sse.DONE)
 
 
-async def _whole(request: Request, answer: Answer, headers: Headers) -> None:
+async def _whole(request: Request, answer: AnswerStream, headers: Headers) -> None:
     pieces: list[bytes] = []
     length = 0
     while batch := await answer.receive():
@@ -158,7 +158,7 @@ async def _whole(request: Request, answer: Answer, headers: Headers) -> None:
     await request.answer(b"".join(pieces), kind=JSON, headers=headers)
 
 
-def _headers(answer: Answer, waited: float) -> Headers:
+def _headers(answer: AnswerStream, waited: float) -> Headers:
     return [
         (b"x-p2pnode-peer", short(answer.peer).encode()),
         (b"x-p2pnode-attempts", b"%d" % answer.attempts),
@@ -172,7 +172,7 @@ def _named(texts: list[bytes]) -> bytes:
     return b"".join(b"event: %b\ndata: %b\n\n" % (_TYPE.decode(text).type.encode(), text) for text in texts)
 
 
-class _Progress:
+class _StreamState:
     """What the metrics and the log get to know of one request."""
 
     def __init__(self, gateway: Gateway, request: Request, spec: JobSpec, started: float) -> None:
@@ -186,7 +186,7 @@ class _Progress:
         self.waited = 0.0
         self.pieces = 0
 
-    def committed(self, answer: Answer) -> None:
+    def committed(self, answer: AnswerStream) -> None:
         """A peer has begun to answer."""
         self.waited = trio.current_time() - self._started
         metrics = self._gateway.metrics

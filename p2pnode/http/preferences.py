@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from p2pnode.http.body import Fields, MaxPrice, Provider, capabilities
+from p2pnode.http.body import Fields, MaxPrice, ProviderPreferences, capabilities
 from p2pnode.http.errors import ApiError, bad_parameter
 from p2pnode.state.keys import ZONES, ApiKey, narrower
 from protocol.routing.ranking import JobQuery
@@ -17,7 +17,7 @@ SORTS: Final = ("price", "throughput", "latency")
 USUAL_TOKENS: Final = 256
 #: Milliseconds: the longest deadline or objective that is taken (a day).
 MOST_MS: Final = 86_400_000
-_NOTHING: Final = Provider()
+_NOTHING: Final = ProviderPreferences()
 
 
 def job_query(
@@ -48,7 +48,7 @@ def job_query(
     )
 
 
-def _price(wishes: Provider) -> float | None:
+def _price(wishes: ProviderPreferences) -> float | None:
     """USD per million tokens of the answer; the price of the prompt is not filtered by."""
     price = wishes.max_price.completion if isinstance(wishes.max_price, MaxPrice) else wishes.max_price
     if price is not None and not 0 <= price < 1e9:

@@ -25,10 +25,10 @@ from protocol.errors import BadFrame, RemoteProtocolError
 from protocol.ids import JobId, PeerId
 from protocol.jobs.cascade_events import (
     Accepted,
-    Beat,
+    AttemptFailed,
     CascadeEvent,
     Completed,
-    Lost,
+    Keepalive,
     Outcome,
     Progress,
     Refused,
@@ -47,8 +47,8 @@ from protocol.wire.messages import (
     Accept,
     Busy,
     End,
+    JobRequest,
     Refuse,
-    Request,
     decode,
     encode,
 )
@@ -56,7 +56,7 @@ from protocol.wire.mux import ResetCode
 
 if TYPE_CHECKING:
     from p2pnode.engine.base import Engine
-    from p2pnode.jobs.engine_slots import Places
+    from p2pnode.jobs.engine_slots import EngineSlots
     from p2pnode.swarm.peerlink import Channel
     from p2pnode.swarm.swarm import Swarm
 
@@ -111,7 +111,7 @@ class RemoteAttempt:
         self._scope = trio.CancelScope()
         self._reached = trio.Event()
         self._channel: Channel | None = None
-        self._problem = Lost(peer, Outcome.UNREACHABLE)
+        self._problem = AttemptFailed(peer, Outcome.UNREACHABLE)
         self._accepted = False
         self._received = 0
         self._digest = hashlib.sha256()
@@ -128,19 +128,19 @@ class RemoteAttempt:
                 self._reached.set()
                 await self._send(channel)
             except PeerUnreachable as error:
-                self._problem = Lost(self._peer, Outcome.UNREACHABLE, str(error))
+                self._problem = AttemptFailed(self._peer, Outcome.UNREACHABLE, str(error))
             except NetError as error:
-                self._problem = Lost(self._peer, Outcome.BROKEN, str(error))
+                self._problem = AttemptFailed(self._peer, Outcome.BROKEN, str(error))
             except Exception as error:
                 log.exception("a defect of p2pnode ended an attempt; please report this")
-                self._problem = Lost(self._peer, Outcome.DEFECT, repr(error))
+                self._problem = AttemptFailed(self._peer, Outcome.DEFECT, repr(error))
             finally:
                 self._reached.set()
 
     async def _send(self, channel: Channel) -> None:
         spec = self._spec
         left_ms = 0 if spec.deadline is None else max(1, round(1000 * (spec.deadline - trio.current_time())))
-        request = Request(
+        request = JobRequest(
             job=spec.job_id,
             path=spec.path,
             model=spec.model,
@@ -165,9 +165,9 @@ class RemoteAttempt:
         except ChannelReset as reset:
             outcomes = {ResetCode.SLOW_READER: Outcome.STALLED, ResetCode.DEADLINE: Outcome.DEADLINE}
             outcome = outcomes.get(ResetCode(reset.code) if reset.code in _CODES else ResetCode.CANCELLED)
-            return Heard([Lost(self._peer, outcome or Outcome.BROKEN, str(reset))])
+            return Heard([AttemptFailed(self._peer, outcome or Outcome.BROKEN, str(reset))])
         except NetError as error:
-            return Heard([Lost(self._peer, Outcome.BROKEN, str(error))])
+            return Heard([AttemptFailed(self._peer, Outcome.BROKEN, str(error))])
 
     def abort(self, code: int) -> None:
         self._scope.cancel()
@@ -190,7 +190,7 @@ class RemoteAttempt:
             self._take(heard, len(heard.pieces))
         except RemoteProtocolError as error:
             del heard.pieces[heard.counted :]  # nobody checked them, and one of them may be what is wrong
-            heard.events.append(Lost(self._peer, Outcome.MISBEHAVED, str(error)))
+            heard.events.append(AttemptFailed(self._peer, Outcome.MISBEHAVED, str(error)))
         return heard
 
     def _note(self, heard: Heard, kind: int, payload: bytes) -> None:
@@ -202,7 +202,7 @@ class RemoteAttempt:
         elif kind == BEAT:
             if not self._accepted:
                 raise BadFrame("BEAT before ACCEPT")
-            heard.events.append(Beat(peer))
+            heard.events.append(Keepalive(peer))
         elif kind == ACCEPT:
             message = decode(kind, payload)
             if self._accepted or not isinstance(message, Accept) or message.job != self._spec.job_id:
@@ -258,7 +258,7 @@ class RemoteAttempt:
         self.tokens = (end.tokens_in, end.tokens_out)
         if end.finish == "stop":
             return Completed(self._peer)
-        return Lost(self._peer, Outcome.FAILED, plain(end.message) or "its engine broke off")
+        return AttemptFailed(self._peer, Outcome.FAILED, plain(end.message) or "its engine broke off")
 
 
 _CODES: Final = frozenset(int(code) for code in ResetCode)
@@ -270,7 +270,7 @@ _LAST_KINDS: Final = frozenset({BUSY, REFUSE, END})
 class LocalAttempt:
     """At this node's own engine: the same milestones without a wire, and without the limits for guests."""
 
-    def __init__(self, engine: Engine, places: Places, me: PeerId, spec: JobSpec) -> None:
+    def __init__(self, engine: Engine, places: EngineSlots, me: PeerId, spec: JobSpec) -> None:
         self.tokens: tuple[int, int] | None = None
         self._engine = engine
         self._places = places
@@ -290,7 +290,7 @@ class LocalAttempt:
                 end = self._turned_away(away.message)
             except Exception as error:
                 log.exception("a defect of p2pnode ended a job of its own; please report this")
-                end = Lost(self._me, Outcome.DEFECT, repr(error))
+                end = AttemptFailed(self._me, Outcome.DEFECT, repr(error))
             await self._send.send(Heard([end]))
 
     async def _run(self) -> CascadeEvent:
@@ -326,14 +326,14 @@ class LocalAttempt:
             return Completed(self._me)
         if not said:
             return Refused(self._me, refuse)
-        return Lost(self._me, Outcome.FAILED, refuse.message)
+        return AttemptFailed(self._me, Outcome.FAILED, refuse.message)
 
     async def hear(self) -> Heard:
         with trio.move_on_after(LOCAL_BEAT_S):
             heard = await self._receive.receive()
             self._begun = True
             return heard
-        return Heard([Beat(self._me)] if self._begun else [])
+        return Heard([Keepalive(self._me)] if self._begun else [])
 
     def abort(self, code: int) -> None:  # noqa: ARG002 - nobody is to be told why
         self._scope.cancel()

@@ -20,7 +20,7 @@ import trio
 from p2pnode.engine.base import EMBEDDINGS
 from p2pnode.jobs.attempts import Attempting, Heard, LocalAttempt, RemoteAttempt
 from p2pnode.jobs.candidate_search import Candidates
-from p2pnode.jobs.engine_slots import Places
+from p2pnode.jobs.engine_slots import EngineSlots
 from p2pnode.jobs.records import (
     CANCELLED,
     COMPLETED,
@@ -39,6 +39,7 @@ from protocol.jobs.cascade import TIMER, Cascade, OwnNetwork
 from protocol.jobs.cascade_events import (
     Abort,
     Attempt,
+    AttemptFailed,
     Begin,
     CallerGone,
     CascadeEffect,
@@ -46,7 +47,6 @@ from protocol.jobs.cascade_events import (
     Commit,
     Finish,
     GiveUp,
-    Lost,
     Observe,
     Outcome,
     Paused,
@@ -115,7 +115,7 @@ class Dispatch:
         settings: NodeSettings,
         rng: Rng,
         book: JobBook,
-        places: Places | None = None,
+        places: EngineSlots | None = None,
         observe: Callable[[Observe], None] | None = None,
         trusted: frozenset[PeerId] = frozenset(),
         decided: Callable[[float], object] = lambda _: None,
@@ -124,7 +124,7 @@ class Dispatch:
         self.engine = engine
         self.settings = settings
         self.book = book
-        self.places = places or (Places(engine, settings.admission) if engine is not None else None)
+        self.places = places or (EngineSlots(engine, settings.admission) if engine is not None else None)
         self.network = OwnNetwork(settings.cascade)
         self.observe = observe
         self._candidates = Candidates(swarm, engine, policy, rng, settings.cascade.asked, trusted, decided)
@@ -277,7 +277,7 @@ class _Job:
             self._feed(TimerFired(TIMER))
             return
         events = heard.events
-        if not self.cascade.committed and any(isinstance(event, Lost) for event in events):
+        if not self.cascade.committed and any(isinstance(event, AttemptFailed) for event in events):
             # Nothing of it has been given to anybody: better to have the whole answer of another peer.
             events = [event for event in events if not isinstance(event, Progress)]
         else:

@@ -1,6 +1,6 @@
 """The slots of the engine: drives ``protocol.jobs.admission`` for this node's own jobs and for guests' jobs.
 
-One per engine, so that both are counted together.  It does not know what a job is; whoever holds a ``Place`` may use
+One per engine, so that both are counted together.  It does not know what a job is; whoever holds a ``Slot`` may use
 the engine once ``wait`` returns, and gives the place back by leaving its block.
 """
 
@@ -42,10 +42,10 @@ class TurnedAway(Exception):
         self.message = message
 
 
-class Place:
+class Slot:
     """A job's place, in the queue or at the engine.  Leaving the block gives it back."""
 
-    def __init__(self, places: Places, number: int) -> None:
+    def __init__(self, places: EngineSlots, number: int) -> None:
         self._owner = places
         self._number = number
         self._admitted = trio.Event()
@@ -70,10 +70,10 @@ class Place:
         self._owner.feed(Left(self._number))
 
     def admit(self) -> None:
-        """It is this job's turn (called by ``Places``)."""
+        """It is this job's turn (called by ``EngineSlots``)."""
         self._admitted.set()
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> Slot:
         return self
 
     def __exit__(
@@ -82,14 +82,14 @@ class Place:
         self.leave()
 
 
-class Places:
+class EngineSlots:
     """See the module's docstring."""
 
     def __init__(self, engine: Engine, settings: AdmissionSettings) -> None:
         self._engine = engine
         self._slots = max(1, engine.load().slots)
         self._machine = Admission(settings, self._slots)
-        self._places: dict[int, Place] = {}
+        self._places: dict[int, Slot] = {}
         self._numbers = itertools.count()
 
     @property
@@ -100,17 +100,17 @@ class Places:
     def waiting(self) -> int:
         return self._machine.waiting
 
-    def arrive(self, peer: PeerId | None, prompt_tokens: int, stream: bool, ready: bool = True) -> Place:
+    def arrive(self, peer: PeerId | None, prompt_tokens: int, stream: bool, ready: bool = True) -> Slot:
         """A place for a job of ``peer`` (None: this node's own); raises ``TurnedAway``.
 
-        If its request is not here whole yet (``ready``), say so by ``Place.ready`` when it is.
+        If its request is not here whole yet (``ready``), say so by ``Slot.ready`` when it is.
         """
         slots = max(1, self._engine.load().slots)
         if slots != self._slots:
             self._slots = slots
             self.feed(SlotsAre(slots))
         number = next(self._numbers)
-        place = self._places[number] = Place(self, number)
+        place = self._places[number] = Slot(self, number)
         turned_away = self.feed(Arrived(number, peer, prompt_tokens, stream, ready))
         if turned_away is not None:
             del self._places[number]

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from protocol.wire.messages import Refuse, Request
+from protocol.wire.messages import JobRequest, Refuse
 
 #: Fields that a guest must not set, and beginnings of such.
 DENIED: Final = frozenset(
@@ -37,7 +37,7 @@ _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _MAY_HOLD_URL: Final = re.compile(rb"_url|\\u", re.IGNORECASE)
 
 
-def check_guest(request: Request, body: bytes) -> Refuse | None:
+def check_guest(request: JobRequest, body: bytes) -> Refuse | None:
     """Why this request is not run for a guest; None if it is."""
     try:
         body.decode()  # the decoder skips what it does not read, invalid UTF-8 included
@@ -47,7 +47,7 @@ def check_guest(request: Request, body: bytes) -> Refuse | None:
         return Refuse(400, "invalid_json", f"The body is not a JSON object: {str(error)[:200]}.", "", True)
 
 
-def _check(request: Request, fields: dict[str, msgspec.Raw]) -> Refuse | None:
+def _check(request: JobRequest, fields: dict[str, msgspec.Raw]) -> Refuse | None:
     for name, raw in fields.items():
         if (name in DENIED or name.startswith(DENIED_PREFIXES)) and bytes(raw) != b"null":
             return _refuse(name, f"{name} may only be used on one's own node: leave it out.")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from p2pnode.engine.base import PATHS, EngineJob
-from p2pnode.jobs.engine_slots import Place, Places, TurnedAway
+from p2pnode.jobs.engine_slots import EngineSlots, Slot, TurnedAway
 from p2pnode.jobs.execute import run_on_engine
 from p2pnode.jobs.guest_policy import check_guest
 from p2pnode.jobs.usage import Tally
@@ -41,8 +41,8 @@ from protocol.wire.messages import (
     Busy,
     End,
     JobMessage,
+    JobRequest,
     Refuse,
-    Request,
     decode,
     encode,
     kind_of,
@@ -68,12 +68,12 @@ class Worker:
     """Does the jobs of peers.  ``engine_slots`` are shared with whoever else uses the engine; by default its own."""
 
     def __init__(
-        self, engine: Engine | None, signer: Signer, settings: NodeSettings, places: Places | None = None
+        self, engine: Engine | None, signer: Signer, settings: NodeSettings, places: EngineSlots | None = None
     ) -> None:
         self._engine = engine
         self._signer = signer
         self._settings = settings.admission
-        self.places = places or (Places(engine, settings.admission) if engine is not None else None)
+        self.places = places or (EngineSlots(engine, settings.admission) if engine is not None else None)
         self._running = 0
         self._bodies = 0
         self._taken = TakenJobs()
@@ -105,7 +105,7 @@ class Worker:
         finally:
             self._running -= 1
 
-    async def _take(self, channel: Channel, request: Request, frames: Frames) -> None:
+    async def _take(self, channel: Channel, request: JobRequest, frames: Frames) -> None:
         refuse = self._check(request)
         if refuse is not None or self._engine is None or self.places is None:
             await _say_last(channel, refuse or _NO_ENGINE)
@@ -128,13 +128,13 @@ class Worker:
         finally:
             self._bodies -= request.body_bytes
 
-    async def _do(self, engine: Engine, channel: Channel, request: Request, place: Place, frames: Frames) -> None:
+    async def _do(self, engine: Engine, channel: Channel, request: JobRequest, place: Slot, frames: Frames) -> None:
         with place:
             promise_ms = round(1000 * place.promise_s)
             await channel.send(ACCEPT, encode(Accept(request.job, place.position, promise_ms)))
             await _Task(engine, self._signer, self._settings, channel, request, place).run(frames)
 
-    def _check(self, request: Request) -> Refuse | None:
+    def _check(self, request: JobRequest) -> Refuse | None:
         """Why this node will not do it, as far as the REQ tells."""
         engine = self._engine
         if engine is None:
@@ -157,10 +157,10 @@ _TWICE: Final = Refuse(409, "duplicate_job", "this node has already taken this j
 _NO_ENGINE: Final = Refuse(503, "no_capacity", "this node has no engine")
 
 
-def _read_request(frames: Frames) -> Request:
+def _read_request(frames: Frames) -> JobRequest:
     kind, payload = frames[0]
     request = decode(kind, payload) if kind == REQ else None
-    if not isinstance(request, Request):
+    if not isinstance(request, JobRequest):
         raise BadFrame(f"a job began with a frame of kind {kind}")
     return request
 
@@ -218,8 +218,8 @@ class _Task:
         signer: Signer,
         settings: AdmissionSettings,
         channel: Channel,
-        request: Request,
-        place: Place,
+        request: JobRequest,
+        place: Slot,
     ) -> None:
         self._engine = engine
         self._signer = signer

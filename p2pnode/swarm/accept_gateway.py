@@ -20,7 +20,7 @@ from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from multiaddr import Multiaddr
 
-from p2pnode.swarm.connection_limiter import Door, Ticket
+from p2pnode.swarm.connection_limiter import ConnectionLimiter, Ticket
 from p2pnode.swarm.net import Address, BadAddress, NetError, PortInUse, parse_address
 from protocol.ids import PeerId
 
@@ -35,10 +35,10 @@ _EXHAUSTED_PAUSE_S = 0.1
 #: Bytes of one read, if the library does not say (trio's own default).
 READ_BYTES = 64 * 1024
 
-Upgrade = Callable[["FrontStream"], Awaitable[None]]
+Upgrade = Callable[["AcceptedStream"], Awaitable[None]]
 
 
-class FrontStream(TrioTCPStream):
+class AcceptedStream(TrioTCPStream):
     """A TCP socket as the library wants it, that can be cut without waiting."""
 
     def __init__(self, stream: trio.SocketStream, address: str, port: int) -> None:
@@ -48,7 +48,7 @@ class FrontStream(TrioTCPStream):
         self.proven = trio.Event()
         self.linked = trio.Event()
         self.ticket: Ticket | None = None
-        self.door: Door | None = None
+        self.limiter: ConnectionLimiter | None = None
         self.on_cut: Callable[[], None] = lambda: None
         self._cached_remote_address = (address, port)
 
@@ -94,18 +94,18 @@ class FrontStream(TrioTCPStream):
         if self.closed.is_set():
             return False
         admitted = True
-        if self.door is not None and self.ticket is not None:
-            admitted = self.door.proven(self.ticket, peer, trio.current_time())
+        if self.limiter is not None and self.ticket is not None:
+            admitted = self.limiter.proven(self.ticket, peer, trio.current_time())
         if admitted:
             self.proven.set()
         return admitted
 
 
-class Front:
+class AcceptGateway:
     """The listening sockets of one node.  They outlive a crash of the library's host; ``upgrade`` is its entrance."""
 
-    def __init__(self, door: Door) -> None:
-        self.door = door
+    def __init__(self, limiter: ConnectionLimiter) -> None:
+        self.limiter = limiter
         self.upgrade: Upgrade | None = None
         self.bound: list[Address] = []
         self._listeners: list[trio.SocketListener] = []
@@ -151,15 +151,15 @@ class Front:
             except OSError:
                 stream.socket.close()
                 continue
-            front = FrontStream(stream, address, port)
-            front.door = self.door
-            front.ticket = self.door.knock(address, trio.current_time(), front.cut)
+            front = AcceptedStream(stream, address, port)
+            front.limiter = self.limiter
+            front.ticket = self.limiter.try_accept(address, trio.current_time(), front.cut)
             if front.ticket is None or self.upgrade is None:
                 self._dismiss(front)
             else:
                 nursery.start_soon(self._attend, front, self.upgrade)
 
-    async def _attend(self, front: FrontStream, upgrade: Upgrade) -> None:
+    async def _attend(self, front: AcceptedStream, upgrade: Upgrade) -> None:
         """Everything the library does for this socket happens inside, and ends with the socket."""
         try:
             async with trio.open_nursery() as nursery:
@@ -170,8 +170,8 @@ class Front:
         finally:
             self._dismiss(front)
 
-    async def _watch(self, front: FrontStream) -> None:
-        bounds = self.door.settings
+    async def _watch(self, front: AcceptedStream) -> None:
+        bounds = self.limiter.settings
         with trio.move_on_after(bounds.pending_s) as in_time:
             await front.proven.wait()
         if in_time.cancelled_caught:
@@ -181,16 +181,16 @@ class Front:
         if not in_time.cancelled_caught:
             await front.closed.wait()
 
-    def _dismiss(self, front: FrontStream) -> None:
+    def _dismiss(self, front: AcceptedStream) -> None:
         front.cut()
         if front.ticket is not None:
-            self.door.leave(front.ticket)
+            self.limiter.leave(front.ticket)
 
 
-class FrontListener(IListener):
+class GatewayListener(IListener):
     """What the library believes to be its listener: it hands us its entrance and learns the bound addresses."""
 
-    def __init__(self, front: Front, upgrade: Upgrade) -> None:
+    def __init__(self, front: AcceptGateway, upgrade: Upgrade) -> None:
         self._front = front
         self._upgrade = upgrade
 
@@ -207,17 +207,17 @@ class FrontListener(IListener):
         return tuple(Multiaddr(str(address)) for address in self._front.bound)
 
 
-class FrontTransport(ITransport):
-    """The only transport of the host: TCP, through :class:`Front` inwards and :func:`connect` outwards."""
+class GatewayTransport(ITransport):
+    """The only transport of the host: TCP, through :class:`AcceptGateway` inwards and :func:`connect` outwards."""
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: AcceptGateway) -> None:
         self._front = front
 
     async def dial(self, maddr: Multiaddr) -> IRawConnection:
         return RawConnection(await connect(parse_address(str(maddr))), True)
 
     def create_listener(self, handler_function: Upgrade) -> IListener:
-        return FrontListener(self._front, handler_function)
+        return GatewayListener(self._front, handler_function)
 
     def can_dial(self, maddr: Multiaddr) -> bool:
         return [protocol.name for protocol in maddr.protocols()][1:2] == ["tcp"]
@@ -229,14 +229,14 @@ class FrontTransport(ITransport):
         return ["tcp"]
 
 
-async def connect(address: Address) -> FrontStream:
+async def connect(address: Address) -> AcceptedStream:
     """A TCP connection; raises ``OSError``."""
     stream = await trio.open_tcp_stream(address.host, address.port)
     host, port = stream.socket.getpeername()[:2]
-    return FrontStream(stream, host, port)
+    return AcceptedStream(stream, host, port)
 
 
-async def _contained(upgrade: Upgrade, front: FrontStream) -> None:
+async def _contained(upgrade: Upgrade, front: AcceptedStream) -> None:
     try:
         await upgrade(front)
     except Exception as error:

@@ -21,7 +21,7 @@ GRACE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class DoorSettings:
+class AcceptLimits:
     """Bounds on what others may open towards this node (DESIGN 3.1)."""
 
     #: Sockets accepted per second and address, and how many at once after a pause.
@@ -61,10 +61,10 @@ class _Bucket:
 
 
 @dataclass(slots=True)
-class Door:
+class ConnectionLimiter:
     """The counts.  ``refused`` says how often each bound was the reason."""
 
-    settings: DoorSettings
+    settings: AcceptLimits
     refused: dict[str, int] = field(default_factory=dict)
     _pending: list[Ticket] = field(default_factory=list)
     _open: set[Ticket] = field(default_factory=set)
@@ -72,7 +72,7 @@ class Door:
     _banned_addresses: dict[str, float] = field(default_factory=dict)
     _banned_peers: dict[PeerId, float] = field(default_factory=dict)
 
-    def knock(self, address: str, now: float, turn_out: Callable[[], None]) -> Ticket | None:
+    def try_accept(self, address: str, now: float, turn_out: Callable[[], None]) -> Ticket | None:
         """A socket was accepted from ``address``; None means: close it."""
         reason = self._objection(address, now)
         if reason:

@@ -16,7 +16,7 @@ import trio
 from p2pnode.swarm import DEFECT
 from p2pnode.swarm.net import Link, Net, NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import LinkOwner, PeerLink
-from p2pnode.swarm.ping_scheduler import Keeper
+from p2pnode.swarm.ping_scheduler import PingScheduler
 from protocol import PROTOCOL_VERSION
 from protocol.errors import RemoteProtocolError
 from protocol.events import DialFailed, Event, LinkDown, LinkUp
@@ -53,7 +53,7 @@ class Dialling:
         self.done = trio.Event()
 
 
-class LinkTable:
+class ConnectionTable:
     """All links of one node.  ``tell`` takes events for the machine; ``kept`` says who is a neighbour."""
 
     def __init__(
@@ -76,7 +76,7 @@ class LinkTable:
         self._kept = kept
         self._links: dict[PeerId, list[PeerLink]] = {}  # the first of each list is the one in use
         self._dials: dict[PeerId | tuple[str, ...], Dialling] = {}
-        self._keeper = Keeper()
+        self._keeper = PingScheduler()
         self._slots = trio.CapacityLimiter(DIALS)
         self._nursery: trio.Nursery | None = None
         self.addrs: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()

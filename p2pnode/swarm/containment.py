@@ -61,11 +61,11 @@ from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.tools import utils as lib_tools
 from libp2p.transport.upgrader import TransportUpgrader
 
-from p2pnode.swarm.accept_gateway import Front, FrontStream, FrontTransport
-from p2pnode.swarm.connection_limiter import DoorSettings
-from p2pnode.swarm.frame_decoder import DATA, HEADER, READ_BYTES, WINDOW_UPDATE, BufferedPackets, Sieve, ciphers
+from p2pnode.swarm.accept_gateway import AcceptedStream, AcceptGateway, GatewayTransport
+from p2pnode.swarm.connection_limiter import AcceptLimits
+from p2pnode.swarm.frame_decoder import DATA, HEADER, READ_BYTES, WINDOW_UPDATE, BufferedPackets, FrameDecoder, ciphers
 from p2pnode.swarm.net import NetError
-from p2pnode.swarm.wakeup import Bell
+from p2pnode.swarm.wakeup import AutoResetEvent
 from protocol.errors import InvalidPeerId
 from protocol.ids import peer_from_libp2p
 
@@ -176,7 +176,7 @@ class ContainedNoise(NoiseTransport):
         return self._adopt(await super().secure_outbound(conn, peer_id), conn)
 
     def _adopt(self, session: Any, conn: Any) -> ISecureConn:
-        front: FrontStream = conn.stream
+        front: AcceptedStream = conn.stream
         try:
             peer = peer_from_libp2p(session.get_remote_peer().to_bytes())
         except InvalidPeerId as error:
@@ -196,8 +196,8 @@ class ContainedYamux(Yamux):
 
     def __init__(self, secured_conn: ISecureConn, peer_id: ID, is_initiator: bool | None = None) -> None:
         super().__init__(secured_conn, peer_id, is_initiator)
-        self.front: FrontStream = secured_conn.front  # type: ignore[attr-defined]
-        self.sieve = Sieve(secured_conn, self._deliver)
+        self.front: AcceptedStream = secured_conn.front  # type: ignore[attr-defined]
+        self.sieve = FrameDecoder(secured_conn, self._deliver)
         self.secured_conn = cast(ISecureConn, self.sieve)
         #: Sealed by ``send_now`` and not taken by the kernel: it leaves before anything else.
         self._unsent = b""
@@ -355,8 +355,8 @@ class ContainedYamux(Yamux):
             if buffer is None or bell is None or ended or self._stirred:
                 self._stirred = False
                 return b""
-            if not isinstance(bell, Bell):  # the library's own event, of which a new one is needed each time
-                bell = Bell()
+            if not isinstance(bell, AutoResetEvent):  # the library's own event, of which a new one is needed each time
+                bell = AutoResetEvent()
                 self.stream_events[number] = cast(trio.Event, bell)
             self._waiting = True
             try:
@@ -406,7 +406,7 @@ class ContainedMuxers(MuxerMultistream):
         return self._annotate_connection(muxed, conn, protocol)
 
 
-def build_host(seed: bytes, front: Front, bounds: DoorSettings) -> BasicHost:
+def build_host(seed: bytes, front: AcceptGateway, bounds: AcceptLimits) -> BasicHost:
     """A host with Noise, yamux, identify and ping, explicit limits, and none of the library's own initiative."""
     keys = create_new_ed25519_key_pair(seed)
     noise = ContainedNoise(keys, noise_privkey=create_new_x25519_key_pair().private_key)
@@ -421,7 +421,7 @@ def build_host(seed: bytes, front: Front, bounds: DoorSettings) -> BasicHost:
         peer_id,
         peerstore,
         upgrader,
-        transports=[FrontTransport(front)],
+        transports=[GatewayTransport(front)],
         retry_config=RetryConfig(max_retries=0),
         connection_config=_connection_config(bounds),
     )
@@ -458,7 +458,7 @@ def guard(inner: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[
     return guarded
 
 
-def _connection_config(bounds: DoorSettings) -> ConnectionConfig:
+def _connection_config(bounds: AcceptLimits) -> ConnectionConfig:
     """The door is in front, so these bounds are only a second wall: a dead connection counts here for 0.2 s more."""
     return ConnectionConfig(
         max_connections=_SECOND_WALL * bounds.connections,
@@ -474,7 +474,7 @@ def _connection_config(bounds: DoorSettings) -> ConnectionConfig:
     )
 
 
-def _resource_bounds(bounds: DoorSettings) -> ResourceManager:
+def _resource_bounds(bounds: AcceptLimits) -> ResourceManager:
     """Explicit limits, and none of the parts that refuse everybody after a few failures."""
     most = _SECOND_WALL * bounds.connections
     limits = ConnectionLimits(

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 import trio
 
 from p2pnode.swarm import DEFECT
-from p2pnode.swarm.wakeup import Bell
+from p2pnode.swarm.wakeup import AutoResetEvent
 from protocol.effects import Effect, SetTimer, TimerKey
 from protocol.events import Event, Received, TimerFired
 from protocol.ids import PeerId
@@ -33,7 +33,7 @@ INBOX_PER_PEER: Final = 32
 BATCH: Final = 64
 
 
-class Machine(Protocol):
+class NodeMachine(Protocol):
     """What is driven: ``protocol.node.Node``."""
 
     def start(self, now: float, wall: float) -> list[Effect]: ...
@@ -48,7 +48,7 @@ class Driver:
 
     def __init__(
         self,
-        machine: Machine,
+        machine: NodeMachine,
         perform: Callable[[Effect], None],
         wall: Callable[[], float],
         settle: Callable[[], None] = lambda: None,
@@ -65,7 +65,7 @@ class Driver:
         self._due: dict[TimerKey, float] = {}
         self._heap: list[tuple[float, int, TimerKey]] = []
         self._order = itertools.count()
-        self._work = Bell()
+        self._work = AutoResetEvent()
         self._room: trio.Event | None = None
         self._idle: trio.Event | None = None
         self.faults = 0

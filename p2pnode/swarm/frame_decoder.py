@@ -2,10 +2,10 @@
 
 The library reads the length of a packet, then the packet, then a header, then a body under a deadline of its own, takes
 a lock and wakes the reader; every step is a chance for all other tasks of the process to run.  Measured, of what a
-message between nodes costs both ends, that was a third.  A ``Sieve`` stands where yamux believes its session to be.
-Plain data for an open stream, complete as it nearly always is, goes where the library would have put it; the header of
-anything else (a flag, another kind, an unknown stream, a body still on its way) is handed to the library, so that all
-that is hard is still done there, under the bounds of ``containment``.
+message between nodes costs both ends, that was a third.  A ``FrameDecoder`` stands where yamux believes its session to
+be. Plain data for an open stream, complete as it nearly always is, goes where the library would have put it; the header
+of anything else (a flag, another kind, an unknown stream, a body still on its way) is handed to the library, so that
+all that is hard is still done there, under the bounds of ``containment``.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class BufferedPackets(NoisePacketReadWriter):
         return packet
 
 
-class Sieve:
+class FrameDecoder:
     """A session as yamux sees it.  ``deliver`` gets the plain data; the library reads everything else."""
 
     def __init__(self, session: Any, deliver: Deliver) -> None:

@@ -24,8 +24,8 @@ from libp2p.stream_muxer.yamux.yamux import YamuxStream
 from libp2p.utils import encode_delim
 from multiaddr import Multiaddr
 
-from p2pnode.swarm.accept_gateway import Front, FrontStream, connect
-from p2pnode.swarm.connection_limiter import Door, DoorSettings
+from p2pnode.swarm.accept_gateway import AcceptedStream, AcceptGateway, connect
+from p2pnode.swarm.connection_limiter import AcceptLimits, ConnectionLimiter
 from p2pnode.swarm.containment import ContainedYamux, build_host, check_library, quiet
 from p2pnode.swarm.net import Address, BadAddress, LinkBroken, NetError, PeerUnreachable, is_loopback, parse_address
 from protocol.errors import InvalidPeerId
@@ -131,7 +131,7 @@ class Libp2pNet:
         seed: bytes,
         listen: Sequence[str],
         *,
-        door: DoorSettings | None = None,
+        limiter: AcceptLimits | None = None,
         announce: Sequence[str] = (),
     ) -> None:
         self._seed = seed
@@ -140,8 +140,8 @@ class Libp2pNet:
         self._announce = tuple(announce)
         # Who listens on this machine only is dialled from one address only.
         here = all(is_loopback(parse_address(text).host) for text in self._listen)
-        self.door = Door(door or DoorSettings(loopback_exempt=here))
-        self._front = Front(self.door)
+        self.limiter = ConnectionLimiter(limiter or AcceptLimits(loopback_exempt=here))
+        self._front = AcceptGateway(self.limiter)
         self._host: BasicHost | None = None
         self._links: set[Libp2pLink] = set()
         self._send, self._accepted = trio.open_memory_channel[Libp2pLink](ACCEPT_QUEUE)
@@ -177,7 +177,7 @@ class Libp2pNet:
             await trio.sleep(pause)
 
     async def _host_life(self, task_status: trio.TaskStatus[None]) -> None:
-        host = build_host(self._seed, self._front, self.door.settings)
+        host = build_host(self._seed, self._front, self.limiter.settings)
         host.set_stream_handler(TProtocol(LINK_PROTOCOL), self._on_stream)
         try:
             async with host.run([Multiaddr(str(address)) for address in self._front.bound]):
@@ -211,14 +211,14 @@ class Libp2pNet:
             return
         self._keep(link, muxed.front)
 
-    def _keep(self, link: Libp2pLink, front: FrontStream) -> None:
+    def _keep(self, link: Libp2pLink, front: AcceptedStream) -> None:
         """Know the link while its socket is open, so that the end of a host or a ban can end it."""
         self._links.add(link)
         front.on_cut = lambda: self._links.discard(link)
 
     async def dial(self, peer: PeerId | None, addrs: tuple[str, ...]) -> Libp2pLink:
         targets = _targets(peer, addrs, self.local_id)
-        if peer is not None and self.door.banned(peer, trio.current_time()):
+        if peer is not None and self.limiter.banned(peer, trio.current_time()):
             raise PeerUnreachable(f"{short(peer)} is banned for now")
         if not targets:
             raise PeerUnreachable("no address to dial")
@@ -303,7 +303,7 @@ class Libp2pNet:
         return tuple(found)
 
     def ban(self, peer: PeerId, address: str, seconds: float) -> None:
-        self.door.ban(peer, address, trio.current_time() + seconds)
+        self.limiter.ban(peer, address, trio.current_time() + seconds)
         for link in list(self._links):
             if link.peer == peer:
                 link.cut()

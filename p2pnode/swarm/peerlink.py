@@ -18,8 +18,8 @@ from typing import Final, Protocol
 import trio
 
 from p2pnode.swarm.net import Link, LinkBroken, NetError
-from p2pnode.swarm.ping_scheduler import Keeper
-from p2pnode.swarm.wakeup import Bell
+from p2pnode.swarm.ping_scheduler import PingScheduler
+from p2pnode.swarm.wakeup import AutoResetEvent
 from protocol.errors import BadFrame, LocalProtocolError, RemoteProtocolError
 from protocol.ids import PeerId, short
 from protocol.settings import LinkSettings
@@ -187,7 +187,7 @@ class PeerLink:
         self._defect: Exception | None = None  # for ``_read`` to raise
         self._failure: Exception | None = None  # for ``run`` to raise
         self._scope = trio.CancelScope()
-        self._kicked = Bell()
+        self._kicked = AutoResetEvent()
         self._flushed: trio.Event | None = None
 
     # --- for jobs and for the swarm ------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ class PeerLink:
                 self.hello = said if isinstance(said, Hello) else None
         return self.hello
 
-    async def run(self, owner: LinkOwner, keeper: Keeper | None = None) -> None:
+    async def run(self, owner: LinkOwner, keeper: PingScheduler | None = None) -> None:
         """Carry frames until the link ends, for whatever reason; ``reason`` says which.  Raises nothing but defects.
 
         ``keeper`` keeps time for all links of a node; without one, the link does it itself.
@@ -307,7 +307,7 @@ class PeerLink:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
                     if keeper is None:
-                        keeper = Keeper()
+                        keeper = PingScheduler()
                         nursery.start_soon(keeper.run)
                     keeper.add(self)
                     await self._read(owner)

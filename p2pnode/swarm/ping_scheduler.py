@@ -13,10 +13,10 @@ from typing import Protocol
 
 import trio
 
-from p2pnode.swarm.wakeup import Bell
+from p2pnode.swarm.wakeup import AutoResetEvent
 
 
-class Kept(Protocol):
+class PingedLink(Protocol):
     """A link, as far as time matters to it."""
 
     @property
@@ -29,15 +29,15 @@ class Kept(Protocol):
     def tick(self, now: float) -> None: ...
 
 
-class Keeper:
+class PingScheduler:
     """The deadlines of all links, as they were last known: none has become earlier since."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Kept]] = []
+        self._heap: list[tuple[float, int, PingedLink]] = []
         self._order = itertools.count()
-        self._more = Bell()
+        self._more = AutoResetEvent()
 
-    def add(self, link: Kept) -> None:
+    def add(self, link: PingedLink) -> None:
         """Keep an eye on it until it has ended."""
         now = trio.current_time()
         heapq.heappush(self._heap, (link.next_deadline(now), next(self._order), link))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from p2pnode.swarm import DEFECT
-from p2pnode.swarm.connection_table import LinkTable
+from p2pnode.swarm.connection_table import ConnectionTable
 from p2pnode.swarm.driver import Driver
 from p2pnode.swarm.net import LinkBroken, Net, PeerUnreachable
 from p2pnode.swarm.peerlink import Channel, ChannelReset, PeerLink
@@ -81,14 +81,14 @@ class Swarm:
         self._settings = settings
         self._on_job = on_job
         self._driver = Driver(node, self._perform, wall, self._send_all)
-        self._links = LinkTable(
+        self._links = ConnectionTable(
             net,
             settings=settings.link,
             network=network,
             agent=agent,
             owner=self,
             tell=self._driver.put,
-            kept=node.neighbours.is_standing,
+            kept=node.overlay.is_standing,
         )
         self._points: OrderedDict[PeerId, deque[tuple[float, int]]] = OrderedDict()
         self._finds: dict[int, _Find] = {}

@@ -21,7 +21,7 @@ from trio.lowlevel import (
 )
 
 
-class Bell:
+class AutoResetEvent:
     """Rung any number of times, heard once.  Only one task may wait at a time."""
 
     __slots__ = ("_rung", "_waiting")

@@ -27,8 +27,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from protocol.dht.lookup import MOST_ADDRS, Candidate, Lookup
-from protocol.dht.record_store import Shelf, home_of, vouch
-from protocol.dht.routing_table import KEY_BYTES, Buckets, as_number, model_key, peer_key
+from protocol.dht.record_store import RecordStore, home_of, vouch
+from protocol.dht.routing_table import KEY_BYTES, RoutingTable, as_number, model_key, peer_key
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import BadEnvelope, RemoteProtocolError
 from protocol.ids import ModelId, PeerId
@@ -95,8 +95,8 @@ class Dht:
 
     def __init__(self, me: PeerId, settings: DhtSettings, rng: Rng) -> None:
         self.me = me
-        self.table = Buckets(me, settings.k, settings.per_group)
-        self.shelf = Shelf(me, settings)
+        self.table = RoutingTable(me, settings.k, settings.per_group)
+        self.shelf = RecordStore(me, settings)
         self._key = peer_key(me)
         self._settings = settings
         self._rng = rng

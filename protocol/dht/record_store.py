@@ -53,7 +53,7 @@ class _Kept(NamedTuple):
     until: float
 
 
-class Shelf:
+class RecordStore:
     """The statements that one node keeps."""
 
     def __init__(self, me: PeerId, settings: DhtSettings) -> None:

@@ -71,7 +71,7 @@ class _Bucket:
         self.looked_up = -math.inf
 
 
-class Buckets:
+class RoutingTable:
     """All contacts of one node."""
 
     def __init__(self, me: PeerId, k: int, per_group: int) -> None:

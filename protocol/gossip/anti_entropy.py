@@ -33,7 +33,7 @@ from typing import Final
 from protocol.ids import PeerId
 from protocol.statements.envelope import UNSEEN, Key, Mark
 from protocol.statements.keys import ADVERT, LOAD
-from protocol.statements.versions import BUCKETS, Marks
+from protocol.statements.versions import BUCKETS, HighWaterMarks
 from protocol.wire.messages import Digest
 
 HASH_BYTES: Final = 8
@@ -63,14 +63,14 @@ def covered(room: float) -> int:
     return max(0, int((room - HEAD_BYTES) // ENTRY_BYTES))
 
 
-def opening(marks: Marks, now: float) -> Digest:
+def opening(marks: HighWaterMarks, now: float) -> Digest:
     """The first message of an exchange."""
     if marks.living(now) <= MAX_PLAIN:
         return Digest(entries=tuple(_entry(key, mark) for key, mark in marks.items() if mark.lives(now)), reply=True)
     return Digest(buckets=_SUMMARY.pack(*marks.hashes(now)), reply=True)
 
 
-def differing(marks: Marks, buckets: bytes, now: float) -> list[int]:
+def differing(marks: HighWaterMarks, buckets: bytes, now: float) -> list[int]:
     """The numbers of the buckets whose hash is not ours; nothing for a summary of another shape."""
     if len(buckets) != BUCKETS * HASH_BYTES:
         return []
@@ -78,7 +78,7 @@ def differing(marks: Marks, buckets: bytes, now: float) -> list[int]:
     return [number for number, (ours, theirs) in enumerate(pairs) if ours != theirs]
 
 
-def details(marks: Marks, numbers: list[int], now: float) -> list[Digest]:
+def details(marks: HighWaterMarks, numbers: list[int], now: float) -> list[Digest]:
     """Every entry of the numbered buckets, in as many messages as it takes; a bucket is never torn apart."""
     messages: list[Digest] = []
     listed: list[int] = []
@@ -97,7 +97,7 @@ def details(marks: Marks, numbers: list[int], now: float) -> list[Digest]:
     return messages
 
 
-def compare(marks: Marks, digest: Digest, now: float, young_s: float = 0.0) -> tuple[list[Key], list[Entry]]:
+def compare(marks: HighWaterMarks, digest: Digest, now: float, young_s: float = 0.0) -> tuple[list[Key], list[Entry]]:
     """``(lacks, wants)``: what the sender of ``everything`` or ``detail`` lacks, and what we ask it for."""
     ours = [entry for number in dict.fromkeys(digest.listed) for entry in _within(marks, number)]
     theirs = {(PeerId(author), kind): (inc, seq) for kind, author, inc, seq in digest.entries}
@@ -111,7 +111,7 @@ def compare(marks: Marks, digest: Digest, now: float, young_s: float = 0.0) -> t
     return lacks, _wants(marks, theirs, now)
 
 
-def _wants(marks: Marks, theirs: Mapping[Key, tuple[int, int]], now: float) -> list[Entry]:
+def _wants(marks: HighWaterMarks, theirs: Mapping[Key, tuple[int, int]], now: float) -> list[Entry]:
     wants: list[Entry] = []
     for key, version in theirs.items():
         mine = marks.get(key)
@@ -125,7 +125,7 @@ def having(marks: Iterable[Mark]) -> Digest:
     return Digest(entries=tuple(_entry(mark.envelope.key, mark) for mark in marks if mark.envelope), have=True)
 
 
-def offered(marks: Marks, entries: Iterable[Entry], now: float) -> tuple[list[Mark], list[Entry]]:
+def offered(marks: HighWaterMarks, entries: Iterable[Entry], now: float) -> tuple[list[Mark], list[Entry]]:
     """``(alike, wants)``: what we have just as the sender of ``have``, and what we ask it for."""
     theirs = {(PeerId(author), kind): (inc, seq) for kind, author, inc, seq in entries}
     found = [(marks.get(key), version) for key, version in theirs.items()]
@@ -133,7 +133,7 @@ def offered(marks: Marks, entries: Iterable[Entry], now: float) -> tuple[list[Ma
     return alike, _wants(marks, theirs, now)
 
 
-def wanted(marks: Marks, digest: Digest, now: float, young_s: float = 0.0) -> list[Key]:
+def wanted(marks: HighWaterMarks, digest: Digest, now: float, young_s: float = 0.0) -> list[Key]:
     """The records that a ``want`` asks for and we hold."""
     found = []
     for kind, author, inc, seq in digest.entries:
@@ -157,7 +157,7 @@ def _older(inc: int, seq: int, until: float, version: tuple[int, int]) -> bool:
     return (inc, seq) < version or (until == UNSEEN and (inc, seq) == version)
 
 
-def _within(marks: Marks, number: int) -> list[tuple[Key, Mark]]:
+def _within(marks: HighWaterMarks, number: int) -> list[tuple[Key, Mark]]:
     """The marks of a bucket that somebody else has numbered."""
     return marks.within(number) if 0 <= number < BUCKETS else []
 

@@ -34,9 +34,9 @@ from protocol.effects import Effect, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import BadEnvelope
 from protocol.gossip import anti_entropy
 from protocol.gossip.budget import Budget
-from protocol.gossip.publisher import Announcer, few_of
+from protocol.gossip.publisher import Publisher, few_of
 from protocol.gossip.send_queue import FRAME_BYTES, ITEM_BYTES, NOW, Neighbour
-from protocol.gossip.validation import Counts, Intake, Verdict
+from protocol.gossip.validation import Counts, Validator, Verdict
 from protocol.ids import PeerId
 from protocol.membership.peer_view import PeerView
 from protocol.rng import Rng
@@ -83,8 +83,8 @@ class Gossip:
         self._settings = settings
         self._view = view
         self._rng = rng
-        self._own = Announcer(signer, settings, rng, inc)
-        self._intake = Intake(self.me, settings, view, self.counts)
+        self._own = Publisher(signer, settings, rng, inc)
+        self._intake = Validator(self.me, settings, view, self.counts)
         self._marks = self._intake.marks
         self._links: dict[PeerId, Neighbour] = {}
         self._standing: list[Neighbour] = []

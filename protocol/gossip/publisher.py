@@ -11,7 +11,7 @@ network::
     load period   = max(load_period_s, n * b * c / (LOAD_SHARE   * budget_bytes_s))
     advert period = max(advert_ttl_s/2, n * b * c / (ADVERT_SHARE * budget_bytes_s))
 
-Once the network is so large that loads have to wait for the budget (:meth:`Announcer.crowded`), they are passed on to
+Once the network is so large that loads have to wait for the budget (:meth:`Publisher.crowded`), they are passed on to
 few neighbours only (:func:`few_of`) and cost fewer uploads (:data:`COPIES_OF_FEW`): so they can be stated more often.
 Whom one version does not reach the next one does, or a digest.
 
@@ -53,7 +53,7 @@ HASTE: Final = 4.0
 JITTER: Final = 0.1
 
 
-class Announcer:
+class Publisher:
     """The author's side of a node: decides what to state and seals it."""
 
     def __init__(self, signer: Signer, settings: GossipSettings, rng: Rng, inc: int) -> None:

@@ -33,7 +33,7 @@ _NOTHING: Final[dict[Mark, float]] = {}
 NOW: Final = -math.inf
 
 
-class Backlog:
+class SendQueue:
     """See the module's docstring.  Dicts, because they keep their order and forget at once."""
 
     __slots__ = ("_due", "_first", "_lacks")
@@ -135,7 +135,7 @@ class Neighbour:
         self.checks = checks
         self.guest = len(checks) > 1
         self.standing = False
-        self.lacks = Backlog()
+        self.lacks = SendQueue()
         self.told = now  # when it was told what we have, or the link came up
         self.digests = self.wants = 0  # looked at, and asked for because it told us, since the last round
         self.asked = self.introduced = False  # asked: an exchange was opened with it since the last round

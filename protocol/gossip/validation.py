@@ -33,7 +33,7 @@ from protocol.settings import GossipSettings
 from protocol.statements.adverts import Provider
 from protocol.statements.envelope import UNSEEN, Envelope, Key, Mark, read
 from protocol.statements.keys import ADVERT, LOAD
-from protocol.statements.versions import Marks, MarkTable, WallClock
+from protocol.statements.versions import HighWaterMarks, MarkTable, WallClock
 from protocol.token_bucket import Bucket
 
 #: Equivocations kept as proof (guess).
@@ -93,7 +93,7 @@ def _afford(allowances: tuple[Bucket, ...], now: float) -> bool:
     return True
 
 
-class Intake:
+class Validator:
     """What this node has seen, and the decision on what it sees next."""
 
     def __init__(self, me: PeerId, settings: GossipSettings, view: PeerView, counts: Counts) -> None:
@@ -101,7 +101,7 @@ class Intake:
         self._skew_s = settings.skew_s
         self._view = view
         self._counts = counts
-        self.marks = Marks(settings.marks_s)
+        self.marks = HighWaterMarks(settings.marks_s)
         #: Two different statements of one version, by author: each pair proves itself.
         self.proofs: dict[PeerId, tuple[Envelope, Envelope]] = {}
         #: Set when a statement settled a dispute about our clock: what we said before has the wrong time on it.

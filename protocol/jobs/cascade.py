@@ -28,13 +28,13 @@ asking, Refused, the request   Observe, GiveUp with the peer's words            
 waiting is at fault
 asking, Refused otherwise      Observe, then the next Attempt or GiveUp                    asking
 waiting
-waiting Beat                   none                                                        waiting
+waiting Keepalive              none                                                        waiting
 waiting Progress               Commit if it is a stream                                    flowing
-flowing Progress, Beat         none                                                        flowing
+flowing Progress, Keepalive    none                                                        flowing
 flowing Paused, Resumed        none                                                        flowing
-waiting Completed              as Lost: an answer without a word is none                   asking
+waiting Completed              as AttemptFailed: an answer without a word is none                   asking
 flowing Completed              Commit unless it was, Observe, Finish                       over
-any     Lost, a deadline       Abort, Observe, then the next Attempt; GiveUp if committed  asking
+any     AttemptFailed, deadlineAbort, Observe, then the next Attempt; GiveUp if committed  asking
 any     the whole job's time   Abort, Observe, GiveUp (504)                                over
 any     CallerGone             Abort, Observe                                              over
 over    any                    none                                                        over
@@ -62,7 +62,7 @@ from protocol.jobs.cascade_events import (
     Abort,
     Accepted,
     Attempt,
-    Beat,
+    AttemptFailed,
     Begin,
     CallerGone,
     CascadeEffect,
@@ -71,7 +71,7 @@ from protocol.jobs.cascade_events import (
     Completed,
     Finish,
     GiveUp,
-    Lost,
+    Keepalive,
     Observe,
     Outcome,
     Paused,
@@ -220,7 +220,7 @@ class Cascade:
 
     # --- the answer ----------------------------------------------------------------------------------------------
 
-    def _on_beat(self, _event: Beat, now: float) -> list[CascadeEffect]:
+    def _on_beat(self, _event: Keepalive, now: float) -> list[CascadeEffect]:
         self._heard = now
         return []
 
@@ -263,7 +263,7 @@ class Cascade:
 
     # --- failing -------------------------------------------------------------------------------------------------
 
-    def _on_lost(self, event: Lost, now: float) -> list[CascadeEffect]:
+    def _on_lost(self, event: AttemptFailed, now: float) -> list[CascadeEffect]:
         outcome = event.outcome
         if outcome is Outcome.DEADLINE:
             if now >= self._end - DEADLINE_SLACK_S:
@@ -389,10 +389,10 @@ _STEPS: Final[dict[tuple[str, type[CascadeEvent]], _Step]] = {
     ("asking", WasBusy): Cascade._on_busy,
     ("asking", Refused): Cascade._on_refused,
     ("waiting", Refused): Cascade._on_refused,
-    ("waiting", Beat): Cascade._on_beat,
+    ("waiting", Keepalive): Cascade._on_beat,
     ("waiting", Progress): Cascade._on_first,
     ("waiting", Completed): Cascade._on_wordless,
-    ("flowing", Beat): Cascade._on_beat,
+    ("flowing", Keepalive): Cascade._on_beat,
     ("flowing", Progress): Cascade._on_progress,
     ("flowing", Paused): Cascade._on_paused,
     ("flowing", Resumed): Cascade._on_resumed,
@@ -401,5 +401,9 @@ _STEPS: Final[dict[tuple[str, type[CascadeEvent]], _Step]] = {
 _STEPS.update(
     ((state, kind), step)
     for state in ("asking", "waiting", "flowing")
-    for kind, step in ((Lost, Cascade._on_lost), (TimerFired, Cascade._on_timer), (CallerGone, Cascade._on_gone))
+    for kind, step in (
+        (AttemptFailed, Cascade._on_lost),
+        (TimerFired, Cascade._on_timer),
+        (CallerGone, Cascade._on_gone),
+    )
 )

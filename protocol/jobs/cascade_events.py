@@ -98,7 +98,7 @@ class Progress(msgspec.Struct, frozen=True, gc=False):
     pieces: int = 1
 
 
-class Beat(msgspec.Struct, frozen=True, gc=False):
+class Keepalive(msgspec.Struct, frozen=True, gc=False):
     """The peer is alive and has nothing to say yet."""
 
     peer: PeerId
@@ -110,7 +110,7 @@ class Completed(msgspec.Struct, frozen=True, gc=False):
     peer: PeerId
 
 
-class Lost(msgspec.Struct, frozen=True, gc=False):
+class AttemptFailed(msgspec.Struct, frozen=True, gc=False):
     """The attempt failed: ``outcome`` says how, ``detail`` is for people."""
 
     peer: PeerId
@@ -136,9 +136,9 @@ CascadeEvent = (
     | WasBusy
     | Refused
     | Progress
-    | Beat
+    | Keepalive
     | Completed
-    | Lost
+    | AttemptFailed
     | Paused
     | Resumed
     | CallerGone

@@ -70,7 +70,7 @@ class _Watch:
         self.asked = False
 
 
-class Liveness:
+class FailureDetector:
     """The failure detector of one node.  ``linked`` is a live view of the peers with a link."""
 
     def __init__(

@@ -93,7 +93,7 @@ class _Dialling:
     look: bool
 
 
-class Neighbours:
+class Overlay:
     """The link keeper of one node."""
 
     def __init__(self, me: PeerId, settings: NeighbourSettings, view: PeerView, rng: Rng) -> None:

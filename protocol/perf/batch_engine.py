@@ -46,13 +46,13 @@ from math import ceil, floor, inf
 from typing import Final
 
 from protocol.perf.kv_cache import KvCache
-from protocol.perf.model_cache import Changed, Residency
-from protocol.perf.model_timing import CHUNK_TOKENS, Pace
+from protocol.perf.model_cache import Changed, ModelCache
+from protocol.perf.model_timing import CHUNK_TOKENS, ModelTiming
 from protocol.perf.sequences import (
     BatchingEffect,
+    BatchJob,
     Finished,
     FirstToken,
-    Job,
     Lane,
     ModelChanged,
     UnknownModel,
@@ -62,7 +62,7 @@ from protocol.perf.sequences import (
 from protocol.perf.step_clock import StepClock
 from protocol.statements.adverts import Load, ModelState, Status
 
-__all__ = ["Batching", "BatchingEffect", "Finished", "FirstToken", "ModelChanged", "UnknownModel", "WakeAt", "Work"]
+__all__ = ["BatchEngine", "BatchingEffect", "Finished", "FirstToken", "ModelChanged", "UnknownModel", "WakeAt", "Work"]
 
 #: Steps after which the time of a step is computed anew even if nothing changes (guess).
 HORIZON: Final = 256
@@ -71,12 +71,12 @@ _ROUNDING: Final = 1e-6
 _ROUNDING_S: Final = 1e-9
 
 
-class Batching:
+class BatchEngine:
     """See the module's docstring.  ``memory_bytes`` is for weights and KV cache; by default what the GPU has."""
 
     def __init__(
         self,
-        paces: Mapping[str, Pace],
+        paces: Mapping[str, ModelTiming],
         *,
         slots: int,
         resident: Iterable[str] | None = None,
@@ -89,27 +89,27 @@ class Batching:
         self.preemptions = 0
         self.prefix_hit_tokens = 0
         self.prompt_tokens_total = 0
-        self._lanes = {name: Lane(pace, index) for index, (name, pace) in enumerate(paces.items())}
+        self._lanes = {name: Lane(timing, index) for index, (name, timing) in enumerate(paces.items())}
         self._all = tuple(self._lanes.values())
-        memory = min((pace.memory_bytes for pace in paces.values()), default=inf)
+        memory = min((timing.memory_bytes for timing in paces.values()), default=inf)
         memory = memory if memory_bytes is None else memory_bytes
-        self._models = Residency(paces, paces if resident is None else resident, memory)
+        self._models = ModelCache(paces, paces if resident is None else resident, memory)
         self._block_tokens = block_tokens
         self._reuse = prefix_reuse
         self._exact = exact
         self._steps = 1 if exact else HORIZON
         self._kv = KvCache()
-        self._jobs: dict[int, Job] = {}
+        self._jobs: dict[int, BatchJob] = {}
         # Lists, because a deque is made for 64 and takes 760 bytes with nothing in it.
-        self._queue: list[Job] = []  # those that left meanwhile are only marked as gone
+        self._queue: list[BatchJob] = []  # those that left meanwhile are only marked as gone
         self._waiting = 0
-        self._admitted: dict[int, Job] = {}  # those that have a slot, the oldest first
-        self._unread: list[Job] = []
-        self._reading: Job | None = None
+        self._admitted: dict[int, BatchJob] = {}  # those that have a slot, the oldest first
+        self._unread: list[BatchJob] = []
+        self._reading: BatchJob | None = None
         self._read_until = 0.0
         self._chunk_s = 0.0
-        self._ends: list[tuple[float, int, Job]] = []  # by count; one that the job does not know any more is stale
-        self._firsts: list[tuple[float, Job]] = []
+        self._ends: list[tuple[float, int, BatchJob]] = []  # by count; one that the job does not know any more is stale
+        self._firsts: list[tuple[float, BatchJob]] = []
         self._own = 0.0  # bytes that jobs hold alone are own + growth * v
         self._growth = 0.0
         self._sequences = 0
@@ -125,7 +125,7 @@ class Batching:
             raise UnknownModel(work.model)
         effects = self._pass(now)
         keys = lane.keys(work.blocks, work.prompt_tokens // self._block_tokens) if self._reuse else ()
-        job = self._jobs[work.job] = Job(work, lane, keys, now + lane.pace.request_s)
+        job = self._jobs[work.job] = BatchJob(work, lane, keys, now + lane.timing.request_s)
         lane.jobs += 1
         self.prompt_tokens_total += work.prompt_tokens
         self._models.use(work.model, now)
@@ -334,10 +334,10 @@ class Batching:
                 self._waiting -= 1
             queue.pop(0)
 
-    def _admit(self, job: Job, now: float) -> bool:
+    def _admit(self, job: BatchJob, now: float) -> bool:
         """A slot and the memory of the prompt, if there is enough of it for everybody's next token, too."""
         lane, kv, total = job.lane, self._kv, self._models.kv_bytes
-        block = lane.pace.kv_bytes * self._block_tokens
+        block = lane.timing.kv_bytes * self._block_tokens
         v = self._clock.count(now)
         if total < inf and self._admitted:
             need = job.held_bytes(job.made + 1, self._block_tokens, self._exact) + kv.unpinned(job.keys) * block
@@ -358,13 +358,13 @@ class Batching:
         self._own += job.own_bytes
         return True
 
-    def _read(self, job: Job, v: float) -> None:
+    def _read(self, job: BatchJob, v: float) -> None:
         chunks = -(-job.unread // CHUNK_TOKENS)
         self._reading = job
         self._read_until = v + chunks
-        self._chunk_s = job.lane.pace.read_s(job.unread) / chunks
+        self._chunk_s = job.lane.timing.read_s(job.unread) / chunks
 
-    def _join(self, job: Job, v: float) -> None:
+    def _join(self, job: BatchJob, v: float) -> None:
         """Its prompt is read: from now on it has a token per step."""
         lane = job.lane
         self._reading = None
@@ -373,7 +373,7 @@ class Batching:
         job.end = job.origin + job.output
         lane.add(job)
         self._sequences += job.sequences
-        growth = lane.pace.kv_bytes * job.sequences
+        growth = lane.timing.kv_bytes * job.sequences
         self._growth += growth
         self._own -= growth * v
         heappush(self._ends, (job.end, job.number, job))
@@ -381,7 +381,7 @@ class Batching:
             job.first = v + 1.0
             self._firsts.append((job.first, job))
 
-    def _release(self, job: Job, v: float) -> None:
+    def _release(self, job: BatchJob, v: float) -> None:
         """Take its slot and its memory; what it has made stays with it."""
         lane = job.lane
         del self._admitted[job.number]
@@ -391,7 +391,7 @@ class Batching:
             job.decoding = False
             lane.remove(job)
             self._sequences -= job.sequences
-            growth = lane.pace.kv_bytes * job.sequences
+            growth = lane.timing.kv_bytes * job.sequences
             self._growth -= growth
             self._own += growth * (job.origin + job.made)
             job.made = int(v - job.origin + _ROUNDING)
@@ -401,7 +401,7 @@ class Batching:
         else:
             self._unread.remove(job)
         if job.keys:
-            self._kv.unpin(job.keys, lane.pace.kv_bytes * self._block_tokens, written)
+            self._kv.unpin(job.keys, lane.timing.kv_bytes * self._block_tokens, written)
 
     def _preempt(self, v: float) -> None:
         """The youngest gives its memory back and waits before all others."""
@@ -411,7 +411,7 @@ class Batching:
         self._waiting += 1
         self.preemptions += 1
 
-    def _forget(self, job: Job) -> None:
+    def _forget(self, job: BatchJob) -> None:
         del self._jobs[job.number]
         job.lane.jobs -= 1
 

@@ -28,19 +28,19 @@ from collections.abc import Callable, Iterable, Mapping
 from math import inf
 
 from protocol.perf.gpu_catalog import MIB
-from protocol.perf.model_timing import Pace
+from protocol.perf.model_timing import ModelTiming
 from protocol.statements.adverts import ModelState
 
 #: Name of a model, and what it has become.
 Changed = tuple[str, ModelState]
 
 
-class Residency:
+class ModelCache:
     """See the module's docstring.  ``memory_bytes`` is what weights and KV cache may use together."""
 
     __slots__ = ("_memory_bytes", "_paces", "_used_at", "_wanted", "due", "kv_bytes", "loading", "loads", "states")
 
-    def __init__(self, paces: Mapping[str, Pace], resident: Iterable[str], memory_bytes: float) -> None:
+    def __init__(self, paces: Mapping[str, ModelTiming], resident: Iterable[str], memory_bytes: float) -> None:
         self._paces = paces
         self._memory_bytes = memory_bytes
         self.states = dict.fromkeys(paces, ModelState.ON_DISK)

@@ -1,7 +1,7 @@
 """How fast one model runs on one machine: the formulas of ``cost_model``, solved for as far as the machine decides.
 
-``cost_model`` answers for any peer from what it claims; a ``Pace`` is what one simulated machine really does.  It has
-an ``efficiency`` that no statement tells, so that no prediction is perfect, and its constants are computed once,
+``cost_model`` answers for any peer from what it claims; a ``ModelTiming`` is what one simulated machine really does.
+It has an ``efficiency`` that no statement tells, so that no prediction is perfect, and its constants are computed once,
 because an engine asks whenever its batch changes.
 """
 
@@ -32,7 +32,7 @@ from protocol.statements.adverts import Gpu
 CHUNK_TOKENS: Final = 2048
 
 
-class Pace:
+class ModelTiming:
     """Timing of one model on one machine; ``scale`` 0 makes everything take no time.
 
     ``efficiency`` is a hidden factor on the speed of the GPU.

@@ -12,7 +12,7 @@ import msgspec
 
 from protocol.errors import LocalProtocolError
 from protocol.perf.kv_cache import Keys, chain
-from protocol.perf.model_timing import Pace
+from protocol.perf.model_timing import ModelTiming
 from protocol.statements.adverts import ModelState
 
 #: A millionth of a token is rounding.
@@ -68,16 +68,16 @@ class UnknownModel(LocalProtocolError):
 class Lane:
     """One model: its part of the batch.  The context it holds is ``context + sequences * v`` tokens."""
 
-    __slots__ = ("cold", "context", "index", "jobs", "moves", "pace", "sequences")
+    __slots__ = ("cold", "context", "index", "jobs", "moves", "sequences", "timing")
 
-    def __init__(self, pace: Pace, index: int) -> None:
-        self.pace = pace
+    def __init__(self, timing: ModelTiming, index: int) -> None:
+        self.timing = timing
         self.index = index
         self.jobs = 0
         self.sequences = 0
         self.context = 0.0
         #: Jobs that wait for the model to be loaded.
-        self.cold: list[Job] = []
+        self.cold: list[BatchJob] = []
         #: How often it has left the memory: what was cached before is not known any more.
         self.moves = 0
 
@@ -88,18 +88,18 @@ class Lane:
         # A hash of numbers only, so that it does not depend on the hash seed.
         return chain(hash((self.index, self.moves)), blocks[:most])
 
-    def add(self, job: Job) -> None:
+    def add(self, job: BatchJob) -> None:
         """A job of this model joins the batch at ``job.origin + job.made``."""
         self.sequences += job.sequences
         self.context += job.sequences * (job.prompt - job.origin)
 
-    def remove(self, job: Job) -> None:
+    def remove(self, job: BatchJob) -> None:
         """It leaves the batch."""
         self.sequences -= job.sequences
         self.context -= job.sequences * (job.prompt - job.origin)
 
 
-class Job:
+class BatchJob:
     """``made`` tokens were made before it was last admitted; it decodes from ``origin`` (less ``made``) to ``end``."""
 
     __slots__ = (
@@ -142,4 +142,4 @@ class Job:
         """
         full, rest = divmod(self.prompt - len(self.keys) * block, block)
         last = ceil((rest + made - _ROUNDING) / block) * block if whole else rest + made + 0.5 * (block - 1)
-        return self.lane.pace.kv_bytes * (full * block + self.sequences * last)
+        return self.lane.timing.kv_bytes * (full * block + self.sequences * last)

@@ -37,7 +37,7 @@ class StepClock:
         for lane in lanes:
             sequences = lane.sequences
             if sequences:
-                step, slope = lane.pace.step(sequences, lane.context + sequences * v)
+                step, slope = lane.timing.step(sequences, lane.context + sequences * v)
                 half = 0.5 * slope * sequences
                 a += step - half
                 q += half

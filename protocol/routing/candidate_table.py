@@ -1,7 +1,7 @@
 """Everybody who offers one model, as filters and policies see them: the columns of those rows, side by side.
 
-A ``Crowd`` lives for one decision.  It gathers a column when first asked for it, so that a policy pays only for what it
-reads.  Who makes it: ``ranking`` and ``catalog``.  Who reads it: ``filters``, ``policies``.
+A ``CandidateTable`` lives for one decision.  It gathers a column when first asked for it, so that a policy pays only
+for what it reads.  Who makes it: ``ranking`` and ``catalog``.  Who reads it: ``filters``, ``policies``.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class _once(Generic[T]):  # noqa: N801 - it is used as a word
         self._name = work_out.__name__
         self.__doc__ = work_out.__doc__
 
-    def __get__(self, crowd: Any, owner: type) -> T:
-        value = crowd.__dict__[self._name] = self._work_out(crowd)
+    def __get__(self, table: Any, owner: type) -> T:
+        value = table.__dict__[self._name] = self._work_out(table)
         return value
 
 
@@ -87,7 +87,7 @@ class JobQuery:
     trusted: frozenset[PeerId] = frozenset()
 
 
-class Crowd:
+class CandidateTable:
     """The peers that offer ``query.model``, at one moment; a place is a position in all of the arrays."""
 
     def __init__(self, view: PeerView, offers: Offers, query: JobQuery, now: float, seed: int = 0) -> None:

@@ -15,7 +15,7 @@ from protocol import PROTOCOL_VERSION
 from protocol.arrays import BoolArray
 from protocol.membership.columns import Offers
 from protocol.membership.peer_view import PeerView
-from protocol.routing.candidate_table import Crowd, JobQuery
+from protocol.routing.candidate_table import CandidateTable, JobQuery
 from protocol.statements.adverts import ModelState, Status
 
 #: ``Advert.runtime`` of an engine that makes its answers up.
@@ -55,19 +55,19 @@ def catalog(view: PeerView, now: float) -> list[ModelSummary]:
 
 def anything(view: PeerView, now: float) -> bool:
     """Whether the catalog has anything in it, without making it."""
-    crowds = (Crowd(view, _offers(view, name), JobQuery(name), now) for name in view.models(MOST))
-    return any(_there(crowd).any() for crowd in crowds)
+    crowds = (CandidateTable(view, _offers(view, name), JobQuery(name), now) for name in view.models(MOST))
+    return any(_there(table).any() for table in crowds)
 
 
 def _summary(view: PeerView, name: str, now: float) -> ModelSummary | None:
-    crowd = Crowd(view, _offers(view, name), JobQuery(name), now)
-    places = np.flatnonzero(_there(crowd))
+    table = CandidateTable(view, _offers(view, name), JobQuery(name), now)
+    places = np.flatnonzero(_there(table))
     if not places.size:
         return None
-    states = np.bincount(crowd.offered("state")[places], minlength=len(ModelState))
-    found = [crowd.offer(place) for place in places.tolist()]
-    adverts = [crowd.record(place).advert for place in places.tolist()]
-    wait = (crowd.rtt + crowd.cold + crowd.queue + crowd.prefill)[places]
+    states = np.bincount(table.offered("state")[places], minlength=len(ModelState))
+    found = [table.offer(place) for place in places.tolist()]
+    adverts = [table.record(place).advert for place in places.tolist()]
+    wait = (table.rtt + table.cold + table.queue + table.prefill)[places]
     return ModelSummary(
         name=name,
         peers=len(found),
@@ -91,11 +91,11 @@ def _offers(view: PeerView, name: str) -> Offers:
     return offers
 
 
-def _there(crowd: Crowd) -> BoolArray:
+def _there(table: CandidateTable) -> BoolArray:
     there: BoolArray = (
-        (crowd.column("alive") > 0)
-        & (crowd.column("advert_until") > crowd.now)
-        & (crowd.column("status") <= int(Status.BUSY))
-        & (crowd.column("protocol") == PROTOCOL_VERSION)
+        (table.column("alive") > 0)
+        & (table.column("advert_until") > table.now)
+        & (table.column("status") <= int(Status.BUSY))
+        & (table.column("protocol") == PROTOCOL_VERSION)
     )
     return there

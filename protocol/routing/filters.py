@@ -17,7 +17,7 @@ from protocol.arrays import BoolArray
 from protocol.errors import InvalidPeerId
 from protocol.ids import PeerId, base58_decode, libp2p_bytes, peer_from_text
 from protocol.membership.peer_record import PeerRecord
-from protocol.routing.candidate_table import Crowd
+from protocol.routing.candidate_table import CandidateTable
 from protocol.statements.adverts import Load, Status
 
 #: How many characters of a peer's text form tables show (``ids.short``), and the numbers they can be.
@@ -30,13 +30,13 @@ _UNKNOWN: Final = "unknown"
 class Case:
     """One of a crowd, to say a sentence about."""
 
-    def __init__(self, crowd: Crowd, place: int) -> None:
-        self.crowd = crowd
+    def __init__(self, table: CandidateTable, place: int) -> None:
+        self.table = table
         self.place = place
-        self.query = crowd.query
-        self.now = crowd.now
-        self.record = crowd.record(place)
-        self.offer = crowd.offer(place)
+        self.query = table.query
+        self.now = table.now
+        self.record = table.record(place)
+        self.offer = table.offer(place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Filter:
     """One reason not to ask a peer.  ``closed``: the view's column ``open_until`` counts it in already."""
 
     reason: str
-    removes: Callable[[Crowd], BoolArray | None]
+    removes: Callable[[CandidateTable], BoolArray | None]
     detail: Callable[[Case], str]
     closed: bool = False
 
@@ -72,9 +72,9 @@ class Named:
             found.append(self._shorts.get(int.from_bytes(libp2p_bytes(record.peer), "big") % _SHORT_RANGE))
         return min((place for place in found if place is not None), default=None)
 
-    def places(self, crowd: Crowd) -> list[int | None]:
+    def places(self, table: CandidateTable) -> list[int | None]:
         """The same for a whole crowd."""
-        return [self.place(crowd.record(place)) for place in range(len(crowd))]
+        return [self.place(table.record(place)) for place in range(len(table))]
 
 
 def _short_number(text: str) -> int | None:
@@ -84,104 +84,104 @@ def _short_number(text: str) -> int | None:
         return None
 
 
-def _are(crowd: Crowd, peers: frozenset[PeerId]) -> BoolArray:
-    are = np.zeros(len(crowd), np.bool_)
-    rows = [record.row for peer in peers if (record := crowd.view.get(peer)) is not None]
+def _are(table: CandidateTable, peers: frozenset[PeerId]) -> BoolArray:
+    are = np.zeros(len(table), np.bool_)
+    rows = [record.row for peer in peers if (record := table.view.get(peer)) is not None]
     if rows:
-        are |= np.isin(crowd.offers.rows, rows)
+        are |= np.isin(table.offers.rows, rows)
     return are
 
 
-def _tried(crowd: Crowd) -> BoolArray | None:
-    return _are(crowd, crowd.query.exclude) if crowd.query.exclude else None
+def _tried(table: CandidateTable) -> BoolArray | None:
+    return _are(table, table.query.exclude) if table.query.exclude else None
 
 
-def _zone(crowd: Crowd) -> BoolArray | None:
-    query = crowd.query
+def _zone(table: CandidateTable) -> BoolArray | None:
+    query = table.query
     if query.zone == "anyone":
         return None
-    allowed: BoolArray = crowd.column("me")
+    allowed: BoolArray = table.column("me")
     if query.zone in ("mine", "trusted"):
-        allowed = allowed | _are(crowd, query.trusted)
+        allowed = allowed | _are(table, query.trusted)
     return ~allowed
 
 
-def _named(texts: tuple[str, ...], crowd: Crowd) -> BoolArray:
-    return np.array([place is not None for place in Named(texts).places(crowd)], np.bool_)
+def _named(texts: tuple[str, ...], table: CandidateTable) -> BoolArray:
+    return np.array([place is not None for place in Named(texts).places(table)], np.bool_)
 
 
-def _ignored(crowd: Crowd) -> BoolArray | None:
-    return _named(crowd.query.ignore, crowd) if crowd.query.ignore else None
+def _ignored(table: CandidateTable) -> BoolArray | None:
+    return _named(table.query.ignore, table) if table.query.ignore else None
 
 
-def _not_named(crowd: Crowd) -> BoolArray | None:
-    return ~_named(crowd.query.only, crowd) if crowd.query.only else None
+def _not_named(table: CandidateTable) -> BoolArray | None:
+    return ~_named(table.query.only, table) if table.query.only else None
 
 
-def _version(crowd: Crowd) -> BoolArray:
-    other: BoolArray = crowd.column("protocol") != PROTOCOL_VERSION
+def _version(table: CandidateTable) -> BoolArray:
+    other: BoolArray = table.column("protocol") != PROTOCOL_VERSION
     return other
 
 
-def _gone(crowd: Crowd) -> BoolArray:
-    gone: BoolArray = crowd.column("alive") == 0
+def _gone(table: CandidateTable) -> BoolArray:
+    gone: BoolArray = table.column("alive") == 0
     return gone
 
 
-def _stale_advert(crowd: Crowd) -> BoolArray:
-    stale: BoolArray = crowd.column("advert_until") <= crowd.now
+def _stale_advert(table: CandidateTable) -> BoolArray:
+    stale: BoolArray = table.column("advert_until") <= table.now
     return stale
 
 
-def _stale_load(crowd: Crowd) -> BoolArray:
-    stale: BoolArray = crowd.column("load_until") <= crowd.now
+def _stale_load(table: CandidateTable) -> BoolArray:
+    stale: BoolArray = table.column("load_until") <= table.now
     return stale
 
 
-def _leaving(crowd: Crowd) -> BoolArray:
-    leaving: BoolArray = crowd.column("status") >= int(Status.DRAINING)
+def _leaving(table: CandidateTable) -> BoolArray:
+    leaving: BoolArray = table.column("status") >= int(Status.DRAINING)
     return leaving
 
 
-def _capability(crowd: Crowd) -> BoolArray | None:
-    wanted = crowd.query.capabilities
+def _capability(table: CandidateTable) -> BoolArray | None:
+    wanted = table.query.capabilities
     if not wanted:
         return None
-    lacks = np.array([not wanted.issubset(capabilities) for capabilities, _ in crowd.offers.kinds], np.bool_)
-    removed: BoolArray = lacks[crowd.offered("kind")]
+    lacks = np.array([not wanted.issubset(capabilities) for capabilities, _ in table.offers.kinds], np.bool_)
+    removed: BoolArray = lacks[table.offered("kind")]
     return removed
 
 
-def _quantization(crowd: Crowd) -> BoolArray | None:
-    accepted = {text.lower() for text in crowd.query.quantizations}
+def _quantization(table: CandidateTable) -> BoolArray | None:
+    accepted = {text.lower() for text in table.query.quantizations}
     if not accepted:
         return None
-    other = np.array([(label.lower() or _UNKNOWN) not in accepted for _, label in crowd.offers.kinds], np.bool_)
-    removed: BoolArray = other[crowd.offered("kind")]
+    other = np.array([(label.lower() or _UNKNOWN) not in accepted for _, label in table.offers.kinds], np.bool_)
+    removed: BoolArray = other[table.offered("kind")]
     return removed
 
 
-def _context(crowd: Crowd) -> BoolArray:
-    short: BoolArray = crowd.offered("context") < crowd.query.prompt_tokens + crowd.query.max_tokens
+def _context(table: CandidateTable) -> BoolArray:
+    short: BoolArray = table.offered("context") < table.query.prompt_tokens + table.query.max_tokens
     return short
 
 
-def _memory(crowd: Crowd) -> BoolArray | None:
-    if crowd.all_warm:
+def _memory(table: CandidateTable) -> BoolArray | None:
+    if table.all_warm:
         return None
-    tight: BoolArray = ~crowd.warm & (crowd.column("vram") > 0) & (crowd.offered("need_mib") > crowd.column("free"))
+    tight: BoolArray = ~table.warm & (table.column("vram") > 0) & (table.offered("need_mib") > table.column("free"))
     return tight
 
 
-def _price(crowd: Crowd) -> BoolArray | None:
-    if crowd.query.max_price is None:
+def _price(table: CandidateTable) -> BoolArray | None:
+    if table.query.max_price is None:
         return None
-    dear: BoolArray = crowd.offered("price_out") > crowd.query.max_price
+    dear: BoolArray = table.offered("price_out") > table.query.max_price
     return dear
 
 
 def _needs(case: Case) -> str:
-    need, free = case.crowd.offered("need_mib")[case.place], case.crowd.column("free")[case.place]
+    need, free = case.table.offered("need_mib")[case.place], case.table.column("free")[case.place]
     return f"needs {need:.0f} MiB to load, {free:.0f} are free"
 
 
@@ -208,7 +208,7 @@ def _lacks(case: Case) -> str:
 
 
 def _other_version(case: Case) -> str:
-    return f"speaks version {case.crowd.column('protocol')[case.place]}, we {PROTOCOL_VERSION}"
+    return f"speaks version {case.table.column('protocol')[case.place]}, we {PROTOCOL_VERSION}"
 
 
 def _too_long(case: Case) -> str:
@@ -240,7 +240,7 @@ FILTERS: Final = (
 _OPEN: Final = tuple(each for each in FILTERS if not each.closed)
 
 
-def removed_by(crowd: Crowd) -> list[BoolArray | None]:
+def removed_by(table: CandidateTable) -> list[BoolArray | None]:
     """Whom all filters together remove, where nobody asks which: those that the view keeps current count as one."""
-    closed: BoolArray = crowd.column("open_until") <= crowd.now
-    return [closed, *(each.removes(crowd) for each in _OPEN)]
+    closed: BoolArray = table.column("open_until") <= table.now
+    return [closed, *(each.removes(table) for each in _OPEN)]

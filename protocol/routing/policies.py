@@ -17,7 +17,7 @@ import numpy as np
 
 from protocol.arrays import BoolArray, FloatArray
 from protocol.perf.cost_model import ANSWER_TOKENS, LEAST_TFLOPS
-from protocol.routing.candidate_table import Crowd
+from protocol.routing.candidate_table import CandidateTable
 from protocol.statements.adverts import ModelState
 
 #: Where a number comes from: statements of the peer, our link to it, our own count, our own die.
@@ -72,7 +72,7 @@ class Policy:
 
     name: str
     about: str
-    parts: Callable[[Crowd], list[Part]]
+    parts: Callable[[CandidateTable], list[Part]]
     product: bool = False
     warm_first: bool = True
     free_first: bool = True
@@ -106,118 +106,118 @@ def vram_fit(need_mib: FloatArray, vram_mib: FloatArray) -> FloatArray:
     return np.divide(need_mib, vram_mib, out=np.zeros(len(need_mib)), where=fits)
 
 
-def neuralgrid(crowd: Crowd) -> list[Part]:
+def neuralgrid(table: CandidateTable) -> list[Part]:
     """The seed formula: 0.3 fit of the memory + 0.5 TFLOPS / 100 + 0.2 / (price + 0.01), warm peers first."""
-    vram, tflops, price = crowd.column("vram"), crowd.column("tflops"), crowd.offered("price_out")
-    fit = vram_fit(crowd.offered("need_mib"), vram)
+    vram, tflops, price = table.column("vram"), table.column("tflops"), table.offered("price_out")
+    fit = vram_fit(table.offered("need_mib"), vram)
     return [
         Part(
-            "vram fit", fit, "share", VRAM_WEIGHT * fit, "advert", lambda: (vram > 0) & (crowd.offered("need_mib") > 0)
+            "vram fit", fit, "share", VRAM_WEIGHT * fit, "advert", lambda: (vram > 0) & (table.offered("need_mib") > 0)
         ),
         Part("compute", tflops, "TFLOPS", TFLOPS_WEIGHT / 100 * tflops, "advert", lambda: tflops > 0),
         Part("price", price, "USD/M tokens", PRICE_WEIGHT / (price + PRICE_FLOOR), "advert"),
     ]
 
 
-def neuralgrid_published(crowd: Crowd) -> list[Part]:
+def neuralgrid_published(table: CandidateTable) -> list[Part]:
     """The seed formula as described: its memory term is the share that stays empty, so that the largest card wins."""
-    vram, need = crowd.column("vram"), crowd.offered("need_mib")
+    vram, need = table.column("vram"), table.offered("need_mib")
     known = (vram > 0) & (need > 0)
-    spare = np.maximum(0.0, np.divide(vram - need, vram, out=np.zeros(len(crowd)), where=known))
-    _, compute, price = neuralgrid(crowd)
+    spare = np.maximum(0.0, np.divide(vram - need, vram, out=np.zeros(len(table)), where=known))
+    _, compute, price = neuralgrid(table)
     return [Part("vram spare", spare, "share", VRAM_WEIGHT * spare, "advert", lambda: known), compute, price]
 
 
-def gputorrent(crowd: Crowd) -> list[Part]:
+def gputorrent(table: CandidateTable) -> list[Part]:
     """GPU Torrent's: free / total memory, times a bonus for the state of the model, times a penalty for latency."""
-    vram, state, rtt = crowd.column("vram"), crowd.offered("state"), crowd.rtt
+    vram, state, rtt = table.column("vram"), table.offered("state"), table.rtt
     known = vram > 0
-    free = np.divide(crowd.column("free"), vram, out=np.full(len(crowd), UNKNOWN_FREE), where=known)
+    free = np.divide(table.column("free"), vram, out=np.full(len(table), UNKNOWN_FREE), where=known)
     match = np.select([state == ModelState.RESIDENT, state == ModelState.SLEEPING], MATCH[:2], MATCH[2])
     return [
         Part("free vram", free, "share", free, "load", lambda: known),
         Part("model match", match, "share", match, "advert"),
-        Part("latency", rtt, "s", 1 / (1 + rtt / HALVING_RTT_S), "link", _rtt_known(crowd)),
+        Part("latency", rtt, "s", 1 / (1 + rtt / HALVING_RTT_S), "link", _rtt_known(table)),
     ]
 
 
-def least_loaded(crowd: Crowd) -> list[Part]:
+def least_loaded(table: CandidateTable) -> list[Part]:
     """Fewest jobs per place, ours that its load cannot know of included."""
-    load = crowd.jobs / crowd.slots
-    return [Part("jobs per place", load, "jobs", -load, "load", lambda: crowd.column("slots") > 0)]
+    load = table.jobs / table.slots
+    return [Part("jobs per place", load, "jobs", -load, "load", lambda: table.column("slots") > 0)]
 
 
-def power_of_two(crowd: Crowd) -> list[Part]:
+def power_of_two(table: CandidateTable) -> list[Part]:
     """Two at random, and of these the one with fewer jobs per place (Mitzenmacher 2001)."""
-    drawn = np.zeros(len(crowd))
-    drawn[np.argsort(-crowd.noise)[:2]] = 1.0
-    return [Part("drawn", drawn, "", DRAWN * drawn, "own"), *least_loaded(crowd)]
+    drawn = np.zeros(len(table))
+    drawn[np.argsort(-table.noise)[:2]] = 1.0
+    return [Part("drawn", drawn, "", DRAWN * drawn, "own"), *least_loaded(table)]
 
 
-def weighted_round_robin(crowd: Crowd) -> list[Part]:
+def weighted_round_robin(table: CandidateTable) -> list[Part]:
     """A share of the jobs in proportion to compute, drawn anew for each job.
 
     The draw is weighted sampling without replacement (Efraimidis and Spirakis 2006), in logarithms: unlike a turn that
     moves on, it needs no state and no two nodes walk in step.
     """
-    tflops = crowd.column("tflops")
+    tflops = table.column("tflops")
     weight = np.maximum(np.where(tflops > 0, tflops, UNKNOWN_WEIGHT), LEAST_TFLOPS)
     return [
-        Part("weight", weight, "TFLOPS", np.zeros(len(crowd)), "advert", lambda: tflops > 0),
-        Part("draw", crowd.noise, "", np.log(crowd.noise) / weight, "own"),
+        Part("weight", weight, "TFLOPS", np.zeros(len(table)), "advert", lambda: tflops > 0),
+        Part("draw", table.noise, "", np.log(table.noise) / weight, "own"),
     ]
 
 
-def random(crowd: Crowd) -> list[Part]:
+def random(table: CandidateTable) -> list[Part]:
     """Anybody."""
-    return [Part("draw", crowd.noise, "", crowd.noise, "own")]
+    return [Part("draw", table.noise, "", table.noise, "own")]
 
 
-def cheapest(crowd: Crowd) -> list[Part]:
+def cheapest(table: CandidateTable) -> list[Part]:
     """What the job would cost, USD."""
-    query = crowd.query
-    prompt = crowd.offered("price_in") * query.prompt_tokens / 1e6
-    answer = crowd.offered("price_out") * query.max_tokens / 1e6
+    query = table.query
+    prompt = table.offered("price_in") * query.prompt_tokens / 1e6
+    answer = table.offered("price_out") * query.max_tokens / 1e6
     return [
         Part("price of the prompt", prompt, "USD", -prompt, "advert"),
         Part("price of the answer", answer, "USD", -answer, "advert"),
     ]
 
 
-def fastest(crowd: Crowd) -> list[Part]:
+def fastest(table: CandidateTable) -> list[Part]:
     """Most tokens per second for this job."""
-    rate = 1 / crowd.itl
-    return [Part("tokens per second", rate, "1/s", rate, "load", _bandwidth_known(crowd))]
+    rate = 1 / table.itl
+    return [Part("tokens per second", rate, "1/s", rate, "load", _bandwidth_known(table))]
 
 
-def soonest(crowd: Crowd) -> list[Part]:
+def soonest(table: CandidateTable) -> list[Part]:
     """Fewest seconds to the first token: the way there, loading the model, the queue, the prompt."""
 
     def known() -> BoolArray:
-        says: BoolArray = crowd.column("tflops") > 0
+        says: BoolArray = table.column("tflops") > 0
         return says
 
     return [
-        Part("round trip", crowd.rtt, "s", -crowd.rtt, "link", _rtt_known(crowd)),
-        Part("cold start", crowd.cold, "s", -crowd.cold, "advert"),
-        Part("queue", crowd.queue, "s", -crowd.queue, "load", known),
-        Part("prompt", crowd.prefill, "s", -crowd.prefill, "advert", known),
+        Part("round trip", table.rtt, "s", -table.rtt, "link", _rtt_known(table)),
+        Part("cold start", table.cold, "s", -table.cold, "advert"),
+        Part("queue", table.queue, "s", -table.queue, "load", known),
+        Part("prompt", table.prefill, "s", -table.prefill, "advert", known),
     ]
 
 
-def expected_seconds(crowd: Crowd) -> list[Part]:
+def expected_seconds(table: CandidateTable) -> list[Part]:
     """Seconds to the end of the answer: those to its first token, and each token after it."""
-    tokens = float(min(crowd.query.max_tokens, ANSWER_TOKENS))
-    answer = crowd.itl * tokens
-    return [*soonest(crowd), Part("answer", answer, "s", -answer, "load", _bandwidth_known(crowd))]
+    tokens = float(min(table.query.max_tokens, ANSWER_TOKENS))
+    answer = table.itl * tokens
+    return [*soonest(table), Part("answer", answer, "s", -answer, "load", _bandwidth_known(table))]
 
 
-def _rtt_known(crowd: Crowd) -> Callable[[], BoolArray]:
-    return lambda: crowd.column("me") | ~np.isnan(crowd.column("rtt"))
+def _rtt_known(table: CandidateTable) -> Callable[[], BoolArray]:
+    return lambda: table.column("me") | ~np.isnan(table.column("rtt"))
 
 
-def _bandwidth_known(crowd: Crowd) -> Callable[[], BoolArray]:
-    return lambda: crowd.column("bandwidth") > 0
+def _bandwidth_known(table: CandidateTable) -> Callable[[], BoolArray]:
+    return lambda: table.column("bandwidth") > 0
 
 
 #: What ``--policy`` may name; the first is the default.

@@ -32,7 +32,7 @@ from protocol.ids import PeerId
 from protocol.membership.peer_record import PeerRecord
 from protocol.membership.peer_view import SUSPECT, PeerView
 from protocol.rng import Rng
-from protocol.routing.candidate_table import Crowd, JobQuery
+from protocol.routing.candidate_table import CandidateTable, JobQuery
 from protocol.routing.catalog import ModelSummary, catalog
 from protocol.routing.filters import FILTERS, Case, Named, removed_by
 from protocol.routing.policies import DEFAULT, POLICIES, SORTS, Part, Policy
@@ -121,51 +121,51 @@ def rank(
     offers = view.offers(query.model)
     if offers is None:
         return Ranking(query, chosen.name, (), _strangers(view, query.model) if explain else ())
-    crowd = Crowd(view, offers, query, now, rng.getrandbits(64))
-    removed = [each.removes(crowd) for each in FILTERS] if explain else removed_by(crowd)
+    table = CandidateTable(view, offers, query, now, rng.getrandbits(64))
+    removed = [each.removes(table) for each in FILTERS] if explain else removed_by(table)
     out, *more = [mask for mask in removed if mask is not None]
     for mask in more:
         out = out | mask
-    parts = chosen.parts(crowd)
+    parts = chosen.parts(table)
     scores = chosen.scores(parts)
-    warm, rows = crowd.warm, offers.rows
+    warm, rows = table.warm, offers.rows
     candidates = []
     known = [part.known() if part.known is not None else None for part in parts] if explain else []
-    keys = chosen.keys(scores, crowd.noise)
-    for place in _order(np.flatnonzero(~out), crowd, chosen, keys, len(crowd) if explain else limit):
+    keys = chosen.keys(scores, table.noise)
+    for place in _order(np.flatnonzero(~out), table, chosen, keys, len(table) if explain else limit):
         record = view.at(int(rows[place]))
         terms = tuple(_term(part, says, record, place, now) for part, says in zip(parts, known, strict=False))
         rtt_s = 0.0 if record.is_self else record.rtt_s
         candidates.append(Candidate(record.peer, float(scores[place]), terms, bool(warm[place]), rtt_s))
     excluded: tuple[Excluded, ...] = ()
     if explain:
-        excluded = (*_removed(crowd, removed), *_strangers(view, query.model))
-    return Ranking(query, chosen.name, tuple(candidates), excluded, len(crowd))
+        excluded = (*_removed(table, removed), *_strangers(view, query.model))
+    return Ranking(query, chosen.name, tuple(candidates), excluded, len(table))
 
 
-def _order(places: IntArray, crowd: Crowd, policy: Policy, keys: FloatArray, most: int) -> list[int]:
+def _order(places: IntArray, table: CandidateTable, policy: Policy, keys: FloatArray, most: int) -> list[int]:
     """The first ``most`` of these places in order.  Most are not looked at twice: sorting is the dear part."""
-    tiers = _tiers(crowd, policy)
+    tiers = _tiers(table, policy)
     if most < len(places):
         front = places[tiers[places] == tiers[places].min()] if tiers.any() else places
         if 0 < most < len(front):
             worst = np.partition(keys[front], len(front) - most)[len(front) - most]
             places = front[keys[front] >= worst]
-    order: list[int] = places[np.lexsort((crowd.noise[places], -keys[places], tiers[places]))].tolist()
+    order: list[int] = places[np.lexsort((table.noise[places], -keys[places], tiers[places]))].tolist()
     return order[: max(0, most)]
 
 
-def _tiers(crowd: Crowd, policy: Policy) -> IntArray:
+def _tiers(table: CandidateTable, policy: Policy) -> IntArray:
     """What comes before the score; the lowest goes first."""
-    tiers: IntArray = (crowd.column("alive") == SUSPECT) * 4
+    tiers: IntArray = (table.column("alive") == SUSPECT) * 4
     if policy.warm_first:
-        tiers = tiers + ~crowd.warm * 2
+        tiers = tiers + ~table.warm * 2
     if policy.free_first:
-        full = (crowd.column("slots") > 0) & (crowd.jobs >= crowd.slots)
-        tiers = tiers + (full | (crowd.column("status") == int(Status.BUSY)))
-    if crowd.query.order:
-        last = len(crowd.query.order)
-        named = [last if place is None else place for place in Named(crowd.query.order).places(crowd)]
+        full = (table.column("slots") > 0) & (table.jobs >= table.slots)
+        tiers = tiers + (full | (table.column("status") == int(Status.BUSY)))
+    if table.query.order:
+        last = len(table.query.order)
+        named = [last if place is None else place for place in Named(table.query.order).places(table)]
         tiers = tiers + np.array(named, np.int64) * 8
     return tiers
 
@@ -181,12 +181,12 @@ def _term(part: Part, says: BoolArray | None, record: PeerRecord, place: int, no
     return Term(part.name, value, part.unit, source if known else "assumed", age if known else None, makes)
 
 
-def _removed(crowd: Crowd, removed: list[BoolArray | None]) -> list[Excluded]:
+def _removed(table: CandidateTable, removed: list[BoolArray | None]) -> list[Excluded]:
     told: dict[int, Excluded] = {}
     for each, mask in zip(FILTERS, removed, strict=True):
         for place in np.flatnonzero(mask).tolist() if mask is not None else ():
             if place not in told:
-                case = Case(crowd, place)
+                case = Case(table, place)
                 told[place] = Excluded(case.record.peer, each.reason, each.detail(case))
     return list(told.values())
 

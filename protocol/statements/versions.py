@@ -120,7 +120,7 @@ def _only_seen(envelope: Envelope, until: float) -> Seen:
     return mark
 
 
-class Marks:
+class HighWaterMarks:
     """All marks of a node as their keys came, and the hashes of what lives, by the first byte of the author.
 
     Keys are said to be anything where they are kept, so that compiled code, too, keeps the one object.

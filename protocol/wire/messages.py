@@ -123,7 +123,7 @@ class DhtStore(msgspec.Struct, frozen=True, array_like=True):
 # --- a job (its own channel) ---------------------------------------------------------------------------------------
 
 
-class Request(msgspec.Struct, frozen=True, array_like=True):
+class JobRequest(msgspec.Struct, frozen=True, array_like=True):
     """The entry asks the worker to run a job; ``body_bytes`` of BODY frames follow at once.
 
     ``path`` is one of the OpenAI paths; ``deadline_ms`` is what is left of the caller's deadline, 0 for none.
@@ -186,7 +186,7 @@ class End(msgspec.Struct, frozen=True, array_like=True):
 
 
 NodeMessage = Records | Digest | Doubt | DhtQuery | DhtReply | DhtStore
-JobMessage = Request | Accept | Busy | Refuse | End
+JobMessage = JobRequest | Accept | Busy | Refuse | End
 Message = Hello | NodeMessage | JobMessage
 
 _TYPES: Final[dict[int, type[Message]]] = {
@@ -196,7 +196,7 @@ _TYPES: Final[dict[int, type[Message]]] = {
     DHT_QUERY: DhtQuery,
     DHT_REPLY: DhtReply,
     DHT_STORE: DhtStore,
-    REQ: Request,
+    REQ: JobRequest,
     ACCEPT: Accept,
     BUSY: Busy,
     REFUSE: Refuse,

@@ -1,6 +1,6 @@
 """Nodes of bad intent: one small class per kind, behind the same ports as an honest node.
 
-An attacker is a :class:`~simulations.sim.node.Peer` that says or does something else while its attack lasts, and an
+An attacker is a :class:`~simulations.sim.node.SimNode` that says or does something else while its attack lasts, and an
 honest node before and after it; some have a worker of their own, too.  Honest nodes are told nothing: what is forged
 here is bytes that do not verify, what is a lie is a statement that does.  Who is bad depends on the seed and the node's
 number only, never on how many nodes there are; the first nodes, whom everybody knows, are honest.
@@ -21,9 +21,9 @@ from simulations.attackers.liars import LiarLoad, LiarSpecs
 from simulations.attackers.stalling import BlackHole, Refuser, SlowDrip
 from simulations.attackers.statements import Forger, Replayer, Slanderer
 from simulations.attackers.turning import Traitor, Whitewasher
-from simulations.rng_streams import dice
+from simulations.rng_streams import rng_stream
 from simulations.scenario import Attack, Scenario
-from simulations.sim.node import Peer
+from simulations.sim.node import SimNode
 from simulations.sim.worker import Worker
 
 if TYPE_CHECKING:
@@ -50,19 +50,19 @@ KINDS: Final[dict[str, type[Attacker]]] = {
 }
 
 
-def peer_class(scenario: Scenario, seed: int, index: int) -> type[Peer]:
+def peer_class(scenario: Scenario, seed: int, index: int) -> type[SimNode]:
     """What kind of node ``index`` is."""
     if not scenario.attacks or index < scenario.topology.seeds:
-        return Peer
-    drawn = dice(seed, "attackers", index).random()
+        return SimNode
+    drawn = rng_stream(seed, "attackers", index).random()
     for attack in scenario.attacks:
         if drawn < attack.share:
             return _armed(attack, window(scenario, attack))
         drawn -= attack.share
-    return Peer
+    return SimNode
 
 
-def worker_class(peer: Peer) -> type[Worker]:
+def worker_class(peer: SimNode) -> type[Worker]:
     """What kind of worker a node has."""
     return peer.WORKS_AS if isinstance(peer, Attacker) else Worker
 

@@ -11,7 +11,7 @@ from protocol.statements.keys import Ed25519Signer
 from protocol.wire.end_signature import sign_end
 from protocol.wire.messages import End, encode
 from simulations.attackers.armed import Attacker, Pretender
-from simulations.sim.jobs import END_BYTES, PIECE_BYTES, Attempt, job_id
+from simulations.sim.jobs import END_BYTES, PIECE_BYTES, SimAttempt, job_id
 
 #: Seconds until such a worker says its first word, and tokens per second after it: like a good and idle machine.
 FIRST_S: Final = 0.2
@@ -24,11 +24,11 @@ _SAID: Final = b'{"choices":[{"delta":{"content":"lorem ipsum"}}]}'
 class GarbageWorker(Pretender):
     """A word, and an END that does not hold; which way it does not, is drawn."""
 
-    def pretend(self, attempt: Attempt) -> None:
+    def pretend(self, attempt: SimAttempt) -> None:
         self._accept(attempt, 0.0)
-        self.kernel.at(self.kernel.now + FIRST_S, self._answer, attempt)
+        self.loop.at(self.loop.now + FIRST_S, self._answer, attempt)
 
-    def _answer(self, attempt: Attempt) -> None:
+    def _answer(self, attempt: SimAttempt) -> None:
         if not self.talks(attempt):
             return
         attempt.over = True
@@ -47,7 +47,7 @@ class GarbageWorker(Pretender):
 FORMS: Final = ("another key", "another job", "another answer", "no message", "nothing said")
 
 
-def forged_end(attacker: Attacker, attempt: Attempt, form: str, said: bytes) -> bytes:
+def forged_end(attacker: Attacker, attempt: SimAttempt, form: str, said: bytes) -> bytes:
     """The bytes of an END that an entry must not take for the end of ``attempt``."""
     job = job_id(attempt.job)
     end = End("stop", attempt.job.prompt_tokens, attempt.truth.output_tokens, sha256(said).digest())
@@ -73,17 +73,17 @@ class Garbage(Attacker):
 class WrongAnswersWorker(Pretender):
     """Well-formed nonsense at a good pace, its END in order: nobody can tell without reading it."""
 
-    def pretend(self, attempt: Attempt) -> None:
+    def pretend(self, attempt: SimAttempt) -> None:
         self._accept(attempt, 0.0)
-        self.kernel.at(self.kernel.now + FIRST_S, self._go_on, attempt)
+        self.loop.at(self.loop.now + FIRST_S, self._go_on, attempt)
 
-    def _go_on(self, attempt: Attempt) -> None:
+    def _go_on(self, attempt: SimAttempt) -> None:
         if not self.talks(attempt):
             return
         left = attempt.truth.output_tokens - attempt.sent
         if left <= 0:
             attempt.over = True
-            self.peer.recorder.lied(attempt)
+            self.peer.job_log.lied(attempt)
             if not attempt.job.streamed:
                 self._say(attempt, PIECE_BYTES, Progress(self.peer.peer_id, 1))
             self._say(attempt, END_BYTES, Completed(self.peer.peer_id))
@@ -92,7 +92,7 @@ class WrongAnswersWorker(Pretender):
         attempt.sent += pieces
         if attempt.job.streamed:
             self._say(attempt, pieces * PIECE_BYTES, Progress(self.peer.peer_id, pieces))
-        self.kernel.at(self.kernel.now + pieces / TOKENS_S, self._go_on, attempt)
+        self.loop.at(self.loop.now + pieces / TOKENS_S, self._go_on, attempt)
 
 
 class WrongAnswers(Attacker):
@@ -104,7 +104,7 @@ class WrongAnswers(Attacker):
 class TruncationWorker(WrongAnswersWorker):
     """Half of an answer; then it is silent, or its link breaks."""
 
-    def _go_on(self, attempt: Attempt) -> None:
+    def _go_on(self, attempt: SimAttempt) -> None:
         if not self.talks(attempt):
             return
         if 2 * attempt.sent < attempt.truth.output_tokens:

@@ -8,19 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from protocol.wire.messages import NodeMessage, encode, kind_of
-from simulations.rng_streams import dice
+from simulations.rng_streams import rng_stream
 from simulations.scenario import Attack
-from simulations.sim.jobs import Attempt
+from simulations.sim.jobs import SimAttempt
 from simulations.sim.message_sizes import message_bytes
-from simulations.sim.network import Link
-from simulations.sim.node import Peer
+from simulations.sim.network import SimLink
+from simulations.sim.node import SimNode
 from simulations.sim.worker import Worker
 
 if TYPE_CHECKING:
     from simulations.run import World
 
 
-class Attacker(Peer):
+class Attacker(SimNode):
     """Honest until its attack begins and after it has ended."""
 
     attack: ClassVar[Attack]
@@ -32,13 +32,13 @@ class Attacker(Peer):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.honest = False
-        self.die = dice(self.seed, "attack", self.index)
+        self.die = rng_stream(self.seed, "attack", self.index)
         self.world: World | None = None
 
     @property
     def active(self) -> bool:
         """Whether the attack is on."""
-        return self.window[0] <= self.kernel.now < self.window[1]
+        return self.window[0] <= self.loop.now < self.window[1]
 
     def amount(self, usual: float) -> float:
         """How much of it: what the scenario says, or what is usual for the kind."""
@@ -48,16 +48,16 @@ class Attacker(Peer):
         """Schedule the attack."""
         self.world = world
         begins, ends = self.window
-        self.kernel.at(max(begins, self.kernel.now), self.begin)
+        self.loop.at(max(begins, self.loop.now), self.begin)
         if ends < world.scenario.duration_s:
-            self.kernel.at(ends, self.cease)
+            self.loop.at(ends, self.cease)
 
     def begin(self) -> None:
         """The attack begins; what the node says of itself may be different from now on."""
         if self.up:
             self.advertise(self.make_advert())
         if self.EVERY_S:
-            self.kernel.at(self.kernel.now + self.EVERY_S * self.die.random(), self._again)
+            self.loop.at(self.loop.now + self.EVERY_S * self.die.random(), self._again)
 
     def cease(self) -> None:
         """The attack is over."""
@@ -69,18 +69,18 @@ class Attacker(Peer):
             return
         if self.up:
             self.act()
-        self.kernel.at(self.kernel.now + self.EVERY_S * self.die.uniform(0.9, 1.1), self._again)
+        self.loop.at(self.loop.now + self.EVERY_S * self.die.uniform(0.9, 1.1), self._again)
 
     def act(self) -> None:
         """What it does every :attr:`EVERY_S` seconds of its attack."""
 
     # --- tools -----------------------------------------------------------------------------------------------------
 
-    def victims(self) -> list[Link]:
+    def victims(self) -> list[SimLink]:
         """The links to honest nodes."""
         return [link for link in self.links.values() if link.other(self).honest]
 
-    def known(self) -> list[Peer]:
+    def known(self) -> list[SimNode]:
         """Honest nodes that it has heard of, in the order in which it did."""
         by_peer = self.network.by_peer
         peers = (by_peer.get(record.peer) for record in self.node.view.records()[1:])
@@ -92,12 +92,12 @@ class Attacker(Peer):
         for peer in self.die.sample(strangers, min(count, len(strangers))):
             self.perform_dial(peer.peer_id, (peer.addr,))
 
-    def push(self, link: Link, message: NodeMessage) -> None:
+    def push(self, link: SimLink, message: NodeMessage) -> None:
         """A message that its node has not made; well-formed, so nothing would be learnt from taking it apart."""
         size = message_bytes(message)
         self.network.carry(link, self, size, link.other(self).received, self.peer_id, message, size)
 
-    def push_raw(self, link: Link, message: NodeMessage) -> None:
+    def push_raw(self, link: SimLink, message: NodeMessage) -> None:
         """The same as bytes, which the other end has to read: they may be anything."""
         payload = encode(message)
         other = link.other(self)
@@ -122,7 +122,7 @@ class BadWorker(Worker):
 class Pretender(BadWorker):
     """Takes every job at once and leaves the engine in peace."""
 
-    def requested(self, attempt: Attempt) -> None:
+    def requested(self, attempt: SimAttempt) -> None:
         """A job came."""
         if not self.bad:
             super().requested(attempt)
@@ -131,10 +131,10 @@ class Pretender(BadWorker):
         attempt.worker_life = self.peer.life
         self.pretend(attempt)
 
-    def pretend(self, attempt: Attempt) -> None:
+    def pretend(self, attempt: SimAttempt) -> None:
         """What it does instead of the job."""
         raise NotImplementedError
 
-    def talks(self, attempt: Attempt) -> bool:
+    def talks(self, attempt: SimAttempt) -> bool:
         """Whether there is still somebody to talk to about this job."""
         return not attempt.over and attempt.worker_life == self.peer.life and self.peer.up

@@ -13,7 +13,7 @@ from protocol.wire.messages import Contact, DhtReply, Digest, Doubt, NodeMessage
 from simulations.attackers.armed import Attacker
 from simulations.attackers.liars import claimed_models
 from simulations.attackers.stalling import BlackHoleWorker
-from simulations.sim.node import Peer
+from simulations.sim.node import SimNode
 
 if TYPE_CHECKING:
     from simulations.run import World
@@ -46,9 +46,9 @@ class Sybil(Attacker):
             assert isinstance(twin, Sybil), "an identity is of its machine's kind"
             Attacker.enlist(twin, world)
             joins = world.scenario.topology.join_s * self.die.random()
-            world.kernel.at(max(self.window[0], joins), world.start, twin)
+            world.loop.at(max(self.window[0], joins), world.start, twin)
             if self.window[1] < world.scenario.duration_s:
-                world.kernel.at(self.window[1], twin.leave)
+                world.loop.at(self.window[1], twin.leave)
 
     def make_advert(self) -> Advert:
         advert = super().make_advert()
@@ -86,7 +86,7 @@ class Eclipse(Attacker):
         ours = self._fellows()
         return [Contact(peer.peer_id, (peer.addr,)) for peer in self.die.sample(ours, min(len(ours), 20))]
 
-    def _fellows(self) -> list[Peer]:
+    def _fellows(self) -> list[SimNode]:
         peers = self.world.peers if self.world is not None else [self]
         return [peer for peer in peers if isinstance(peer, Eclipse) and peer.up]
 

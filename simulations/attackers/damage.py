@@ -12,11 +12,11 @@ import numpy as np
 from protocol.errors import RemoteProtocolError
 from protocol.statements.envelope import Envelope, parse
 from simulations.measure.metrics import quantiles, rounded
-from simulations.rng_streams import dice
+from simulations.rng_streams import rng_stream
 
 if TYPE_CHECKING:
     from simulations.run import World
-    from simulations.sim.node import Peer
+    from simulations.sim.node import SimNode
 
 #: The attackers count as isolated when they get fewer than this share of the attempts, for good (the goal of E8).
 ISOLATED: Final = 0.01
@@ -42,19 +42,19 @@ class Damage:
 
     def prepare(self) -> None:
         """Schedule the looks."""
-        kernel, begins = self.world.kernel, max(self.from_s, self.world.scenario.warmup_s)
-        kernel.at(max(0.0, min(begins, self.until_s - 2 * _BEFORE)), self._begin)
-        kernel.at(max(0.0, self.until_s - _BEFORE), self._look)
+        loop, begins = self.world.loop, max(self.from_s, self.world.scenario.warmup_s)
+        loop.at(max(0.0, min(begins, self.until_s - 2 * _BEFORE)), self._begin)
+        loop.at(max(0.0, self.until_s - _BEFORE), self._look)
 
-    def _honest(self) -> list[Peer]:
+    def _honest(self) -> list[SimNode]:
         return [peer for peer in self.world.peers if peer.honest and peer.up]
 
     def _begin(self) -> None:
-        self._began = self.world.kernel.now
+        self._began = self.world.loop.now
         self._before = {peer.index: (peer.bytes_up, peer.gossip_bytes, peer.cpu_s) for peer in self._honest()}
 
     def _look(self) -> None:
-        honest, span = self._honest(), self.world.kernel.now - self._began
+        honest, span = self._honest(), self.world.loop.now - self._began
         for peer in honest:
             before = self._before.get(peer.index)
             if before is not None and span > 0:
@@ -64,7 +64,7 @@ class Damage:
         self._look_at_views(honest)
         self._look_at_neighbours(honest)
 
-    def _look_at_views(self, honest: list[Peer]) -> None:
+    def _look_at_views(self, honest: list[SimNode]) -> None:
         by_peer = self.world.network.by_peer
         records = bad = 0
         shares: list[float] = []
@@ -75,7 +75,7 @@ class Damage:
             shares.append(among / len(others) if others else 0.0)
         self._looks["bad_in_views"] = bad / records if records else 0.0
         self._looks["bad_in_views_max"] = max(shares, default=0.0)
-        die = dice(self.world.seed, "damage")
+        die = rng_stream(self.world.seed, "damage")
         found: dict[bytes, Envelope] = {}
         for peer in die.sample(honest, min(_SEARCHED, len(honest))):
             for record in peer.node.view.records()[1:]:
@@ -84,11 +84,11 @@ class Damage:
                         found[envelope.wire] = envelope
         self._looks["forged_in_views"] = sum(not _holds(envelope) for envelope in found.values())
 
-    def _look_at_neighbours(self, honest: list[Peer]) -> None:
+    def _look_at_neighbours(self, honest: list[SimNode]) -> None:
         by_peer = self.world.network.by_peer
         shares = []
         for peer in honest:
-            standing = peer.node.neighbours.standing()
+            standing = peer.node.overlay.standing()
             if standing:
                 shares.append(sum(not by_peer[other].honest for other in standing) / len(standing))
         self._looks["bad_neighbours"] = float(np.mean(shares)) if shares else 0.0
@@ -98,14 +98,14 @@ class Damage:
 
     def metrics(self) -> dict[str, Any]:
         """Everything that only a run with attackers has."""
-        recorder, peers = self.world.recorder, self.world.peers
+        job_log, peers = self.world.job_log, self.world.peers
         found: dict[str, Any] = {name: rounded(value) for name, value in self._looks.items()}
         found |= self._jobs()
         honest = sum(peer.honest for peer in peers)
-        banned = [peers[index] for index in recorder.bans]
+        banned = [peers[index] for index in job_log.bans]
         found["false_bans"] = sum(peer.honest for peer in banned)
         found["false_ban_share"] = rounded(found["false_bans"] / max(1, honest))
-        found["bans"] = sum(recorder.bans.values())
+        found["bans"] = sum(job_log.bans.values())
         found["bad_banned_share"] = rounded((len(banned) - found["false_bans"]) / max(1, len(peers) - honest))
         names = ("honest_bytes_up_per_s", "honest_gossip_bytes_per_s", "honest_cpu_share")
         for name, column in zip(names, zip(*self._rates, strict=True), strict=False):
@@ -113,9 +113,9 @@ class Damage:
         return found
 
     def _jobs(self) -> dict[str, Any]:
-        recorder, peers = self.world.recorder, self.world.peers
-        log = [(at, not peers[index].honest) for at, index in recorder.attempt_log if self.from_s <= at < self.until_s]
-        notes = [note for note in recorder.measured if self.from_s <= note.asked_at < self.until_s]
+        job_log, peers = self.world.job_log, self.world.peers
+        log = [(at, not peers[index].honest) for at, index in job_log.attempt_log if self.from_s <= at < self.until_s]
+        notes = [note for note in job_log.measured if self.from_s <= note.asked_at < self.until_s]
         wrong = sum(note.wrong and note.end == "completed" for note in notes)
         found: dict[str, Any] = {"bad_answers": wrong, "bad_answer_share": rounded(wrong / max(1, len(notes)))}
         found["bad_peers"] = sum(not peer.honest for peer in peers)

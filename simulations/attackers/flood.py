@@ -10,8 +10,8 @@ from protocol.statements.adverts import Load, Provider
 from protocol.statements.envelope import statement
 from protocol.wire.messages import DhtQuery, DhtStore, Digest, Records
 from simulations.attackers.armed import Attacker
-from simulations.sim.jobs import REQ_BYTES, Attempt, Job, Truth
-from simulations.sim.network import Link
+from simulations.sim.jobs import REQ_BYTES, Job, SimAttempt, Truth
+from simulations.sim.network import SimLink
 
 #: Messages per second and link, and jobs per second in all.
 MESSAGES_PER_S: Final = 100.0
@@ -40,7 +40,7 @@ class Flooder(Attacker):
                 self._send_one(link, number % 4)
             self._send_jobs(link)
 
-    def _send_one(self, link: Link, form: int) -> None:
+    def _send_one(self, link: SimLink, form: int) -> None:
         self._made += 1
         die, wall = self.die, self.wall()
         if form == 0:
@@ -55,7 +55,7 @@ class Flooder(Attacker):
             load = Load(running=self._made % 1000, slots=1000)
             self.push(link, Records((statement(self.signer, load, (self.life, 1000 + self._made), wall, 60),)))
 
-    def _send_jobs(self, link: Link) -> None:
+    def _send_jobs(self, link: SimLink) -> None:
         """Jobs whose answers nobody waits for, at a worker that there is a link to."""
         worker = link.other(self).worker
         if worker is None or self.die.random() >= JOBS_PER_S * self.EVERY_S / len(self.links):
@@ -63,7 +63,7 @@ class Flooder(Attacker):
         self._made += 1
         number = _FIRST_JOB + (self.index << 24) + self._made
         model = self.die.choice(worker.peer.machine.offers).name
-        job = Job(number, model, PROMPT_TOKENS, OUTPUT_TOKENS, True, (), 0, self.kernel.now)
-        attempt = Attempt(number, job, Truth(OUTPUT_TOKENS), self, worker.peer)
+        job = Job(number, model, PROMPT_TOKENS, OUTPUT_TOKENS, True, (), 0, self.loop.now)
+        attempt = SimAttempt(number, job, Truth(OUTPUT_TOKENS), self, worker.peer)
         attempt.entry_life = self.life
         self.network.carry(link, self, REQ_BYTES + job.body_bytes, worker.requested, attempt)

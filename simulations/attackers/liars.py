@@ -11,7 +11,7 @@ from protocol.perf.gpu_catalog import find_gpu
 from protocol.statements.adverts import Advert, Load, ModelOffer
 from simulations.attackers.armed import Attacker, BadWorker
 from simulations.attackers.stalling import IdleLoad
-from simulations.sim.jobs import Attempt, Job
+from simulations.sim.jobs import Job, SimAttempt
 from simulations.sim.machines import bare_offer
 
 #: How much slower the machine of a liar about its load is than it looks.
@@ -80,15 +80,15 @@ class LiarSpecsWorker(BadWorker):
         own = super().runs_as(job)
         return next(iter(self.paces)) if own is None and self.bad else own
 
-    def _begin(self, attempt: Attempt) -> None:
+    def _begin(self, attempt: SimAttempt) -> None:
         if attempt.job.model not in self.paces:
             self._swapped[attempt.number] = None
         super()._begin(attempt)
 
-    def finish(self, attempt: Attempt, rest: int) -> None:
+    def finish(self, attempt: SimAttempt, rest: int) -> None:
         if attempt.number in self._swapped:
             del self._swapped[attempt.number]
-            self.peer.recorder.lied(attempt)
+            self.peer.job_log.lied(attempt)
         super().finish(attempt, rest)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from protocol.jobs.cascade_events import Completed, Progress, WasBusy
 from protocol.statements.adverts import Load, Status
 from simulations.attackers.armed import Attacker, BadWorker, Pretender
-from simulations.sim.jobs import END_BYTES, PIECE_BYTES, REFUSAL_BYTES, Attempt
+from simulations.sim.jobs import END_BYTES, PIECE_BYTES, REFUSAL_BYTES, SimAttempt
 
 #: Tokens per second of a slow drip: twice what an entry puts up with at least.
 DRIP_PER_S: Final = 1.0
@@ -19,7 +19,7 @@ DRIP_PER_S: Final = 1.0
 class BlackHoleWorker(Pretender):
     """Says that it takes the job and that it is alive, and nothing more.  ``amount``: the promise it makes, seconds."""
 
-    def pretend(self, attempt: Attempt) -> None:
+    def pretend(self, attempt: SimAttempt) -> None:
         self._accept(attempt, self.attacker.amount(0.0))
 
 
@@ -32,11 +32,11 @@ class BlackHole(Attacker):
 class SlowDripWorker(Pretender):
     """The right answer, one token per second; ``amount``: tokens per second."""
 
-    def pretend(self, attempt: Attempt) -> None:
+    def pretend(self, attempt: SimAttempt) -> None:
         self._accept(attempt, 0.0)
         self._drip(attempt)
 
-    def _drip(self, attempt: Attempt) -> None:
+    def _drip(self, attempt: SimAttempt) -> None:
         if not self.talks(attempt):
             return
         attempt.sent += 1
@@ -46,7 +46,7 @@ class SlowDripWorker(Pretender):
             return
         if attempt.job.streamed or attempt.sent == attempt.truth.output_tokens:
             self._say(attempt, PIECE_BYTES, Progress(self.peer.peer_id, 1))
-        self.kernel.at(self.kernel.now + 1 / self.attacker.amount(DRIP_PER_S), self._drip, attempt)
+        self.loop.at(self.loop.now + 1 / self.attacker.amount(DRIP_PER_S), self._drip, attempt)
 
 
 class SlowDrip(Attacker):
@@ -84,7 +84,7 @@ class IdleLoad:
 class RefuserWorker(BadWorker):
     """Has never time for the jobs of others."""
 
-    def requested(self, attempt: Attempt) -> None:
+    def requested(self, attempt: SimAttempt) -> None:
         if not self.bad:
             super().requested(attempt)
             return

@@ -12,7 +12,7 @@ from protocol.statements.envelope import MAX_PAYLOAD_BYTES, OVERHEAD_BYTES, Enve
 from protocol.statements.keys import ADVERT, LOAD, Signer
 from protocol.wire.messages import Doubt, NodeMessage, Records
 from simulations.attackers.armed import Attacker
-from simulations.sim.network import Link
+from simulations.sim.network import SimLink
 
 #: Statements per second and link that a replayer sends, and how many it remembers.
 REPLAYED_PER_S: Final = 200.0
@@ -68,7 +68,7 @@ class Forger(Attacker):
                 if envelope is not None:
                     self.push_raw(link, Records((envelope,)))
 
-    def _forge(self, link: Link) -> Envelope | None:
+    def _forge(self, link: SimLink) -> Envelope | None:
         form = self.die.randrange(6)
         victim, wall = self.die.choice(self.known() or [link.other(self)]), self.wall()
         held = victim.node.gossip.own(ADVERT) if victim.up else None

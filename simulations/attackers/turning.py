@@ -6,7 +6,7 @@ from typing import Final
 
 from simulations.attackers.armed import Attacker
 from simulations.attackers.stalling import BlackHoleWorker
-from simulations.sim.jobs import Attempt
+from simulations.sim.jobs import SimAttempt
 
 #: Jobs that a traitor does well, and then as many that it does not, in turn.
 TURN: Final = 20
@@ -23,7 +23,7 @@ class TraitorWorker(BlackHoleWorker):
         phase = (self.arrivals if self.attacker.active else 0) // self.attacker.amount(TURN)
         return self.attacker.active and phase % 2 == 1
 
-    def pretend(self, attempt: Attempt) -> None:
+    def pretend(self, attempt: SimAttempt) -> None:
         self._accept(attempt, 0.0)
 
 
@@ -38,7 +38,7 @@ class WhitewasherWorker(BlackHoleWorker):
 
     failed = 0
 
-    def pretend(self, attempt: Attempt) -> None:
+    def pretend(self, attempt: SimAttempt) -> None:
         self.failed += 1
         self._accept(attempt, 0.0)
 
@@ -67,4 +67,4 @@ class Whitewasher(Attacker):
         assert isinstance(again, Whitewasher), "an identity is of its machine's kind"
         again.lives = self.lives + 1
         again.enlist(world)
-        self.kernel.at(self.kernel.now + WASH_S, world.start, again)
+        self.loop.at(self.loop.now + WASH_S, world.start, again)

@@ -21,7 +21,7 @@ from simulations.experiment import compare, results, tables
 from simulations.experiment.loading import Loaded
 from simulations.experiment.overrides import ScenarioError
 from simulations.experiment.progress import shown_on
-from simulations.experiment.run_pool import WORLD, Made, Planned, Runs, plan
+from simulations.experiment.run_pool import WORLD, Made, Planned, RunPool, plan
 from simulations.experiment.validation import TRACES
 from simulations.workload.traces import what_is_made
 
@@ -86,7 +86,7 @@ class Campaign:
     def _make(self, planned: list[Planned]) -> tuple[list[Made], bool]:
         talk = tables.console(sys.stderr)
         with shown_on(talk, planned) as audience:
-            runs = Runs(planned, self.jobs, audience, self.world)
+            runs = RunPool(planned, self.jobs, audience, self.world)
             return runs.all(), runs.interrupted
 
     def _finish(self, document: dict[str, Any], timing: dict[str, Any], interrupted: bool) -> int:

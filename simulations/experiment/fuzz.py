@@ -27,12 +27,12 @@ import msgspec
 
 from protocol.settings import PROFILES, NodeSettings
 from simulations.attackers import KINDS as ATTACKERS
-from simulations.experiment.run_pool import Audience, Made, Planned, Runs
-from simulations.rng_streams import dice
+from simulations.experiment.run_pool import Audience, Made, Planned, RunPool
+from simulations.rng_streams import rng_stream
 from simulations.scenario import (
     Attack,
     Churn,
-    Engine,
+    EngineModel,
     Hardware,
     Lengths,
     Lookups,
@@ -87,7 +87,7 @@ def scenario_of(seed: int, nodes: int = NODES, duration_s: float = TIME_S) -> Sc
         raise ValueError(
             f"{duration_s:g} s are too few: {QUIET_S:g} s are for healing (I9), so write {LEAST_S:g}s or more"
         )
-    die = dice(seed, "fuzz")
+    die = rng_stream(seed, "fuzz")
     until_s = duration_s - QUIET_S
     return Scenario(
         name=f"fuzz-{seed}",
@@ -100,10 +100,10 @@ def scenario_of(seed: int, nodes: int = NODES, duration_s: float = TIME_S) -> Sc
         topology=_joinable(_topology(die, nodes), seed),
         hardware=_hardware(die),
         models=_models(die),
-        engine=Engine(efficiency_sigma=die.choice((0.0, 0.15, 0.4)), prefix_reuse=die.random() < 0.7),
+        engine=EngineModel(efficiency_sigma=die.choice((0.0, 0.15, 0.4)), prefix_reuse=die.random() < 0.7),
         workload=_workload(die),
         lookups=Lookups(rate_per_s=die.choice((0.0, 0.0, 0.5))),
-        node=_settings(die, dice(seed, "fuzz-homes")),
+        node=_settings(die, rng_stream(seed, "fuzz-homes")),
         churn=_churn(die, until_s),
         attacks=_attacks(die, until_s),
         measure=Measure(sample_s=5.0, invariants_every_s=die.choice((3.0, 5.0, 7.0)), liveness_s=LIVENESS_S),
@@ -283,7 +283,7 @@ def failed_first(plan: Sequence[Planned], path: Path = REGRESSIONS) -> list[Plan
 
 def run(plan: Sequence[Planned], jobs: int, audience: Audience) -> Fuzzed:
     """Make the runs, so many at once; 0: one after the other in this process."""
-    runs = Runs(plan, jobs, audience)
+    runs = RunPool(plan, jobs, audience)
     fuzzed = Fuzzed(runs.all(), runs.interrupted)
     for index, one in runs.made.items():
         for what in (one.run["breach"], one.run["error"]):

@@ -241,7 +241,7 @@ class _Running:
 
 
 @dataclass(slots=True)
-class Runs:
+class RunPool:
     """All runs of a plan, so many at once, or in this process (0).
 
     Theory of operation: ``waiting`` → a child in ``running`` → ``made``.

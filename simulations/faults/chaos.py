@@ -11,7 +11,7 @@ from random import Random
 from typing import Final
 
 from simulations.faults.faults import KINDS, LOSS
-from simulations.rng_streams import dice
+from simulations.rng_streams import rng_stream
 from simulations.scenario import Fault, Scenario
 
 #: Kinds in one run, and seconds between two faults on average (guesses).
@@ -39,7 +39,7 @@ _SIDES: Final = ((0.5, 0.5), (0.8, 0.2), (0.95, 0.05), (0.34, 0.33, 0.33), (0.25
 
 def drawn(scenario: Scenario, seed: int) -> tuple[Fault, ...]:
     """The faults of a chaotic run, in the order of their times; none in the quiet phase, and none lasts into it."""
-    die = dice(seed, "chaos")
+    die = rng_stream(seed, "chaos")
     kinds = die.sample(list(KINDS), die.randint(LEAST_KINDS, MOST_KINDS))
     start, end = scenario.topology.join_s, scenario.duration_s - scenario.quiet_s
     faults: list[Fault] = []

@@ -26,12 +26,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from simulations.rng_streams import dice
+from simulations.rng_streams import rng_stream
 
 if TYPE_CHECKING:
     from simulations.run import World
     from simulations.scenario import Churn
-    from simulations.sim.node import Peer
+    from simulations.sim.node import SimNode
 
 #: Seconds within which a node that says goodbye is gone (``peer`` takes half of one).
 GOODBYE_S: Final = 1.0
@@ -39,7 +39,7 @@ GOODBYE_S: Final = 1.0
 
 def prepare(world: World) -> None:
     """Schedule the comings and goings."""
-    Comings(world).prepare()
+    ChurnProcess(world).prepare()
 
 
 def quiet_at(world: World) -> float:
@@ -47,16 +47,16 @@ def quiet_at(world: World) -> float:
     return world.scenario.duration_s - world.scenario.quiet_s
 
 
-class Comings:
+class ChurnProcess:
     """See the module's docstring."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.kernel = world.kernel
+        self.loop = world.loop
         self.churn: Churn = world.scenario.churn
         end = quiet_at(world)
         self.until = min(end, self.churn.until_s) if self.churn.until_s else end
-        self._away: dict[int, Peer] = {}
+        self._away: dict[int, SimNode] = {}
 
     def prepare(self) -> None:
         """Everybody's first session, and the newcomers."""
@@ -64,19 +64,19 @@ class Comings:
         if churn.newcomers_per_s:
             self._next_newcomer(len(self.world.peers), churn.from_s)
         if churn.crowd_factor:
-            self.kernel.at(churn.crowd_at_s, self._crowd)
+            self.loop.at(churn.crowd_at_s, self._crowd)
         if churn.model == "none":
             return
         for peer in self.world.peers:
             self._begin(peer)
-        self.kernel.at(self.until, self._all_back)
+        self.loop.at(self.until, self._all_back)
 
     # --- newcomers -----------------------------------------------------------------------------------------------
 
     def _next_newcomer(self, number: int, after: float) -> None:
-        gap = dice(self.world.seed, "newcomer", number).expovariate(self.churn.newcomers_per_s)
+        gap = rng_stream(self.world.seed, "newcomer", number).expovariate(self.churn.newcomers_per_s)
         if after + gap < self.until:
-            self.kernel.at(after + gap, self._newcomer, number, after + gap)
+            self.loop.at(after + gap, self._newcomer, number, after + gap)
 
     def _newcomer(self, number: int, at: float) -> None:
         self._join()
@@ -85,7 +85,7 @@ class Comings:
     def _crowd(self) -> None:
         count = round(self.churn.crowd_factor * len(self.world.peers))
         for number in range(count):
-            self.kernel.at(self.kernel.now + self.churn.crowd_over_s * number / count, self._join)
+            self.loop.at(self.loop.now + self.churn.crowd_over_s * number / count, self._join)
 
     def _join(self) -> None:
         peer = self.world.add(len(self.world.peers))
@@ -95,29 +95,29 @@ class Comings:
 
     # --- sessions ------------------------------------------------------------------------------------------------
 
-    def _begin(self, peer: Peer) -> None:
+    def _begin(self, peer: SimNode) -> None:
         if self.churn.spare_seeds and peer.index < self.world.scenario.topology.seeds:
             return
-        die = dice(self.world.seed, "session", peer.index)
+        die = rng_stream(self.world.seed, "session", peer.index)
         if self.churn.model == "bimodal" and die.random() < self.churn.stable:
             return
-        start = max(self.churn.from_s, self.kernel.now)
+        start = max(self.churn.from_s, self.loop.now)
         self._stay(peer, start, 0)
 
-    def _stay(self, peer: Peer, start: float, number: int) -> None:
+    def _stay(self, peer: SimNode, start: float, number: int) -> None:
         end = start + self._session_s(peer, number)
         if end < self.until:
-            self.kernel.at(end, self._go, peer, number)
+            self.loop.at(end, self._go, peer, number)
 
-    def _session_s(self, peer: Peer, number: int) -> float:
-        die, churn = dice(self.world.seed, f"session-{number}", peer.index), self.churn
+    def _session_s(self, peer: SimNode, number: int) -> float:
+        die, churn = rng_stream(self.world.seed, f"session-{number}", peer.index), self.churn
         if churn.model == "weibull":
             scale = churn.mean_session_s / math.gamma(1 + 1 / churn.shape)
             return die.weibullvariate(scale, churn.shape)
         return die.expovariate(1 / churn.mean_session_s)
 
-    def _go(self, peer: Peer, number: int) -> None:
-        die, churn = dice(self.world.seed, f"way-{number}", peer.index), self.churn
+    def _go(self, peer: SimNode, number: int) -> None:
+        die, churn = rng_stream(self.world.seed, f"way-{number}", peer.index), self.churn
         crashes, forgets = die.random() < churn.crash_share, die.random() < churn.amnesia
         off = die.expovariate(1 / churn.mean_off_s)
         if crashes:
@@ -125,24 +125,24 @@ class Comings:
         else:
             peer.leave()
         self._away[peer.index] = peer
-        self.kernel.at(self.kernel.now + off, self._back, peer, number, off)
+        self.loop.at(self.loop.now + off, self._back, peer, number, off)
 
-    def _back(self, peer: Peer, number: int, off: float) -> None:
+    def _back(self, peer: SimNode, number: int, off: float) -> None:
         if peer.index not in self._away:
             return  # it came back with all others
-        if peer.held and self.kernel.now + off < self.until:
-            self.kernel.at(self.kernel.now + off, self._back, peer, number, off)
+        if peer.held and self.loop.now + off < self.until:
+            self.loop.at(self.loop.now + off, self._back, peer, number, off)
             return
         del self._away[peer.index]
         self._start(peer)
-        self._stay(peer, self.kernel.now, number + 1)
+        self._stay(peer, self.loop.now, number + 1)
 
     def _all_back(self) -> None:
         for peer in self._away.values():
             self._start(peer)
         self._away.clear()
 
-    def _start(self, peer: Peer) -> None:
+    def _start(self, peer: SimNode) -> None:
         if not peer.held:
             # Whoever is just saying goodbye has to have gone before.
-            self.kernel.at(self.kernel.now + (GOODBYE_S if peer.up else 0.0), self.world.start, peer)
+            self.loop.at(self.loop.now + (GOODBYE_S if peer.up else 0.0), self.world.start, peer)

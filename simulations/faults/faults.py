@@ -18,12 +18,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from simulations.faults.churn import quiet_at
-from simulations.rng_streams import dice
+from simulations.rng_streams import rng_stream
 
 if TYPE_CHECKING:
     from simulations.run import World
     from simulations.scenario import Fault
-    from simulations.sim.node import Peer
+    from simulations.sim.node import SimNode
 
 #: Messages held back are let go after this long if nothing else is said, seconds: below the life of a silent link.
 HOLD_S: Final = 5.0
@@ -37,18 +37,18 @@ THROTTLE: Final = 0.2
 SLOW: Final = 50.0
 
 #: Whether nothing gets from the one to the other.
-Cut = Callable[["Peer", "Peer"], bool]
-Detour = Callable[["Peer", "Peer"], float]
+Cut = Callable[["SimNode", "SimNode"], bool]
+Detour = Callable[["SimNode", "SimNode"], float]
 
 
-class Weather:
+class NetworkConditions:
     """What all faults together do to the network."""
 
     def __init__(self, world: World) -> None:
         self._network = world.network
         self._cuts: dict[object, Cut] = {}
         self._detours: dict[object, Detour] = {}
-        self._caps: dict[Peer, dict[object, float]] = {}
+        self._caps: dict[SimNode, dict[object, float]] = {}
 
     def cut(self, fault: object, cut: Cut) -> None:
         """Nothing gets from some to some others."""
@@ -60,17 +60,17 @@ class Weather:
         self._detours[fault] = detour
         self._changed()
 
-    def cap(self, fault: object, peer: Peer, bytes_s: float) -> None:
+    def cap(self, fault: object, peer: SimNode, bytes_s: float) -> None:
         """The access link of a machine has no more than so much each way; of several the least counts."""
         self._caps.setdefault(peer, {})[fault] = bytes_s
         self._capped(peer)
 
-    def uncap(self, fault: object, peer: Peer) -> None:
+    def uncap(self, fault: object, peer: SimNode) -> None:
         """What this one did to a machine's access link is over."""
         self._caps.get(peer, {}).pop(fault, None)
         self._capped(peer)
 
-    def _capped(self, peer: Peer) -> None:
+    def _capped(self, peer: SimNode) -> None:
         most, machine = min(self._caps.get(peer, {}).values(), default=math.inf), peer.machine
         peer.up_bytes_s, peer.down_bytes_s = min(machine.up_bytes_s, most), min(machine.down_bytes_s, most)
 
@@ -88,23 +88,23 @@ class Weather:
         network.reconsider()
 
 
-class Breakage:
+class ActiveFault:
     """Base of all kinds: whom it hits, and what is to be undone.  ``number`` tells faults of one scenario apart."""
 
     #: What ``amount`` is if the scenario does not say.
     AMOUNT: ClassVar[float] = 0.0
 
-    def __init__(self, world: World, weather: Weather, fault: Fault, number: int) -> None:
+    def __init__(self, world: World, conditions: NetworkConditions, fault: Fault, number: int) -> None:
         self.world = world
-        self.weather = weather
+        self.conditions = conditions
         self.fault = fault
-        self.kernel = world.kernel
+        self.loop = world.loop
         self.amount = fault.amount or self.AMOUNT
-        self.die = dice(world.seed, "fault", number)
+        self.die = rng_stream(world.seed, "fault", number)
         self.number = number
-        self.hit: list[Peer] = []
+        self.hit: list[SimNode] = []
 
-    def choose(self) -> list[Peer]:
+    def choose(self) -> list[SimNode]:
         """Whom it hits."""
         peers, fault = self.world.peers, self.fault
         if fault.nodes:
@@ -126,27 +126,27 @@ class Breakage:
         for peer in self.hit:
             self.mend(peer)
 
-    def strike(self, peer: Peer) -> None:
+    def strike(self, peer: SimNode) -> None:
         """What it does to one node."""
 
-    def mend(self, peer: Peer) -> None:
+    def mend(self, peer: SimNode) -> None:
         """Undo it."""
 
 
 # --- processes -----------------------------------------------------------------------------------------------------
 
 
-class Crash(Breakage):
+class Crash(ActiveFault):
     """``share`` or ``nodes``: machines lose their power, nobody is told; they come back with their disks."""
 
     SILENTLY: ClassVar[bool] = True
     FORGETS: ClassVar[bool] = False
 
-    def strike(self, peer: Peer) -> None:
+    def strike(self, peer: SimNode) -> None:
         peer.held += 1
         peer.stop(silently=self.SILENTLY, forgets=self.FORGETS)
 
-    def mend(self, peer: Peer) -> None:
+    def mend(self, peer: SimNode) -> None:
         peer.held -= 1
         if not peer.held:
             self.world.start(peer)
@@ -167,25 +167,25 @@ class Restart(Crash):
 class Leave(Crash):
     """``share`` or ``nodes``: they say goodbye and go; they come back after ``for_s``."""
 
-    def strike(self, peer: Peer) -> None:
+    def strike(self, peer: SimNode) -> None:
         peer.held += 1
         peer.leave()
 
-    def mend(self, peer: Peer) -> None:
+    def mend(self, peer: SimNode) -> None:
         peer.held -= 1
         if not peer.held:
             # Whoever is just saying goodbye has to have gone before.
-            self.kernel.at(self.kernel.now + (1.0 if peer.up else 0.0), self.world.start, peer)
+            self.loop.at(self.loop.now + (1.0 if peer.up else 0.0), self.world.start, peer)
 
 
 class SeedsDown(Crash):
     """No field but the times counts: all nodes that everybody knows from the start are gone."""
 
-    def choose(self) -> list[Peer]:
+    def choose(self) -> list[SimNode]:
         return self.world.peers[: self.world.scenario.topology.seeds]
 
 
-class Freeze(Breakage):
+class Freeze(ActiveFault):
     """``share`` or ``nodes``: the process is stopped (a laptop's lid, SIGSTOP): it answers nothing, and goes on later.
 
     What reaches its machine meanwhile waits in the sockets; whoever hears no PONG gives the link up.
@@ -194,59 +194,59 @@ class Freeze(Breakage):
     def begin(self) -> None:
         super().begin()
         frozen = {peer.index for peer in self.hit}
-        self.weather.cut(self, lambda a, b: a.index in frozen or b.index in frozen)
+        self.conditions.cut(self, lambda a, b: a.index in frozen or b.index in frozen)
 
-    def strike(self, peer: Peer) -> None:
+    def strike(self, peer: SimNode) -> None:
         peer.hindered_until = peer.cpu_until = max(peer.cpu_until, until(self.world, self.fault))
 
     def end(self) -> None:
-        self.weather.clear(self)
+        self.conditions.clear(self)
 
 
-class SlowCpu(Breakage):
+class SlowCpu(ActiveFault):
     """``share`` or ``nodes``: whatever the daemon does takes ``amount`` times as long (Lifeguard's experiment)."""
 
     AMOUNT = SLOW
 
-    def strike(self, peer: Peer) -> None:
+    def strike(self, peer: SimNode) -> None:
         peer.slowness *= self.amount
         peer.hindered_until = max(peer.hindered_until, until(self.world, self.fault))
 
-    def mend(self, peer: Peer) -> None:
+    def mend(self, peer: SimNode) -> None:
         peer.slowness /= self.amount
 
 
-class ClockJump(Breakage):
+class ClockJump(ActiveFault):
     """``share`` or ``nodes``: the wall clock jumps by ``amount`` seconds, and back at the end."""
 
     AMOUNT = JUMP_S
 
-    def strike(self, peer: Peer) -> None:
+    def strike(self, peer: SimNode) -> None:
         peer.wall_error += self.amount
 
-    def mend(self, peer: Peer) -> None:
+    def mend(self, peer: SimNode) -> None:
         peer.wall_error -= self.amount
 
 
-class DiskFull(Breakage):
+class DiskFull(ActiveFault):
     """``share`` or ``nodes``: nothing is written any more; a restart finds what was there when the disk was full.
 
     So marks, addresses and the incarnation of a restart are old.  Models that are on the disk can still be read.
     """
 
-    def strike(self, peer: Peer) -> None:
+    def strike(self, peer: SimNode) -> None:
         if peer.up:
             peer.save()
         peer.disk_full += 1
 
-    def mend(self, peer: Peer) -> None:
+    def mend(self, peer: SimNode) -> None:
         peer.disk_full -= 1
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
 
 
-class Partition(Breakage):
+class Partition(ActiveFault):
     """``groups`` are shares of the nodes on each side (two, three, more), or ``regions`` against all others.
 
     ``one_way``: the first side hears the others, but is not heard: until its links across are given up for their
@@ -265,20 +265,20 @@ class Partition(Breakage):
         self.world.watch.side_of = self.world.watch.side_of or self.side
 
     def begin(self) -> None:
-        self.weather.cut(self, self._cut)
+        self.conditions.cut(self, self._cut)
 
     def end(self) -> None:
-        self.weather.clear(self)
+        self.conditions.clear(self)
 
-    def side(self, peer: Peer) -> int:
+    def side(self, peer: SimNode) -> int:
         """0, 1, ..., or -1 of a bridge; whoever joins meanwhile is put somewhere, too."""
         known = self._sides.get(peer.index)
         if known is None:
-            draw = dice(self.world.seed, f"side-{self.number}", peer.index).random()
+            draw = rng_stream(self.world.seed, f"side-{self.number}", peer.index).random()
             known = self._sides[peer.index] = self._side(peer, draw)
         return known
 
-    def _side(self, peer: Peer, draw: float) -> int:
+    def _side(self, peer: SimNode, draw: float) -> int:
         if self.fault.regions:
             return int(peer.machine.region not in self.fault.regions)
         shares, below = self.fault.groups, 0.0
@@ -288,14 +288,14 @@ class Partition(Breakage):
                 return side
         return len(shares) - 1
 
-    def _cut(self, source: Peer, target: Peer) -> bool:
+    def _cut(self, source: SimNode, target: SimNode) -> bool:
         a, b = self.side(source), self.side(target)
         if a == b or a < 0 or b < 0:
             return False
         return not self.fault.one_way or a == 0
 
 
-class Hold(Breakage):
+class Hold(ActiveFault):
     """``share`` or ``nodes``: what goes to and from them is held back for ``amount`` seconds, let go, held back again.
 
     Longer than a link may be silent it is a partition.
@@ -313,17 +313,17 @@ class Hold(Breakage):
             return
         if on:
             held = {peer.index for peer in self.hit}
-            self.weather.cut(self, lambda a, b: a.index in held or b.index in held)
+            self.conditions.cut(self, lambda a, b: a.index in held or b.index in held)
         else:
-            self.weather.clear(self)
-        self.kernel.at(self.kernel.now + self.amount, self._clog, not on)
+            self.conditions.clear(self)
+        self.loop.at(self.loop.now + self.amount, self._clog, not on)
 
     def end(self) -> None:
         self._over = True
-        self.weather.clear(self)
+        self.conditions.clear(self)
 
 
-class Loss(Breakage):
+class Loss(ActiveFault):
     """``amount``: share of all segments that are lost on top; on a stream that is delay."""
 
     AMOUNT = LOSS
@@ -335,7 +335,7 @@ class Loss(Breakage):
         self.world.network.loss = max(0.0, self.world.network.loss - self.amount)
 
 
-class Drop(Breakage):
+class Drop(ActiveFault):
     """``amount``: share of all messages that vanish although their link stands."""
 
     AMOUNT = LOSS
@@ -347,7 +347,7 @@ class Drop(Breakage):
         self.world.network.drop = max(0.0, self.world.network.drop - self.amount)
 
 
-class LatencySpike(Breakage):
+class LatencySpike(ActiveFault):
     """``share`` or ``nodes``: everything to and from them takes ``amount`` seconds more."""
 
     AMOUNT = SPIKE_S
@@ -355,63 +355,63 @@ class LatencySpike(Breakage):
     def begin(self) -> None:
         self.hit = self.choose()
         far = {peer.index for peer in self.hit}
-        self.weather.detour(self, lambda a, b: self.amount if a.index in far or b.index in far else 0.0)
+        self.conditions.detour(self, lambda a, b: self.amount if a.index in far or b.index in far else 0.0)
 
     def end(self) -> None:
-        self.weather.clear(self)
+        self.conditions.clear(self)
 
 
-class BandwidthCap(Breakage):
+class BandwidthCap(ActiveFault):
     """``share`` or ``nodes``: their access links have ``amount`` Mbit/s each way."""
 
     AMOUNT = CAP_MBIT
 
-    def strike(self, peer: Peer) -> None:
-        self.weather.cap(self, peer, self.amount * 1e6 / 8)
+    def strike(self, peer: SimNode) -> None:
+        self.conditions.cap(self, peer, self.amount * 1e6 / 8)
 
-    def mend(self, peer: Peer) -> None:
-        self.weather.uncap(self, peer)
+    def mend(self, peer: SimNode) -> None:
+        self.conditions.uncap(self, peer)
 
 
 # --- engines ---------------------------------------------------------------------------------------------------------
 
 
-class Throttle(Breakage):
+class Throttle(ActiveFault):
     """``share`` or ``nodes``: their GPUs run at ``amount`` of their speed (too hot)."""
 
     AMOUNT = THROTTLE
 
-    def strike(self, peer: Peer) -> None:
+    def strike(self, peer: SimNode) -> None:
         if peer.worker is not None:
             peer.worker.throttle(self.amount, self)
 
-    def mend(self, peer: Peer) -> None:
+    def mend(self, peer: SimNode) -> None:
         if peer.worker is not None:
             peer.worker.throttle(1.0, self)
 
 
-class HangingEngine(Breakage):
+class HangingEngine(ActiveFault):
     """``share`` or ``nodes``: their engines take jobs and never answer."""
 
-    def strike(self, peer: Peer) -> None:
+    def strike(self, peer: SimNode) -> None:
         if peer.worker is not None:
             peer.worker.broken += 1
 
-    def mend(self, peer: Peer) -> None:
+    def mend(self, peer: SimNode) -> None:
         if peer.worker is not None:
             peer.worker.broken -= 1
 
 
-class EngineCrash(Breakage):
+class EngineCrash(ActiveFault):
     """``share`` or ``nodes``: all running jobs fail and the models are loaded again, which is its end."""
 
-    def strike(self, peer: Peer) -> None:
+    def strike(self, peer: SimNode) -> None:
         if peer.worker is not None and peer.up:
             peer.worker.engine_crashed()
 
 
 #: What ``Fault.kind`` may be.
-KINDS: Final[dict[str, type[Breakage]]] = {
+KINDS: Final[dict[str, type[ActiveFault]]] = {
     "bandwidth_cap": BandwidthCap,
     "clock_jump": ClockJump,
     "crash": Crash,
@@ -437,7 +437,7 @@ def prepare(world: World) -> None:
     """Schedule the faults of the scenario, and those of chaos.  Raises ``ValueError`` where one makes no sense."""
     from simulations.faults.chaos import drawn  # noqa: PLC0415 - chaos draws from the kinds
 
-    scenario, weather = world.scenario, Weather(world)
+    scenario, conditions = world.scenario, NetworkConditions(world)
     faults = scenario.faults + (drawn(scenario, world.seed) if scenario.chaos else ())
     for number, fault in enumerate(faults):
         kind = KINDS.get(fault.kind)
@@ -445,10 +445,10 @@ def prepare(world: World) -> None:
             raise ValueError(f"no fault {fault.kind!r}; there are {', '.join(KINDS)}")
         if scenario.quiet_s and fault.at_s >= quiet_at(world):
             raise ValueError(f"the fault {fault.kind} at {fault.at_s:g} s is in the quiet phase")
-        breakage = kind(world, weather, fault, number)
+        breakage = kind(world, conditions, fault, number)
         breakage.prepare()
-        world.kernel.at(fault.at_s, breakage.begin)
-        world.kernel.at(until(world, fault), breakage.end)
+        world.loop.at(fault.at_s, breakage.begin)
+        world.loop.at(until(world, fault), breakage.end)
 
 
 def until(world: World, fault: Fault) -> float:

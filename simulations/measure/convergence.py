@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from protocol.statements.keys import ADVERT, LOAD
 from simulations.measure.breach import Breach
-from simulations.rng_streams import dice
+from simulations.rng_streams import rng_stream
 
 if TYPE_CHECKING:
     from protocol.membership.peer_record import PeerRecord
     from simulations.run import World
-    from simulations.sim.node import Peer
+    from simulations.sim.node import SimNode
 
 #: Share of what is to be known that has to be (guess: one load in a thousand may be late).
 SHARE: Final = 0.999
@@ -34,7 +34,7 @@ WHOLE_EVERY_S: Final = 5.0
 LAPSE_S: Final = 10.0
 
 
-class Healing:
+class Convergence:
     """See the module's docstring."""
 
     def __init__(self, world: World) -> None:
@@ -45,19 +45,19 @@ class Healing:
         #: Since when it has been whole, and when it was so last.
         self.healed_at: float | None = None
         self._whole_at = 0.0
-        self._die = dice(world.seed, "healing")
+        self._die = rng_stream(world.seed, "healing")
 
     def prepare(self) -> None:
         """Nothing is demanded without a quiet phase; files with one that is too short are refused (``validation``)."""
         if self.world.scenario.quiet_s and self.due <= self.world.scenario.duration_s:
-            self.world.kernel.at(self.start + EVERY_S, self._look)
+            self.world.loop.at(self.start + EVERY_S, self._look)
 
     def metrics(self) -> dict[str, Any]:
         """How long it took."""
         return {} if self.healed_at is None else {"heal_s": round(self.healed_at - self.start, 3)}
 
     def _look(self) -> None:
-        now = self.world.kernel.now
+        now = self.world.loop.now
         wrong = self.wrong()
         if not wrong:
             self.healed_at = now if self.healed_at is None else self.healed_at
@@ -67,7 +67,7 @@ class Healing:
         if self.healed_at is None and now >= self.due:
             raise Breach("I9", now, f"{now - self.start:.0f} s after the last fault {wrong}")
         if now < self.due:
-            self.world.kernel.at(min(self.due, now + (EVERY_S if wrong else WHOLE_EVERY_S)), self._look)
+            self.world.loop.at(min(self.due, now + (EVERY_S if wrong else WHOLE_EVERY_S)), self._look)
 
     def wrong(self) -> str:
         """What is not as it should be, or nothing."""
@@ -90,17 +90,17 @@ class Healing:
             known += min(room, fresh)
         return "" if known >= SHARE * wanted else f"{known} of {wanted} places in views are filled: {example}"
 
-    def _why_not(self, viewer: Peer, other: Peer) -> str:
+    def _why_not(self, viewer: SimNode, other: SimNode) -> str:
         """What of ``other`` is missing in the view, or nothing."""
         record = viewer.node.view.get(other.peer_id)
         if record is None or record.advert_env is None:
             return "no advert"
         if record.state not in ("alive", "suspect"):
             return f"the belief that it is {record.state}"
-        return _old(record, other, self.world.kernel.now)
+        return _old(record, other, self.world.loop.now)
 
 
-def _old(record: PeerRecord, author: Peer, now: float) -> str:
+def _old(record: PeerRecord, author: SimNode, now: float) -> str:
     gossip = author.node.gossip
     wall = gossip.wall(now)
     for name, kind, envelope in (("advert", ADVERT, record.advert_env), ("load", LOAD, record.load_env)):
@@ -113,7 +113,7 @@ def _old(record: PeerRecord, author: Peer, now: float) -> str:
     return ""
 
 
-def islands_of(peers: list[Peer]) -> int:
+def islands_of(peers: list[SimNode]) -> int:
     """Into how many parts the links divide them."""
     left = {peer.index: peer for peer in peers}
     islands = 0

@@ -9,7 +9,7 @@ from math import inf
 from typing import NamedTuple
 
 from protocol.node import Node
-from protocol.perf.batch_engine import Batching
+from protocol.perf.batch_engine import BatchEngine
 
 
 class EngineState(NamedTuple):
@@ -23,14 +23,14 @@ class EngineState(NamedTuple):
     wake: float
 
 
-def engine_state(engine: Batching, now: float) -> EngineState:
+def engine_state(engine: BatchEngine, now: float) -> EngineState:
     """What the engine holds at this moment."""
     own = engine._own_bytes(engine._clock.count(now))
     pinned, total = engine._kv.pinned_bytes, engine._models.kv_bytes
     first = next((job for job in engine._queue if not job.gone), None)
     could_start = False
     if first is not None and engine.running < engine.slots:
-        token = first.lane.pace.kv_bytes
+        token = first.lane.timing.kv_bytes
         blocks = engine._kv.unpinned(first.keys) * token * engine._block_tokens
         need = first.held_bytes(first.made, engine._block_tokens, engine._exact) + blocks
         could_start = not engine._admitted or own + pinned + need + engine._growth + token * first.sequences <= total
@@ -44,7 +44,7 @@ def node_sizes(node: Node) -> dict[str, int]:
     lists = (len(link.lacks) for link in node.gossip._links.values())
     return {
         "view": len(node.view),
-        "links": len(node.neighbours.linked),
+        "links": len(node.overlay.linked),
         "marks": len(node.gossip._marks),
         "lacks": max(lists, default=0),
         "shelf_keys": len(node.dht.shelf),

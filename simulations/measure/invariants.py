@@ -28,18 +28,18 @@ from protocol.jobs.cascade_events import Begin
 from protocol.routing.ranking import JobQuery
 from protocol.statements.versions import MAX_MARKS
 from simulations.measure.breach import Breach
-from simulations.measure.convergence import Healing
+from simulations.measure.convergence import Convergence
 from simulations.measure.engine_checks import engine_fault
 from simulations.measure.introspection import node_sizes
-from simulations.rng_streams import dice
+from simulations.rng_streams import rng_stream
 from simulations.sim.jobs import Job
 
 if TYPE_CHECKING:
     from protocol.statements.envelope import Envelope
     from simulations.run import World
-    from simulations.sim.node import Peer
+    from simulations.sim.node import SimNode
 
-__all__ = ["Breach", "Checks"]
+__all__ = ["Breach", "Invariants"]
 
 #: Views looked at for statements at a time: whole views, so that none is looked at too rarely (guess).
 VIEWS: Final = 4
@@ -55,16 +55,16 @@ LATE_S: Final = 30.0
 SECRETS: Final = frozenset({"output_tokens", "truth"})
 
 
-class Checks:
+class Invariants:
     """The checks of one run."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.made = 0
-        self.healing = Healing(world)
+        self.healing = Convergence(world)
         self._now = 0.0
         self._judged = 0
-        self._die = dice(world.seed, "invariants")
+        self._die = rng_stream(world.seed, "invariants")
         #: The newest version that a life of a node has shown, by author and kind.
         self._versions: dict[tuple[int, int], dict[tuple[bytes, int], tuple[int, int]]] = {}
         #: Since when an attempt has been working for nobody.
@@ -75,17 +75,17 @@ class Checks:
         self._boundary()
         every = self.world.scenario.measure.invariants_every_s
         if every:
-            self.world.kernel.at(every, self._states, every)
+            self.world.loop.at(every, self._states, every)
         self.healing.prepare()
 
     def look(self) -> None:
         """What can be seen cheaply."""
-        recorder, now = self.world.recorder, self.world.kernel.now
+        job_log, now = self.world.job_log, self.world.loop.now
         self.made += 1
-        if recorder.violations:
-            what = recorder.violations[0]
+        if job_log.violations:
+            what = job_log.violations[0]
             raise Breach(what.partition(":")[0], now, what.partition(": ")[2])
-        if recorder.submitted != recorder.completed + recorder.failed + len(recorder.open):
+        if job_log.submitted != job_log.completed + job_log.failed + len(job_log.open):
             self._breach("I1", "jobs were lost or made up")
         if now < self._now:
             self._breach("I4", f"the time went back from {self._now:.6f} s")
@@ -106,7 +106,7 @@ class Checks:
         """Everything that looks at states, now."""
         self.conserved()
         asked = self.world.scenario.node.cascade.asked
-        for note in self.world.recorder.open.values():
+        for note in self.world.job_log.open.values():
             if note.attempts > asked:
                 self._breach("I11", f"job {note.number} was brought to {note.attempts} workers")
         for peer in self.world.peers:
@@ -120,17 +120,17 @@ class Checks:
 
     def _states(self, every: float) -> None:
         self.whole()
-        self.world.kernel.at(self.world.kernel.now + every, self._states, every)
+        self.world.loop.at(self.world.loop.now + every, self._states, every)
 
     def _breach(self, invariant: str, what: str) -> None:
-        raise Breach(invariant, self.world.kernel.now, what)
+        raise Breach(invariant, self.world.loop.now, what)
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
     def conserved(self) -> None:
         """I1 at every entry: what is open is there, and in nobody else's hands."""
         open_at: dict[int, int] = {}
-        for note in self.world.recorder.open.values():
+        for note in self.world.job_log.open.values():
             open_at[note.entry] = open_at.get(note.entry, 0) + 1
         for peer in self.world.peers:
             here = peer.entry.under_way if peer.entry is not None else 0
@@ -141,7 +141,7 @@ class Checks:
 
     def _life_cycles(self) -> None:
         """I3 of the measured jobs that have come since."""
-        measured = self.world.recorder.measured
+        measured = self.world.job_log.measured
         while self._judged < len(measured) and measured[self._judged].end:
             note = measured[self._judged]
             times = [note.asked_at, note.committed_at, note.ended_at]
@@ -152,18 +152,18 @@ class Checks:
 
     def forgotten(self) -> None:
         """I9: no job is open for longer than a cascade may take."""
-        now, most = self.world.kernel.now, self.world.scenario.node.cascade.total_s + LATE_S
-        for note in self.world.recorder.open.values():
+        now, most = self.world.loop.now, self.world.scenario.node.cascade.total_s + LATE_S
+        for note in self.world.job_log.open.values():
             if now - note.asked_at > most:
                 self._breach("I9", f"job {note.number} has been open for {now - note.asked_at:.0f} s")
 
     # --- engines ---------------------------------------------------------------------------------------------------
 
-    def engine(self, peer: Peer) -> None:
+    def engine(self, peer: SimNode) -> None:
         """I2, I3 and I5 of one worker."""
         if peer.worker is None or not peer.honest:  # what attackers do to their own engines is their affair
             return
-        now = self.world.kernel.now
+        now = self.world.loop.now
         fault = engine_fault(peer.worker, now)
         if fault:
             self._breach("I5", f"node {peer.index}: {fault}")
@@ -174,14 +174,14 @@ class Checks:
                 self._breach("I3", f"job {attempt.job.number} had a token before it was accepted")
             entry: Any = attempt.entry
             wanted = entry.up and entry.life == attempt.entry_life and not attempt.aborted
-            if wanted and (attempt.job.number in self.world.recorder.open or not entry.honest):  # a flooder wants all
+            if wanted and (attempt.job.number in self.world.job_log.open or not entry.honest):  # a flooder wants all
                 self._orphans.pop(attempt.number, None)
             elif now - max(self._orphans.setdefault(attempt.number, now), peer.hindered_until) > GRACE_S:
                 self._breach("I2", f"node {peer.index} works on job {attempt.job.number} for nobody")
 
     # --- one node ----------------------------------------------------------------------------------------------------
 
-    def bounded(self, peer: Peer) -> None:
+    def bounded(self, peer: SimNode) -> None:
         """I8, and I4 of its machines."""
         node, settings = peer.node, peer.settings
         sizes = node_sizes(node)
@@ -204,7 +204,7 @@ class Checks:
         if node.gossip.inc < peer.inc:
             self._breach("I4", f"node {peer.index} speaks under an incarnation before its own")
 
-    def bans(self, peer: Peer) -> None:
+    def bans(self, peer: SimNode) -> None:
         """I10: an honest node has not banned an honest one."""
         if peer.honest:
             for banned in peer.banned:
@@ -212,7 +212,7 @@ class Checks:
                 if other is not None and other.honest:
                     self._breach("I10", f"node {peer.index} has banned node {other.index}, which is honest")
 
-    def statements(self, peer: Peer) -> None:
+    def statements(self, peer: SimNode) -> None:
         """I6: signed by whom it is about, and never older than what this life of the viewer had before."""
         versions = self._versions.setdefault((peer.index, peer.life), {})
         for record in peer.node.view.records()[1:]:
@@ -221,7 +221,7 @@ class Checks:
                     self._statement(peer, record.peer, envelope, versions)
 
     def _statement(
-        self, peer: Peer, about: bytes, envelope: Envelope, versions: dict[tuple[bytes, int], tuple[int, int]]
+        self, peer: SimNode, about: bytes, envelope: Envelope, versions: dict[tuple[bytes, int], tuple[int, int]]
     ) -> None:
         if envelope.author != about:
             self._breach("I6", f"node {peer.index} believes what somebody else said of a peer")

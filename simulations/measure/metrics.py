@@ -24,7 +24,7 @@ _DIGITS: Final = 6
 
 
 @dataclass
-class Outcome:
+class RunMetrics:
     """One run.  ``metrics``: numbers, or quantiles as dictionaries; virtual time, nothing of the machine it ran on."""
 
     seed: int
@@ -42,14 +42,14 @@ class Outcome:
     end_cpu_s: float = field(default=0.0, compare=False)
 
 
-def outcome_of(world: World, breach: Breach | None, *, partial: bool) -> Outcome:
+def outcome_of(world: World, breach: Breach | None, *, partial: bool) -> RunMetrics:
     """Everything that was seen, added up."""
-    kernel = world.kernel
-    outcome = Outcome(
+    loop = world.loop
+    outcome = RunMetrics(
         world.seed,
-        kernel.digest,
-        kernel.events,
-        rounded(kernel.now),
+        loop.digest,
+        loop.events,
+        rounded(loop.now),
         partial,
         None if breach is None else {"invariant": breach.invariant, "at_s": rounded(breach.at_s), "what": breach.what},
         end_s=world.end_s,
@@ -108,19 +108,19 @@ def _itls(notes: Sequence[JobNote]) -> list[float]:
 
 
 def _jobs(world: World) -> dict[str, Any]:
-    recorder, scenario = world.recorder, world.scenario
-    notes = recorder.measured
+    job_log, scenario = world.job_log, world.scenario
+    notes = job_log.measured
     found: dict[str, Any] = {
-        "jobs_submitted": recorder.submitted,
-        "jobs_completed": recorder.completed,
-        "jobs_failed": recorder.failed,
-        "jobs_open": len(recorder.open),
-        "executions": recorder.executions,
+        "jobs_submitted": job_log.submitted,
+        "jobs_completed": job_log.completed,
+        "jobs_failed": job_log.failed,
+        "jobs_open": len(job_log.open),
+        "executions": job_log.executions,
     }
     if not notes:
         return found
-    end = min(world.kernel.now, world.end_s)
-    window = max(1e-9, min(end, recorder.window[1]) - recorder.window[0])
+    end = min(world.loop.now, world.end_s)
+    window = max(1e-9, min(end, job_log.window[1]) - job_log.window[0])
     done = [note for note in notes if note.end == "completed"]
     slo = scenario.workload
     well = 0
@@ -132,7 +132,7 @@ def _jobs(world: World) -> dict[str, Any]:
     engines = [peer.worker.engine for peer in world.peers if peer.worker is not None]
     prompts = sum(engine.prompt_tokens_total for engine in engines)
     arrivals = [
-        recorder.arrivals_all[peer.index] / peer.machine.slots for peer in world.peers if peer.worker is not None
+        job_log.arrivals_all[peer.index] / peer.machine.slots for peer in world.peers if peer.worker is not None
     ]
     unserved = sum(note.committed_at is None for note in notes)
     found |= {
@@ -151,7 +151,7 @@ def _jobs(world: World) -> dict[str, Any]:
         "e2e_s": quantiles(
             note.ended_at - note.asked_at for note in notes if note.end == "completed" and note.ended_at is not None
         ),
-        "wasted_gpu_s": rounded(recorder.wasted_s),
+        "wasted_gpu_s": rounded(job_log.wasted_s),
         "utilisation": rounded(world.watch.busy_s() / max(1e-9, end * len(engines))),
         "cold_starts": sum(engine.cold_loads for engine in engines),
         "preemptions": sum(engine.preemptions for engine in engines),
@@ -187,7 +187,7 @@ def _spreading(world: World) -> dict[str, Any]:
             needed = max(1, int(np.ceil(share * tracked.nodes)))
             if len(times) >= needed:
                 into.append(times[needed - 1])
-            elif not tracked.missing or world.kernel.now - tracked.born > 30:
+            elif not tracked.missing or world.loop.now - tracked.born > 30:
                 into.append(float("inf"))
     for name, values in (("coverage_t50_s", t50), ("coverage_t99_s", t99), ("coverage_t100_s", t100)):
         if values:
@@ -232,14 +232,14 @@ def _views(world: World) -> dict[str, Any]:
 
 
 def _fates(world: World) -> dict[str, Any]:
-    recorder = world.recorder
+    job_log = world.job_log
     found: dict[str, Any] = {
-        "false_deaths": recorder.false_deaths,
-        "penalties": sum(recorder.penalties.values()),
-        "penalised_honest": recorder.penalised_honest,
+        "false_deaths": job_log.false_deaths,
+        "penalties": sum(job_log.penalties.values()),
+        "penalised_honest": job_log.penalised_honest,
     }
-    if recorder.true_deaths:
-        found["detection_s"] = quantiles(recorder.true_deaths)
+    if job_log.true_deaths:
+        found["detection_s"] = quantiles(job_log.true_deaths)
     return found | (world.damage.metrics() if world.damage is not None else {})
 
 
@@ -257,7 +257,7 @@ def cdf(values: Sequence[float], total: int | None = None) -> list[list[float]]:
 
 
 def _curves(world: World) -> dict[str, list[list[float]]]:
-    watch, notes = world.watch, world.recorder.measured
+    watch, notes = world.watch, world.job_log.measured
     curves = {"ttft_cdf": cdf(ttfts(notes), len(notes) or None), "load_age_cdf": cdf(watch.load_ages)}
     followed = [tracked for tracked in watch.tracked if tracked.nodes > 0]
     arrivals = [time for tracked in followed for time in tracked.arrivals]
@@ -287,7 +287,7 @@ def _mean(values: Iterable[float]) -> float | None:
 
 def _heat(world: World) -> dict[str, Any]:
     watch = world.watch
-    if not watch.heat or not watch.heat_rows or not world.recorder.submitted:
+    if not watch.heat or not watch.heat_rows or not world.job_log.submitted:
         return {}
     step = max(1, -(-len(watch.heat) // COLUMNS))
     columns = np.asarray(watch.heat, np.float64)

@@ -16,12 +16,12 @@ import msgspec
 from protocol.effects import Found
 from protocol.statements.envelope import Envelope
 from protocol.statements.keys import ADVERT
-from simulations.rng_streams import dice
+from simulations.rng_streams import rng_stream
 from simulations.sim.node import WALL
 
 if TYPE_CHECKING:
     from simulations.run import World
-    from simulations.sim.node import Peer
+    from simulations.sim.node import SimNode
 
 #: Seconds between two counts of who has a tracked advert.
 TRACK_S: Final = 0.1
@@ -43,14 +43,14 @@ LEAST_UP_S: Final = 10.0
 _Counters = tuple[int, int, int, float]
 
 
-def _counters(peer: Peer) -> _Counters:
+def _counters(peer: SimNode) -> _Counters:
     return peer.bytes_up, peer.gossip_bytes, peer.messages_up, peer.cpu_s
 
 
 class _Tracked:
     """One change of an advert on its way."""
 
-    def __init__(self, peer: Peer, envelope: Envelope, born: float, missing: list[Peer]) -> None:
+    def __init__(self, peer: SimNode, envelope: Envelope, born: float, missing: list[SimNode]) -> None:
         self.peer = peer
         self.envelope = envelope
         self.born = born
@@ -59,7 +59,7 @@ class _Tracked:
         self.arrivals: list[float] = []
 
 
-class Watch:
+class Sampler:
     """See the module's docstring."""
 
     def __init__(self, world: World) -> None:
@@ -68,7 +68,7 @@ class Watch:
         self.found_s: list[float] = []
         self.hops: list[float] = []
         #: Who waits for the answer of a look-up, in which life, by a number of ours.
-        self._asking: dict[int, tuple[Peer, int]] = {}
+        self._asking: dict[int, tuple[SimNode, int]] = {}
         self._asked = 0
         self.tracked: list[_Tracked] = []
         self.load_ages: list[float] = []
@@ -76,7 +76,7 @@ class Watch:
         self.completeness: list[float] = []
         self.series: dict[str, list[float]] = {name: [] for name in _SERIES}
         self.heat: list[list[float]] = []
-        self.heat_rows: list[Peer] = []
+        self.heat_rows: list[SimNode] = []
         self.herd_peak = 0.0
         self._at_warmup: list[_Counters] = []
         #: Rates at the end of the window, before the rest; and how often each node was up since the warm-up.
@@ -85,22 +85,22 @@ class Watch:
         self._up: Counter[int] = Counter()
         self._samples = 0
         #: On which side of a partition a node is, if there will be one.
-        self.side_of: Callable[[Peer], int] | None = None
+        self.side_of: Callable[[SimNode], int] | None = None
         self.sides: list[list[float]] = []
-        self._lookouts: list[Peer] = []
+        self._lookouts: list[SimNode] = []
         self._before = (0, 0, 0)
-        self._die = dice(world.seed, "watch")
+        self._die = rng_stream(world.seed, "watch")
 
     def prepare(self) -> None:
         """Schedule the looks."""
-        scenario, kernel = self.world.scenario, self.world.kernel
-        kernel.at(scenario.warmup_s, self._warm)
-        kernel.at(scenario.measure.sample_s, self._sample)
+        scenario, loop = self.world.scenario, self.world.loop
+        loop.at(scenario.warmup_s, self._warm)
+        loop.at(scenario.measure.sample_s, self._sample)
         if scenario.measure.track_every_s:
-            kernel.at(scenario.warmup_s, self._track)
+            loop.at(scenario.warmup_s, self._track)
         span = scenario.duration_s - scenario.warmup_s
         for number in range(1, LOOKS):
-            kernel.at(scenario.warmup_s + span * number / LOOKS, self.last_look)
+            loop.at(scenario.warmup_s + span * number / LOOKS, self.last_look)
         workers = [peer for peer in self.world.peers if peer.worker is not None]
         step = max(1, len(workers) // scenario.measure.heat_rows)
         self.heat_rows = workers[::step][: scenario.measure.heat_rows]
@@ -126,7 +126,7 @@ class Watch:
         """Of each node that lived: bytes up, of gossip, messages, processor share; per second that it was up."""
         if self._rates is not None:
             return self._rates
-        span = self.world.kernel.now - self.world.scenario.warmup_s
+        span = self.world.loop.now - self.world.scenario.warmup_s
         if span <= 0 or not self._at_warmup:
             return []
         rates = []
@@ -140,15 +140,15 @@ class Watch:
     # --- series --------------------------------------------------------------------------------------------------
 
     def _sample(self) -> None:
-        world, recorder = self.world, self.world.recorder
-        kernel, sample_s = world.kernel, world.scenario.measure.sample_s
+        world, job_log = self.world, self.world.job_log
+        loop, sample_s = world.loop, world.scenario.measure.sample_s
         alive = sum(peer.up for peer in world.peers)
         total = sum(peer.bytes_up for peer in world.peers)
-        completed, failed, before = recorder.completed, recorder.failed, self._before
+        completed, failed, before = job_log.completed, job_log.failed, self._before
         self._before = (completed, failed, total)
         series = self.series
-        series["t"].append(kernel.now)
-        series["jobs_running"].append(len(recorder.open))
+        series["t"].append(loop.now)
+        series["jobs_running"].append(len(job_log.open))
         series["completed_per_s"].append((completed - before[0]) / sample_s)
         series["failed_per_s"].append((failed - before[1]) / sample_s)
         series["bytes_up_per_s"].append((total - before[2]) / sample_s / max(1, alive))
@@ -156,16 +156,16 @@ class Watch:
         ended = completed + failed - before[0] - before[1]
         series["success"].append((completed - before[0]) / ended if ended else math.nan)
         self._look_out()
-        if kernel.now > world.scenario.warmup_s:
+        if loop.now > world.scenario.warmup_s:
             self._samples += 1
             self._up.update(index for index, peer in enumerate(world.peers) if peer.up)
-        if recorder.arrivals and kernel.now > world.scenario.warmup_s:
-            mean = sum(recorder.arrivals.values()) / max(1, sum(peer.worker is not None for peer in world.peers))
-            self.herd_peak = max(self.herd_peak, max(recorder.arrivals.values()) / max(mean, 1.0))
-        recorder.arrivals.clear()
+        if job_log.arrivals and loop.now > world.scenario.warmup_s:
+            mean = sum(job_log.arrivals.values()) / max(1, sum(peer.worker is not None for peer in world.peers))
+            self.herd_peak = max(self.herd_peak, max(job_log.arrivals.values()) / max(mean, 1.0))
+        job_log.arrivals.clear()
         self.heat.append([self._heat(peer) for peer in self.heat_rows])
-        if kernel.now + sample_s <= world.scenario.duration_s:
-            kernel.at(kernel.now + sample_s, self._sample)
+        if loop.now + sample_s <= world.scenario.duration_s:
+            loop.at(loop.now + sample_s, self._sample)
 
     def _look_out(self) -> None:
         """How much of the network, and of both sides of a partition, a few nodes see."""
@@ -184,7 +184,7 @@ class Watch:
         if self.side_of is not None:
             self.sides.append([own, others])
 
-    def _by_side(self, peer: Peer, seen: list[tuple[Peer, bool]]) -> tuple[float, float]:
+    def _by_side(self, peer: SimNode, seen: list[tuple[SimNode, bool]]) -> tuple[float, float]:
         if self.side_of is None:
             return math.nan, math.nan
         mine = self.side_of(peer)
@@ -192,7 +192,7 @@ class Watch:
         others = [yes for other, yes in seen if self.side_of(other) != mine]
         return _share(own), _share(others)
 
-    def _heat(self, peer: Peer) -> float:
+    def _heat(self, peer: SimNode) -> float:
         worker = peer.worker
         if worker is None or not peer.up:
             return 0.0
@@ -202,22 +202,22 @@ class Watch:
 
     def _track(self) -> None:
         world = self.world
-        scenario, kernel = world.scenario, world.kernel
-        if kernel.now > scenario.duration_s - TRACK_LEAST_S:
+        scenario, loop = world.scenario, world.loop
+        if loop.now > scenario.duration_s - TRACK_LEAST_S:
             return
-        kernel.at(kernel.now + scenario.measure.track_every_s, self._track)
+        loop.at(loop.now + scenario.measure.track_every_s, self._track)
         peer = self._die.choice([peer for peer in world.alive if peer.honest])
         assert peer.advert is not None, "whoever lives has advertised"
-        peer.advertise(msgspec.structs.replace(peer.advert, owner=f"changed at {kernel.now:.0f}"))
+        peer.advertise(msgspec.structs.replace(peer.advert, owner=f"changed at {loop.now:.0f}"))
         envelope = peer.node.gossip.own(ADVERT)
         if envelope is not None:
             missing = [other for other in world.alive if other is not peer and other.honest]
-            tracked = _Tracked(peer, envelope, kernel.now, missing)
+            tracked = _Tracked(peer, envelope, loop.now, missing)
             self.tracked.append(tracked)
-            kernel.at(kernel.now + TRACK_S, self._count, tracked)
+            loop.at(loop.now + TRACK_S, self._count, tracked)
 
     def _count(self, tracked: _Tracked) -> None:
-        kernel, missing = self.world.kernel, tracked.missing
+        loop, missing = self.world.loop, tracked.missing
         if self.world.network.by_peer[tracked.peer.peer_id].life != tracked.peer.life or not tracked.peer.up:
             tracked.nodes = 0
             return
@@ -226,12 +226,12 @@ class Watch:
             if not peer.up:
                 tracked.nodes -= 1
             elif has(peer, tracked.envelope):
-                tracked.arrivals.append(kernel.now - tracked.born)
+                tracked.arrivals.append(loop.now - tracked.born)
             else:
                 still.append(peer)
         tracked.missing = still
-        if still and kernel.now - tracked.born < TRACK_MOST_S:
-            kernel.at(kernel.now + TRACK_S, self._count, tracked)
+        if still and loop.now - tracked.born < TRACK_MOST_S:
+            loop.at(loop.now + TRACK_S, self._count, tracked)
 
     # --- views ---------------------------------------------------------------------------------------------------
 
@@ -249,7 +249,7 @@ class Watch:
                 other = living.get(record.peer)
                 if other is None:
                     continue
-                true_wall = WALL + world.kernel.now + other.wall_error
+                true_wall = WALL + world.loop.now + other.wall_error
                 if record.advert_env is not None:
                     known += 1
                     self.advert_ages.append(true_wall - record.advert_env.issued)
@@ -259,7 +259,7 @@ class Watch:
 
     # --- the DHT -------------------------------------------------------------------------------------------------
 
-    def asks(self, peer: Peer) -> int:
+    def asks(self, peer: SimNode) -> int:
         """A node asks the DHT; the number is for :meth:`looked_up`."""
         self._asked += 1
         self._asking[self._asked] = (peer, peer.life)
@@ -289,10 +289,10 @@ _SERIES: Final = (
 )
 
 
-def _sees(peer: Peer, other: Peer) -> bool:
+def _sees(peer: SimNode, other: SimNode) -> bool:
     """Whether a node believes that another is there, with a load that is in force."""
     record = peer.node.view.get(other.peer_id)
-    return record is not None and record.state == "alive" and record.load_until > peer.kernel.now
+    return record is not None and record.state == "alive" and record.load_until > peer.loop.now
 
 
 def _share(values: list[bool]) -> float:
@@ -304,7 +304,7 @@ def _mean(values: Iterable[float]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def has(peer: Peer, envelope: Envelope) -> bool:
+def has(peer: SimNode, envelope: Envelope) -> bool:
     """Whether the node holds this advert of its author, or a newer one."""
     record = peer.node.view.get(envelope.author)
     held = record.advert_env if record is not None else None

@@ -14,14 +14,14 @@ from protocol.ids import PeerId
 from protocol.perf.cost_model import REQUEST_S
 from protocol.routing.policies import POLICIES, SORTS
 from protocol.routing.ranking import JobQuery
-from simulations.rng_streams import dice
+from simulations.rng_streams import rng_stream
 from simulations.sim.entry import Choose, by_policy
 from simulations.sim.jobs import Job
 from simulations.sim.network import HANDSHAKE_TRIPS
 
 if TYPE_CHECKING:
     from simulations.run import World
-    from simulations.sim.node import Peer
+    from simulations.sim.node import SimNode
 
 #: How many are offered to the cascade.
 _ASKED: Final = 8
@@ -33,9 +33,9 @@ class _Offering:
     def __init__(self, world: World) -> None:
         self._world = world
         self._count = -1
-        self._by_model: dict[str, list[Peer]] = {}
+        self._by_model: dict[str, list[SimNode]] = {}
 
-    def of(self, model: str) -> list[Peer]:
+    def of(self, model: str) -> list[SimNode]:
         peers = self._world.peers
         if len(peers) != self._count:
             self._count = len(peers)
@@ -59,7 +59,7 @@ def _omniscient(world: World) -> Choose:
     offering = _Offering(world)
     one_way_s = world.network.latencies.one_way_s
 
-    def choose(peer: Peer, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
+    def choose(peer: SimNode, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
         scored = []
         for other in offering.of(job.model):
             worker = other.worker
@@ -79,7 +79,7 @@ def _round_robin(world: World) -> Choose:
     offering = _Offering(world)
     turns: dict[tuple[int, str], int] = {}
 
-    def choose(peer: Peer, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
+    def choose(peer: SimNode, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
         peers = offering.of(job.model)
         if not peers:
             return ()
@@ -93,9 +93,9 @@ def _round_robin(world: World) -> Choose:
 
 def _power_of_two(world: World) -> Choose:
     offering = _Offering(world)
-    die = dice(world.seed, "power-of-two")
+    die = rng_stream(world.seed, "power-of-two")
 
-    def choose(_peer: Peer, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
+    def choose(_peer: SimNode, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
         peers = offering.of(job.model)
         drawn = die.sample(peers, min(_ASKED, len(peers)))
         first = sorted(drawn[:2], key=_true_jobs)
@@ -104,7 +104,7 @@ def _power_of_two(world: World) -> Choose:
     return choose
 
 
-def _true_jobs(peer: Peer) -> float:
+def _true_jobs(peer: SimNode) -> float:
     worker = peer.worker
     assert worker is not None, "only workers offer models"
     return (worker.running + worker.waiting) / max(1, peer.machine.slots)

@@ -103,10 +103,10 @@ def usual_jobs(scenario: Scenario, seed: int) -> Usual:
 def _groups(scenario: Scenario, seed: int, usual: Usual) -> dict[tuple[float, ...], float]:
     """Machines that are alike: jobs per second of each model at efficiency 1, and the sum of the efficiencies."""
     groups: dict[tuple[float, ...], float] = {}
-    pace = _Pace(scenario.models.catalogue, usual)
+    timing = _Pace(scenario.models.catalogue, usual)
     for index in range(scenario.topology.nodes):
         one = machine(scenario, seed, index)
-        speeds = pace.speeds(one)
+        speeds = timing.speeds(one)
         if any(speeds):
             groups[speeds] = groups.get(speeds, 0.0) + one.efficiency
     return groups

@@ -18,6 +18,7 @@ from protocol.ids import PeerId, name_key
 from protocol.jobs.cascade import TIMER, Cascade, OwnNetwork
 from protocol.jobs.cascade_events import (
     Abort,
+    AttemptFailed,
     Begin,
     CallerGone,
     CascadeEvent,
@@ -25,7 +26,6 @@ from protocol.jobs.cascade_events import (
     Completed,
     Finish,
     GiveUp,
-    Lost,
     Observe,
     Outcome,
     Progress,
@@ -35,14 +35,14 @@ from protocol.routing.policies import DEFAULT, SORTS
 from protocol.routing.ranking import JobQuery, rank
 from protocol.wire.end_signature import end_holds
 from protocol.wire.messages import END, End, decode
-from simulations.sim.jobs import REQ_BYTES, RST_BYTES, Attempt, Job, Truth, job_id
+from simulations.sim.jobs import REQ_BYTES, RST_BYTES, Job, SimAttempt, Truth, job_id
 
 if TYPE_CHECKING:
-    from simulations.sim.network import Link
-    from simulations.sim.node import Peer
+    from simulations.sim.network import SimLink
+    from simulations.sim.node import SimNode
 
 #: Who is asked for a job, best first; empty if nobody is known.
-Choose = Callable[["Peer", Job, JobQuery], tuple[PeerId, ...]]
+Choose = Callable[["SimNode", Job, JobQuery], tuple[PeerId, ...]]
 #: Seconds a look-up in the DHT may hold a request up, and what reaching such a peer may take more (as the daemon).
 DHT_S: Final = 3.0
 REACH_S: Final = 5.0
@@ -62,17 +62,17 @@ class _Run:
         self.job = job
         self.truth = truth
         self.cascade = cascade
-        self.attempt: Attempt | None = None
-        self.link: Link | None = None
+        self.attempt: SimAttempt | None = None
+        self.link: SimLink | None = None
         self.timer = math.inf
 
 
 class Entry:
     """The jobs that arrive at one node."""
 
-    def __init__(self, peer: Peer, choose: Choose) -> None:
+    def __init__(self, peer: SimNode, choose: Choose) -> None:
         self.peer = peer
-        self.kernel = peer.kernel
+        self.loop = peer.loop
         self._choose = choose
         self._network = OwnNetwork(peer.settings.cascade)
         self._runs: dict[int, _Run] = {}
@@ -104,15 +104,15 @@ class Entry:
         if peers:
             self._begin(job, truth, peers, 0.0)
         elif offered(peer, job):
-            peer.recorder.gave_up(job, "no_capacity")  # there are some, and none can be asked now
-        elif self._unknown.get(job.model, -UNKNOWN_S) > self.kernel.now - UNKNOWN_S:
-            peer.recorder.gave_up(job, "model_not_found")
+            peer.job_log.gave_up(job, "no_capacity")  # there are some, and none can be asked now
+        elif self._unknown.get(job.model, -UNKNOWN_S) > self.loop.now - UNKNOWN_S:
+            peer.job_log.gave_up(job, "model_not_found")
         else:
             self._waiting[job.number] = job
             peer.ask(
                 lambda number: FindProviders(number, name_key(job.model)), lambda found: self._found(job, truth, found)
             )
-            self.kernel.at(self.kernel.now + DHT_S, self._nobody, job, peer.life)
+            self.loop.at(self.loop.now + DHT_S, self._nobody, job, peer.life)
 
     def _found(self, job: Job, truth: Truth, found: Found) -> None:
         if self._waiting.pop(job.number, None) is None:
@@ -129,8 +129,8 @@ class Entry:
             self._not_found(job)
 
     def _not_found(self, job: Job) -> None:
-        self._unknown[job.model] = self.kernel.now
-        self.peer.recorder.gave_up(job, "model_not_found")
+        self._unknown[job.model] = self.loop.now
+        self.peer.job_log.gave_up(job, "model_not_found")
 
     def _begin(self, job: Job, truth: Truth, peers: tuple[PeerId, ...], reach_s: float) -> None:
         run = _Run(job, truth, Cascade(self.peer.settings.cascade, self._network))
@@ -140,7 +140,7 @@ class Entry:
 
     # --- what is heard -------------------------------------------------------------------------------------------
 
-    def heard(self, attempt: Attempt, event: CascadeEvent) -> None:
+    def heard(self, attempt: SimAttempt, event: CascadeEvent) -> None:
         """A worker said something of an attempt."""
         run = self._runs.get(attempt.job.number)
         if run is None or run.attempt is not attempt or attempt.aborted or attempt.entry_life != self.peer.life:
@@ -149,7 +149,7 @@ class Entry:
             self.peer.spend(event.pieces * self.peer.costs.token_entry_s)
         self._feed(run, event)
 
-    def heard_end(self, attempt: Attempt, payload: bytes, said: bytes) -> None:
+    def heard_end(self, attempt: SimAttempt, payload: bytes, said: bytes) -> None:
         """The END of an attempt as it came over the wire, after ``said``; checked as the daemon does."""
         worker = attempt.worker
         try:
@@ -159,7 +159,7 @@ class Entry:
             if end.sha256 != sha256(said).digest():
                 raise BadFrame("END is about another answer")
         except RemoteProtocolError as error:
-            self.heard(attempt, Lost(worker.peer_id, Outcome.MISBEHAVED, str(error)))
+            self.heard(attempt, AttemptFailed(worker.peer_id, Outcome.MISBEHAVED, str(error)))
         else:
             self.heard(attempt, Completed(worker.peer_id))
 
@@ -169,26 +169,26 @@ class Entry:
         if run is not None:
             self._feed(run, CallerGone())
             self._end(run)
-            self.peer.recorder.gave_up(run.job, "cancelled")
+            self.peer.job_log.gave_up(run.job, "cancelled")
         else:
             job = self._coming.pop(number, None) or self._waiting.pop(number, None)
             if job is not None:
-                self.peer.recorder.gave_up(job, "cancelled")
+                self.peer.job_log.gave_up(job, "cancelled")
 
-    def link_down(self, other: Peer) -> None:
+    def link_down(self, other: SimNode) -> None:
         """Every attempt at that peer is lost."""
         for run in [run for run in self._runs.values() if run.attempt is not None and run.attempt.worker is other]:
             if run.link is not None and not run.link.up:
                 run.link = None
-                self._feed(run, Lost(other.peer_id, Outcome.BROKEN, "the link broke"))
+                self._feed(run, AttemptFailed(other.peer_id, Outcome.BROKEN, "the link broke"))
 
     def crashed(self) -> None:
         """The process is gone, and with it whatever it was asked; its callers get no answer."""
         for run in list(self._runs.values()):
             self._not_coming(run)
-            self.peer.recorder.gave_up(run.job, "entry_crashed")
+            self.peer.job_log.gave_up(run.job, "entry_crashed")
         for job in (*self._coming.values(), *self._waiting.values()):
-            self.peer.recorder.gave_up(job, "entry_crashed")
+            self.peer.job_log.gave_up(job, "entry_crashed")
         self._coming.clear()
         self._runs.clear()
         self._waiting.clear()
@@ -198,7 +198,7 @@ class Entry:
     # --- the cascade ---------------------------------------------------------------------------------------------
 
     def _feed(self, run: _Run, event: CascadeEvent) -> None:
-        for effect in run.cascade.handle(event, self.kernel.now):
+        for effect in run.cascade.handle(event, self.loop.now):
             if isinstance(effect, SetTimer):
                 self._set_timer(run, effect.at)
             elif isinstance(effect, Ask):
@@ -206,20 +206,20 @@ class Entry:
             elif isinstance(effect, Abort):
                 self._abort(run)
             elif isinstance(effect, Commit):
-                self.peer.recorder.committed(run.job)
+                self.peer.job_log.committed(run.job)
             elif isinstance(effect, Observe):
                 self._not_coming(run)
                 self._observe(effect)
             elif isinstance(effect, Finish):
                 self._end(run)
-                self.peer.recorder.finished(run.job)
+                self.peer.job_log.finished(run.job)
             elif isinstance(effect, GiveUp):
                 self._end(run)
-                self.peer.recorder.gave_up(run.job, effect.code)
+                self.peer.job_log.gave_up(run.job, effect.code)
 
     def _set_timer(self, run: _Run, at: float) -> None:
-        if at < run.timer or run.timer <= self.kernel.now:
-            self.kernel.at(at, self._fire, run, at, self.peer.life)
+        if at < run.timer or run.timer <= self.loop.now:
+            self.loop.at(at, self._fire, run, at, self.peer.life)
         run.timer = at
 
     def _fire(self, run: _Run, at: float, life: int) -> None:
@@ -228,7 +228,7 @@ class Entry:
         if run.timer > at:
             # It was moved: the newest time counts.
             if run.timer < math.inf:
-                self.kernel.at(run.timer, self._fire, run, run.timer, life)
+                self.loop.at(run.timer, self._fire, run, run.timer, life)
             return
         if run.timer == at:
             self.peer.run(self._fired, run)
@@ -250,16 +250,16 @@ class Entry:
         peer = self.peer
         self._release(run)
         worker = peer.network.by_peer[peer_id]
-        attempt = Attempt(peer.recorder.next_attempt(), run.job, run.truth, peer, worker)
+        attempt = SimAttempt(peer.job_log.next_attempt(), run.job, run.truth, peer, worker)
         attempt.entry_life = peer.life
         run.attempt = attempt
         peer.node.view.add_inflight(peer_id, +1)
-        peer.recorder.attempted(attempt)
+        peer.job_log.attempted(attempt)
         if worker.worker is not None:
             worker.worker.coming[attempt.number] = attempt
         if worker is peer:
             if peer.worker is None:
-                self._feed(run, Lost(peer_id, Outcome.UNREACHABLE, "this node has no engine"))
+                self._feed(run, AttemptFailed(peer_id, Outcome.UNREACHABLE, "this node has no engine"))
             else:
                 peer.run(peer.worker.requested, attempt)
             return
@@ -267,18 +267,18 @@ class Entry:
         addrs = record.advert.addrs if record is not None and record.advert is not None else (worker.addr,)
         peer.connect(peer_id, addrs, lambda link: self._connected(run, attempt, link))
 
-    def _connected(self, run: _Run, attempt: Attempt, link: Link | None) -> None:
+    def _connected(self, run: _Run, attempt: SimAttempt, link: SimLink | None) -> None:
         if run.attempt is not attempt or attempt.aborted:
             return
         if link is None or not link.up:
-            self._feed(run, Lost(attempt.worker.peer_id, Outcome.UNREACHABLE, "no link"))
+            self._feed(run, AttemptFailed(attempt.worker.peer_id, Outcome.UNREACHABLE, "no link"))
             return
         run.link = link
         link.jobs += 1
         worker = attempt.worker
         size = REQ_BYTES + attempt.job.body_bytes
         if worker.worker is None:
-            self._feed(run, Lost(worker.peer_id, Outcome.UNREACHABLE, "it has no engine"))
+            self._feed(run, AttemptFailed(worker.peer_id, Outcome.UNREACHABLE, "it has no engine"))
         else:
             self.peer.network.carry(link, self.peer, size, worker.worker.requested, attempt)
 
@@ -304,10 +304,10 @@ class Entry:
         view.add_inflight(seen.peer, -1)
         if seen.outcome is Outcome.COMPLETED:
             view.observe_success(seen.peer)
-        self.peer.recorder.observed(seen)
+        self.peer.job_log.observed(seen)
 
 
-def offered(peer: Peer, job: Job) -> int:
+def offered(peer: SimNode, job: Job) -> int:
     """How many in the view say to have the model: what a decision's cost grows with."""
     offers = peer.node.view.offers(job.model)
     return len(offers) if offers is not None else 0
@@ -317,10 +317,10 @@ def by_policy(policy: str) -> Choose:
     """The daemon's way to choose: the ranking of its own view, by a named policy or as a caller may sort it."""
     named = DEFAULT if policy in SORTS else policy
 
-    def choose(peer: Peer, _job: Job, query: JobQuery) -> tuple[PeerId, ...]:
+    def choose(peer: SimNode, _job: Job, query: JobQuery) -> tuple[PeerId, ...]:
         if policy in SORTS:
             query = replace(query, sort=policy)
-        view, now, most = peer.node.view, peer.kernel.now, peer.settings.cascade.asked
+        view, now, most = peer.node.view, peer.loop.now, peer.settings.cascade.asked
         ranking = rank(view, query, named, peer.entry_dice, now, limit=most)
         if ranking.offered and not ranking.candidates and _only_too_long(peer, query, named):
             query = replace(query, prompt_tokens=query.prompt_tokens // ESTIMATE)
@@ -331,7 +331,7 @@ def by_policy(policy: str) -> Choose:
     return choose
 
 
-def _only_too_long(peer: Peer, query: JobQuery, policy: str) -> bool:
+def _only_too_long(peer: SimNode, query: JobQuery, policy: str) -> bool:
     """Whether the estimated length of the prompt is all that speaks against everybody who offers the model."""
-    ranking = rank(peer.node.view, query, policy, peer.entry_dice, peer.kernel.now, explain=True)
+    ranking = rank(peer.node.view, query, policy, peer.entry_dice, peer.loop.now, explain=True)
     return {each.reason for each in ranking.excluded} - {"model"} == {"context"}

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from protocol.effects import PeerState, Penalise
 from protocol.jobs.cascade_events import Observe, Outcome
-from simulations.event_loop import Kernel
+from simulations.event_loop import EventLoop
 
 if TYPE_CHECKING:
-    from simulations.sim.jobs import Attempt, Job
-    from simulations.sim.node import Peer
+    from simulations.sim.jobs import Job, SimAttempt
+    from simulations.sim.node import SimNode
 
 
 @dataclass(slots=True)
@@ -45,10 +45,10 @@ class JobNote:
 
 
 @dataclass(slots=True)
-class Recorder:
+class JobLog:
     """See the module's docstring.  Jobs that arrive in ``window`` are measured."""
 
-    kernel: Kernel
+    loop: EventLoop
     window: tuple[float, float]
     submitted: int = 0
     completed: int = 0
@@ -76,7 +76,7 @@ class Recorder:
     penalised_honest: int = 0
     #: Whom honest nodes have banned, and how often.
     bans: Counter[int] = field(default_factory=Counter)
-    by_peer_id: dict[bytes, Peer] = field(default_factory=dict)
+    by_peer_id: dict[bytes, SimNode] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
     _attempts_made: int = 0
 
@@ -87,15 +87,15 @@ class Recorder:
         self._attempts_made += 1
         return self._attempts_made
 
-    def arrived(self, peer: Peer | None, job: Job, output_tokens: int) -> None:
+    def arrived(self, peer: SimNode | None, job: Job, output_tokens: int) -> None:
         """A caller asked ``peer``; None if he found nobody to ask."""
         self.submitted += 1
         note = JobNote(
             job.number,
-            self.kernel.now,
+            self.loop.now,
             -1 if peer is None else peer.index,
             job.model,
-            self.window[0] <= self.kernel.now < self.window[1],
+            self.window[0] <= self.loop.now < self.window[1],
             tokens=output_tokens,
         )
         self.open[job.number] = note
@@ -103,7 +103,7 @@ class Recorder:
             self.measured.append(note)
             self.measured_open += 1
 
-    def attempted(self, attempt: Attempt) -> None:
+    def attempted(self, attempt: SimAttempt) -> None:
         """A worker is asked."""
         self.attempts += 1
         worker = attempt.worker
@@ -123,9 +123,9 @@ class Recorder:
             self.attempts_at_bad += 1
             note.bad = True
         if note.measured:
-            self.attempt_log.append((self.kernel.now, worker.index))
+            self.attempt_log.append((self.loop.now, worker.index))
 
-    def execution(self, attempt: Attempt) -> None:
+    def execution(self, attempt: SimAttempt) -> None:
         """An engine begins a job."""
         self.executions += 1
         note = self.open.get(attempt.job.number)
@@ -136,7 +136,7 @@ class Recorder:
         if note.executions > note.attempts:
             self.violations.append(f"I2: job {note.number} ran {note.executions} times in {note.attempts} attempts")
 
-    def lied(self, attempt: Attempt) -> None:
+    def lied(self, attempt: SimAttempt) -> None:
         """A worker ends an answer that looks right and is not; only this file knows."""
         note = self.open.get(attempt.job.number)
         if note is not None and note.worker == attempt.worker.index:
@@ -148,7 +148,7 @@ class Recorder:
         if note is None or note.committed_at is not None:
             self.violations.append(f"I2: job {job.number} was answered twice")
             return
-        note.committed_at = self.kernel.now
+        note.committed_at = self.loop.now
         if note.executions == 0 and self.by_peer_id and not note.bad:
             self.violations.append(f"I3: job {job.number} was answered before it ran")
 
@@ -170,7 +170,7 @@ class Recorder:
         if note is None:
             self.violations.append(f"I1: job {job.number} ended twice")
             return None
-        note.end, note.ended_at = end, self.kernel.now
+        note.end, note.ended_at = end, self.loop.now
         self.measured_open -= note.measured
         self.ends[end] += 1
         return note
@@ -183,7 +183,7 @@ class Recorder:
 
     # --- the network ---------------------------------------------------------------------------------------------
 
-    def state(self, _peer: Peer, effect: PeerState) -> None:
+    def state(self, _peer: SimNode, effect: PeerState) -> None:
         """``peer`` has made up its mind about another."""
         if effect.state != "dead":
             return
@@ -193,9 +193,9 @@ class Recorder:
         if other.up:
             self.false_deaths += 1
         elif effect.peer in self.died_at:
-            self.true_deaths.append(self.kernel.now - self.died_at[effect.peer])
+            self.true_deaths.append(self.loop.now - self.died_at[effect.peer])
 
-    def penalty(self, peer: Peer, effect: Penalise) -> None:
+    def penalty(self, peer: SimNode, effect: Penalise) -> None:
         """``peer`` holds something against another."""
         self.penalties[effect.reason] += 1
         other = self.by_peer_id.get(effect.peer)
@@ -203,7 +203,7 @@ class Recorder:
             self.penalised_honest += 1
             self.violations.append(f"I10: node {peer.index} blames node {other.index}: {effect.reason}")
 
-    def ban(self, peer: Peer, whom: bytes) -> None:
+    def ban(self, peer: SimNode, whom: bytes) -> None:
         """``peer`` will have nothing to do with another for a while."""
         other = self.by_peer_id.get(whom)
         if other is not None and peer.honest:

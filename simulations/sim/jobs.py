@@ -13,7 +13,7 @@ from protocol.ids import JOB_ID_BYTES, JobId
 from simulations.workload.workload import Arrival
 
 if TYPE_CHECKING:
-    from simulations.sim.node import Peer
+    from simulations.sim.node import SimNode
 
 #: Bytes of a body per token of its text, and beside them (four characters a token, JSON around it): of a request, and
 #: of an answer that is not streamed.
@@ -78,7 +78,7 @@ def job_id(job: Job) -> JobId:
     return JobId(job.number.to_bytes(JOB_ID_BYTES, "big"))
 
 
-class Attempt:
+class SimAttempt:
     """One attempt of a job at one worker: the channel between the two.  Each end uses its own half."""
 
     __slots__ = (
@@ -98,7 +98,7 @@ class Attempt:
         "worker_life",
     )
 
-    def __init__(self, number: int, job: Job, truth: Truth, entry: Peer, worker: Peer) -> None:
+    def __init__(self, number: int, job: Job, truth: Truth, entry: SimNode, worker: SimNode) -> None:
         self.number = number
         self.job = job
         self.truth = truth

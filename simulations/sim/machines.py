@@ -35,7 +35,7 @@ import msgspec
 from protocol.ids import model_id
 from protocol.perf.gpu_catalog import bytes_per_weight, find_gpu, gpu_names, need_mib, shape_of
 from protocol.statements.adverts import Gpu, ModelOffer, ModelState
-from simulations.rng_streams import dice
+from simulations.rng_streams import rng_stream
 from simulations.scenario import Hardware, Model, Models, Scenario, Topology, Uplink
 from simulations.sim.topology import Latencies, latencies
 from simulations.workload.popularity import shares
@@ -95,7 +95,7 @@ class _Kind:
 
 def machine(scenario: Scenario, seed: int, index: int) -> Machine:
     """The machine of node ``index``; raises ``UnknownHardware``."""
-    die = dice(seed, "fleet", index)
+    die = rng_stream(seed, "fleet", index)
     link = _uplink(scenario.topology.uplinks, die.random())
     engine = die.random() >= scenario.models.without_engine or (
         index < len(scenario.models.catalogue) and scenario.models.without_engine < 1
@@ -192,14 +192,14 @@ def _pick_kind(kinds: tuple[_Kind, ...], models: Models, seed: int, index: int) 
 
 @lru_cache(maxsize=64)
 def _turns(seed: int) -> tuple[float, float]:
-    die = dice(seed, "fleet turns")
+    die = rng_stream(seed, "fleet turns")
     return die.random(), die.random()
 
 
 def _offers(kind: _Kind, models: Models, seed: int, index: int, price: float) -> tuple[ModelOffer, ...]:
     """The models of a machine: resident ones first."""
     catalogue = models.catalogue
-    die = dice(seed, "models", index)
+    die = rng_stream(seed, "models", index)
     resident: list[int] = []
     free = float(kind.vram_mib)
     while len(resident) < models.warm:

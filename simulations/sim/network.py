@@ -25,11 +25,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from protocol.ids import PeerId
-from simulations.event_loop import Kernel
-from simulations.rng_streams import dice, numpy_dice
+from simulations.event_loop import EventLoop
+from simulations.rng_streams import numpy_rng_stream, rng_stream
 
 if TYPE_CHECKING:
-    from simulations.sim.node import Peer
+    from simulations.sim.node import SimNode
     from simulations.sim.topology import Latencies
 
 #: Round trips of a dial: TCP 1, multistream 2, Noise 1, multistream 2 for yamux, and 1 for the link's stream, whose
@@ -49,12 +49,12 @@ PING_PERIODS: Final = 4
 _DRAWS: Final = 65_521
 
 
-class Link:
+class SimLink:
     """A link between two nodes: ``a`` dialled ``b``."""
 
     __slots__ = ("a", "arrived", "b", "blocked", "jobs", "lives", "sent", "up", "used_at", "waiting")
 
-    def __init__(self, a: Peer, b: Peer, now: float) -> None:
+    def __init__(self, a: SimNode, b: SimNode, now: float) -> None:
         self.a = a
         self.b = b
         #: Which lives of the two nodes it connects.
@@ -65,7 +65,7 @@ class Link:
         #: Bytes sent, by direction.
         self.sent = [0, 0]
         #: Messages that wait for a cut to end: (from, deliver, arguments).
-        self.waiting: list[tuple[Peer, float, Callable[..., object], tuple[Any, ...]]] = []
+        self.waiting: list[tuple[SimNode, float, Callable[..., object], tuple[Any, ...]]] = []
         #: Since when nothing gets through, by direction; None where it does.
         self.blocked: list[float | None] = [None, None]
         self.jobs = 0
@@ -76,36 +76,36 @@ class Link:
         """Whether it stands and carries both ways."""
         return self.up and self.blocked[0] is None and self.blocked[1] is None
 
-    def other(self, peer: Peer) -> Peer:
+    def other(self, peer: SimNode) -> SimNode:
         return self.b if peer is self.a else self.a
 
 
 class Network:
     """See the module's docstring."""
 
-    def __init__(self, kernel: Kernel, latencies: Latencies, seed: int, *, loss: float, drop: float) -> None:
-        self.kernel = kernel
+    def __init__(self, loop: EventLoop, latencies: Latencies, seed: int, *, loss: float, drop: float) -> None:
+        self.loop = loop
         self.latencies = latencies
         self.loss = loss
         self.drop = drop
         #: Whether nothing gets from one node to another; None while nothing is cut.
-        self.cut: Callable[[Peer, Peer], bool] | None = None
+        self.cut: Callable[[SimNode, SimNode], bool] | None = None
         #: More delay on the way, seconds; None while there is none.
-        self.detour: Callable[[Peer, Peer], float] | None = None
-        self.by_addr: dict[str, Peer] = {}
-        self.by_peer: dict[PeerId, Peer] = {}
+        self.detour: Callable[[SimNode, SimNode], float] | None = None
+        self.by_addr: dict[str, SimNode] = {}
+        self.by_peer: dict[PeerId, SimNode] = {}
         self.messages = 0
         self.bytes = 0
-        self._normal: list[float] = numpy_dice(seed, "jitter").standard_normal(_DRAWS).tolist()
+        self._normal: list[float] = numpy_rng_stream(seed, "jitter").standard_normal(_DRAWS).tolist()
         self._next = 0
-        self._dice = dice(seed, "loss")
+        self._dice = rng_stream(seed, "loss")
         self._one_way = latencies.one_way_s
         self._jitter = latencies.jitter_of
-        self._blocked: dict[Link, None] = {}
+        self._blocked: dict[SimLink, None] = {}
 
     # --- messages ------------------------------------------------------------------------------------------------
 
-    def delay_s(self, source: Peer, target: Peer) -> float:
+    def delay_s(self, source: SimNode, target: SimNode) -> float:
         """One way for one small message, drawn."""
         self._next = (self._next + 1) % _DRAWS
         a, b = source.index, target.index
@@ -119,11 +119,11 @@ class Network:
             delay += self.detour(source, target)
         return delay
 
-    def carry(self, link: Link, source: Peer, size: int, deliver: Callable[..., object], *args: Any) -> None:
+    def carry(self, link: SimLink, source: SimNode, size: int, deliver: Callable[..., object], *args: Any) -> None:
         """Send ``size`` bytes from ``source`` to the other end and call ``deliver(*args)`` there when they arrive."""
         if not link.up:
             return
-        now = self.kernel.now
+        now = self.loop.now
         size += FRAME_BYTES
         source.bytes_up += size
         source.messages_up += 1
@@ -144,9 +144,9 @@ class Network:
 
     def _travel(
         self,
-        link: Link,
-        source: Peer,
-        target: Peer,
+        link: SimLink,
+        source: SimNode,
+        target: SimNode,
         left: float,
         size: int,
         deliver: Callable[..., object],
@@ -158,43 +158,43 @@ class Network:
         if at < link.arrived[side]:  # noqa: PLR1730 - a call costs more
             at = link.arrived[side]
         link.arrived[side] = at
-        self.kernel.at(at, self._reach, link, target, takes, deliver, args)
+        self.loop.at(at, self._reach, link, target, takes, deliver, args)
 
     def _reach(
-        self, link: Link, target: Peer, takes: float, deliver: Callable[..., object], args: tuple[Any, ...]
+        self, link: SimLink, target: SimNode, takes: float, deliver: Callable[..., object], args: tuple[Any, ...]
     ) -> None:
         """The message is at the other end of the target's downlink: through it as soon as that is free."""
-        now = self.kernel.now
+        now = self.loop.now
         if target.down_until <= now - takes:
             target.down_until = now
             self._arrive(link, target, deliver, args)
         else:
             target.down_until += takes
-            self.kernel.at(target.down_until, self._arrive, link, target, deliver, args)
+            self.loop.at(target.down_until, self._arrive, link, target, deliver, args)
 
-    def _arrive(self, link: Link, target: Peer, deliver: Callable[..., object], args: tuple[Any, ...]) -> None:
+    def _arrive(self, link: SimLink, target: SimNode, deliver: Callable[..., object], args: tuple[Any, ...]) -> None:
         # A new life of the target never hears what was sent to the one before.
         if link.up and target.up and target.life == link.lives[target is link.b]:
             target.run(deliver, *args)
 
     # --- cuts ----------------------------------------------------------------------------------------------------
 
-    def block(self, link: Link, sides: tuple[int, ...] = (0, 1)) -> None:
+    def block(self, link: SimLink, sides: tuple[int, ...] = (0, 1)) -> None:
         """Nothing gets through any more that way; the link dies of it unless that changes in time."""
         fresh = [side for side in sides if link.blocked[side] is None]
         if not link.up or not fresh:
             return
-        now = self.kernel.now
+        now = self.loop.now
         for side in fresh:
             link.blocked[side] = now
         self._blocked[link] = None
-        self.kernel.at(now + link.a.settings.link.dead_s, self._die, link, now)
+        self.loop.at(now + link.a.settings.link.dead_s, self._die, link, now)
 
-    def _die(self, link: Link, since: float) -> None:
+    def _die(self, link: SimLink, since: float) -> None:
         if link.up and since in link.blocked:
             self.break_link(link, "silent")
 
-    def _cut_sides(self, link: Link) -> tuple[int, ...]:
+    def _cut_sides(self, link: SimLink) -> tuple[int, ...]:
         """The directions that are cut now."""
         cut, a, b = self.cut, link.a, link.b
         if cut is None:
@@ -213,7 +213,7 @@ class Network:
                     if link.a is peer:
                         self.block(link, self._cut_sides(link))
 
-    def _release(self, link: Link) -> None:
+    def _release(self, link: SimLink) -> None:
         """What is cut no longer carries again."""
         still = self._cut_sides(link)
         for side in (0, 1):
@@ -227,33 +227,33 @@ class Network:
             if (source is link.b) in still:
                 link.waiting.append(each)
             else:
-                left = max(self.kernel.now, source.up_until)
+                left = max(self.loop.now, source.up_until)
                 self._travel(link, source, link.other(source), left, int(size), deliver, args)
 
     # --- links ---------------------------------------------------------------------------------------------------
 
-    def dial(self, source: Peer, peer: PeerId | None, addrs: tuple[str, ...], done: Callable[..., object]) -> None:
+    def dial(self, source: SimNode, peer: PeerId | None, addrs: tuple[str, ...], done: Callable[..., object]) -> None:
         """Connect; ``done(link | None, reason)`` is called when that has come to something."""
         target = next((self.by_addr[addr] for addr in addrs if addr in self.by_addr), None)
         if target is None or target is source:
-            self.kernel.at(self.kernel.now + RTO_S, done, None, "no such address")
+            self.loop.at(self.loop.now + RTO_S, done, None, "no such address")
             return
         wait = HANDSHAKE_TRIPS * (self.delay_s(source, target) + self.delay_s(target, source))
         reachable = self.cut is None or not (self.cut(source, target) or self.cut(target, source))
         if not reachable or (not target.up and target.vanished):
-            self.kernel.at(self.kernel.now + DIAL_TIMEOUT_S, done, None, "no answer")
+            self.loop.at(self.loop.now + DIAL_TIMEOUT_S, done, None, "no answer")
         elif not target.up:
-            self.kernel.at(self.kernel.now + wait / HANDSHAKE_TRIPS, done, None, "refused")
+            self.loop.at(self.loop.now + wait / HANDSHAKE_TRIPS, done, None, "refused")
         else:
             # A machine that is busy, or frozen, answers late, and so does one behind a way on which much is lost.
-            wait += max(0.0, target.cpu_until - self.kernel.now)
+            wait += max(0.0, target.cpu_until - self.loop.now)
             if wait > DIAL_TIMEOUT_S:
-                self.kernel.at(self.kernel.now + DIAL_TIMEOUT_S, done, None, "no answer")
+                self.loop.at(self.loop.now + DIAL_TIMEOUT_S, done, None, "no answer")
             else:
-                self.kernel.at(self.kernel.now + wait, self._connected, source, source.life, target, peer, done)
+                self.loop.at(self.loop.now + wait, self._connected, source, source.life, target, peer, done)
 
     def _connected(
-        self, source: Peer, life: int, target: Peer, peer: PeerId | None, done: Callable[..., object]
+        self, source: SimNode, life: int, target: SimNode, peer: PeerId | None, done: Callable[..., object]
     ) -> None:
         if not source.up or source.life != life:
             return
@@ -267,12 +267,12 @@ class Network:
         if link is not None:  # both dialled at once: one link is enough
             done(link, "")
             return
-        link = Link(source, target, self.kernel.now)
+        link = SimLink(source, target, self.loop.now)
         source.links[target.peer_id] = target.links[source.peer_id] = link
         self._ping(link)
         done(link, "")
 
-    def break_link(self, link: Link, reason: str, *, tell_a: bool = True, tell_b: bool = True) -> None:
+    def break_link(self, link: SimLink, reason: str, *, tell_a: bool = True, tell_b: bool = True) -> None:
         """The link is gone: both ends hear of it, whoever is still there."""
         if not link.up:
             return
@@ -285,19 +285,19 @@ class Network:
             if tell and here.up and here.life == link.lives[here is link.b]:
                 here.run(here.link_down, link, there, reason)
 
-    def _ping(self, link: Link) -> None:
+    def _ping(self, link: SimLink) -> None:
         """The link measures its round trip: at once, then every so often, whether it is silent or not."""
         if not link.up:
             return
         a, b = link.a, link.b
         if link.whole and not self._cut_sides(link):
             trip = self.delay_s(a, b) + self.delay_s(b, a)
-            self.kernel.at(self.kernel.now + trip, self._ponged, link, trip)
-        self.kernel.at(self.kernel.now + PING_PERIODS * a.settings.link.ping_s, self._ping, link)
+            self.loop.at(self.loop.now + trip, self._ponged, link, trip)
+        self.loop.at(self.loop.now + PING_PERIODS * a.settings.link.ping_s, self._ping, link)
 
-    def _ponged(self, link: Link, trip: float) -> None:
+    def _ponged(self, link: SimLink, trip: float) -> None:
         if link.up:
-            now = self.kernel.now
+            now = self.loop.now
             link.a.run(link.a.round_trip, link.b.peer_id, trip + max(0.0, link.b.cpu_until - now))
             link.b.run(link.b.round_trip, link.a.peer_id, trip + max(0.0, link.a.cpu_until - now))
             for side, peer in enumerate((link.a, link.b)):

@@ -41,17 +41,17 @@ from protocol.settings import NodeSettings
 from protocol.statements.adverts import Advert, Load
 from protocol.statements.keys import Ed25519Signer
 from protocol.wire.messages import Digest, Doubt, NodeMessage, Records, decode
-from simulations.rng_streams import dice
+from simulations.rng_streams import rng_stream
 from simulations.sim.cpu_costs import Costs
 from simulations.sim.machines import Machine
 from simulations.sim.message_sizes import message_bytes
-from simulations.sim.network import Link, Network
-from simulations.sim.saved_state import Written, emptied
+from simulations.sim.network import Network, SimLink
+from simulations.sim.saved_state import SavedState, emptied
 
 if TYPE_CHECKING:
     from protocol.statements.versions import MarkTable
     from simulations.sim.entry import Entry
-    from simulations.sim.job_log import Recorder
+    from simulations.sim.job_log import JobLog
     from simulations.sim.worker import Worker
 
 #: The true Unix time at which every run starts.
@@ -68,7 +68,7 @@ MOST_INBOUND: Final = 192
 MOST_OF_GROUP: Final = 32
 
 
-class Peer:
+class SimNode:
     """See the module's docstring."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Peer:
         settings: NodeSettings,
         network: Network,
         costs: Costs,
-        recorder: Recorder,
+        job_log: JobLog,
         seed: int,
     ) -> None:
         self.index = index
@@ -88,9 +88,9 @@ class Peer:
         self.machine = machine
         self.settings = settings
         self.network = network
-        self.kernel = network.kernel
+        self.loop = network.loop
         self.costs = costs
-        self.recorder = recorder
+        self.job_log = job_log
         self.seed = seed
         self.signer = Ed25519Signer(key)
         self.peer_id: PeerId = self.signer.peer_id
@@ -118,17 +118,17 @@ class Peer:
         self.cpu_until = self.up_until = self.down_until = 0.0
         self.cpu_s = 0.0
         self.up_bytes_s, self.down_bytes_s = machine.up_bytes_s, machine.down_bytes_s
-        self.links: dict[PeerId, Link] = {}
+        self.links: dict[PeerId, SimLink] = {}
         self.bytes_up = self.messages_up = self.gossip_bytes = 0
         self.advert: Advert | None = None
         #: The die of the decisions at this entry.
-        self.entry_dice = dice(seed, "decisions", index)
+        self.entry_dice = rng_stream(seed, "decisions", index)
         self.penalties: dict[PeerId, list[tuple[float, int]]] = {}
         #: Peers and addresses, and until when they are refused.
         self.banned: dict[PeerId | str, float] = {}
         self._timers: dict[TimerKey, float] = {}
         self._backlog: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
-        self._dialling: dict[PeerId | tuple[str, ...], list[Callable[[Link | None], object]]] = {}
+        self._dialling: dict[PeerId | tuple[str, ...], list[Callable[[SimLink | None], object]]] = {}
         self._load: Load | None = None
         self._queries = 0
         self._finding: dict[int, Callable[[Found], object]] = {}
@@ -141,17 +141,17 @@ class Peer:
         """A daemon starts on this machine, for the first time or again."""
         self.life += 1
         self.up, self.vanished = True, False
-        self.cpu_until = self.kernel.now
+        self.cpu_until = self.loop.now
         marks, known, inc = self._kept
         self.inc = max(inc + 1, int(self.wall()))
-        rng = dice(self.seed, f"node-{self.life}", self.index)
+        rng = rng_stream(self.seed, f"node-{self.life}", self.index)
         self.node = Node(self.signer, self.settings, rng, self.inc, seeds, known=known, marks=marks)
-        self.perform(self.node.start(self.kernel.now, self.wall()))
+        self.perform(self.node.start(self.loop.now, self.wall()))
         self.advertise(self.make_advert())
         if self.worker is not None:
             self.worker.resume()
-        self.kernel.at(self.kernel.now + rng.uniform(0.0, LOAD_EVERY_S), self._report, self.life)
-        self.kernel.at(self.kernel.now + rng.uniform(0.0, IDLE_S), self._close_idle, self.life)
+        self.loop.at(self.loop.now + rng.uniform(0.0, LOAD_EVERY_S), self._report, self.life)
+        self.loop.at(self.loop.now + rng.uniform(0.0, IDLE_S), self._close_idle, self.life)
 
     def stop(self, *, silently: bool, forgets: bool = False) -> None:
         """The process ends; ``silently``: the machine with it, so that nobody is told."""
@@ -162,7 +162,7 @@ class Peer:
             self._kept = ({}, (), 0)
         self.node = emptied(self.node, self.signer, self.entry_dice)
         self.up, self.vanished = False, silently
-        self.recorder.died_at[self.peer_id] = self.kernel.now
+        self.job_log.died_at[self.peer_id] = self.loop.now
         self._timers.clear()
         self._backlog.clear()
         self._dialling.clear()
@@ -173,8 +173,8 @@ class Peer:
             if silently:
                 self.network.block(link)
             else:
-                reset_at = self.kernel.now + self.network.delay_s(self, link.other(self))
-                self.kernel.at(reset_at, self.network.break_link, link, "reset")
+                reset_at = self.loop.now + self.network.delay_s(self, link.other(self))
+                self.loop.at(reset_at, self.network.break_link, link, "reset")
         self.links.clear()
         if self.entry is not None:
             self.entry.crashed()
@@ -187,7 +187,7 @@ class Peer:
             known = tuple(
                 (record.peer, record.advert.addrs) for record in self.node.view.records()[1:65] if record.advert
             )
-            self._kept = (Written(self.node.export_marks()), known, self.inc)
+            self._kept = (SavedState(self.node.export_marks()), known, self.inc)
 
     def sizes(self) -> dict[str, int]:
         """How much it holds that must not grow without bound."""
@@ -202,7 +202,7 @@ class Peer:
         """Say goodbye, then go."""
         if self.up:
             self.feed(Leave())
-            self.kernel.at(self.kernel.now + 0.5, self._left, self.life)
+            self.loop.at(self.loop.now + 0.5, self._left, self.life)
 
     def _left(self, life: int) -> None:
         if life == self.life:
@@ -210,37 +210,37 @@ class Peer:
 
     def wall(self) -> float:
         """Unix seconds by this machine's clock."""
-        return WALL + self.kernel.now + self.wall_error
+        return WALL + self.loop.now + self.wall_error
 
     # --- the processor -------------------------------------------------------------------------------------------
 
     def run(self, act: Callable[..., object], *args: Any) -> None:
         """Do something here, now or when the processor is free; a process that has ended does nothing."""
-        now = self.kernel.now
+        now = self.loop.now
         if not self.up:
             return
         if self._backlog or self.cpu_until > now:
             self._backlog.append((act, args))
             if len(self._backlog) == 1:
-                self.kernel.at(self.cpu_until, self._work, self.life)
+                self.loop.at(self.cpu_until, self._work, self.life)
         else:
             act(*args)
 
     def _work(self, life: int) -> None:
         if life != self.life or not self.up:
             return
-        now, backlog = self.kernel.now, self._backlog
+        now, backlog = self.loop.now, self._backlog
         while backlog and self.cpu_until <= now:
             act, args = backlog.pop(0)
             act(*args)
         if backlog:
-            self.kernel.at(self.cpu_until, self._work, life)
+            self.loop.at(self.cpu_until, self._work, life)
 
     def spend(self, seconds: float) -> None:
         """Processor time for what is being done."""
         seconds *= self.slowness
         self.cpu_s += seconds
-        self.cpu_until = max(self.cpu_until, self.kernel.now) + seconds
+        self.cpu_until = max(self.cpu_until, self.loop.now) + seconds
 
     @property
     def backlog(self) -> int:
@@ -252,7 +252,7 @@ class Peer:
     def feed(self, event: Event) -> None:
         """An event of this node itself: taken at once."""
         if self.up:
-            self.perform(self.node.handle(event, self.kernel.now, self.wall()))
+            self.perform(self.node.handle(event, self.loop.now, self.wall()))
 
     def perform(self, effects: list[Effect]) -> None:
         """Do what the node asks for."""
@@ -272,7 +272,7 @@ class Peer:
             elif isinstance(effect, Penalise):
                 self._penalise(effect)
             elif isinstance(effect, PeerState):
-                self.recorder.state(self, effect)
+                self.job_log.state(self, effect)
 
     def send(self, peer: PeerId, message: NodeMessage) -> None:
         """One message on channel 0; nothing happens if there is no link."""
@@ -299,11 +299,11 @@ class Peer:
     def received(self, peer: PeerId, message: NodeMessage, size: int = 0) -> None:
         """A message arrived and the processor is free for it."""
         if not self.up:
-            self.recorder.violations.append(f"I4: node {self.index} is down and was given a message")
+            self.job_log.violations.append(f"I4: node {self.index} is down and was given a message")
             return
         counts = self.node.gossip.counts
         checked = counts.records_new + counts.forged + counts.impostors + counts.equivocations
-        effects = self.node.handle(Received(peer, message), self.kernel.now, self.wall())
+        effects = self.node.handle(Received(peer, message), self.loop.now, self.wall())
         costs = self.costs
         half = (costs.message_s + size * costs.byte_s) / 2
         if type(message) is Records:
@@ -328,7 +328,7 @@ class Peer:
 
     def _set_timer(self, key: TimerKey, at: float) -> None:
         self._timers[key] = at
-        self.kernel.at(at, self._fire, self.life, key, at)
+        self.loop.at(at, self._fire, self.life, key, at)
 
     def _fire(self, life: int, key: TimerKey, at: float) -> None:
         if life == self.life and self._timers.get(key) == at:
@@ -337,26 +337,26 @@ class Peer:
 
     def _fired(self, life: int, key: TimerKey) -> None:
         if life != self.life:
-            self.recorder.violations.append(f"I4: a timer {key} of life {life} fired in life {self.life}")
-        self.perform(self.node.handle(TimerFired(key), self.kernel.now, self.wall()))
+            self.job_log.violations.append(f"I4: a timer {key} of life {life} fired in life {self.life}")
+        self.perform(self.node.handle(TimerFired(key), self.loop.now, self.wall()))
 
     def _penalise(self, effect: Penalise) -> None:
-        self.recorder.penalty(self, effect)
-        now = self.kernel.now
+        self.job_log.penalty(self, effect)
+        now = self.loop.now
         history = self.penalties.setdefault(effect.peer, [])
         history.append((now, effect.points))
         if sum(points for at, points in history if now - at < BAN_S) >= BAN_POINTS:
             del self.penalties[effect.peer]
             self.banned[effect.peer] = now + BAN_S
-            self.recorder.ban(self, effect.peer)
+            self.job_log.ban(self, effect.peer)
             link = self.links.get(effect.peer)
             if link is not None:
                 self.banned[link.other(self).address] = now + BAN_S
                 self.network.break_link(link, "banned")
 
-    def refuses(self, other: Peer) -> bool:
+    def refuses(self, other: SimNode) -> bool:
         """Whether the door stays shut for a peer that has dialled: it is banned, or too many came before it."""
-        now = self.kernel.now
+        now = self.loop.now
         if max(self.banned.get(other.peer_id, 0.0), self.banned.get(other.address, 0.0)) > now:
             return True
         inbound = [link.a.address for link in self.links.values() if link.b is self and link.a is not other]
@@ -371,7 +371,7 @@ class Peer:
         if self.up:
             self._dial(peer, addrs)
 
-    def connect(self, peer: PeerId, addrs: tuple[str, ...], done: Callable[[Link | None], object]) -> None:
+    def connect(self, peer: PeerId, addrs: tuple[str, ...], done: Callable[[SimLink | None], object]) -> None:
         """A link to ``peer``, the one that stands or a new one, given to ``done``; None if there is no way."""
         link = self.links.get(peer)
         if link is not None:
@@ -380,7 +380,7 @@ class Peer:
             self._dial(peer, addrs, done)
 
     def _dial(
-        self, peer: PeerId | None, addrs: tuple[str, ...], done: Callable[[Link | None], object] | None = None
+        self, peer: PeerId | None, addrs: tuple[str, ...], done: Callable[[SimLink | None], object] | None = None
     ) -> None:
         if peer is not None and peer in self.links:
             return
@@ -396,13 +396,15 @@ class Peer:
             self, peer, addrs, lambda link, why, life=self.life: self._dialled(life, peer, addrs, link, why)
         )
 
-    def _dialled(self, life: int, peer: PeerId | None, addrs: tuple[str, ...], link: Link | None, reason: str) -> None:
+    def _dialled(
+        self, life: int, peer: PeerId | None, addrs: tuple[str, ...], link: SimLink | None, reason: str
+    ) -> None:
         if life != self.life or not self.up:
             return
         waiting = self._dialling.pop(addrs if peer is None else peer, [])
-        if link is not None and link.a is self and link.used_at == self.kernel.now == link.arrived[0]:
+        if link is not None and link.a is self and link.used_at == self.loop.now == link.arrived[0]:
             other = link.b
-            if other.refuses(self) or self.banned.get(other.peer_id, 0.0) > self.kernel.now:
+            if other.refuses(self) or self.banned.get(other.peer_id, 0.0) > self.loop.now:
                 self.network.break_link(link, "refused", tell_a=False, tell_b=False)
                 link, reason = None, "refused"
             else:
@@ -416,7 +418,7 @@ class Peer:
         for done in waiting:
             done(link)
 
-    def link_up(self, link: Link, addrs: tuple[str, ...]) -> None:
+    def link_up(self, link: SimLink, addrs: tuple[str, ...]) -> None:
         """A link stands and both ends have said hello."""
         if not link.up:
             return
@@ -426,7 +428,7 @@ class Peer:
         known = (addrs[0], other.addr) if outbound and addrs and addrs[0] != other.addr else other.addrs
         self.feed(LinkUp(other.peer_id, outbound, other.address, known))
 
-    def link_down(self, _link: Link, other: Peer, reason: str) -> None:
+    def link_down(self, _link: SimLink, other: SimNode, reason: str) -> None:
         """A link broke."""
         self.feed(LinkDown(other.peer_id, reason))
         if self.entry is not None:
@@ -442,12 +444,12 @@ class Peer:
     def _close_idle(self, life: int) -> None:
         if life != self.life or not self.up:
             return
-        now = self.kernel.now
+        now = self.loop.now
         for link in list(self.links.values()):
             idle = link.a is self and not link.jobs and now - link.used_at > IDLE_S
-            if idle and not self.node.neighbours.is_standing(link.b.peer_id):
+            if idle and not self.node.overlay.is_standing(link.b.peer_id):
                 self.network.break_link(link, "idle")
-        self.kernel.at(now + IDLE_S / 6, self._close_idle, life)
+        self.loop.at(now + IDLE_S / 6, self._close_idle, life)
 
     # --- what this node says of itself -----------------------------------------------------------------------------
 
@@ -480,7 +482,7 @@ class Peer:
         if load is not self._load:
             self._load = load
             self.run(self.feed, ReportLoad(load))
-        self.kernel.at(self.kernel.now + LOAD_EVERY_S, self._report, life)
+        self.loop.at(self.loop.now + LOAD_EVERY_S, self._report, life)
 
     def make_load(self) -> Load:
         """How busy this node is."""

@@ -16,7 +16,7 @@ from protocol.statements.keys import Signer
 from protocol.statements.versions import MarkTable
 
 
-class Written(Mapping[Key, tuple[int, int, float]]):
+class SavedState(Mapping[Key, tuple[int, int, float]]):
     """A table of marks as on a disk: a sixth of what the table takes, and to be read as a whole."""
 
     __slots__ = ("_incs", "_keys", "_seqs", "_untils")

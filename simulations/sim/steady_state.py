@@ -24,11 +24,11 @@ from protocol.statements.adverts import Provider
 from protocol.statements.envelope import Envelope, statement
 from protocol.statements.keys import ADVERT, LOAD
 from protocol.subnet import network_group
-from simulations.rng_streams import dice, numpy_dice
+from simulations.rng_streams import numpy_rng_stream, rng_stream
 
 if TYPE_CHECKING:
     from simulations.run import World
-    from simulations.sim.node import Peer
+    from simulations.sim.node import SimNode
 
 #: Contacts of a routing table beyond the closest (a table of 10,000 nodes has about ten buckets of 20 in use).
 FAR: Final = 160
@@ -51,19 +51,19 @@ def settle(world: World) -> None:
     _link(world)
 
 
-def _spread_phases(world: World, peer: Peer) -> None:
+def _spread_phases(world: World, peer: SimNode) -> None:
     """Not everybody replaces a neighbour, or asks a seed again, at the same time after a start that never was."""
-    die, rotate_s = dice(world.seed, "rotate", peer.index), peer.settings.neighbours.rotate_s
+    die, rotate_s = rng_stream(world.seed, "rotate", peer.index), peer.settings.neighbours.rotate_s
     peer.postpone(("neighbours", "rotate"), rotate_s * die.random())
-    peer.postpone(("dht", "upkeep"), peer.node.dht._upkeep_s * dice(world.seed, "upkeep", peer.index).random())
-    peer.node.neighbours._seeds = [
+    peer.postpone(("dht", "upkeep"), peer.node.dht._upkeep_s * rng_stream(world.seed, "upkeep", peer.index).random())
+    peer.node.overlay._seeds = [
         _Seed(seed, addrs, next_at=rotate_s * die.random()) for seed, addrs in world.seeds if seed != peer.peer_id
     ]
 
 
-def _stated(world: World, peer: Peer) -> list[Envelope]:
+def _stated(world: World, peer: SimNode) -> list[Envelope]:
     """Its advert and its load, as old as they may be now, due when they are too old."""
-    gossip, die, nodes = peer.node.gossip, dice(world.seed, "phase", peer.index), len(world.peers)
+    gossip, die, nodes = peer.node.gossip, rng_stream(world.seed, "phase", peer.index), len(world.peers)
     own = gossip._own
     own.load = peer.make_load()
     envelopes = []
@@ -77,7 +77,7 @@ def _stated(world: World, peer: Peer) -> list[Envelope]:
 
 
 def _fill_views(world: World, stated: list[list[Envelope]]) -> None:
-    die, room = dice(world.seed, "settle"), world.scenario.node.gossip.view_size
+    die, room = rng_stream(world.seed, "settle"), world.scenario.node.gossip.view_size
     everybody = [envelope for envelopes in stated for envelope in envelopes]
     for peer in world.peers:
         heard = everybody
@@ -93,7 +93,7 @@ def _fill_views(world: World, stated: list[list[Envelope]]) -> None:
 def _fill_dht(world: World) -> None:
     peers, settings = world.peers, world.scenario.node.dht
     numbers = np.array([_leading(peer_key(peer.peer_id)) for peer in peers], np.uint64)
-    die, refreshed = numpy_dice(world.seed, "tables"), dice(world.seed, "refreshed")
+    die, refreshed = numpy_rng_stream(world.seed, "tables"), rng_stream(world.seed, "refreshed")
     for peer in peers:
         near = _closest(numbers, peer_key(peer.peer_id), 2 * settings.k)
         far = die.integers(0, len(peers), min(FAR, len(peers)))
@@ -109,18 +109,18 @@ def _fill_dht(world: World) -> None:
             _place(world, peer, advert, numbers)
         for provider in _providers(peer, settings.provider_ttl_s):
             _place(world, peer, provider, numbers)
-        phase = dice(world.seed, "republish", peer.index).random() * settings.republish_s
+        phase = rng_stream(world.seed, "republish", peer.index).random() * settings.republish_s
         peer.postpone(("node", "publish"), phase)
 
 
-def _providers(peer: Peer, ttl_s: int) -> list[Envelope]:
+def _providers(peer: SimNode, ttl_s: int) -> list[Envelope]:
     assert peer.advert is not None, "whoever has started has advertised"
     keys = [key for offer in peer.advert.models for key in (ModelId(offer.fingerprint), name_key(offer.name))]
     version, addrs = (peer.node.gossip.inc, 0), peer.advert.addrs
     return [statement(peer.signer, Provider(key, addrs), version, peer.wall(), ttl_s) for key in dict.fromkeys(keys)]
 
 
-def _place(world: World, author: Peer, envelope: Envelope, numbers: np.ndarray) -> None:
+def _place(world: World, author: SimNode, envelope: Envelope, numbers: np.ndarray) -> None:
     """Give a statement to those whose keys are closest to where it belongs."""
     key, settings = home_of(envelope), world.scenario.node.dht
     homes: dict[PeerId, int] = {}
@@ -129,7 +129,7 @@ def _place(world: World, author: Peer, envelope: Envelope, numbers: np.ndarray) 
         if home is not author:
             homes[home.peer_id] = as_number(peer_key(home.peer_id)) ^ as_number(key)
             home.node.dht.shelf.put(key, envelope, network_group(author.address), 0.0, float(envelope.ttl))
-    placed = -dice(world.seed, "placed", author.index).random() * settings.republish_s
+    placed = -rng_stream(world.seed, "placed", author.index).random() * settings.republish_s
     author.node.dht._own[key] = _Own(envelope, key, float(envelope.ttl), homes, max(1, len(homes) // 2), placed)
 
 
@@ -150,7 +150,7 @@ def _closest(numbers: np.ndarray, key: bytes, count: int) -> list[int]:
 
 def _link(world: World) -> None:
     """A random regular graph, nearly: everybody dials half as many as it wants."""
-    peers, die = world.peers, dice(world.seed, "links")
+    peers, die = world.peers, rng_stream(world.seed, "links")
     half = max(1, world.scenario.node.neighbours.target // 2)
     spread = world.scenario.topology.join_s
     for peer in peers:
@@ -159,18 +159,18 @@ def _link(world: World) -> None:
         others = die.sample(peers, min(len(peers), half + 1))
         for other in [each for each in others if each is not peer][:half]:
             when = spread * die.random()
-            world.kernel.at(when, peer.perform_dial, other.peer_id, other.addrs)
-        world.kernel.at(spread + 1.0, _joined, peer, peer.life)
-        world.kernel.at(spread + RESTED_S, _rested, peer, peer.life)
+            world.loop.at(when, peer.perform_dial, other.peer_id, other.addrs)
+        world.loop.at(spread + 1.0, _joined, peer, peer.life)
+        world.loop.at(spread + RESTED_S, _rested, peer, peer.life)
 
 
-def _joined(peer: Peer, life: int) -> None:
+def _joined(peer: SimNode, life: int) -> None:
     """It has its links."""
     if peer.up and peer.life == life:
         del peer.node.dht._links[peer.peer_id]
 
 
-def _rested(peer: Peer, life: int) -> None:
+def _rested(peer: SimNode, life: int) -> None:
     """What its links cost is long paid, and what newcomers may cost saved up again."""
     if peer.up and peer.life == life:
         peer.node.gossip._budget.rest()

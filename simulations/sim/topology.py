@@ -28,7 +28,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from simulations.rng_streams import dice
+from simulations.rng_streams import rng_stream
 from simulations.scenario import Topology
 
 Matrix = npt.NDArray[np.float64]
@@ -154,7 +154,7 @@ class Placed:
     def _place(self, last: int) -> None:
         """Put every node up to ``last`` somewhere."""
         for index in range(len(self._places), last + 1):
-            draw = dice(self._seed, "place", index).random()
+            draw = rng_stream(self._seed, "place", index).random()
             self._places.append(min(int(np.searchsorted(self._bounds, draw, "right")), len(self._regions) - 1))
 
 

@@ -28,21 +28,21 @@ from protocol.jobs.admission import (
 )
 from protocol.jobs.cascade_events import (
     Accepted,
-    Beat,
+    AttemptFailed,
     CascadeEvent,
     Completed,
-    Lost,
+    Keepalive,
     Outcome,
     Progress,
     Refused,
     WasBusy,
 )
-from protocol.perf.batch_engine import Batching, BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
+from protocol.perf.batch_engine import BatchEngine, BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
 from protocol.perf.gpu_catalog import shape_of
-from protocol.perf.model_timing import Pace
+from protocol.perf.model_timing import ModelTiming
 from protocol.statements.adverts import Load, ModelOffer, Status
 from protocol.wire.messages import Busy, Refuse
-from simulations.scenario import Engine
+from simulations.scenario import EngineModel
 from simulations.sim.jobs import (
     ACCEPT_BYTES,
     BEAT_BYTES,
@@ -53,23 +53,23 @@ from simulations.sim.jobs import (
     LAST_BYTES,
     PIECE_BYTES,
     REFUSAL_BYTES,
-    Attempt,
     Job,
+    SimAttempt,
 )
 from simulations.sim.machines import Machine
 
 if TYPE_CHECKING:
-    from simulations.sim.node import Peer
+    from simulations.sim.node import SimNode
 
 
 class Worker:
     """See the module's docstring.  ``broken`` engines take jobs and never answer; the number is that of the reasons."""
 
-    def __init__(self, peer: Peer, settings: Engine) -> None:
+    def __init__(self, peer: SimNode, settings: EngineModel) -> None:
         self.peer = peer
-        self.kernel = peer.kernel
+        self.loop = peer.loop
         self.paces = paces_of(peer.machine)
-        self.engine = Batching(
+        self.engine = BatchEngine(
             self.paces,
             slots=peer.machine.slots,
             resident=[offer.name for offer in peer.machine.resident],
@@ -78,9 +78,9 @@ class Worker:
             exact=settings.exact,
         )
         self._admission = Admission(peer.settings.admission, max(1, peer.machine.slots))
-        self._tasks: dict[int, Attempt] = {}
+        self._tasks: dict[int, SimAttempt] = {}
         #: Attempts on their way here, or waiting for a dial; nobody is told of them but the omniscient.
-        self.coming: dict[int, Attempt] = {}
+        self.coming: dict[int, SimAttempt] = {}
         self._wake_at = math.inf
         #: Between the first token and the last what was made is told together, as often as a daemon would say BEAT:
         #: told more rarely, a slow link makes a silence of it that the entry does not allow.
@@ -108,7 +108,7 @@ class Worker:
     def load(self) -> Load:
         """The engine's load with the jobs held back here; the same object while nothing has changed."""
         if self._load is None or self._stale or self._tasks:
-            load = self.engine.load(self.kernel.now)
+            load = self.engine.load(self.loop.now)
             if self._admission.waiting:
                 waiting = load.waiting + self._admission.waiting
                 load = msgspec.structs.replace(load, waiting=waiting, status=int(Status.BUSY))
@@ -131,7 +131,7 @@ class Worker:
         """When the engine is looked at next."""
         return self._wake_at
 
-    def tasks(self) -> Iterable[Attempt]:
+    def tasks(self) -> Iterable[SimAttempt]:
         """The attempts that are here."""
         return self._tasks.values()
 
@@ -141,7 +141,7 @@ class Worker:
 
     # --- from the entry ------------------------------------------------------------------------------------------
 
-    def requested(self, attempt: Attempt) -> None:
+    def requested(self, attempt: SimAttempt) -> None:
         """A job came, its request with it."""
         peer = self.peer
         peer.spend(peer.costs.job_worker_s)
@@ -149,7 +149,7 @@ class Worker:
         attempt.worker_life = peer.life
         peer.run(self._arrived, attempt)  # when the processor has done that
 
-    def _arrived(self, attempt: Attempt) -> None:
+    def _arrived(self, attempt: SimAttempt) -> None:
         peer, job = self.peer, attempt.job
         self.coming.pop(attempt.number, None)
         if attempt.over or (attempt.entry is not peer and attempt.entry.peer_id not in peer.links):
@@ -163,12 +163,12 @@ class Worker:
         self._tasks[attempt.number] = attempt
         self._feed(Arrived(attempt.number, source, job.prompt_tokens, job.streamed))
 
-    def cancelled(self, attempt: Attempt) -> None:
+    def cancelled(self, attempt: SimAttempt) -> None:
         """The entry does not want it any more."""
         if not attempt.over:
             self._leave(attempt)
 
-    def link_down(self, other: Peer) -> None:
+    def link_down(self, other: SimNode) -> None:
         """Whatever the peer wanted, nobody can give it to him."""
         for attempt in [attempt for attempt in self._tasks.values() if attempt.entry is other]:
             self._leave(attempt)
@@ -177,7 +177,7 @@ class Worker:
         """The process is gone, and the engine with it."""
         for attempt in list(self._tasks.values()):
             attempt.over = True
-            self.engine.cancel(attempt.number, self.kernel.now)
+            self.engine.cancel(attempt.number, self.loop.now)
         self._tasks.clear()
         self._admission = Admission(self.peer.settings.admission, max(1, self.peer.machine.slots))
         self._wake_at = math.inf
@@ -187,7 +187,7 @@ class Worker:
 
     def _feed(self, event: AdmissionEvent) -> None:
         self._stale = True
-        for effect in self._admission.handle(event, self.kernel.now):
+        for effect in self._admission.handle(event, self.loop.now):
             if isinstance(effect, Admit):
                 attempt = self._tasks[effect.job]
                 self._accept(attempt, effect.promise_s)
@@ -197,35 +197,35 @@ class Worker:
             elif isinstance(effect, TurnAway):
                 self._turn_away(self._tasks.pop(effect.job), effect.message)
 
-    def _accept(self, attempt: Attempt, promise_s: float) -> None:
+    def _accept(self, attempt: SimAttempt, promise_s: float) -> None:
         if attempt.accepted_at is None:
-            attempt.accepted_at = self.kernel.now
+            attempt.accepted_at = self.loop.now
             self._say(attempt, ACCEPT_BYTES, Accepted(self.peer.peer_id, round(1000 * promise_s) / 1000))
-            self.kernel.at(self.kernel.now + self._tell_s, self._tell, attempt)
+            self.loop.at(self.loop.now + self._tell_s, self._tell, attempt)
 
-    def _turn_away(self, attempt: Attempt, message: Busy | Refuse) -> None:
+    def _turn_away(self, attempt: SimAttempt, message: Busy | Refuse) -> None:
         attempt.over = True
         if isinstance(message, Busy):
             self._say(attempt, REFUSAL_BYTES, WasBusy(self.peer.peer_id, message.retry_ms / 1000))
         else:
             self._say(attempt, REFUSAL_BYTES, Refused(self.peer.peer_id, message))
 
-    def _leave(self, attempt: Attempt) -> None:
+    def _leave(self, attempt: SimAttempt) -> None:
         attempt.over = True
         if self._tasks.pop(attempt.number, None) is not None:
-            self._perform(self.engine.cancel(attempt.number, self.kernel.now))
+            self._perform(self.engine.cancel(attempt.number, self.loop.now))
             self._feed(Left(attempt.number))
 
     # --- the engine ----------------------------------------------------------------------------------------------
 
-    def _begin(self, attempt: Attempt) -> None:
+    def _begin(self, attempt: SimAttempt) -> None:
         job = attempt.job
         self.executions += 1
-        attempt.begun_at = self.kernel.now
-        self.peer.recorder.execution(attempt)
+        attempt.begun_at = self.loop.now
+        self.peer.job_log.execution(attempt)
         assert attempt.model is not None, "what has begun was not refused"
         work = Work(attempt.number, attempt.model, job.prompt_tokens, attempt.truth.output_tokens, blocks=job.blocks)
-        self._perform(self.engine.submit(work, self.kernel.now))
+        self._perform(self.engine.submit(work, self.loop.now))
 
     def _perform(self, effects: list[BatchingEffect]) -> None:
         self._stale = True
@@ -234,7 +234,7 @@ class Worker:
             if isinstance(effect, WakeAt):
                 self._wake_at = effect.at
                 if effect.at < math.inf:
-                    self.kernel.at(effect.at, self._wake, self.peer.life, effect.at)
+                    self.loop.at(effect.at, self._wake, self.peer.life, effect.at)
         for effect in effects:
             match effect:
                 case FirstToken(number):
@@ -249,32 +249,32 @@ class Worker:
     def _wake(self, life: int, at: float) -> None:
         if life == self.peer.life and at == self._wake_at and self.peer.up:
             self._wake_at = math.inf
-            self._perform(self.engine.timer(self.kernel.now))
+            self._perform(self.engine.timer(self.loop.now))
 
     def throttle(self, share: float, why: object = None) -> None:
         """The GPU runs at so much of its speed from now on; what other reasons take comes on top."""
         self._throttles.pop(why, None)
         if share != 1.0:
             self._throttles[why] = share
-        self._perform(self.engine.throttle(math.prod(self._throttles.values()), self.kernel.now))
+        self._perform(self.engine.throttle(math.prod(self._throttles.values()), self.loop.now))
 
     def engine_crashed(self) -> None:
         """The engine breaks down: what runs has failed, what was in its memory is loaded again."""
         for attempt in list(self._tasks.values()):
             self.fail(attempt, "the engine broke down")
         for offer in self.peer.machine.resident:
-            self._perform(self.engine.evict(offer.name, self.kernel.now))
-            self._perform(self.engine.wake(offer.name, self.kernel.now))
+            self._perform(self.engine.evict(offer.name, self.loop.now))
+            self._perform(self.engine.wake(offer.name, self.loop.now))
 
     def resume(self) -> None:
         """Look at the engine again: something about it was changed from outside."""
-        self._perform(self.engine.timer(self.kernel.now))
+        self._perform(self.engine.timer(self.loop.now))
 
     def _first(self, number: int) -> None:
         attempt = self._tasks.get(number)
         if attempt is None or self.broken:
             return
-        attempt.first_at = self.kernel.now
+        attempt.first_at = self.loop.now
         if attempt.job.streamed:
             attempt.sent = 1
             self.peer.spend(self.peer.costs.token_worker_s)
@@ -288,7 +288,7 @@ class Worker:
         del self._tasks[number]
         attempt.over = True
         assert attempt.begun_at is not None, "what has ended was begun"
-        self._job_s += NEWEST * (self.kernel.now - attempt.begun_at - self._job_s)
+        self._job_s += NEWEST * (self.loop.now - attempt.begun_at - self._job_s)
         rest = attempt.truth.output_tokens - attempt.sent
         self._feed(Left(number))
         self.finish(attempt, rest)
@@ -298,19 +298,19 @@ class Worker:
 
         Those on their way count as if they were here: most will be when the job is.
         """
-        load, machine = self.engine.load(self.kernel.now), self.peer.machine
+        load, machine = self.engine.load(self.loop.now), self.peer.machine
         if not load.clock_percent:
             return math.inf
-        pace = self.paces[job.model]
+        timing = self.paces[job.model]
         before = load.queued_prefill_tokens + sum(attempt.job.prompt_tokens for attempt in self.coming.values())
-        wait = pace.read_s(job.prompt_tokens + before) * 100 / load.clock_percent
-        wait += pace.load_s(int(self.engine.state_of(job.model)))
+        wait = timing.read_s(job.prompt_tokens + before) * 100 / load.clock_percent
+        wait += timing.load_s(int(self.engine.state_of(job.model)))
         over = self._admission.waiting + load.waiting + max(0, load.running + len(self.coming) + 1 - machine.slots)
         if over > 0:
             wait += over * self._job_s / machine.slots
         return wait
 
-    def finish(self, attempt: Attempt, rest: int) -> None:
+    def finish(self, attempt: SimAttempt, rest: int) -> None:
         """Say the rest of the answer and its signed end."""
         me = self.peer.peer_id
         if not attempt.job.streamed:
@@ -320,23 +320,23 @@ class Worker:
             self._say(attempt, rest * PIECE_BYTES + LAST_BYTES, Progress(me, max(1, rest)))
         self._say(attempt, END_BYTES, Completed(me))
 
-    def _tell(self, attempt: Attempt) -> None:
+    def _tell(self, attempt: SimAttempt) -> None:
         """What was made since the last time, or that we are still there."""
         if attempt.over or attempt.worker_life != self.peer.life or not self.peer.up:
             return
-        made = int(self.engine.tokens(attempt.number, self.kernel.now)) if attempt.first_at is not None else 0
+        made = int(self.engine.tokens(attempt.number, self.loop.now)) if attempt.first_at is not None else 0
         fresh = made - attempt.sent
         if attempt.job.streamed and attempt.sent and fresh > 0 and not self.broken:
             attempt.sent = made
             self.peer.spend(fresh * self.peer.costs.token_worker_s)
             self._say(attempt, fresh * PIECE_BYTES, Progress(self.peer.peer_id, fresh))
         else:
-            self._say(attempt, BEAT_BYTES, Beat(self.peer.peer_id))
-        self.kernel.at(self.kernel.now + self._tell_s, self._tell, attempt)
+            self._say(attempt, BEAT_BYTES, Keepalive(self.peer.peer_id))
+        self.loop.at(self.loop.now + self._tell_s, self._tell, attempt)
 
     # --- to the entry --------------------------------------------------------------------------------------------
 
-    def _say(self, attempt: Attempt, size: int, event: CascadeEvent) -> None:
+    def _say(self, attempt: SimAttempt, size: int, event: CascadeEvent) -> None:
         peer, asker = self.peer, attempt.entry
         assert asker.entry is not None, "who asks has an entry"
         if asker is peer:
@@ -346,17 +346,17 @@ class Worker:
         if link is not None:
             peer.network.carry(link, peer, size, asker.entry.heard, attempt, event)
 
-    def fail(self, attempt: Attempt, detail: str) -> None:
+    def fail(self, attempt: SimAttempt, detail: str) -> None:
         """The engine broke off."""
         self._leave(attempt)
-        self._say(attempt, REFUSAL_BYTES, Lost(self.peer.peer_id, Outcome.FAILED, detail))
+        self._say(attempt, REFUSAL_BYTES, AttemptFailed(self.peer.peer_id, Outcome.FAILED, detail))
 
 
-def paces_of(machine: Machine) -> dict[str, Pace]:
+def paces_of(machine: Machine) -> dict[str, ModelTiming]:
     """How fast each model runs on a machine: as its GPU, less or more by what nobody is told."""
     assert machine.gpu is not None, "an engine needs something to run on"
     return {
-        offer.name: Pace(
+        offer.name: ModelTiming(
             machine.gpu, shape_of(offer.name, offer.params_b), offer.quantization, efficiency=machine.efficiency
         )
         for offer in machine.offers

@@ -17,7 +17,7 @@ from itertools import chain
 
 import numpy as np
 
-from simulations.rng_streams import numpy_dice
+from simulations.rng_streams import numpy_rng_stream
 from simulations.scenario import Workload
 from simulations.workload.arrivals import BLOCK, Floats
 
@@ -26,16 +26,16 @@ def times(workload: Workload, seed: int, rate_per_s: float, until_s: float) -> I
     """Blocks of times in order, all before ``until_s``."""
     if rate_per_s <= 0:
         return iter(())
-    generator = numpy_dice(seed, "arrivals times")
+    generator = numpy_rng_stream(seed, "arrivals times")
     if workload.kind == "bursty":
         return _until(gamma_gaps(generator, workload.cv, BLOCK), 1 / rate_per_s, until_s)
     if workload.kind == "diurnal":
         peak = rate_per_s * (1 + workload.swing)
-        thin = numpy_dice(seed, "arrivals thinning")
+        thin = numpy_rng_stream(seed, "arrivals thinning")
         return _kept(_until(_exponential(generator), 1 / peak, until_s), thin, lambda at: _day(workload, at))
     if workload.kind == "flash":
         peak = rate_per_s * max(1.0, workload.flash_factor)
-        thin = numpy_dice(seed, "arrivals thinning")
+        thin = numpy_rng_stream(seed, "arrivals thinning")
         return _kept(_until(_exponential(generator), 1 / peak, until_s), thin, lambda at: _flash(workload, at))
     return _until(_exponential(generator), 1 / rate_per_s, until_s)
 

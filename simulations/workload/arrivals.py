@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from simulations.rng_streams import numpy_dice
+from simulations.rng_streams import numpy_rng_stream
 from simulations.scenario import Lengths, Scenario
 from simulations.workload.popularity import shares
 
@@ -71,10 +71,10 @@ class Callers:
         self._after = np.cumsum(shares(models, turned=True))
         self._shift_at_s = models.shift_at_s or np.inf
         self._streamed = scenario.workload.streamed
-        self._models = numpy_dice(seed, "arrivals models")
-        self._entries = numpy_dice(seed, "arrivals entries")
-        self._limits = numpy_dice(seed, "arrivals limits")
-        self._streams = numpy_dice(seed, "arrivals streams")
+        self._models = numpy_rng_stream(seed, "arrivals models")
+        self._entries = numpy_rng_stream(seed, "arrivals entries")
+        self._limits = numpy_rng_stream(seed, "arrivals limits")
+        self._streams = numpy_rng_stream(seed, "arrivals streams")
 
     def models(self, at: Floats, draws: Floats | None = None) -> Ints:
         """Places in the catalogue of what is asked for at these times."""

@@ -20,7 +20,7 @@ from typing import Final
 
 import numpy as np
 
-from simulations.rng_streams import numpy_dice
+from simulations.rng_streams import numpy_rng_stream
 from simulations.scenario import Scenario
 from simulations.workload.arrivals import Arrival, Callers, drawn
 
@@ -57,8 +57,8 @@ class _Book:
     def __init__(self, scenario: Scenario, seed: int, rate_per_s: float) -> None:
         workload = scenario.workload
         self._callers = Callers(scenario, seed)
-        self._dice = numpy_dice(seed, "arrivals sessions")
-        self._words = numpy_dice(seed, "arrivals lengths")
+        self._dice = numpy_rng_stream(seed, "arrivals sessions")
+        self._words = numpy_rng_stream(seed, "arrivals lengths")
         self._workload = workload
         self._turns = max(1.0, workload.turns)
         self._gap_s = self._turns / rate_per_s

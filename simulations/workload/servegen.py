@@ -28,7 +28,7 @@ from typing import Final
 
 import numpy as np
 
-from simulations.rng_streams import numpy_dice
+from simulations.rng_streams import numpy_rng_stream
 from simulations.scenario import Scenario
 from simulations.workload.arrival_process import gamma_gaps
 from simulations.workload.arrivals import BLOCK, Arrival, Callers, Floats, Ints, Wanted
@@ -127,7 +127,7 @@ def _expected(windows: int, seed: int) -> Floats:
     known = clients()
     rate = np.array([client.rate_per_s for client in known])
     active = np.array([client.active for client in known])
-    draws = numpy_dice(seed, "arrivals clients").random((windows, len(known))).T
+    draws = numpy_rng_stream(seed, "arrivals clients").random((windows, len(known))).T
     asked = np.where(draws < active[:, None], (rate / active)[:, None], 0.0)
     for model, series in rates().items():
         mine = np.array([client.model == model for client in known])
@@ -140,7 +140,7 @@ def _expected(windows: int, seed: int) -> Floats:
 
 def _requests(client: Client, expected: Floats, edges: Floats, seed: int, place: int) -> tuple[Floats, Ints, Ints]:
     """Times and lengths of one client that is expected to ask so often in each window."""
-    generator = numpy_dice(seed, "arrivals client", place)
+    generator = numpy_rng_stream(seed, "arrivals client", place)
     passed = np.concatenate(([0.0], np.cumsum(expected)))
     due: list[Floats] = []
     done = 0.0

@@ -33,7 +33,7 @@ from typing import Final
 
 import numpy as np
 
-from simulations.rng_streams import dice
+from simulations.rng_streams import rng_stream
 from simulations.scenario import Scenario
 from simulations.workload.arrivals import BLOCK, Arrival, Callers, Floats, Ints, mixed
 
@@ -300,7 +300,7 @@ class _Replay:
         self._copies = math.ceil(copies - 1e-9)
         #: Share of the conversations of the last copy.
         self._last = copies - (self._copies - 1)
-        die = dice(seed, "arrivals copies")
+        die = rng_stream(seed, "arrivals copies")
         self._starts = [0.0] + [die.random() * trace.span_s for _ in range(self._copies - 1)]
         self._salts = [die.getrandbits(64) for _ in range(3)]
         self._callers = Callers(scenario, seed)

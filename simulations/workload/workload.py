@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from simulations.rng_streams import numpy_dice
+from simulations.rng_streams import numpy_rng_stream
 from simulations.scenario import Scenario
 from simulations.workload.arrival_process import times
 from simulations.workload.arrivals import Arrival, Callers, Wanted, drawn
@@ -39,7 +39,7 @@ def arrivals(scenario: Scenario, seed: int, rate_per_s: float) -> Iterator[Arriv
 
 def _independent(scenario: Scenario, seed: int, rate_per_s: float) -> Iterator[Arrival]:
     callers = Callers(scenario, seed)
-    prompts, answers = numpy_dice(seed, "arrivals prompts"), numpy_dice(seed, "arrivals answers")
+    prompts, answers = numpy_rng_stream(seed, "arrivals prompts"), numpy_rng_stream(seed, "arrivals answers")
     for at in times(scenario.workload, seed, rate_per_s, scenario.duration_s):
         prompt = drawn(scenario.workload.prompt, prompts, len(at))
         output = drawn(scenario.workload.output, answers, len(at))

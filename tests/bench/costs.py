@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from p2pnode.cli.processes import Child, Fleet
+from p2pnode.cli.processes import Fleet, NodeProcess
 from protocol.events import LinkUp, Received
 from protocol.node import Node
 from protocol.routing.policies import DEFAULT
@@ -30,7 +30,7 @@ from protocol.statements.adverts import Load
 from protocol.statements.envelope import Envelope, statement
 from protocol.wire.messages import RECORDS, Digest, NodeMessage, Records, decode, encode, kind_of
 from simulations.sim.cpu_costs import Costs, Measured, Provenance, text_of
-from tests.bench.decisions import MODEL, crowd
+from tests.bench.decisions import MODEL, table
 from tests.bench.load import Target, read_head, read_rest
 from tests.bench.network import ROOT, cpu_seconds, target_of, wait_for_model
 from tests.bench.row import Row
@@ -57,8 +57,8 @@ def node_with_links() -> Node:
     for number in range(1, LINKS + 1):
         peer = signer_of(number).peer_id
         node.handle(LinkUp(peer, True, f"198.18.{number}.1"), NOW, WALL)
-        node.neighbours._links[peer].chosen = node.neighbours._links[peer].standing = True
-    node.gossip.stand(node.neighbours.standing())
+        node.overlay._links[peer].chosen = node.overlay._links[peer].standing = True
+    node.gossip.stand(node.overlay.standing())
     first = [statement(signer_of(i), advert_of(i, ""), (1, 1), WALL, 3600) for i in range(1, AUTHORS + 1)]
     node.gossip.learn(first, NOW)
     return node
@@ -124,7 +124,7 @@ def decisions() -> tuple[float, float]:
     """``(fixed, per peer)``: a line through the medians at 10 and at 1,000 peers."""
     query, rng, medians = JobQuery(MODEL, prompt_tokens=500, max_tokens=200), random.Random(2), []
     for peers in (10, 1000):
-        decide = functools.partial(rank, crowd(peers), query, DEFAULT, rng, 1.0)
+        decide = functools.partial(rank, table(peers), query, DEFAULT, rng, 1.0)
         medians.append(statistics.median(timed(decide) for _ in range(400)))
     slope = max(0.0, (medians[1] - medians[0]) / 990)
     return medians[0] - 10 * slope, slope
@@ -168,7 +168,7 @@ def jobs(folder: Path) -> dict[str, float]:
     }
 
 
-def _job_and_token(target: Target, node: Child) -> tuple[float, float]:
+def _job_and_token(target: Target, node: NodeProcess) -> tuple[float, float]:
     """Seconds of one process for a job without tokens and for a token: two points and the line through them."""
     lines = []
     for _ in range(3):

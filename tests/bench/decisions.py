@@ -21,7 +21,7 @@ DECISIONS = 400
 MODEL = "llama-3.1-8b-instruct"
 
 
-def crowd(peers: int) -> PeerView:
+def table(peers: int) -> PeerView:
     """A view of that many peers, every GPU of the table, all of them with the model."""
     rng = random.Random(1)
     names = sorted(gpu_names())
@@ -41,7 +41,7 @@ def crowd(peers: int) -> PeerView:
 
 def decide(_: Path) -> list[Row]:
     """Median time of one decision, the slowest policy quoted."""
-    view, rng = crowd(PEERS), random.Random(2)
+    view, rng = table(PEERS), random.Random(2)
     query = JobQuery(MODEL, prompt_tokens=500, max_tokens=200)
     medians = {}
     for policy in POLICIES:

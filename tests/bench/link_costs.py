@@ -16,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-from p2pnode.swarm.connection_limiter import DoorSettings
+from p2pnode.swarm.connection_limiter import AcceptLimits
 from p2pnode.swarm.libp2p import Libp2pNet
 from p2pnode.swarm.net import LinkBroken
 from p2pnode.swarm.peerlink import PeerLink
@@ -50,7 +50,7 @@ async def serve(link: PeerLink, owner: Owner) -> None:
 
 
 async def worker() -> None:
-    net = Libp2pNet(b"w" * 32, ["/ip4/127.0.0.1/tcp/0"], door=DoorSettings(loopback_exempt=True))
+    net = Libp2pNet(b"w" * 32, ["/ip4/127.0.0.1/tcp/0"], limiter=AcceptLimits(loopback_exempt=True))
     async with trio.open_nursery() as nursery:
         await nursery.start(net.run)
         print(net.addrs()[0], flush=True)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from p2pnode.cli.processes import Child, Fleet, until
+from p2pnode.cli.processes import Fleet, NodeProcess, until
 from tests.bench.load import Target, first_token_times, requests_per_second, tokens_per_second
 from tests.bench.row import Row
 from tests.bench.upstream import MODEL
@@ -44,16 +44,16 @@ def upstream() -> Iterator[Target]:
         yield Target(f"http://127.0.0.1:{int(process.stdout.readline())}/v1", "none", MODEL)
 
 
-def attached(fleet: Fleet, name: str, server: Target) -> Child:
+def attached(fleet: Fleet, name: str, server: Target) -> NodeProcess:
     """A node in front of ``server``."""
     return fleet.node(name, "--engine", "openai", "--engine-url", server.base_url).wait_ready()
 
 
-def target_of(node: Child) -> Target:
+def target_of(node: NodeProcess) -> Target:
     return Target(str(node.ready["api"]), Path(node.ready["key_file"]).read_text().strip(), MODEL)
 
 
-def wait_for_model(node: Child) -> None:
+def wait_for_model(node: NodeProcess) -> None:
     """Until the node knows somebody who offers the model."""
 
     def look() -> bool:
@@ -153,7 +153,7 @@ def requests(folder: Path) -> list[Row]:
     return [Row("requests/s to its own engine", "≥ 6 × litellm", f"{ratio:.1f} ×", ratio >= 6, how)]
 
 
-def cpu_seconds(node: Child) -> float:
+def cpu_seconds(node: NodeProcess) -> float:
     """CPU used so far by a node's process (Linux; else 0)."""
     try:
         fields = Path(f"/proc/{node.process.pid}/stat").read_text().rsplit(")", 1)[1].split()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from simulations.event_loop import Kernel
+from simulations.event_loop import EventLoop
 from simulations.experiment.loading import find, load
 from simulations.run import World
 from tests.bench.row import Row
@@ -25,16 +25,16 @@ def simulate(_: Path) -> list[Row]:
 
 
 def _empty_events() -> Row:
-    kernel = Kernel()
+    loop = EventLoop()
 
     def again() -> None:
-        kernel.at(kernel.now + 1.0, again)
+        loop.at(loop.now + 1.0, again)
 
     for number in range(WAITING):
-        kernel.at(number / WAITING, again)
+        loop.at(number / WAITING, again)
     began = time.process_time()
-    kernel.run(EVENTS / WAITING)
-    rate = kernel.events / (time.process_time() - began)
+    loop.run(EVENTS / WAITING)
+    rate = loop.events / (time.process_time() - began)
     return Row("empty events of the simulator", "≥ 500,000/s", f"{rate:,.0f}/s", rate >= 500_000, "per CPU second")
 
 
@@ -46,12 +46,12 @@ def _a_thousand_nodes() -> Row:
     gc.collect()
     gc.freeze()
     gc.disable()  # as a run does
-    world.kernel.run(SETTLE_S)
-    began, events = time.process_time(), world.kernel.events
-    world.kernel.run(SETTLE_S + COUNT_S)
+    world.loop.run(SETTLE_S)
+    began, events = time.process_time(), world.loop.events
+    world.loop.run(SETTLE_S + COUNT_S)
     seconds = time.process_time() - began
     gc.enable()
     gc.unfreeze()
-    how = f"{(world.kernel.events - events) / seconds:,.0f} events/s; standing links, settled views (e14-scale)"
+    how = f"{(world.loop.events - events) / seconds:,.0f} events/s; standing links, settled views (e14-scale)"
     rate = COUNT_S / seconds
     return Row("1,000 nodes, 1,000 jobs/s simulated", "≥ 8 virtual s/CPU s", f"{rate:.2f}", rate >= 8, how)

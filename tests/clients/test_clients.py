@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from p2pnode.cli.processes import Child, Fleet, until
+from p2pnode.cli.processes import Fleet, NodeProcess, until
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -27,12 +27,12 @@ FAULTY = "breaks-midway"
 pytestmark = pytest.mark.slow
 
 
-def offered(node: Child) -> set[str]:
+def offered(node: NodeProcess) -> set[str]:
     return {entry["id"] for entry in node.api.get("/v1/models")["data"]}
 
 
 @pytest.fixture(scope="module")
-def entry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+def entry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """The gateway of a network of three: it has no engine, one worker is sound, one breaks after a few chunks."""
     with Fleet(tmp_path_factory.mktemp("clients")) as fleet:
         gateway = fleet.node("gateway", "--engine", "none").wait_ready()
@@ -71,7 +71,7 @@ def node_folder() -> Path:
     return folder
 
 
-def run(command: list[str], entry: Child, cwd: Path | None = None) -> dict[str, Any]:
+def run(command: list[str], entry: NodeProcess, cwd: Path | None = None) -> dict[str, Any]:
     key = Path(entry.ready["key_file"]).read_text().strip()
     command = [*command, entry.ready["api"], key, MODEL, FAULTY]
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
@@ -79,7 +79,7 @@ def run(command: list[str], entry: Child, cwd: Path | None = None) -> dict[str, 
     return dict(json.loads(result.stdout))
 
 
-def test_the_python_client_is_at_home(entry: Child, python_client: Path) -> None:
+def test_the_python_client_is_at_home(entry: NodeProcess, python_client: Path) -> None:
     out = run([str(python_client), str(HERE / "openai_python.py")], entry)
 
     assert set(out["models"]) == {MODEL, FAULTY}
@@ -106,7 +106,7 @@ def test_the_python_client_is_at_home(entry: Child, python_client: Path) -> None
     assert out["partial"] > 0
 
 
-def test_the_node_client_is_at_home(entry: Child, node_folder: Path) -> None:
+def test_the_node_client_is_at_home(entry: NodeProcess, node_folder: Path) -> None:
     script = shutil.copy(HERE / "openai_node.mjs", node_folder)
     out = run(["node", str(script)], entry, cwd=node_folder)
 

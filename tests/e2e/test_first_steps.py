@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pnode.cli.processes import Child, Fleet, until
+from p2pnode.cli.processes import Fleet, NodeProcess, until
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,7 @@ def test_a_bootstrap_peer_that_does_not_answer_is_said_and_tried_again_until_it_
     assert "does not answer" not in verb(node.home, "status").stdout
 
 
-def linked(node: Child) -> list[str]:
+def linked(node: NodeProcess) -> list[str]:
     return [peer["id"] for peer in node.api.get("/v1/p2p/peers")["data"] if peer["linked"]]
 
 

@@ -19,7 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from p2pnode.cli.client import ApiError
-from p2pnode.cli.processes import Child, Fleet, NotYet, until
+from p2pnode.cli.processes import Fleet, NodeProcess, NotYet, until
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +34,12 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         yield nodes
 
 
-def mock(fleet: Fleet, name: str, seed: Child, *flags: str) -> Child:
+def mock(fleet: Fleet, name: str, seed: NodeProcess, *flags: str) -> NodeProcess:
     """A node with a mock engine that offers MODEL."""
     return fleet.node(name, "--bootstrap", seed.address, "--engine", "mock", "--model", MODEL, *flags)
 
 
-def sees(child: Child, peers: int, model: str = MODEL) -> None:
+def sees(child: NodeProcess, peers: int, model: str = MODEL) -> None:
     """Wait until ``child`` knows so many peers that offer the model."""
 
     def look() -> bool:
@@ -54,18 +54,18 @@ def body(tokens: int = 16, model: str = MODEL, **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": tokens, **more}
 
 
-def chat(child: Child, **more: Any) -> tuple[str, dict[str, str]]:
+def chat(child: NodeProcess, **more: Any) -> tuple[str, dict[str, str]]:
     """The whole answer, not streamed, and the headers."""
     answer, headers = child.api.post("/v1/chat/completions", body(**more), PATIENCE_S)
     return answer["choices"][0]["message"]["content"], headers
 
 
-def first(*nodes: Child) -> dict[str, Any]:
+def first(*nodes: NodeProcess) -> dict[str, Any]:
     """The preference that asks these nodes in this order."""
     return {"order": [node.peer_id for node in nodes]}
 
 
-def trio_of(fleet: Fleet) -> tuple[Child, Child, Child]:
+def trio_of(fleet: Fleet) -> tuple[NodeProcess, NodeProcess, NodeProcess]:
     """A gateway and two workers that know each other."""
     gateway = fleet.node("gateway", "--engine", "none").wait_ready()
     workers = [mock(fleet, name, gateway) for name in ("ada", "grace")]
@@ -75,7 +75,7 @@ def trio_of(fleet: Fleet) -> tuple[Child, Child, Child]:
     return gateway, workers[0], workers[1]
 
 
-def who(headers: dict[str, str], *nodes: Child) -> Child:
+def who(headers: dict[str, str], *nodes: NodeProcess) -> NodeProcess:
     """Whom the answer names."""
     return next(node for node in nodes if node.peer_id.endswith(headers["x-p2pnode-peer"]))
 
@@ -168,7 +168,7 @@ def test_a_peer_killed_while_it_works_before_the_first_byte_is_not_noticed(fleet
 
 
 def broken_stream(
-    gateway: Child, ada: Child, grace: Child, act: Callable[[Child], None], tokens: int = 4000
+    gateway: NodeProcess, ada: NodeProcess, grace: NodeProcess, act: Callable[[NodeProcess], None], tokens: int = 4000
 ) -> tuple[int, ApiError]:
     """Do something to the server of a stream after its fifth event; how many came, and the error that ended it."""
     wish = body(tokens, provider=first(ada, grace), stream=True)
@@ -373,7 +373,7 @@ def test_sigterm_lets_a_running_answer_finish(fleet: Fleet) -> None:
 def test_a_second_signal_ends_it_now(fleet: Fleet) -> None:
     gateway, ada, grace = trio_of(fleet)
 
-    def insist(server: Child) -> None:
+    def insist(server: NodeProcess) -> None:
         server.send(signal.SIGTERM)
         time.sleep(0.3)
         assert server.process.poll() is None, "it finishes what runs"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from p2pnode.cli.client import ApiError
-from p2pnode.cli.processes import Child, Fleet, until
+from p2pnode.cli.processes import Fleet, NodeProcess, until
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def chat(prompt: str, **more: Any) -> dict[str, Any]:
     return {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "max_tokens": 24, **more}
 
 
-def send(child: Child, body: bytes, **headers: str) -> int:
+def send(child: NodeProcess, body: bytes, **headers: str) -> int:
     """A POST of these bytes; its status."""
     host = child.ready["api"].split("/")[2]
     connection = http.client.HTTPConnection(host, timeout=PATIENCE_S)
@@ -41,7 +41,7 @@ def send(child: Child, body: bytes, **headers: str) -> int:
         connection.close()
 
 
-def ask_in_every_way(gateway: Child) -> list[str]:
+def ask_in_every_way(gateway: NodeProcess) -> list[str]:
     """Requests that go well and requests that do not, all with the canary in the prompt; the answers."""
     answers = []
     answer, _ = gateway.api.post("/v1/chat/completions", chat(CANARY), PATIENCE_S)

@@ -16,7 +16,7 @@ import pytest
 
 from p2pnode.cli.client import ApiError
 from p2pnode.cli.exits import Exit
-from p2pnode.cli.processes import Child, Fleet, until
+from p2pnode.cli.processes import Fleet, NodeProcess, until
 
 pytestmark = pytest.mark.slow
 
@@ -35,8 +35,8 @@ UNWANTED = ("Traceback", "defect", "exception", '"level": "error"', '"level":"er
 class Soak:
     """The traffic, and what came of it."""
 
-    gateway: Child
-    workers: list[Child]
+    gateway: NodeProcess
+    workers: list[NodeProcess]
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
@@ -124,12 +124,12 @@ class Soak:
         return "refused"
 
 
-def start(fleet: Fleet, name: str, gateway: Child) -> Child:
+def start(fleet: Fleet, name: str, gateway: NodeProcess) -> NodeProcess:
     flags = ("--bootstrap", gateway.address, "--engine", "mock", "--model", MODEL)
     return fleet.node(name, *flags, env=FAST).wait_ready()
 
 
-def sees(gateway: Child, peers: int) -> None:
+def sees(gateway: NodeProcess, peers: int) -> None:
     def look() -> bool:
         models = gateway.api.get("/v1/models")["data"]
         return any(entry["id"] == MODEL and entry["p2pnode"]["peers"] == peers for entry in models)
@@ -146,7 +146,7 @@ def soak(tmp_path: Path) -> Iterator[tuple[Fleet, Soak]]:
         yield fleet, Soak(gateway, workers)
 
 
-def resident_mib(child: Child) -> float:
+def resident_mib(child: NodeProcess) -> float:
     """Memory in use; 0 where nobody tells."""
     try:
         text = Path(f"/proc/{child.process.pid}/status").read_text()
@@ -155,7 +155,7 @@ def resident_mib(child: Child) -> float:
     return next(int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith("VmRSS"))
 
 
-def at_rest(child: Child) -> bool:
+def at_rest(child: NodeProcess) -> bool:
     """Whether no job is left anywhere in this node."""
     status = child.api.get("/v1/p2p/status")
     load, jobs = status["load"], status["jobs"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from p2pnode.cli.processes import Child, Fleet, until
+from p2pnode.cli.processes import Fleet, NodeProcess, until
 from tests.vllm_fixture import MODEL, VllmHost
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(400)]
@@ -21,7 +21,7 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @pytest.fixture(scope="module")
-def gateway(vllm_host: VllmHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+def gateway(vllm_host: VllmHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """A node without an engine, whose one peer is attached to the vLLM."""
     vllm_host.wait()
     with Fleet(tmp_path_factory.mktemp("vllm-nodes")) as fleet:
@@ -43,7 +43,7 @@ def ask(base: str, key: str, path: str, body: dict[str, Any]) -> bytes:
         return bytes(response.read())
 
 
-def both(gateway: Child, host: VllmHost, path: str, body: dict[str, Any]) -> tuple[bytes, bytes]:
+def both(gateway: NodeProcess, host: VllmHost, path: str, body: dict[str, Any]) -> tuple[bytes, bytes]:
     """The answer of vLLM itself, and the one through the network."""
     key = Path(gateway.ready["key_file"]).read_text().strip()
     direct = ask(f"{host.url}/v1", host.key, path, body)
@@ -89,7 +89,9 @@ COMPLETION = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 48, "t
 
 
 @pytest.mark.parametrize(("path", "body"), [("/chat/completions", CHAT), ("/completions", COMPLETION)])
-def test_the_whole_answer_is_the_same(gateway: Child, vllm_host: VllmHost, path: str, body: dict[str, Any]) -> None:
+def test_the_whole_answer_is_the_same(
+    gateway: NodeProcess, vllm_host: VllmHost, path: str, body: dict[str, Any]
+) -> None:
     direct, through = (json.loads(answer) for answer in both(gateway, vllm_host, path, body))
     assert len(direct["choices"][0]["logprobs"].get("content") or direct["choices"][0]["logprobs"]["tokens"]) >= 16
     assert durable(through) == durable(direct)
@@ -97,7 +99,7 @@ def test_the_whole_answer_is_the_same(gateway: Child, vllm_host: VllmHost, path:
 
 @pytest.mark.parametrize(("path", "body"), [("/chat/completions", CHAT), ("/completions", COMPLETION)])
 def test_the_stream_is_the_same_token_for_token(
-    gateway: Child, vllm_host: VllmHost, path: str, body: dict[str, Any]
+    gateway: NodeProcess, vllm_host: VllmHost, path: str, body: dict[str, Any]
 ) -> None:
     streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
     direct, through = (events(answer) for answer in both(gateway, vllm_host, path, streamed))
@@ -107,14 +109,14 @@ def test_the_stream_is_the_same_token_for_token(
     assert through[-1]["usage"] == direct[-1]["usage"]
 
 
-def test_a_stream_without_usage_is_the_same_too(gateway: Child, vllm_host: VllmHost) -> None:
+def test_a_stream_without_usage_is_the_same_too(gateway: NodeProcess, vllm_host: VllmHost) -> None:
     body = {**CHAT, "stream": True}
     direct, through = (events(answer) for answer in both(gateway, vllm_host, "/chat/completions", body))
     assert said(through) == said(direct)
     assert all(chunk["choices"] for chunk in through)
 
 
-def test_a_mistake_of_the_caller_comes_back_as_one(gateway: Child) -> None:
+def test_a_mistake_of_the_caller_comes_back_as_one(gateway: NodeProcess) -> None:
     from p2pnode.cli.client import ApiError
 
     with pytest.raises(ApiError) as caught:

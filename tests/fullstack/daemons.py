@@ -1,7 +1,7 @@
 """Real daemons on a virtual network: ``p2pnode.node`` built and run as it is, many times in one process.
 
 Each daemon has a host of its own (``10.x.y.1``), a home with its own key and database, libp2p over virtual TCP, its
-HTTP API on its own virtual loopback, and the mock engine.  Instead of the machine it gets ``Surroundings`` made of the
+HTTP API on its own virtual loopback, and the mock engine.  Instead of the machine it gets ``Environment`` made of the
 virtual clock, dice from the seed, no threads and no hardware to look for.  Not here: the network (``virtualnet``) and
 what is asked of the daemons (the tests, ``bench``).
 
@@ -30,7 +30,7 @@ from libp2p.peer import peerdata
 import p2pnode.swarm.libp2p  # noqa: F401 - else the first daemon imports it, in a thread
 from p2pnode import node
 from p2pnode.config import Config, load_config
-from p2pnode.environment import Surroundings
+from p2pnode.environment import Environment
 from p2pnode.hardware.probe import Survey
 from p2pnode.state.home import open_home
 from p2pnode.state.paths import Paths
@@ -87,7 +87,7 @@ class Member:
         """What others bootstrap from."""
         return f"/ip4/{self.host}/tcp/{PORT}/p2p/{peer_text(self.peer)}"
 
-    def dice(self) -> random.Random:
+    def rng(self) -> random.Random:
         """A die of its own for each machine of each life."""
         self.lives += 1
         return random.Random(f"{self.seed} {self.number} {self.lives}")
@@ -138,10 +138,10 @@ class Daemons:
     async def start(self, member: Member, environ: dict[str, str] | None = None) -> None:
         """Begin a life of a member; it is ready when this returns."""
         member.scope, member.ended = trio.CancelScope(), trio.Event()
-        around = Surroundings(wall, member.dice, _no_hardware, _say_nothing, environ or {}, threads=False)
+        around = Environment(wall, member.rng, _no_hardware, _say_nothing, environ or {}, threads=False)
         await self._nursery.start(self._life, member, around)
 
-    async def _life(self, member: Member, around: Surroundings, *, task_status: trio.TaskStatus[Any]) -> None:
+    async def _life(self, member: Member, around: Environment, *, task_status: trio.TaskStatus[Any]) -> None:
         try:
             with self.net.at(member.host), member.scope, open_home(member.paths, wall, threads=False) as home:
                 member.daemon = await node.build(member.config, home, around)

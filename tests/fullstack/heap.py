@@ -18,11 +18,11 @@ from p2pnode.engine.mock import DEFAULT_SLOTS
 from p2pnode.engine.mock_text import TOKENS_PER_MESSAGE
 from protocol.settings import PROFILES
 from simulations.run import World
-from simulations.scenario import Engine, Hardware, Measure, Model, Models, Scenario, Topology, Uplink, Workload
+from simulations.scenario import EngineModel, Hardware, Measure, Model, Models, Scenario, Topology, Uplink, Workload
 from simulations.sim.cpu_costs import Costs, load_costs
 from simulations.sim.jobs import job_of
-from simulations.sim.network import Link
-from simulations.sim.node import Peer
+from simulations.sim.network import SimLink
+from simulations.sim.node import SimNode
 from simulations.workload.workload import Arrival as Asked
 from tests.fullstack.figures import Arrival, Change, Figures, Run, arrivals, changes
 
@@ -61,7 +61,7 @@ def scenario_of(run: Run) -> Scenario:
         ),
         hardware=(Hardware(gpu=run.gpu, slots=DEFAULT_SLOTS),),
         models=Models(catalogue=(model,)),
-        engine=Engine(efficiency_sigma=0.0, prefix_reuse=False),
+        engine=EngineModel(efficiency_sigma=0.0, prefix_reuse=False),
         workload=Workload(kind="none"),
         node=PROFILES[run.profile],
         measure=Measure(sample_s=1e6, invariants_every_s=0.0),
@@ -79,7 +79,7 @@ class _Heap:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.world = World(scenario_of(run), run.seed)
-        self.kernel = self.world.kernel
+        self.loop = self.world.loop
         self.peers = self.world.peers
         costs = load_costs() if run.costs else FREE
         for peer in self.peers:
@@ -90,9 +90,9 @@ class _Heap:
         run, figures = self.run, self.figures
         began = time.process_time()
         self.world.prepare()
-        self.kernel.run(run.nodes * run.stagger_s)
+        self.loop.run(run.nodes * run.stagger_s)
         figures.more["settle_s"] = self._settle()
-        self.kernel.run(self.kernel.now + run.warm_s)
+        self.loop.run(self.loop.now + run.warm_s)
         figures.more["start_cpu_s"] = time.process_time() - began
         self._window()
         self._finish()
@@ -101,39 +101,39 @@ class _Heap:
         return figures.shown()
 
     def _settle(self) -> float:
-        began = self.kernel.now
+        began = self.loop.now
         while any(_sees(peer) < self.run.nodes - 1 for peer in self.peers):
-            if self.kernel.now - began > SETTLE_S:
+            if self.loop.now - began > SETTLE_S:
                 raise TimeoutError("not everybody sees everybody")
-            self.kernel.run(self.kernel.now + LOOK_S)
-        return self.kernel.now - began
+            self.loop.run(self.loop.now + LOOK_S)
+        return self.loop.now - began
 
     # --- the window ----------------------------------------------------------------------------------------------
 
     def _window(self) -> None:
-        run, figures, kernel, peers = self.run, self.figures, self.kernel, self.peers
-        start, cpu = kernel.now, time.process_time()
+        run, figures, loop, peers = self.run, self.figures, self.loop, self.peers
+        start, cpu = loop.now, time.process_time()
         everything, gossip, links = _sum(peers, "bytes_up"), _gossip(peers), _links(peers)
         for number, arrival in enumerate(arrivals(run), 1):
-            kernel.at(start + arrival.at, self._ask, number, arrival)
+            loop.at(start + arrival.at, self._ask, number, arrival)
         for number, change in enumerate(changes(run)):
-            kernel.at(start + change.at, self._change, change, f"change {number}", start + change.until)
-        kernel.run(start + run.time_s)
+            loop.at(start + change.at, self._change, change, f"change {number}", start + change.until)
+        loop.run(start + run.time_s)
         figures.cpu_s = time.process_time() - cpu
         figures.bytes_all = _sum(peers, "bytes_up") - everything
         figures.gossip_bytes = _gossip(peers) - gossip
         figures.link_bytes = sum(size - links[key] for key, size in _links(peers).items() if key in links)
         figures.load_age_s = [age for peer in peers for age in self._ages(peer)]
 
-    def _ages(self, peer: Peer) -> list[float]:
-        now, records = self.kernel.now, peer.node.view.records()
+    def _ages(self, peer: SimNode) -> list[float]:
+        now, records = self.loop.now, peer.node.view.records()
         return [now - record.load_at for record in records if record.load is not None and not record.is_self]
 
     def _change(self, change: Change, mark: str, until: float) -> None:
         author = self.peers[change.author]
         assert author.advert is not None, "whoever has started has advertised"
         author.advertise(msgspec.structs.replace(author.advert, owner=mark))
-        self.kernel.at(until, self._count, change.author, mark, self.kernel.now)
+        self.loop.at(until, self._count, change.author, mark, self.loop.now)
 
     def _count(self, place: int, mark: str, at: float) -> None:
         author = self.peers[place]
@@ -146,18 +146,18 @@ class _Heap:
         run, peer = self.run, self.peers[arrival.entry]
         assert peer.entry is not None, "every node is an entry"
         tokens = run.output_tokens
-        asked = Asked(self.kernel.now, 0.0, MOCK_MODEL.name, run.prompt_tokens + TOKENS_PER_MESSAGE, tokens, tokens)
+        asked = Asked(self.loop.now, 0.0, MOCK_MODEL.name, run.prompt_tokens + TOKENS_PER_MESSAGE, tokens, tokens)
         job, truth = job_of(number, asked)
-        self.world.recorder.arrived(peer, job, tokens)
+        self.world.job_log.arrived(peer, job, tokens)
         peer.entry.arrives(job, truth)
 
     def _finish(self) -> None:
         """Jobs under way end; what they came to."""
-        recorder, figures = self.world.recorder, self.figures
-        until = self.kernel.now + SETTLE_S
-        while recorder.open and self.kernel.now < until:
-            self.kernel.run(self.kernel.now + 1.0)
-        for note in recorder.measured:
+        job_log, figures = self.world.job_log, self.figures
+        until = self.loop.now + SETTLE_S
+        while job_log.open and self.loop.now < until:
+            self.loop.run(self.loop.now + 1.0)
+        for note in job_log.measured:
             if note.end != "completed" or note.committed_at is None or note.ended_at is None:
                 figures.failed += 1
                 continue
@@ -166,27 +166,27 @@ class _Heap:
             figures.served_locally += note.worker == note.entry
 
 
-def _sees(peer: Peer) -> int:
+def _sees(peer: SimNode) -> int:
     """Others that it holds for alive."""
     if not peer.up:
         return -1
     return sum(record.state == "alive" and not record.is_self for record in peer.node.view.records())
 
 
-def _held(peer: Peer, author: Peer, mark: str) -> float:
+def _held(peer: SimNode, author: SimNode, mark: str) -> float:
     record = peer.node.view.get(author.peer_id)
     held = record is not None and record.advert is not None and record.advert.owner == mark
     return record.advert_at if held and record is not None else float("inf")
 
 
-def _sum(peers: list[Peer], name: str) -> int:
+def _sum(peers: list[SimNode], name: str) -> int:
     return sum(getattr(peer, name) for peer in peers)
 
 
-def _gossip(peers: list[Peer]) -> int:
+def _gossip(peers: list[SimNode]) -> int:
     return sum(int(peer.node.stats()["bytes_out"]) for peer in peers)
 
 
-def _links(peers: list[Peer]) -> dict[tuple[Link, int], int]:
+def _links(peers: list[SimNode]) -> dict[tuple[SimLink, int], int]:
     """Bytes sent on each link by each end of it."""
     return {(link, side): link.sent[side] for peer in peers for link in peer.links.values() for side in (0, 1)}

@@ -18,7 +18,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from p2pnode.cli.processes import Child, Fleet
+from p2pnode.cli.processes import Fleet, NodeProcess
 from tests.fullstack import told
 from tests.fullstack.bench import note
 from tests.fullstack.client import get, streamed
@@ -60,12 +60,12 @@ async def _measured(run: Run, fleet: Fleet) -> dict[str, Any]:
     return figures.shown()
 
 
-async def _started(run: Run, fleet: Fleet) -> list[Child]:
+async def _started(run: Run, fleet: Fleet) -> list[NodeProcess]:
     """All nodes, one after the other as each is ready, bootstrapped from the first."""
     flags = ("--engine", "mock", "--mock-gpu", run.gpu, "--profile", run.profile, "--no-auth")
-    children: list[Child] = []
+    children: list[NodeProcess] = []
 
-    def start(number: int) -> Child:
+    def start(number: int) -> NodeProcess:
         first = children[0].ready["listen"][0] if children else NOBODY
         return fleet.node(_name(number), *flags, "--bootstrap", first, program=told.PROGRAM).wait_ready(60.0)
 
@@ -82,7 +82,7 @@ def _spot(facts: dict[str, Any]) -> Spot:
     return Spot(int(str(facts["api"]).removesuffix("/v1").rsplit(":", 1)[1]))
 
 
-async def _window(run: Run, children: list[Child], spots: list[Spot], figures: Figures) -> None:
+async def _window(run: Run, children: list[NodeProcess], spots: list[Spot], figures: Figures) -> None:
     before, cpu, busy = await _counts(spots), _cpu_s(children), _busy_s()
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
@@ -124,7 +124,7 @@ def _busy_s() -> float:
     return (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
 
 
-def _cpu_s(children: list[Child]) -> float:
+def _cpu_s(children: list[NodeProcess]) -> float:
     if sys.platform != "linux":
         return 0.0
     total = 0
@@ -134,7 +134,7 @@ def _cpu_s(children: list[Child]) -> float:
     return total / os.sysconf("SC_CLK_TCK")
 
 
-async def _tell(run: Run, children: list[Child]) -> None:
+async def _tell(run: Run, children: list[NodeProcess]) -> None:
     """Have a node state a changed advert every now and then."""
     began = trio.current_time()
     for change in changes(run):
@@ -142,7 +142,7 @@ async def _tell(run: Run, children: list[Child]) -> None:
         children[change.author].process.send_signal(signal.SIGUSR1)
 
 
-def _spread(run: Run, children: list[Child]) -> list[tuple[int, list[float]]]:
+def _spread(run: Run, children: list[NodeProcess]) -> list[tuple[int, list[float]]]:
     """When everybody got the changes, as they wrote it down."""
     held, times, found = [told.changes_of(child.home) for child in children], Counter[int](), []
     for change in changes(run):

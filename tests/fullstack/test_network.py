@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from p2pnode.http.connection import Connection
-from p2pnode.swarm.accept_gateway import FrontStream
+from p2pnode.swarm.accept_gateway import AcceptedStream
 from p2pnode.swarm.containment import ContainedYamux
 from p2pnode.swarm.libp2p import Libp2pLink
 from p2pnode.swarm.peerlink import Channel, PeerLink
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 WAN = PROFILES["wan"]
 #: What must not pile up: an object of each for every link, connection or job.
-COUNTED = (PeerLink, Channel, Libp2pLink, ContainedYamux, FrontStream, Connection)
+COUNTED = (PeerLink, Channel, Libp2pLink, ContainedYamux, AcceptedStream, Connection)
 
 
 async def until_sees(members: list[Member], others: int, within_s: float) -> float:

@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 import p2pnode
-from p2pnode.advert_builder import Machine, advert_of, described, load_of
+from p2pnode.advert_builder import NodeSpecs, advert_of, described, load_of
 from p2pnode.announce import announce, next_command, write_atomically
 from p2pnode.config import load_config
 from p2pnode.engine.choice import MOCK_MODEL, NoSuchEngine, choose_engine, chosen_kind
@@ -144,7 +144,7 @@ class FakeEngine:
 
 
 CARD = GpuReading("NVIDIA H100 PCIe", 81559, 60000, 9.0, 63.0, 2039.0, 70, 83, True, 75)
-MACHINE = Machine(Survey("cuda", "580.1", (CARD, replace(CARD, free_mib=1))), (CARD, replace(CARD, temperature_c=90)))
+MACHINE = NodeSpecs(Survey("cuda", "580.1", (CARD, replace(CARD, free_mib=1))), (CARD, replace(CARD, temperature_c=90)))
 
 
 def test_an_advert_says_what_is_there() -> None:
@@ -178,7 +178,7 @@ def test_a_load_joins_engine_and_driver() -> None:
     assert load.throttled
     assert load.clock_percent == 75
     assert load.status == Status.ONLINE
-    assert load_of(None, Machine(), draining=True).status == Status.DRAINING
+    assert load_of(None, NodeSpecs(), draining=True).status == Status.DRAINING
     full = load_of(FakeEngine(False), MACHINE, draining=False, queued=3)
     assert (full.running, full.waiting, full.status) == (2, load.waiting + 3, Status.BUSY)
 

@@ -91,9 +91,9 @@ def test_the_broken_link_of_a_neighbour_is_a_reason_to_doubt_it() -> None:
     node.link()
     node.get(advert(1), said(1))
     node.feed(TimerFired(("neighbours", "tick")), after=30.0)
-    assert node.node.neighbours.is_standing(PEER)
+    assert node.node.overlay.is_standing(PEER)
     node.feed(LinkDown(PEER, "reset"))
-    assert node.node.liveness.state(PEER) == "alive"  # links break for many reasons
+    assert node.node.failure_detector.state(PEER) == "alive"  # links break for many reasons
     effects = node.feed(DialFailed(PEER, (), "nobody there"))
     assert (PEER, "suspect") in states(effects)
 
@@ -185,7 +185,7 @@ def test_addresses_of_suspects_are_remembered() -> None:
     for index in range(2, 6):
         node.get(advert(index), said(index))
     node.feed(TimerFired(("liveness", "sweep")), after=40.0)
-    assert set(node.node.neighbours._former) == {signer_of(index).peer_id for index in range(2, 6)}
+    assert set(node.node.overlay._former) == {signer_of(index).peer_id for index in range(2, 6)}
 
 
 def test_what_we_serve_is_published_once_per_burst_of_changes_and_again() -> None:

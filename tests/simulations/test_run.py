@@ -12,7 +12,7 @@ import pytest
 from protocol.statements.envelope import seal
 from protocol.statements.keys import ADVERT, Ed25519Signer
 from protocol.wire.messages import Records
-from simulations.run import Progress, World, address_of, run
+from simulations.run import RunProgress, World, address_of, run
 from simulations.scenario import Attack, Churn, Fault, Lengths, Lookups, Measure, Scenario, Topology, Workload
 from simulations.sim.node import IDLE_S, WALL
 from simulations.workload.workload import Arrival
@@ -47,7 +47,7 @@ def test_clocks_are_off_by_as_much_as_was_asked_for_and_nodes_go_by_their_own() 
     assert 14.0 < (sum(error * error for error in errors) / 40) ** 0.5 < 27.0
     assert errors == [peer.wall_error for peer in World(scenario(40, topology=skewed), 1).peers]
     for peer in made.peers:
-        assert peer.wall() == WALL + made.kernel.now + peer.wall_error
+        assert peer.wall() == WALL + made.loop.now + peer.wall_error
         told = peer.node.gossip.own(ADVERT)
         assert told is not None
         assert told.issued == pytest.approx(WALL + peer.wall_error, abs=2.1)
@@ -60,10 +60,10 @@ def test_nodes_join_one_after_the_other() -> None:
     made.prepare()
     alive = []
     for second in range(10):
-        made.kernel.run(second + 0.5)
+        made.loop.run(second + 0.5)
         alive.append(len(made.alive))
     assert alive == list(range(1, 11))
-    made.kernel.run(40.0)
+    made.loop.run(40.0)
     assert all(len(peer.node.view) == 9 for peer in made.peers)
 
 
@@ -106,7 +106,7 @@ def test_a_statement_that_is_new_costs_more_than_one_that_is_known() -> None:
     costs = msgspec.structs.replace(FREE, message_s=0.0, new_record_s=0.1, known_record_s=0.001)
     made = world(scenario(3), costs=costs)
     peer, source = made.peers[0], made.peers[1]
-    made.kernel.run(30.0)
+    made.loop.run(30.0)
     signer = Ed25519Signer(b"t" * 32)
     known = tuple(envelope for other in made.peers[1:] if (envelope := other.node.gossip.own(ADVERT)) is not None)
     new = seal(signer, ADVERT, (1, 1), peer.wall(), 60, known[0].payload)
@@ -130,7 +130,7 @@ def test_a_message_costs_both_ends_by_its_length() -> None:
     a.send(b.peer_id, Records((told,)))
     half = 0.01 + 0.5e-4 * len(told.wire)
     assert a.cpu_s - before == pytest.approx(half, rel=0.03)
-    made.kernel.run(made.kernel.now + half + DELAY_S + 0.01)
+    made.loop.run(made.loop.now + half + DELAY_S + 0.01)
     assert b.cpu_s - there == pytest.approx(half, rel=0.03)
 
 
@@ -156,15 +156,15 @@ def test_a_link_that_serves_nobody_is_closed_and_others_are_not() -> None:
     idle, busy_one, fresh = strangers[:3]
     for peer in (idle, busy_one, fresh):
         source.perform_dial(peer.peer_id, (peer.addr,))
-    made.kernel.run(7.0)
-    standing = [peer for peer in made.peers if source.node.neighbours.is_standing(peer.peer_id)]
+    made.loop.run(7.0)
+    standing = [peer for peer in made.peers if source.node.overlay.is_standing(peer.peer_id)]
     assert standing
     assert not {idle.index, busy_one.index, fresh.index} & {peer.index for peer in standing}
     for peer in (idle, busy_one, *standing):
-        source.links[peer.peer_id].used_at = made.kernel.now - IDLE_S - 0.1
+        source.links[peer.peer_id].used_at = made.loop.now - IDLE_S - 0.1
     source.links[busy_one.peer_id].jobs += 1
     source._close_idle(source.life)  # its time has come
-    made.kernel.run(7.1)
+    made.loop.run(7.1)
     assert idle.peer_id not in source.links
     assert source.peer_id not in idle.links
     for peer in (busy_one, fresh, *standing):
@@ -183,13 +183,13 @@ def test_who_comes_back_is_the_same_peer_and_knows_what_its_disk_knew(forgets: b
     assert marks >= 10
     peer.stop(silently=True, forgets=forgets)
     assert peer not in made.alive
-    made.kernel.run(60.0)
+    made.loop.run(60.0)
     made.start(peer)
     assert (peer.peer_id, peer.life) == (before, life + 1)
     assert peer.inc > inc
     assert (len(dict(peer.node.export_marks())) >= 10) is not forgets
     assert len(peer.node.view) == 0
-    made.kernel.run(120.0)
+    made.loop.run(120.0)
     assert len(peer.node.view) == 5
     for other in made.peers:
         record = other.node.view.get(before)
@@ -203,11 +203,11 @@ def test_who_comes_back_is_the_same_peer_and_knows_what_its_disk_knew(forgets: b
 def test_who_dies_without_a_word_is_noticed_and_how_late_is_told() -> None:
     made = world(scenario(6), until=10.0)
     made.peers[4].stop(silently=True)
-    made.kernel.run(200.0)
+    made.loop.run(200.0)
     settings = made.scenario.node.liveness
-    found = made.recorder.true_deaths
+    found = made.job_log.true_deaths
     assert found
-    assert made.recorder.false_deaths == 0
+    assert made.job_log.false_deaths == 0
     assert all(0 < seconds < settings.period_s * (settings.misses + 2) for seconds in found)
 
 
@@ -220,7 +220,7 @@ def test_a_run_that_is_cut_short_says_so() -> None:
     assert (whole.partial, part.partial) == (False, True)
     assert part.virtual_s >= 8.0
     assert part.metrics["jobs_submitted"] < whole.metrics["jobs_submitted"]
-    stopped = Progress(stop=True)
+    stopped = RunProgress(stop=True)
     assert run(given, 1, stopped).partial
     assert gc.isenabled()
 
@@ -231,7 +231,7 @@ def digests(given: Scenario, until: float | None) -> dict[float, str]:
     look, found = made.checks.look, {}
 
     def noting() -> None:
-        found.setdefault(made.kernel.now, made.kernel.digest)
+        found.setdefault(made.loop.now, made.loop.digest)
         look()
 
     made.checks.look = noting  # type: ignore[method-assign]
@@ -265,24 +265,24 @@ def test_where_a_run_is_cut_short_changes_nothing_before_that(kind: str) -> None
 def test_jobs_under_way_at_the_end_are_waited_for() -> None:
     made = World(busy(4, 3.0, 12.0), 1)
     outcome = made.run()
-    assert made.kernel.now > 12.0
-    assert made.recorder.measured_open == 0
-    assert outcome.metrics["jobs_measured"] == len(made.recorder.measured)
-    assert all(note.end for note in made.recorder.measured)
+    assert made.loop.now > 12.0
+    assert made.job_log.measured_open == 0
+    assert outcome.metrics["jobs_measured"] == len(made.job_log.measured)
+    assert all(note.end for note in made.job_log.measured)
 
 
 @pytest.mark.slow
 def test_a_long_answer_is_waited_for_and_no_longer_than_that() -> None:
     jobs = Workload(rate_per_s=1.0, output=Lengths(median=12000.0, sigma=0.0, most=12000))
     made = World(scenario(8, duration_s=6.0, workload=jobs), 1)
-    told = Progress()
+    told = RunProgress()
     outcome = made.run(told)
     assert outcome.breach is None
     assert (told.virtual_s, told.waiting, told.events) == (6.0, 0, outcome.events)
     assert told.rest_s == pytest.approx(outcome.virtual_s - 6.0)
     assert (outcome.metrics["jobs_open"], outcome.metrics["success_rate"]) == (0, 1.0)
     assert outcome.virtual_s > 6.0 + 130.0
-    last = max(note.ended_at for note in made.recorder.measured if note.ended_at is not None)
+    last = max(note.ended_at for note in made.job_log.measured if note.ended_at is not None)
     assert outcome.virtual_s <= last + 1.0
 
 
@@ -291,7 +291,7 @@ def test_a_job_that_finds_no_node_counts_as_failed() -> None:
     made = World(busy(3, 3.0, 20.0, faults=(down,)), 1)
     outcome = made.run()
     assert outcome.breach is None
-    lost = made.recorder.ends["no_entry"]
+    lost = made.job_log.ends["no_entry"]
     assert lost > 10
     found = outcome.metrics
     assert found["jobs_submitted"] == found["jobs_completed"] + found["jobs_failed"] + found["jobs_open"]
@@ -312,8 +312,8 @@ def test_impatient_callers_are_gone_in_time() -> None:
     made = World(scenario(4, workload=jobs, duration_s=10.0), 1)
     outcome = made.run()
     assert outcome.breach is None
-    assert made.recorder.ends["cancelled"] > 10
-    for note in made.recorder.measured:
+    assert made.job_log.ends["cancelled"] > 10
+    for note in made.job_log.measured:
         assert note.ended_at is not None
         assert note.ended_at - note.asked_at <= 0.5 + 1e-9
 
@@ -328,10 +328,10 @@ def test_questions_are_asked_after_the_warm_up_only() -> None:
 
 def test_a_breach_ends_the_run_and_is_in_the_outcome() -> None:
     made = World(busy(4, 2.0, 20.0), 1)
-    made.kernel.at(6.5, made.recorder.violations.append, "I2: job 3 was answered twice")
+    made.loop.at(6.5, made.job_log.violations.append, "I2: job 3 was answered twice")
     outcome = made.run()
     assert outcome.breach == {"invariant": "I2", "at_s": 7.0, "what": "job 3 was answered twice"}
-    assert made.kernel.now == 7.0
+    assert made.loop.now == 7.0
     assert gc.isenabled()
 
 
@@ -344,8 +344,8 @@ def test_no_job_is_lost_while_entries_and_workers_break(kind: str) -> None:
     assert outcome.breach is None
     found = outcome.metrics
     assert found["jobs_submitted"] == found["jobs_completed"] + found["jobs_failed"] + found["jobs_open"]
-    assert sum(made.recorder.ends.values()) == found["jobs_completed"] + found["jobs_failed"]
-    assert (made.recorder.ends["entry_crashed"] > 0) is (kind != "freeze")
+    assert sum(made.job_log.ends.values()) == found["jobs_completed"] + found["jobs_failed"]
+    assert (made.job_log.ends["entry_crashed"] > 0) is (kind != "freeze")
     assert found["success_rate"] > 0.5
     assert found["jobs_submitted"] > 100
 
@@ -363,5 +363,5 @@ def test_a_caller_and_his_job_are_at_the_same_node() -> None:
     made = world(scenario(3))
     ordered(made.peers[2], made.peers[0])
     note = Caller(made, made.peers[2]).ask()
-    made.kernel.run(10.0)
+    made.loop.run(10.0)
     assert (note.entry, note.worker, note.end) == (2, 0, "completed")

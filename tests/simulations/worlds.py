@@ -14,16 +14,16 @@ import msgspec
 
 from protocol.ids import PeerId
 from protocol.settings import NodeSettings
-from simulations.event_loop import Kernel
+from simulations.event_loop import EventLoop
 from simulations.run import World
-from simulations.scenario import Engine, Hardware, Lengths, Measure, Model, Models, Scenario, Topology, Workload
+from simulations.scenario import EngineModel, Hardware, Lengths, Measure, Model, Models, Scenario, Topology, Workload
 from simulations.sim.cpu_costs import Costs, load_costs
 from simulations.sim.entry import Entry
-from simulations.sim.job_log import JobNote, Recorder
-from simulations.sim.jobs import Attempt, Job, Truth
+from simulations.sim.job_log import JobLog, JobNote
+from simulations.sim.jobs import Job, SimAttempt, Truth
 from simulations.sim.machines import Machine
-from simulations.sim.network import Link, Network
-from simulations.sim.node import Peer
+from simulations.sim.network import Network, SimLink
+from simulations.sim.node import SimNode
 from simulations.sim.topology import Uniform
 
 MODEL = "llama-3.1-8b-instruct"
@@ -34,12 +34,12 @@ FREE = Costs(**dict.fromkeys(Costs.__struct_fields__, 0.0))
 MEASURED = load_costs()
 
 
-class BareMachine(Peer):
+class BareMachine(SimNode):
     """A machine without a daemon: it notes what reaches it, and when."""
 
     def boot(self) -> None:
         self.life += 1
-        self.up, self.vanished, self.cpu_until = True, False, self.kernel.now
+        self.up, self.vanished, self.cpu_until = True, False, self.loop.now
         self.notes: list[tuple[float, Any]] = []
 
     def die(self, *, silently: bool) -> None:
@@ -52,15 +52,15 @@ class BareMachine(Peer):
         self.links.clear()
 
     def hear(self, what: Any) -> None:
-        self.notes.append((self.kernel.now, what))
+        self.notes.append((self.loop.now, what))
 
     def received(self, peer: PeerId, message: Any, size: int = 0) -> None:
         self.hear((peer, message))
 
-    def link_up(self, link: Link, addrs: tuple[str, ...]) -> None:
+    def link_up(self, link: SimLink, addrs: tuple[str, ...]) -> None:
         self.hear("up")
 
-    def link_down(self, link: Link, other: Peer, reason: str) -> None:
+    def link_down(self, link: SimLink, other: SimNode, reason: str) -> None:
         self.hear(f"down: {reason}")
 
     def round_trip(self, peer: PeerId, seconds: float) -> None:
@@ -83,25 +83,25 @@ def bare(
     settings: NodeSettings | None = None,
 ) -> tuple[Network, list[BareMachine]]:
     """Machines that run and have no links yet."""
-    kernel = Kernel()
-    network = Network(kernel, Uniform(delay_s, jitter), seed, loss=loss, drop=drop)
-    recorder = Recorder(kernel, (0.0, 1e9))
+    loop = EventLoop()
+    network = Network(loop, Uniform(delay_s, jitter), seed, loss=loss, drop=drop)
+    job_log = JobLog(loop, (0.0, 1e9))
     hardware = Machine(None, 0, (), 1.0, bytes_s, bytes_s, "everywhere")
     peers = []
     for index in range(count):
         key, address = bytes([index + 1]) * 32, f"20.0.{index}.1"
-        peer = BareMachine(index, key, address, hardware, settings or NodeSettings(), network, FREE, recorder, seed)
+        peer = BareMachine(index, key, address, hardware, settings or NodeSettings(), network, FREE, job_log, seed)
         network.by_addr[peer.addr] = network.by_peer[peer.peer_id] = peer
         peer.boot()
         peers.append(peer)
     return network, peers
 
 
-def linked(network: Network, a: Peer, b: Peer) -> Link:
+def linked(network: Network, a: SimNode, b: SimNode) -> SimLink:
     """A link that ``a`` has dialled; the time that takes has passed, and nobody remembers it."""
     network.dial(a, b.peer_id, (b.addr,), lambda link, reason: None)
     while b.peer_id not in a.links:
-        network.kernel.run(network.kernel.now + network.latencies.one_way_s(a.index, b.index) / 2)
+        network.loop.run(network.loop.now + network.latencies.one_way_s(a.index, b.index) / 2)
     for peer in (a, b):
         if isinstance(peer, BareMachine):
             peer.notes.clear()
@@ -119,7 +119,7 @@ def scenario(nodes: int = 2, **changes: Any) -> Scenario:
         ),
         hardware=(Hardware(gpu="rtx 4090", slots=4),),
         models=Models(catalogue=(Model(name=MODEL),)),
-        engine=Engine(efficiency_sigma=0.0),
+        engine=EngineModel(efficiency_sigma=0.0),
         workload=Workload(kind="none"),
         measure=Measure(invariants_every_s=1.0),
     )
@@ -139,11 +139,11 @@ def world(given: Scenario, *, costs: Costs = FREE, seed: int = 1, until: float =
     for peer in made.peers:
         peer.costs = costs
     made.prepare()
-    made.kernel.run(until)
+    made.loop.run(until)
     return made
 
 
-def ordered(peer: Peer, *workers: Peer) -> Entry:
+def ordered(peer: SimNode, *workers: SimNode) -> Entry:
     """Let the node ask these workers, in this order, for every job."""
     order = tuple(worker.peer_id for worker in workers)
     peer.entry = Entry(peer, lambda _peer, _job, _query: order)
@@ -153,7 +153,7 @@ def ordered(peer: Peer, *workers: Peer) -> Entry:
 class Caller:
     """Brings jobs to a node, numbered from 1."""
 
-    def __init__(self, made: World, at: Peer) -> None:
+    def __init__(self, made: World, at: SimNode) -> None:
         self.world = made
         self.at = at
         self.notes: list[JobNote] = []
@@ -169,27 +169,27 @@ class Caller:
         blocks: tuple[int, ...] = (),
     ) -> JobNote:
         """One job, now."""
-        recorder = self.world.recorder
-        job = Job(recorder.submitted + 1, model, prompt, most, streamed, blocks, 0, self.world.kernel.now)
+        job_log = self.world.job_log
+        job = Job(job_log.submitted + 1, model, prompt, most, streamed, blocks, 0, self.world.loop.now)
         assert self.at.entry is not None
-        recorder.arrived(self.at, job, output)
-        self.notes.append(recorder.open[job.number])
+        job_log.arrived(self.at, job, output)
+        self.notes.append(job_log.open[job.number])
         self.at.entry.arrives(job, Truth(output))
         return self.notes[-1]
 
     def run(self, seconds: float) -> None:
         """Let time pass."""
-        self.world.kernel.run(self.world.kernel.now + seconds)
+        self.world.loop.run(self.world.loop.now + seconds)
 
 
-def engine_times(peer: Peer, prompt: int) -> tuple[float, float]:
+def engine_times(peer: SimNode, prompt: int) -> tuple[float, float]:
     """Seconds that an idle engine needs until it has read a prompt, and for the first token after that."""
     assert peer.worker is not None
-    pace = peer.worker.paces[MODEL]
-    return pace.request_s + pace.read_s(prompt), pace.step(1, float(prompt))[0]
+    timing = peer.worker.paces[MODEL]
+    return timing.request_s + timing.read_s(prompt), timing.step(1, float(prompt))[0]
 
 
-def attempt_of(made: World, worker: Peer) -> Attempt:
+def attempt_of(made: World, worker: SimNode) -> SimAttempt:
     """The only attempt that a worker has."""
     assert worker.worker is not None
     (attempt,) = worker.worker.tasks()
@@ -199,8 +199,8 @@ def attempt_of(made: World, worker: Peer) -> Attempt:
 
 def outcomes(made: World) -> dict[str, int]:
     """How the attempts went."""
-    return dict(made.recorder.outcomes)
+    return dict(made.job_log.outcomes)
 
 
-def indices(peers: Sequence[Peer]) -> list[int]:
+def indices(peers: Sequence[SimNode]) -> list[int]:
     return [peer.index for peer in peers]

@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from p2pnode.http.app import create_app
-from p2pnode.http.gate import Doors
+from p2pnode.http.gate import AllowedOrigins
 from p2pnode.http.server import Limits, serve
 from p2pnode.jobs.records import JobFailed, JobRecord, JobSpec
 from p2pnode.metrics import Metrics
@@ -25,7 +25,7 @@ PEER = PeerId(bytes(range(32)))
 CHUNK = b'{"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"word "}}]}'
 WHOLE = b'{"object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"word "}}]}'
 HANG = "hang"
-NO_DOORS = Doors()
+NO_DOORS = AllowedOrigins()
 
 #: One step of an answer: pieces, a pause in seconds, for ever, or a failure.
 Step = list[bytes] | float | str | JobFailed
@@ -323,7 +323,7 @@ def chat(model: str = "m", **more: Any) -> dict[str, Any]:
 async def running(
     gateway: ScriptedGateway | None = None,
     *,
-    doors: Doors = NO_DOORS,
+    doors: AllowedOrigins = NO_DOORS,
     host: str = "127.0.0.1",
     **limits: Any,
 ) -> AsyncIterator[Api]:

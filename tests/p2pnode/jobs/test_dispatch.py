@@ -28,8 +28,8 @@ from protocol.wire.messages import (
     Accept,
     Busy,
     End,
+    JobRequest,
     Refuse,
-    Request,
     decode,
     encode,
 )
@@ -176,11 +176,11 @@ async def test_an_engine_that_breaks_with_the_first_batch_is_passed_over(autojum
 # --- peers that do not keep to it -------------------------------------------------------------------------------------
 
 
-def accept(job: Request, ttft_ms: int = 0) -> bytes:
+def accept(job: JobRequest, ttft_ms: int = 0) -> bytes:
     return encode(Accept(job.job, 0, ttft_ms))
 
 
-def end(number: int, job: Request, pieces: list[bytes], finish: str = "stop") -> bytes:
+def end(number: int, job: JobRequest, pieces: list[bytes], finish: str = "stop") -> bytes:
     plain = End(finish, 1, len(pieces), hashlib.sha256(b"".join(pieces)).digest(), "its engine\nbroke")
     return encode(sign_end(signer(number), JobId(job.job), plain))
 

@@ -28,8 +28,8 @@ from protocol.wire.messages import (
     REFUSE,
     REQ,
     End,
+    JobRequest,
     Refuse,
-    Request,
     decode,
     encode,
 )
@@ -54,8 +54,8 @@ JOB = JobId(bytes(range(16)))
 ENTRY, WORKER = signer(1), signer(2)
 
 
-def request(body: bytes, **changes: object) -> Request:
-    base = Request(JOB, CHAT, MODEL, len(body), stream=True, prompt_tokens=5, max_tokens=16)
+def request(body: bytes, **changes: object) -> JobRequest:
+    base = JobRequest(JOB, CHAT, MODEL, len(body), stream=True, prompt_tokens=5, max_tokens=16)
     return msgspec.structs.replace(base, **changes)
 
 
@@ -420,7 +420,7 @@ async def test_unknown_frames_are_passed_over(autojump_clock: object) -> None:
         assert kinds(await all_of(near))[-1] == END
 
 
-@pytest.mark.parametrize("first", [(BODY, b"x"), (REQ, b"\xff"), (REQ, encode(Request(JOB, CHAT, "x" * 200, 0)))])
+@pytest.mark.parametrize("first", [(BODY, b"x"), (REQ, b"\xff"), (REQ, encode(JobRequest(JOB, CHAT, "x" * 200, 0)))])
 async def test_a_job_that_cannot_be_read(autojump_clock: object, first: tuple[int, bytes]) -> None:
     async with bench() as here:
         near, far = channel_pair(ENTRY.peer_id, WORKER.peer_id)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from p2pnode.swarm.connection_limiter import DoorSettings
+from p2pnode.swarm.connection_limiter import AcceptLimits
 from p2pnode.swarm.libp2p import Libp2pNet
 from p2pnode.swarm.net import Net
 from p2pnode.swarm.peerlink import Channel
@@ -21,7 +21,7 @@ from protocol.wire.messages import DELTA, END, REQ
 SETTINGS = PROFILES["test"]
 ANY_PORT = "/ip4/127.0.0.1/tcp/0"
 #: Tests run on one address; the per-address bounds have tests of their own.
-OPEN_DOOR = DoorSettings(loopback_exempt=True)
+OPEN_DOOR = AcceptLimits(loopback_exempt=True)
 
 
 class Nobody:
@@ -45,7 +45,7 @@ class StandIn:
         self, script: Callable[[Event], list[Effect]] = lambda event: [], first: tuple[Effect, ...] = ()
     ) -> None:
         self.view = Nobody()
-        self.neighbours = NoNeighbours()
+        self.overlay = NoNeighbours()
         self.events: list[Event] = []
         self._script = script
         self._first = first
@@ -104,8 +104,8 @@ def seed_of(number: int) -> bytes:
     return number.to_bytes(32, "big")
 
 
-def real_net(number: int, listen: str = ANY_PORT, door: DoorSettings = OPEN_DOOR) -> Libp2pNet:
-    return Libp2pNet(seed_of(number), [listen], door=door)
+def real_net(number: int, listen: str = ANY_PORT, limiter: AcceptLimits = OPEN_DOOR) -> Libp2pNet:
+    return Libp2pNet(seed_of(number), [listen], limiter=limiter)
 
 
 @asynccontextmanager
@@ -138,9 +138,9 @@ async def eventually(condition: Callable[[], object], seconds: float = 5) -> Non
 
 
 @asynccontextmanager
-async def victim(door: DoorSettings = OPEN_DOOR) -> AsyncIterator[Libp2pNet]:
+async def victim(limiter: AcceptLimits = OPEN_DOOR) -> AsyncIterator[Libp2pNet]:
     """A node that has to answer an honest peer at the end, and not to have been restarted."""
-    net = real_net(1, door=door)
+    net = real_net(1, limiter=limiter)
     async with running(net) as swarm:
         yield net
         await honest(swarm)

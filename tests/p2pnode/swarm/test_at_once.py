@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from p2pnode.swarm.accept_gateway import FrontStream
+from p2pnode.swarm.accept_gateway import AcceptedStream
 from p2pnode.swarm.driver import INBOX_PER_PEER
 from p2pnode.swarm.libp2p import Libp2pLink
 from p2pnode.swarm.peerlink import PeerLink
@@ -45,10 +45,10 @@ async def heard(link: Libp2pLink, size: int) -> bytes:
 
 async def test_what_the_kernel_does_not_take_leaves_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of whatever is sent at once the kernel takes a part, or nothing: the rest may neither be lost nor overtaken."""
-    rng, calm = random.Random(1), FrontStream.send_now
+    rng, calm = random.Random(1), AcceptedStream.send_now
     async with two_ends() as (mine, theirs):
         monkeypatch.setattr(
-            FrontStream, "send_now", lambda self, data: calm(self, data[: rng.choice((0, 1, len(data)))])
+            AcceptedStream, "send_now", lambda self, data: calm(self, data[: rng.choice((0, 1, len(data)))])
         )
         sent = b""
         for number in range(200):  # in all less than a window: nobody reads before the end
@@ -172,8 +172,8 @@ async def test_what_was_said_at_once_is_not_lost_at_the_end(
         nursery.start_soon(theirs.run, listener)
         await eventually(lambda: mine.rtt_s and theirs.rtt_s)
         with monkeypatch.context() as full:
-            calm = FrontStream.send_now
-            full.setattr(FrontStream, "send_now", lambda self, data: calm(self, data[:takes]))
+            calm = AcceptedStream.send_now
+            full.setattr(AcceptedStream, "send_now", lambda self, data: calm(self, data[:takes]))
             mine.post(Doubt(bytes(32), 1, 1), hold=True)
             mine.hurry()
         assert mine._link.unsent()
@@ -196,14 +196,14 @@ async def test_a_link_that_retires_waits_for_a_full_network(monkeypatch: pytest.
         nursery.start_soon(mine.run, Owner())
         nursery.start_soon(theirs.run, listener)
         await eventually(lambda: mine.rtt_s and theirs.rtt_s)
-        write = FrontStream.write
+        write = AcceptedStream.write
 
-        async def late(self: FrontStream, data: bytes) -> None:
+        async def late(self: AcceptedStream, data: bytes) -> None:
             await go_on.wait()
             await write(self, data)
 
-        monkeypatch.setattr(FrontStream, "send_now", lambda *_: 0)
-        monkeypatch.setattr(FrontStream, "write", late)
+        monkeypatch.setattr(AcceptedStream, "send_now", lambda *_: 0)
+        monkeypatch.setattr(AcceptedStream, "write", late)
         mine.post(Doubt(bytes(32), 1, 1), hold=True)
         mine.hurry()
         await trio.testing.wait_all_tasks_blocked()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2pnode.swarm.connection_limiter import GRACE_S, REMEMBERED, Door, DoorSettings, Ticket
+from p2pnode.swarm.connection_limiter import GRACE_S, REMEMBERED, AcceptLimits, ConnectionLimiter, Ticket
 from protocol.ids import PeerId
 
 ALICE, BOB = PeerId(b"a" * 32), PeerId(b"b" * 32)
@@ -18,33 +18,37 @@ class Turned:
         self.count += 1
 
 
-def knock(door: Door, address: str, now: float = 0.0, turned: Turned | None = None) -> Ticket | None:
-    return door.knock(address, now, turned or Turned())
+def try_accept(
+    limiter: ConnectionLimiter, address: str, now: float = 0.0, turned: Turned | None = None
+) -> Ticket | None:
+    return limiter.try_accept(address, now, turned or Turned())
 
 
-def enter(door: Door, address: str, peer: PeerId, now: float = 0.0, turned: Turned | None = None) -> Ticket | None:
-    ticket = knock(door, address, now, turned)
-    return ticket if ticket is not None and door.proven(ticket, peer, now) else None
+def enter(
+    limiter: ConnectionLimiter, address: str, peer: PeerId, now: float = 0.0, turned: Turned | None = None
+) -> Ticket | None:
+    ticket = try_accept(limiter, address, now, turned)
+    return ticket if ticket is not None and limiter.proven(ticket, peer, now) else None
 
 
 def test_pending_sockets_of_one_address_are_few() -> None:
-    door = Door(DoorSettings())
-    tickets = [knock(door, "198.51.100.1") for _ in range(5)]
+    limiter = ConnectionLimiter(AcceptLimits())
+    tickets = [try_accept(limiter, "198.51.100.1") for _ in range(5)]
     assert [ticket is not None for ticket in tickets] == [True] * 4 + [False]
-    assert door.refused == {"pending per address": 1}
-    assert knock(door, "198.51.100.2") is not None
+    assert limiter.refused == {"pending per address": 1}
+    assert try_accept(limiter, "198.51.100.2") is not None
     assert tickets[0] is not None
-    door.leave(tickets[0])
-    assert knock(door, "198.51.100.1") is not None
+    limiter.leave(tickets[0])
+    assert try_accept(limiter, "198.51.100.1") is not None
 
 
 def test_the_accept_rate_is_bounded_per_address() -> None:
-    door = Door(DoorSettings(burst=3, rate=10.0))
+    limiter = ConnectionLimiter(AcceptLimits(burst=3, rate=10.0))
 
     def visit(now: float) -> bool:
-        ticket = knock(door, "198.51.100.1", now)
+        ticket = try_accept(limiter, "198.51.100.1", now)
         if ticket is not None:
-            door.leave(ticket)
+            limiter.leave(ticket)
         return ticket is not None
 
     assert [visit(0.0) for _ in range(4)] == [True, True, True, False]
@@ -54,83 +58,85 @@ def test_the_accept_rate_is_bounded_per_address() -> None:
 
 
 def test_when_too_many_wait_the_oldest_makes_room() -> None:
-    door = Door(DoorSettings(pending=3))
+    limiter = ConnectionLimiter(AcceptLimits(pending=3))
     turned = Turned()
-    first = knock(door, "198.51.100.1", 0.0, turned)
-    knock(door, "198.51.100.2")
-    knock(door, "198.51.100.3")
-    assert knock(door, "198.51.100.4", GRACE_S / 2) is None
+    first = try_accept(limiter, "198.51.100.1", 0.0, turned)
+    try_accept(limiter, "198.51.100.2")
+    try_accept(limiter, "198.51.100.3")
+    assert try_accept(limiter, "198.51.100.4", GRACE_S / 2) is None
     assert turned.count == 0
-    assert knock(door, "198.51.100.4", 2 * GRACE_S) is not None
+    assert try_accept(limiter, "198.51.100.4", 2 * GRACE_S) is not None
     assert turned.count == 1
-    assert door.pending == 3
+    assert limiter.pending == 3
     assert first is not None
-    assert not door.proven(first, ALICE, 2.0), "who was turned out cannot come in"
+    assert not limiter.proven(first, ALICE, 2.0), "who was turned out cannot come in"
 
 
 def test_connections_are_bounded_per_peer_per_address_and_in_all() -> None:
-    door = Door(DoorSettings(inbound=6, per_address=3, per_peer=2))
-    assert enter(door, "198.51.100.1", ALICE)
-    assert enter(door, "198.51.100.2", ALICE)
-    assert not enter(door, "198.51.100.3", ALICE)
-    assert door.refused == {"per peer": 1}
-    assert enter(door, "198.51.100.1", BOB)
-    assert enter(door, "198.51.100.1", PeerId(b"c" * 32))
-    assert knock(door, "198.51.100.1") is None
-    assert door.refused["per address"] == 1
-    assert enter(door, "198.51.100.4", PeerId(b"d" * 32))
-    assert enter(door, "198.51.100.5", PeerId(b"e" * 32))
-    assert knock(door, "198.51.100.6") is None
-    assert door.refused["inbound"] == 1
-    assert door.open == 6
+    limiter = ConnectionLimiter(AcceptLimits(inbound=6, per_address=3, per_peer=2))
+    assert enter(limiter, "198.51.100.1", ALICE)
+    assert enter(limiter, "198.51.100.2", ALICE)
+    assert not enter(limiter, "198.51.100.3", ALICE)
+    assert limiter.refused == {"per peer": 1}
+    assert enter(limiter, "198.51.100.1", BOB)
+    assert enter(limiter, "198.51.100.1", PeerId(b"c" * 32))
+    assert try_accept(limiter, "198.51.100.1") is None
+    assert limiter.refused["per address"] == 1
+    assert enter(limiter, "198.51.100.4", PeerId(b"d" * 32))
+    assert enter(limiter, "198.51.100.5", PeerId(b"e" * 32))
+    assert try_accept(limiter, "198.51.100.6") is None
+    assert limiter.refused["inbound"] == 1
+    assert limiter.open == 6
 
 
 def test_a_network_group_is_bounded_unless_it_is_private() -> None:
-    door = Door(DoorSettings(per_group=5))
+    limiter = ConnectionLimiter(AcceptLimits(per_group=5))
     entered = [
-        enter(door, f"{network}.{number}", PeerId(bytes([number]) * 31 + network[:1].encode()))
+        enter(limiter, f"{network}.{number}", PeerId(bytes([number]) * 31 + network[:1].encode()))
         for network in ("198.51.100", "192.168.7")
         for number in range(1, 9)
     ]
     assert [ticket is not None for ticket in entered] == [True] * 5 + [False] * 3 + [True] * 8
-    assert door.refused == {"per group": 3}
-    assert [knock(door, f"2001:db8:1:{number}::1") is not None for number in range(7)] == [True] * 5 + [False] * 2
+    assert limiter.refused == {"per group": 3}
+    assert [try_accept(limiter, f"2001:db8:1:{number}::1") is not None for number in range(7)] == [True] * 5 + [
+        False
+    ] * 2
     assert entered[0] is not None
-    door.leave(entered[0])
-    assert knock(door, "198.51.100.77") is not None
+    limiter.leave(entered[0])
+    assert try_accept(limiter, "198.51.100.77") is not None
 
 
 def test_loopback_is_spared_only_where_asked() -> None:
-    strict, local = Door(DoorSettings()), Door(DoorSettings(loopback_exempt=True))
+    strict, local = ConnectionLimiter(AcceptLimits()), ConnectionLimiter(AcceptLimits(loopback_exempt=True))
     for _ in range(4):
-        assert knock(strict, "127.0.0.1")
-    assert not knock(strict, "127.0.0.1")
+        assert try_accept(strict, "127.0.0.1")
+    assert not try_accept(strict, "127.0.0.1")
     for _ in range(60):
-        assert knock(local, "127.0.0.1")
-    assert all(knock(local, "198.51.100.1") for _ in range(4))
-    assert not knock(local, "198.51.100.1")
+        assert try_accept(local, "127.0.0.1")
+    assert all(try_accept(local, "198.51.100.1") for _ in range(4))
+    assert not try_accept(local, "198.51.100.1")
     local.ban(ALICE, "127.0.0.1", 10.0)
     assert local.banned(ALICE, 9.0)
 
 
 def test_a_ban_holds_for_peer_and_address_and_ends() -> None:
-    door = Door(DoorSettings())
+    limiter = ConnectionLimiter(AcceptLimits())
     inside, outside = Turned(), Turned()
-    enter(door, "198.51.100.1", ALICE, turned=inside)
-    knock(door, "198.51.100.2", turned=outside)
-    door.ban(ALICE, "198.51.100.2", 10.0)
+    enter(limiter, "198.51.100.1", ALICE, turned=inside)
+    try_accept(limiter, "198.51.100.2", turned=outside)
+    limiter.ban(ALICE, "198.51.100.2", 10.0)
     assert (inside.count, outside.count) == (1, 1)
-    assert knock(door, "198.51.100.2", 9.0) is None
-    assert not enter(door, "198.51.100.3", ALICE, 9.0)
-    assert enter(door, "198.51.100.3", ALICE, 11.0)
-    assert enter(door, "198.51.100.2", BOB, 11.0)
+    assert try_accept(limiter, "198.51.100.2", 9.0) is None
+    assert not enter(limiter, "198.51.100.3", ALICE, 9.0)
+    assert enter(limiter, "198.51.100.3", ALICE, 11.0)
+    assert enter(limiter, "198.51.100.2", BOB, 11.0)
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    door = Door(DoorSettings())
+    limiter = ConnectionLimiter(AcceptLimits())
     for number in range(REMEMBERED + 10):
-        ticket = knock(door, f"203.0.{number >> 8}.{number & 255}")
+        ticket = try_accept(limiter, f"203.0.{number >> 8}.{number & 255}")
         assert ticket is not None
-        door.leave(ticket)
-        door.ban(PeerId(number.to_bytes(32, "big")), f"192.0.{number >> 8}.{number & 255}", 10.0)
-    assert len(door._buckets) == len(door._banned_peers) == len(door._banned_addresses) == REMEMBERED
+        limiter.leave(ticket)
+        limiter.ban(PeerId(number.to_bytes(32, "big")), f"192.0.{number >> 8}.{number & 255}", 10.0)
+    assert len(limiter._buckets) == len(limiter._banned_peers) == len(limiter._banned_addresses) == REMEMBERED

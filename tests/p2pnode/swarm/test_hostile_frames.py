@@ -97,7 +97,7 @@ def said(rng: random.Random, wall: float) -> tuple[int, bytes]:
             m.DhtQuery(rng.randrange(1 << 32), key, values=True),
             m.DhtReply(rng.randrange(1 << 32), contacts, tuple(wires)),
             m.DhtStore(model_key(ModelId(bytes(16))), wires[2]),
-            m.Request(job, "/v1/completions", "model", 10),
+            m.JobRequest(job, "/v1/completions", "model", 10),
             m.Accept(job),
             m.Busy(1),
             m.Refuse(400, "code", "message"),

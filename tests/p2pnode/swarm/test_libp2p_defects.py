@@ -24,7 +24,7 @@ from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 
 from p2pnode.swarm import containment
-from p2pnode.swarm.connection_limiter import DoorSettings
+from p2pnode.swarm.connection_limiter import AcceptLimits
 from p2pnode.swarm.containment import STREAMS, BufferedPackets, ContainedYamux, WrongLibrary, check_library
 from p2pnode.swarm.libp2p import LINK_PROTOCOL, Libp2pNet
 from p2pnode.swarm.net import NetError, PeerUnreachable
@@ -80,7 +80,7 @@ async def test_only_noise_gets_in(kind: str) -> None:
         async with stranger(kind) as host:
             with pytest.raises(Exception, match=r"security|secur"):
                 await intrude(host, net)
-        assert net.door.open == 0
+        assert net.limiter.open == 0
 
 
 async def test_nobody_gets_in_under_another_name() -> None:
@@ -88,7 +88,7 @@ async def test_nobody_gets_in_under_another_name() -> None:
         async with stranger("plaintext", keys=impostor(real_net(3))) as host:
             with pytest.raises(Exception, match=r"security|secur"):
                 await intrude(host, net)
-        assert net.door.open == 0
+        assert net.limiter.open == 0
 
 
 @pytest.mark.parametrize("kind", ["plaintext", "tls", "secio"])
@@ -120,7 +120,7 @@ async def test_keys_of_other_kinds_are_refused() -> None:
             with suppress(Exception):
                 muxed = await intrude(host, net)
                 await stream_of(muxed, LINK_PROTOCOL)
-        assert net.door.open == 0
+        assert net.limiter.open == 0
 
 
 def libp2p_rsa() -> Any:
@@ -215,32 +215,32 @@ async def test_a_hundred_raw_handshakes_of_garbage() -> None:
 
 @pytest.mark.slow
 async def test_three_hundred_idle_sockets_of_one_address_lock_nobody_out() -> None:
-    async with victim(DoorSettings(pending_s=2.0)) as net:
+    async with victim(AcceptLimits(pending_s=2.0)) as net:
         idle = [await socket_from("127.0.0.9", net) for _ in range(300)]
         await trio.sleep(0.2)
-        assert net.door.pending <= net.door.settings.pending_per_address
+        assert net.limiter.pending <= net.limiter.settings.pending_per_address
         async with running(real_net(3)) as visitor:
             link = await visitor._net.dial(net.local_id, net.addrs())
             await link.aclose()
-        await eventually(lambda: not net.door.pending)
+        await eventually(lambda: not net.limiter.pending)
         for stream in idle:
             await stream.aclose()
 
 
 async def test_a_proven_peer_that_opens_no_link_is_sent_away() -> None:
-    async with victim(DoorSettings(unlinked_s=0.2, loopback_exempt=True)) as net, stranger() as host:
+    async with victim(AcceptLimits(unlinked_s=0.2, loopback_exempt=True)) as net, stranger() as host:
         await intrude(host, net)
-        await eventually(lambda: not net.door.open)
+        await eventually(lambda: not net.limiter.open)
 
 
 async def test_places_come_back() -> None:
     """The library holds the place of an inbound connection until the host ends."""
-    few = DoorSettings(inbound=4, connections=6, loopback_exempt=True)
+    few = AcceptLimits(inbound=4, connections=6, loopback_exempt=True)
     async with victim(few) as net, running(real_net(3)) as visitor:
         for _ in range(20):
             link = await visitor._net.dial(net.local_id, net.addrs())
             await link.aclose()
-            await eventually(lambda: not net.door.open)
+            await eventually(lambda: not net.limiter.open)
 
 
 @pytest.mark.slow
@@ -253,7 +253,7 @@ async def test_many_unfinished_streams_end_the_connection() -> None:
                 stream = await muxed.open_stream()
                 opened += 1
                 await stream.write(b"\x7f" * 1000)
-        await eventually(lambda: not net.door.open)
+        await eventually(lambda: not net.limiter.open)
         assert opened < 512
         assert opened >= STREAMS
 
@@ -270,7 +270,7 @@ async def test_what_nobody_reads_is_not_kept() -> None:
                 await stream.write(struct.pack(">II", 0, HELLO << 24 | 0xFFFFFF) + b"\0" * 60_000)
                 sent += 60_000
         assert sent < 64 << 20
-        await eventually(lambda: not net.door.open)
+        await eventually(lambda: not net.limiter.open)
 
 
 async def test_a_peer_that_ignores_credit_is_cut() -> None:
@@ -364,7 +364,7 @@ async def test_cancelled_dials_leave_nothing_behind() -> None:
             with trio.move_on_after(rng.uniform(0, 0.008)):
                 link = await visitor._net.dial(net.local_id, net.addrs())
                 await link.aclose()
-        await eventually(lambda: not (net.door.open or net.door.pending))
+        await eventually(lambda: not (net.limiter.open or net.limiter.pending))
         assert not visitor._net._links  # type: ignore[attr-defined]
 
 

@@ -13,15 +13,15 @@ from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
 from noise.connection import NoiseConnection
 from noise.exceptions import NoiseInvalidMessage, NoiseMaxNonceError
 
-from p2pnode.swarm.frame_decoder import BufferedPackets, Sieve, ciphers
-from p2pnode.swarm.ping_scheduler import Keeper
-from p2pnode.swarm.wakeup import Bell
+from p2pnode.swarm.frame_decoder import BufferedPackets, FrameDecoder, ciphers
+from p2pnode.swarm.ping_scheduler import PingScheduler
+from p2pnode.swarm.wakeup import AutoResetEvent
 
 # --- the bell --------------------------------------------------------------------------------------------------------
 
 
 async def test_what_was_rung_is_heard_once(autojump_clock: trio.testing.MockClock) -> None:
-    bell = Bell()
+    bell = AutoResetEvent()
     bell.set()
     bell.set()
     await bell.wait()
@@ -32,7 +32,7 @@ async def test_what_was_rung_is_heard_once(autojump_clock: trio.testing.MockCloc
 
 
 async def test_who_waits_is_woken_and_who_was_cancelled_is_not(autojump_clock: trio.testing.MockClock) -> None:
-    bell = Bell()
+    bell = AutoResetEvent()
     with trio.move_on_after(1):
         await bell.wait()
     async with trio.open_nursery() as nursery:
@@ -45,7 +45,7 @@ async def test_who_waits_is_woken_and_who_was_cancelled_is_not(autojump_clock: t
 
 
 async def test_waiting_ends_with_a_ring_the_time_or_a_cancellation(autojump_clock: trio.testing.MockClock) -> None:
-    bell, began = Bell(), trio.current_time()
+    bell, began = AutoResetEvent(), trio.current_time()
     await bell.wait_until(began + 1)
     assert trio.current_time() - began == pytest.approx(1)
     assert not bell.is_set()
@@ -66,7 +66,7 @@ async def test_waiting_ends_with_a_ring_the_time_or_a_cancellation(autojump_cloc
 
 
 async def test_a_ring_outlives_a_cancelled_wait_and_not_a_look(autojump_clock: trio.testing.MockClock) -> None:
-    bell = Bell()
+    bell = AutoResetEvent()
     bell.set()
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -99,7 +99,7 @@ class Timed:
 
 
 async def test_each_is_asked_when_it_is_due(autojump_clock: trio.testing.MockClock) -> None:
-    keeper, began = Keeper(), trio.current_time()
+    keeper, began = PingScheduler(), trio.current_time()
     often, seldom, late = Timed(1.0), Timed(2.5), Timed(0.25)
     async with trio.open_nursery() as nursery:
         keeper.add(often)
@@ -117,7 +117,7 @@ async def test_each_is_asked_when_it_is_due(autojump_clock: trio.testing.MockClo
 
 
 async def test_who_is_heard_is_not_asked_and_who_ended_is_forgotten(autojump_clock: trio.testing.MockClock) -> None:
-    keeper = Keeper()
+    keeper = PingScheduler()
     busy, ended = Timed(1.0), Timed(3.0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.run)
@@ -155,7 +155,7 @@ class Stuff:
         session = SimpleNamespace(front="the socket", _drain=lambda _: rest)
         session.conn = SimpleNamespace(encrypt=bytes, decrypt=bytes, read_writer=BufferedPackets(self))
         self.refused = refused
-        self.sieve: Any = Sieve(session, self.deliver)
+        self.sieve: Any = FrameDecoder(session, self.deliver)
 
     def deliver(self, stream: int, data: bytes) -> bool:
         if stream != self.refused:

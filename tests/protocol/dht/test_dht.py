@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from protocol.dht import dht as dht_module
 from protocol.dht.dht import MOST_LOOKUPS, PROVIDERS, Dht
 from protocol.dht.lookup import Lookup, State
-from protocol.dht.record_store import Shelf, home_of
-from protocol.dht.routing_table import Buckets, as_number, model_key, peer_key
+from protocol.dht.record_store import RecordStore, home_of
+from protocol.dht.routing_table import RoutingTable, as_number, model_key, peer_key
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer
 from protocol.errors import BadEnvelope, StaleStatement
 from protocol.ids import ModelId, PeerId
@@ -421,7 +421,7 @@ def test_the_life_of_a_statement_follows_the_skew_rule() -> None:
 
 
 def test_a_shelf_is_bounded_per_key_and_per_group() -> None:
-    shelf = Shelf(name(1), DhtSettings(store_per_key=8))
+    shelf = RecordStore(name(1), DhtSettings(store_per_key=8))
     key = model_key(MODEL)
     taken = [shelf.put(key, provider(number), "203.0.113", NOW, NOW + 60) for number in range(2, 6)]
     assert taken == [True, True, False, False]
@@ -432,7 +432,7 @@ def test_a_shelf_is_bounded_per_key_and_per_group() -> None:
 
 
 def test_a_full_shelf_gives_up_the_keys_farthest_from_its_own() -> None:
-    shelf = Shelf(name(1), DhtSettings(store_keys=4))
+    shelf = RecordStore(name(1), DhtSettings(store_keys=4))
     mine = as_number(peer_key(name(1)))
     items = sorted((provider(2, model=bytes([n]) * 16) for n in range(12)), key=lambda e: as_number(home_of(e)) ^ mine)
     near, far = items[:4], items[4:]
@@ -446,7 +446,7 @@ def test_a_full_shelf_gives_up_the_keys_farthest_from_its_own() -> None:
 
 
 def test_a_shelf_is_bounded_in_all() -> None:
-    shelf = Shelf(name(1), DhtSettings(store_keys=2))
+    shelf = RecordStore(name(1), DhtSettings(store_keys=2))
     envelopes = [provider(number) for number in range(2, 12)]
     taken = [shelf.put(model_key(MODEL), envelope, "", NOW, NOW + 60) for envelope in envelopes]
     assert taken == [True] * 8 + [False] * 2
@@ -990,13 +990,13 @@ def test_the_upkeep_refreshes_one_stale_bucket_at_a_time() -> None:
 # --- the table -----------------------------------------------------------------------------------------------------
 
 
-def same_bucket(table: Buckets, count: int) -> list[PeerId]:
+def same_bucket(table: RoutingTable, count: int) -> list[PeerId]:
     peers = (name(number) for number in range(1000, 9999))
     return [peer for peer in peers if table.index(as_number(peer_key(peer))) == 0][:count]
 
 
 def test_old_contacts_keep_their_place_and_newcomers_wait() -> None:
-    table = Buckets(name(1), k=3, per_group=2)
+    table = RoutingTable(name(1), k=3, per_group=2)
     peers = same_bucket(table, 10)
     for peer in peers:
         table.seen(peer, ("a",), "", 1.0)
@@ -1020,7 +1020,7 @@ def test_old_contacts_keep_their_place_and_newcomers_wait() -> None:
 
 
 def test_a_network_group_gets_a_few_places_only_unless_it_is_private() -> None:
-    table = Buckets(name(1), k=8, per_group=2)
+    table = RoutingTable(name(1), k=8, per_group=2)
     peers = same_bucket(table, 12)
     for peer in peers[:5]:
         table.seen(peer, ("a",), "203.0.113", 1.0)
@@ -1038,7 +1038,7 @@ def test_a_network_group_gets_a_few_places_only_unless_it_is_private() -> None:
 
 
 def test_a_bucket_without_replacements_shrinks() -> None:
-    table = Buckets(name(1), k=8, per_group=2)
+    table = RoutingTable(name(1), k=8, per_group=2)
     (peer,) = same_bucket(table, 1)
     table.seen(peer, ("a",), "", 1.0)
     table.failed(peer, unreachable=True)
@@ -1065,7 +1065,7 @@ def test_which_groups_are_scarce(group: str, scarce: bool) -> None:
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.integers(2, 10_000), unique=True, max_size=60), st.binary(min_size=32, max_size=32))
 def test_the_closest_are_the_closest(numbers: list[int], target: bytes) -> None:
-    table = Buckets(name(1), k=100, per_group=100)
+    table = RoutingTable(name(1), k=100, per_group=100)
     for number in numbers:
         table.seen(name(number), ("a",), "", 1.0)
     closest = table.closest(target, 10)
@@ -1078,7 +1078,7 @@ def test_the_closest_are_the_closest(numbers: list[int], target: bytes) -> None:
 @settings(deadline=None, max_examples=100)
 @given(st.integers(0, 255), st.integers(0, (1 << 256) - 1))
 def test_a_random_key_of_a_bucket_falls_into_it(index: int, entropy: int) -> None:
-    table = Buckets(name(1), k=20, per_group=4)
+    table = RoutingTable(name(1), k=20, per_group=4)
     assert table.index(as_number(table.key_in(index, entropy))) == index
 
 

@@ -13,7 +13,7 @@ from protocol.gossip import anti_entropy
 from protocol.settings import GossipSettings
 from protocol.statements.envelope import Envelope
 from protocol.statements.keys import ADVERT, LOAD, PROVIDER
-from protocol.statements.versions import Marks
+from protocol.statements.versions import HighWaterMarks
 from protocol.wire.messages import DIGEST, Digest, decode, encode
 
 
@@ -23,8 +23,8 @@ def said(author: bytes, kind: int, seq: int) -> Envelope:
     return Envelope(kind, author, 1, seq, 0.0, 60, b"", wire)  # type: ignore[arg-type]
 
 
-def marks_of(contents: dict[tuple[bytes, int], int], until: float = 60.0, held: bool = True) -> Marks:
-    marks = Marks(1000.0)
+def marks_of(contents: dict[tuple[bytes, int], int], until: float = 60.0, held: bool = True) -> HighWaterMarks:
+    marks = HighWaterMarks(1000.0)
     for (author, kind), seq in contents.items():
         marks.advance(said(author, kind, seq), until, held)
     return marks
@@ -42,7 +42,7 @@ def through_the_wire(digest: Digest) -> Digest:
     return got
 
 
-def exchange(a: Marks, b: Marks, few: bool = False) -> tuple[set[object], set[object]]:
+def exchange(a: HighWaterMarks, b: HighWaterMarks, few: bool = False) -> tuple[set[object], set[object]]:
     """``a`` opens; what it gets and what ``b`` gets in the end."""
     to_a, to_b = set(), set()
     rounds = [(b, a, anti_entropy.opening(a, 0.0), to_a, to_b)]
@@ -98,7 +98,7 @@ def test_what_was_only_seen_is_not_offered_again() -> None:
 
 def test_after_a_restart_the_newest_version_is_wanted_again() -> None:
     known = marks_of({KEYS[0]: 4})
-    restarted = Marks(1000.0)
+    restarted = HighWaterMarks(1000.0)
     restarted.load(known.export(0.0, 0.0), 0.0, 0.0)
     to_restarted, _ = exchange(restarted, known)
     assert to_restarted == {KEYS[0]}

@@ -39,16 +39,16 @@ def test_a_node_begins_with_a_burst_and_no_flow_and_saves_half_of_it_again() -> 
 
 def test_a_burst_is_paid_back_by_the_flow() -> None:
     budget = Budget(1000.0, 100_000.0, 1.0, now=0.0)
-    sent, pace = 50_000.0, []
+    sent, timing = 50_000.0, []
     budget.settle(50_000, 0.0)
     for second in range(1, 601):  # all that may be sent is
         flow = max(0.0, budget.flow.level(second))
         budget.flow.spend(flow, second)
         sent += flow + SYNC_SHARE * 1000.0
-        pace.append(flow)
+        timing.append(flow)
         budget.settle(round(sent), second)
-    assert pace[100] == pytest.approx((1 - PAYBACK_SHARE) * pace[-1])
-    assert pace[-1] == pytest.approx((1 - SYNC_SHARE) * 1000.0)
+    assert timing[100] == pytest.approx((1 - PAYBACK_SHARE) * timing[-1])
+    assert timing[-1] == pytest.approx((1 - SYNC_SHARE) * 1000.0)
     assert sent <= 1000.0 * (600 + EVEN_S)
 
 

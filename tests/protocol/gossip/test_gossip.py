@@ -83,11 +83,11 @@ def test_at_rest_thirty_nodes_stay_within_the_byte_budget() -> None:
 def test_one_message_per_neighbour_and_tick() -> None:
     net = network()
     before = {member.peer: dict(member.sent) for member in net.members}
-    neighbours = {member.peer: len(member.node.neighbours.standing()) for member in net.members}
+    neighbours = {member.peer: len(member.node.overlay.standing()) for member in net.members}
     net.run(20.0)
     for member in net.members:
         records = member.sent["Records"] - before[member.peer]["Records"]
-        assert records <= 21 * (max(neighbours[member.peer], len(member.node.neighbours.standing())) + 3)
+        assert records <= 21 * (max(neighbours[member.peer], len(member.node.overlay.standing())) + 3)
 
 
 def relayed(records: Records, me: PeerId) -> tuple[list[Envelope], list[Envelope]]:
@@ -187,11 +187,11 @@ def test_a_node_that_forgot_its_incarnation_overtakes_its_former_self() -> None:
 def test_a_large_view_is_repaired_by_buckets() -> None:
     net = network(nodes=3, rest=5.0)
     left, right = net.members[0], net.members[2]
-    crowd = [statement(signer_of(100 + i), Load(), (1, 1), net.wall(left), 3000) for i in range(300)]
-    for envelope in crowd:  # heard by one of them only, and not spread
+    table = [statement(signer_of(100 + i), Load(), (1, 1), net.wall(left), 3000) for i in range(300)]
+    for envelope in table:  # heard by one of them only, and not spread
         left.node.gossip._intake.take((envelope.author, LOAD), None, envelope, (), net.now)
     net.run(4 * net.settings.gossip.digest_s)
-    assert all(envelope.author in right.node.view for envelope in crowd)
+    assert all(envelope.author in right.node.view for envelope in table)
     assert len({member.node.stats()["view"] for member in net.members}) == 1
 
 
@@ -516,8 +516,8 @@ def test_a_full_view_does_not_relay_what_it_does_not_hold() -> None:
 
 def test_a_newcomer_gets_everything_in_messages_of_bounded_size() -> None:
     node = Alone(1)
-    crowd = [load(100 + i) for i in range(700)]
-    node.get(node.peers[0], *crowd)
+    table = [load(100 + i) for i in range(700)]
+    node.get(node.peers[0], *table)
     newcomer = signer_of(60).peer_id
     node.gossip.link_up(newcomer, True, 1.0)
     effects = node.gossip.on_digest(newcomer, Digest(reply=True), 1.0)
@@ -635,8 +635,8 @@ def test_a_thousand_identities_cost_no_more_than_a_few_and_nothing_to_those_we_c
 def test_between_old_neighbours_few_buckets_are_listed() -> None:
     node = Alone(1)
     (a,) = node.peers
-    crowd = [load(100 + i) for i in range(400)]
-    node.get(a, *crowd)
+    table = [load(100 + i) for i in range(400)]
+    node.get(a, *table)
     other = anti_entropy.opening(node.gossip._marks, 0.0)
     strange = Digest(buckets=bytes(len(other.buckets)), reply=True)
 

@@ -13,7 +13,7 @@ from protocol.gossip.publisher import (
     COPIES_OF_FEW,
     LEAST_LINKS,
     LOAD_SHARE,
-    Announcer,
+    Publisher,
     changed,
     few_of,
 )
@@ -26,8 +26,8 @@ from tests.protocol.harness import WALL, advert_of, signer_of
 IDLE = Load(slots=8, free_vram_mib=8000, tokens_s=40)
 
 
-def announcer(inc: int = 1, **changes: float) -> Announcer:
-    return Announcer(signer_of(0), GossipSettings(**changes), random.Random(1), inc)  # type: ignore[arg-type]
+def announcer(inc: int = 1, **changes: float) -> Publisher:
+    return Publisher(signer_of(0), GossipSettings(**changes), random.Random(1), inc)  # type: ignore[arg-type]
 
 
 def kinds(envelopes: list[Envelope]) -> list[int]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import BadEnvelope
-from protocol.gossip.validation import MAX_PROOFS, Counts, Intake, Verdict
+from protocol.gossip.validation import MAX_PROOFS, Counts, Validator, Verdict
 from protocol.ids import PeerId
 from protocol.membership.peer_view import PeerView
 from protocol.settings import GossipSettings
@@ -23,7 +23,7 @@ from tests.protocol.harness import WALL, advert_of, signer_of
 ME = signer_of(0)
 
 
-class Gate(Intake):
+class Gate(Validator):
     """An intake on a clock that stands at 0 unless told otherwise."""
 
     def __init__(self, size: int = 4096) -> None:

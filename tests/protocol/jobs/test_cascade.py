@@ -18,7 +18,7 @@ from protocol.jobs.cascade_events import (
     Abort,
     Accepted,
     Attempt,
-    Beat,
+    AttemptFailed,
     Begin,
     CallerGone,
     CascadeEffect,
@@ -27,7 +27,7 @@ from protocol.jobs.cascade_events import (
     Completed,
     Finish,
     GiveUp,
-    Lost,
+    Keepalive,
     Observe,
     Outcome,
     Paused,
@@ -101,7 +101,7 @@ def test_a_stream_commits_with_its_first_piece_and_ends() -> None:
     play = Play(A, B)
     assert play.all == [Attempt(A, 1)]
     assert play.do(Accepted(A, 0.5), 1.0) == []
-    assert play.do(Beat(A), 1.5) == []
+    assert play.do(Keepalive(A), 1.5) == []
     assert play.do(Progress(A, 2), 2.0) == [Commit(A)]
     assert play.do(Progress(A, 3), 3.0) == []
     effects = play.do(Completed(A), 4.0)
@@ -156,7 +156,7 @@ def test_a_peer_that_is_alive_has_until_its_promise(begin: dict[str, float], pro
     play.do(Accepted(A, promise_s))
     effects: list[CascadeEffect] = []
     while not effects:
-        play.do(Beat(A), play.now + 1)
+        play.do(Keepalive(A), play.now + 1)
         effects = play.do(TICK) if play.now >= play.timer else []
     assert play.now == pytest.approx(due, abs=1)
     assert observed(effects).outcome is (Outcome.DEADLINE if due == 600 else Outcome.NO_ANSWER)
@@ -173,7 +173,7 @@ def test_no_word_within_the_time_to_accept() -> None:
 
 def test_silence_in_the_middle_is_final() -> None:
     play = Play(A, B).flowing()
-    play.do(Beat(A), 3.0)
+    play.do(Keepalive(A), 3.0)
     effects = play.until_over()
     assert play.now == 9.0
     assert effects[0] == Abort(A, ResetCode.CANCELLED)
@@ -184,7 +184,7 @@ def test_beats_are_life_but_no_progress() -> None:
     play = Play(A).flowing()
     effects: list[CascadeEffect] = []
     while not effects:
-        play.do(Beat(A), play.now + 1)
+        play.do(Keepalive(A), play.now + 1)
         effects = play.do(TICK)
     assert play.now == SETTINGS.progress_window_s
     assert observed(effects).outcome is Outcome.SLOW
@@ -211,9 +211,9 @@ def test_while_the_caller_does_not_read_nothing_is_expected() -> None:
     play.do(Resumed())
     assert play.do(TICK) == []
     assert play.timer == 306.0
-    play.do(Beat(A), 305.0)
-    play.do(Beat(A), 310.0)
-    play.do(Beat(A), 315.0)
+    play.do(Keepalive(A), 305.0)
+    play.do(Keepalive(A), 310.0)
+    play.do(Keepalive(A), 315.0)
     assert observed(play.do(TICK, 319.0)).outcome is Outcome.SLOW, "19 s of the window were left when it paused"
 
 
@@ -228,10 +228,10 @@ def test_the_callers_deadline_comes_before_ours() -> None:
 def test_the_worker_may_keep_the_deadline_and_not_invent_one() -> None:
     play = Play(A, B, deadline=20.0)
     play.do(Accepted(A))
-    effects = play.do(Lost(A, Outcome.DEADLINE), 5.0)
+    effects = play.do(AttemptFailed(A, Outcome.DEADLINE), 5.0)
     assert (observed(effects).outcome, observed(effects).blame) == (Outcome.BROKEN, True)
     play.do(Accepted(B))
-    effects = play.do(Lost(B, Outcome.DEADLINE), 19.5)
+    effects = play.do(AttemptFailed(B, Outcome.DEADLINE), 19.5)
     assert (gave_up(effects).status, observed(effects).blame) == (504, False)
 
 
@@ -240,9 +240,9 @@ def test_the_worker_may_keep_the_deadline_and_not_invent_one() -> None:
 
 def test_three_attempts_fail_and_the_rest_is_not_asked() -> None:
     play = Play(A, B, C, D)
-    play.do(Lost(A, Outcome.BROKEN, "x"), 0.0)
-    play.do(Lost(B, Outcome.MISBEHAVED, "y"), 20.0)
-    effects = play.do(Lost(C, Outcome.DEFECT, "bug"), 40.0)
+    play.do(AttemptFailed(A, Outcome.BROKEN, "x"), 0.0)
+    play.do(AttemptFailed(B, Outcome.MISBEHAVED, "y"), 20.0)
+    effects = play.do(AttemptFailed(C, Outcome.DEFECT, "bug"), 40.0)
     assert (gave_up(effects).status, gave_up(effects).code) == (502, "peer_failed")
     assert "3 peers were tried and failed; the last: bug" in gave_up(effects).message
     assert [effect.blame for effect in play.all if isinstance(effect, Observe)] == [True, True, False]
@@ -286,7 +286,7 @@ def test_an_engine_that_breaks_costs_an_attempt() -> None:
 def test_what_each_said_is_told() -> None:
     play = Play(A, B, C)
     play.do(WasBusy(A, 2.5))
-    play.do(Lost(B, Outcome.UNREACHABLE, "refused"))
+    play.do(AttemptFailed(B, Outcome.UNREACHABLE, "refused"))
     found = gave_up(play.do(WasBusy(C, 7.0)))
     assert (found.status, found.retry_after) == (503, 2.5)
     assert "3 peers were asked: 2 busy, 1 unreachable; the last: busy" in found.message
@@ -316,12 +316,12 @@ def test_an_answer_without_a_word_is_none() -> None:
 
 def test_a_stalled_reader_is_believed_only_if_it_was_one() -> None:
     play = Play(A).flowing()
-    effects = play.do(Lost(A, Outcome.STALLED))
+    effects = play.do(AttemptFailed(A, Outcome.STALLED))
     assert (observed(effects).outcome, observed(effects).blame) == (Outcome.BROKEN, True)
     play = Play(A).flowing()
     play.do(Paused(), 1.0)
     play.do(Resumed(), 40.0)
-    effects = play.do(Lost(A, Outcome.STALLED))
+    effects = play.do(AttemptFailed(A, Outcome.STALLED))
     assert (gave_up(effects).status, gave_up(effects).code, observed(effects).blame) == (408, "slow_reader", False)
 
 
@@ -337,7 +337,7 @@ def test_the_caller_may_leave_at_any_time() -> None:
 
 def test_late_news_of_a_peer_that_was_given_up_are_passed_over() -> None:
     play = Play(A, B)
-    play.do(Lost(A, Outcome.UNREACHABLE))
+    play.do(AttemptFailed(A, Outcome.UNREACHABLE))
     assert play.do(Progress(A)) == []
     assert play.do(Completed(A)) == []
     assert play.cascade.state == "asking"
@@ -354,7 +354,7 @@ def test_a_driver_that_breaks_the_order_is_told() -> None:
 def test_many_peers_failing_at_once_look_like_our_own_network() -> None:
     play = Play(*PEERS)
     for number, peer in enumerate(PEERS[:8]):
-        effects = play.do(Lost(peer, Outcome.UNREACHABLE, "refused"), number * 1.0)
+        effects = play.do(AttemptFailed(peer, Outcome.UNREACHABLE, "refused"), number * 1.0)
     blamed = [effect.blame for effect in play.all if isinstance(effect, Observe)]
     assert blamed == [True, True] + [False] * 6
     assert "own network" in gave_up(effects).message
@@ -422,8 +422,8 @@ class CascadeMachine(RuleBasedStateMachine):
         self.play.do(Refused(self.peer, Refuse(status, "x", "y", final=final)))
 
     @precondition(lambda self: self.state() in ("waiting", "flowing"))
-    @rule(event=st.sampled_from([Beat, Progress, Completed]))
-    def says(self, event: type[Beat]) -> None:
+    @rule(event=st.sampled_from([Keepalive, Progress, Completed]))
+    def says(self, event: type[Keepalive]) -> None:
         self.play.do(event(self.peer))
 
     @precondition(lambda self: self.state() == "flowing")
@@ -434,9 +434,9 @@ class CascadeMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.state() in ("asking", "waiting", "flowing"))
     @rule(outcome=st.sampled_from(Outcome))
     def is_lost(self, outcome: Outcome) -> None:
-        self.play.do(Lost(self.peer, outcome))
+        self.play.do(AttemptFailed(self.peer, outcome))
 
-    @rule(late=st.sampled_from(PEERS), kind=st.sampled_from([Progress, Completed, Beat]))
+    @rule(late=st.sampled_from(PEERS), kind=st.sampled_from([Progress, Completed, Keepalive]))
     def late_news(self, late: PeerId, kind: type[Progress]) -> None:
         if self.state() == "over" or late != self.peer:
             assert self.play.do(kind(late)) == []

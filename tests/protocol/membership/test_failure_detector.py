@@ -10,7 +10,7 @@ import pytest
 from protocol.effects import Effect, PeerState, Send, SetTimer
 from protocol.ids import PeerId
 from protocol.membership import failure_detector
-from protocol.membership.failure_detector import Liveness
+from protocol.membership.failure_detector import FailureDetector
 from protocol.membership.peer_view import PeerView
 from protocol.settings import PROFILES, LivenessSettings
 from protocol.statements.adverts import Load
@@ -30,7 +30,7 @@ def network(nodes: int = 30, seed: int = 1, rest: float = 10.0) -> MemoryNetwork
 
 
 def beliefs(net: MemoryNetwork, of: Member) -> Counter[str | None]:
-    return Counter(member.node.liveness.state(of.peer) for member in net.alive if member is not of)
+    return Counter(member.node.failure_detector.state(of.peer) for member in net.alive if member is not of)
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
@@ -48,7 +48,9 @@ def test_a_crash_is_noticed_within_four_periods_and_a_dead_peer_comes_back(loudl
     assert set(beliefs(net, victim)) <= {"dead", None}
     for member in net.alive:
         assert [effect.state for _, effect in member.states if effect.peer == victim.peer][-1] == "dead"
-        assert all(member.node.liveness.state(other.peer) == "alive" for other in net.alive if other is not member)
+        assert all(
+            member.node.failure_detector.state(other.peer) == "alive" for other in net.alive if other is not member
+        )
     back = net.add(seeds=(0,), index=11, inc=2)
     net.run_until(net.converged, 20)
     assert set(beliefs(net, back)) <= {"alive", None}
@@ -113,7 +115,7 @@ class Alone:
         self.view = PeerView(signer_of(0).peer_id, 4096, 4096)
         self.linked: dict[PeerId, None] = {}
         self.settings = LivenessSettings(**changes)  # type: ignore[arg-type]
-        self.machine = Liveness(self.settings, 4.0, self.view, random.Random(1), self.linked)
+        self.machine = FailureDetector(self.settings, 4.0, self.view, random.Random(1), self.linked)
         self.peers = [signer_of(i + 1).peer_id for i in range(peers)]
         for index in range(peers):
             self.state_load(index, 0.0)

@@ -10,7 +10,7 @@ import pytest
 from protocol.effects import Dial, Effect, Hangup, SetTimer
 from protocol.ids import PeerId
 from protocol.membership import overlay as machine
-from protocol.membership.overlay import Neighbours
+from protocol.membership.overlay import Overlay
 from protocol.membership.peer_view import PeerView
 from protocol.settings import PROFILES, NeighbourSettings
 from protocol.statements.adverts import Load
@@ -37,7 +37,7 @@ def reached(net: MemoryNetwork) -> int:
 def test_a_small_network_becomes_a_full_mesh() -> None:
     net = MemoryNetwork(PROFILES["test"])
     net.grow(6)
-    net.run_until(lambda: all(len(member.node.neighbours.standing()) == 5 for member in net.members), 10)
+    net.run_until(lambda: all(len(member.node.overlay.standing()) == 5 for member in net.members), 10)
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def test_thirty_nodes_stay_connected_with_few_neighbours_of_different_groups() -
     net = MemoryNetwork()
     net.grow(30, gap=0.2)
     net.run(60.0)
-    counts = [len(member.node.neighbours.standing()) for member in net.members]
+    counts = [len(member.node.overlay.standing()) for member in net.members]
     assert min(counts) >= net.settings.neighbours.target - machine.SLACK
     assert sum(counts) / 30 <= net.settings.neighbours.target + 2
     assert max(counts) <= net.settings.neighbours.most
@@ -98,7 +98,7 @@ class Alone:
         self.me = signer_of(me).peer_id
         self.view = PeerView(self.me, 4096, 4096)
         self.settings = NeighbourSettings(**changes)  # type: ignore[arg-type]
-        self.machine = Neighbours(self.me, self.settings, self.view, random.Random(1))
+        self.machine = Overlay(self.me, self.settings, self.view, random.Random(1))
         self.now = 0.0
         for index in range(1, known + 1):
             self.meet(index)

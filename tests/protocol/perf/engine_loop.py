@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from protocol.perf.batch_engine import Batching, BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
+from protocol.perf.batch_engine import BatchEngine, BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
 from protocol.perf.cost_model import REQUEST_S, memory_bytes_s, peak_flops, prefill_s, step_s
 from protocol.perf.gpu_catalog import ModelShape, bytes_per_weight, gpu_spec, shape_of
-from protocol.perf.model_timing import CHUNK_TOKENS, Pace
+from protocol.perf.model_timing import CHUNK_TOKENS, ModelTiming
 from protocol.statements.adverts import Gpu
 
 CARD = gpu_spec("rtx 4090")
 SHAPE = shape_of("llama-3.1-8b-instruct")
-PACE = Pace(CARD, SHAPE)
+PACE = ModelTiming(CARD, SHAPE)
 WEIGHTS = SHAPE.params * bytes_per_weight("")
 
 
-def engine(pace: Pace = PACE, **options: Any) -> Batching:
-    return Batching({"m": pace}, **({"slots": 16} | options))
+def engine(timing: ModelTiming = PACE, **options: Any) -> BatchEngine:
+    return BatchEngine({"m": timing}, **({"slots": 16} | options))
 
 
 def memory_for(tokens: int) -> float:
@@ -33,7 +33,7 @@ def memory_for(tokens: int) -> float:
 class Loop:
     """Virtual time for one machine: ``at`` and ``run``; what it said is kept by job."""
 
-    engine: Batching
+    engine: BatchEngine
     now: float = 0.0
     wake: float = inf
     first: dict[int, float] = field(default_factory=dict)

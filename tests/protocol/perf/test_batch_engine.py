@@ -6,10 +6,10 @@ from math import inf
 
 import pytest
 
-from protocol.perf.batch_engine import Batching, UnknownModel, WakeAt, Work
+from protocol.perf.batch_engine import BatchEngine, UnknownModel, WakeAt, Work
 from protocol.perf.cost_model import REQUEST_S, predict
 from protocol.perf.gpu_catalog import shape_of
-from protocol.perf.model_timing import CHUNK_TOKENS, Pace
+from protocol.perf.model_timing import CHUNK_TOKENS, ModelTiming
 from protocol.statements.adverts import Gpu, Status
 from tests.protocol.perf.engine_loop import CARD, PACE, SHAPE, Loop, engine, memory_for
 
@@ -19,7 +19,7 @@ def ended(loop: Loop) -> Loop:
     return loop
 
 
-def seconds(machine: Batching, *works: Work) -> Loop:
+def seconds(machine: BatchEngine, *works: Work) -> Loop:
     """All of them at once."""
     return Loop(machine).run([(0.0, work) for work in works])
 
@@ -34,8 +34,8 @@ def test_a_lone_job_takes_what_is_predicted() -> None:
 
 
 def test_efficiency_is_a_factor_on_speed_that_the_request_does_not_feel() -> None:
-    half = Pace(CARD, SHAPE, efficiency=0.5)
-    slow, fast = (seconds(engine(pace), Work(1, "m", 500, 200)) for pace in (half, PACE))
+    half = ModelTiming(CARD, SHAPE, efficiency=0.5)
+    slow, fast = (seconds(engine(timing), Work(1, "m", 500, 200)) for timing in (half, PACE))
     assert slow.done[1] - REQUEST_S == pytest.approx(2 * (fast.done[1] - REQUEST_S))
 
 
@@ -102,7 +102,7 @@ def test_a_timer_that_comes_late_makes_up_for_it() -> None:
 
 
 def test_without_scale_everything_is_at_once() -> None:
-    loop = Loop(engine(Pace(CARD, SHAPE, scale=0.0), slots=1))
+    loop = Loop(engine(ModelTiming(CARD, SHAPE, scale=0.0), slots=1))
     for job in range(3):
         loop.submit(job, 5000, 500)
     assert len(loop.done) == 3
@@ -303,24 +303,24 @@ def test_the_load_says_how_busy_it_is() -> None:
     assert load.tokens_s == pytest.approx(2 / predict(CARD, SHAPE, 1100, 2, 1100).itl_s, rel=0.02)
     assert load.kv_permille == pytest.approx(1000 * 2.08e3 * SHAPE.kv_bytes / (PACE.memory_bytes - PACE.weights), abs=2)
     assert 0 < load.free_vram_mib < CARD.vram_mib - 15_000
-    unknown = engine(Pace(Gpu("somebody's"), SHAPE))
+    unknown = engine(ModelTiming(Gpu("somebody's"), SHAPE))
     assert (unknown.load(0.0).free_vram_mib, unknown.load(0.0).kv_permille) == (0, 0)
 
 
 def test_a_model_that_it_does_not_have_is_the_callers_mistake() -> None:
     with pytest.raises(UnknownModel):
         engine().submit(Work(1, "other", 1, 1), 0.0)
-    assert Batching({}, slots=1).load(0.0).running == 0
+    assert BatchEngine({}, slots=1).load(0.0).running == 0
 
 
 def test_a_mixture_reads_more_experts_the_larger_the_batch() -> None:
-    mixture = Pace(CARD, shape_of("mixtral-8x7b-instruct-v0.1"), "awq")
+    mixture = ModelTiming(CARD, shape_of("mixtral-8x7b-instruct-v0.1"), "awq")
     steps = [mixture.step(size, 0.0)[0] for size in (1, 4, 16)]
     for size, step in zip((1, 4, 16), steps, strict=True):
         expected = predict(CARD, mixture.shape, 0, size, quantization="awq").itl_s
         assert step == pytest.approx(expected)
     assert steps[0] < steps[1] < steps[2]
-    assert Pace(CARD, SHAPE, scale=0.0).step(1, 5.0) == (0.0, 0.0)
+    assert ModelTiming(CARD, SHAPE, scale=0.0).step(1, 5.0) == (0.0, 0.0)
 
 
 def test_a_long_answer_is_looked_at_again_though_nothing_changes() -> None:

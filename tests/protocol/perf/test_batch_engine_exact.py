@@ -6,9 +6,9 @@ from statistics import fmean
 
 import pytest
 
-from protocol.perf.batch_engine import Batching, Work
+from protocol.perf.batch_engine import BatchEngine, Work
 from protocol.perf.gpu_catalog import gpu_spec, shape_of
-from protocol.perf.model_timing import Pace
+from protocol.perf.model_timing import ModelTiming
 from tests.protocol.perf.engine_loop import CARD, SHAPE, Loop, chat, engine, memory_for, step_by_step
 
 
@@ -43,9 +43,9 @@ def test_it_does_what_the_plain_loop_does(jobs: int, rate: float) -> None:
 def test_lumped_and_exact_agree_within_two_percent(
     gpu: str, model: str, quantization: str, rate: float, slots: int
 ) -> None:
-    pace = Pace(gpu_spec(gpu), shape_of(model), quantization, efficiency=0.9)
+    timing = ModelTiming(gpu_spec(gpu), shape_of(model), quantization, efficiency=0.9)
     works = chat(400, rate)
-    lumped, exact = (means(Loop(engine(pace, slots=slots, exact=exact)).run(works), works) for exact in (False, True))
+    lumped, exact = (means(Loop(engine(timing, slots=slots, exact=exact)).run(works), works) for exact in (False, True))
     assert lumped == pytest.approx(exact, rel=0.02)
 
 
@@ -61,11 +61,11 @@ def test_lumped_and_exact_agree_when_memory_is_short(sequences: int, rate: float
 
 
 def test_two_models_take_turns() -> None:
-    small = Pace(CARD, shape_of("qwen2.5-1.5b-instruct"))
-    large = Pace(CARD, SHAPE)
+    small = ModelTiming(CARD, shape_of("qwen2.5-1.5b-instruct"))
+    large = ModelTiming(CARD, SHAPE)
 
     def finish(*models: str) -> list[float]:
-        machine = Batching({"small": small, "large": large}, slots=8)
+        machine = BatchEngine({"small": small, "large": large}, slots=8)
         loop = Loop(machine)
         for job, model in enumerate(models):
             loop.submit(job, 100, 400, model)

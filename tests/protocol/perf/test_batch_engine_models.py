@@ -6,10 +6,10 @@ from math import inf
 
 import pytest
 
-from protocol.perf.batch_engine import Batching
+from protocol.perf.batch_engine import BatchEngine
 from protocol.perf.cost_model import START_S, cold_s
 from protocol.perf.gpu_catalog import bytes_per_weight, shape_of
-from protocol.perf.model_timing import Pace
+from protocol.perf.model_timing import ModelTiming
 from protocol.statements.adverts import ModelState
 from tests.protocol.perf.engine_loop import CARD, Loop
 
@@ -20,8 +20,8 @@ GB = 1e9
 
 
 def three(memory: float = 2.2 * WEIGHTS, **options: object) -> Loop:
-    paces = {name: Pace(CARD, SHAPE) for name in "abc"}
-    return Loop(Batching(paces, **({"slots": 4, "resident": "ab", "memory_bytes": memory} | options)))  # type: ignore[arg-type]
+    paces = {name: ModelTiming(CARD, SHAPE) for name in "abc"}
+    return Loop(BatchEngine(paces, **({"slots": 4, "resident": "ab", "memory_bytes": memory} | options)))  # type: ignore[arg-type]
 
 
 def states(loop: Loop) -> list[ModelState]:

@@ -17,13 +17,13 @@ import pytest
 
 from protocol.perf.batch_engine import Work
 from protocol.perf.gpu_catalog import ModelShape
-from protocol.perf.model_timing import Pace
+from protocol.perf.model_timing import ModelTiming
 from protocol.statements.adverts import Gpu
 from tests.protocol.perf.engine_loop import Loop, engine
 
 #: 30,000 layers of 32 us: nearly a second per step, against which 4.4 us per job are nothing.
 OVERHEAD_ONLY = ModelShape("even", params=1.0, active_params=1.0, layers=30_000, hidden=1, kv_bytes=1e-6)
-PACE = Pace(Gpu("flat", bandwidth_gb_s=1000.0, bf16_tflops=100.0), OVERHEAD_ONLY)
+PACE = ModelTiming(Gpu("flat", bandwidth_gb_s=1000.0, bf16_tflops=100.0), OVERHEAD_ONLY)
 STEP_S, _ = PACE.step(1, 0.0)
 #: Long, so that rounding to whole tokens and waiting for the end of a step are little beside it.
 MEAN_TOKENS = 500

@@ -9,9 +9,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from protocol.perf.batch_engine import Batching, Work
+from protocol.perf.batch_engine import BatchEngine, Work
 from protocol.perf.gpu_catalog import shape_of
-from protocol.perf.model_timing import Pace
+from protocol.perf.model_timing import ModelTiming
 from protocol.statements.adverts import ModelState
 from tests.protocol.perf.engine_loop import CARD, WEIGHTS, Loop
 
@@ -28,8 +28,8 @@ class EngineRules(RuleBasedStateMachine):
     def begin(self, exact: bool, slots: int) -> None:
         self.exact = exact
         memory = 2 * WEIGHTS + TOKENS * SHAPE.kv_bytes
-        paces = {name: Pace(CARD, SHAPE) for name in MODELS}
-        machine = Batching(paces, slots=slots, resident="ab", memory_bytes=memory, exact=exact)
+        paces = {name: ModelTiming(CARD, SHAPE) for name in MODELS}
+        machine = BatchEngine(paces, slots=slots, resident="ab", memory_bytes=memory, exact=exact)
         self.loop = Loop(machine)
         self.works: dict[int, Work] = {}
         self.cancelled: set[int] = set()
@@ -66,7 +66,7 @@ class EngineRules(RuleBasedStateMachine):
     def move(self, model: str, what: str) -> None:
         self.loop.take(getattr(self.loop.engine, what)(model, self.loop.now))
 
-    def here(self, machine: Batching) -> list[Work]:
+    def here(self, machine: BatchEngine) -> list[Work]:
         return [
             self.works[number] for number in self.works if number not in self.loop.done | dict.fromkeys(self.cancelled)
         ]

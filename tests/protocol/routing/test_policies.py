@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from protocol.ids import PeerId
 from protocol.membership.peer_view import PeerView
-from protocol.routing.candidate_table import Crowd, JobQuery, noise
+from protocol.routing.candidate_table import CandidateTable, JobQuery, noise
 from protocol.routing.policies import DEFAULT, POLICIES, SORTS, vram_fit
 from protocol.routing.ranking import rank
 from protocol.statements.adverts import Load, ModelState
@@ -194,7 +194,7 @@ def test_jobs_without_a_place_make_the_next_wait() -> None:
     put(view, 2, load=idle(running=7))
     offers = view.offers(MODEL)
     assert offers is not None
-    waits, starts = Crowd(view, offers, JobQuery(MODEL), 1.0).queue.tolist()
+    waits, starts = CandidateTable(view, offers, JobQuery(MODEL), 1.0).queue.tolist()
     assert waits > starts == 0
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from protocol.statements.envelope import MAX_TTL_S, UNSEEN, Envelope, Key, parse, seal
 from protocol.statements.keys import LOAD, Ed25519Signer
-from protocol.statements.versions import MAX_VOTES, SEEN_SHARE, Marks, WallClock
+from protocol.statements.versions import MAX_VOTES, SEEN_SHARE, HighWaterMarks, WallClock
 
 WALL = 1_800_000_000.0
 SKEW = 120.0
@@ -79,13 +79,13 @@ def test_drift_is_followed() -> None:
 
 
 def test_marks_survive_a_restart_on_another_monotonic_clock() -> None:
-    before = Marks(marks_s=1000.0)
+    before = HighWaterMarks(marks_s=1000.0)
     before.advance(said(0, version=(5, 7)), until=50.0, held=True)
     before.advance(said(1, version=(2, 3)), until=10.0, held=False)
     table = before.export(now=40.0, wall=WALL)
     assert table[SIGNERS[0].peer_id, LOAD] == (5, 7, WALL + 1010)
 
-    after = Marks(marks_s=1000.0)
+    after = HighWaterMarks(marks_s=1000.0)
     after.load(table, now=7.0, wall=WALL + 980)
     mark = after.get((SIGNERS[0].peer_id, LOAD))
     assert mark is not None
@@ -99,14 +99,14 @@ def test_marks_survive_a_restart_on_another_monotonic_clock() -> None:
 
 
 def test_a_clock_of_the_future_does_not_keep_marks_for_ever() -> None:
-    marks = Marks(marks_s=1000.0)
+    marks = HighWaterMarks(marks_s=1000.0)
     marks.load({(SIGNERS[0].peer_id, LOAD): (1, 1, WALL * 2)}, now=0.0, wall=WALL)
     marks.sweep(1000.0 + MAX_TTL_S)
     assert len(marks) == 0
 
 
 def test_statements_are_let_go_when_they_ran_out_but_marks_stay() -> None:
-    marks = Marks(marks_s=1000.0)
+    marks = HighWaterMarks(marks_s=1000.0)
     mark = marks.advance(said(), until=60.0, held=True)
     marks.sweep(59.0)
     assert mark.envelope is not None
@@ -116,7 +116,7 @@ def test_statements_are_let_go_when_they_ran_out_but_marks_stay() -> None:
 
 
 def test_marks_are_bounded_and_rather_forget_what_nobody_holds() -> None:
-    marks = Marks(marks_s=1000.0, most=2)
+    marks = HighWaterMarks(marks_s=1000.0, most=2)
     marks.advance(said(0), until=60.0, held=True)
     marks.advance(said(1), until=60.0, held=False)
     marks.advance(said(2), until=60.0, held=True)
@@ -127,7 +127,7 @@ def test_marks_are_bounded_and_rather_forget_what_nobody_holds() -> None:
 
 
 def test_hashes_are_those_of_the_statements_that_live() -> None:
-    marks, rest = Marks(1000.0), Marks(1000.0)
+    marks, rest = HighWaterMarks(1000.0), HighWaterMarks(1000.0)
     for author, until in ((0, 60.0), (1, 90.0), (2, 120.0)):
         marks.advance(said(author), until, held=True)
     assert marks.living(0.0) == 3
@@ -144,7 +144,7 @@ def test_hashes_are_those_of_the_statements_that_live() -> None:
 
 
 def test_a_mark_that_is_forgotten_leaves_the_hashes() -> None:
-    marks = Marks(marks_s=1000.0, most=1)
+    marks = HighWaterMarks(marks_s=1000.0, most=1)
     gone = marks.advance(said(0), until=60.0, held=True)
     marks.advance(said(1), until=60.0, held=True)
     assert marks.living(0.0) == 1
@@ -153,7 +153,7 @@ def test_a_mark_that_is_forgotten_leaves_the_hashes() -> None:
 
 
 def test_a_bucket_is_listed_in_the_order_of_keys_whatever_comes_and_goes_meanwhile() -> None:
-    marks = Marks(marks_s=1000.0, most=3)
+    marks = HighWaterMarks(marks_s=1000.0, most=3)
 
     def listed() -> list[Key]:
         return [key for bucket in range(256) for key, _ in marks.within(bucket)]
@@ -166,19 +166,19 @@ def test_a_bucket_is_listed_in_the_order_of_keys_whatever_comes_and_goes_meanwhi
 
 
 def test_tags_tell_versions_apart_but_not_copies() -> None:
-    one, two = Marks(10.0), Marks(10.0)
+    one, two = HighWaterMarks(10.0), HighWaterMarks(10.0)
     first = one.advance(said(), 1.0, held=True).tag
     assert two.advance(parse(said().wire), 1.0, held=False).tag == first
     assert one.advance(said(version=(1, 2)), 1.0, held=True).tag != first
 
 
 def test_who_does_not_hold_a_statement_shares_its_mark_with_whoever_sees_it_at_about_the_same_time() -> None:
-    one, two, statement, step = Marks(10.0), Marks(10.0), said(ttl=60), 60 * SEEN_SHARE
+    one, two, statement, step = HighWaterMarks(10.0), HighWaterMarks(10.0), said(ttl=60), 60 * SEEN_SHARE
     mark = one.advance(statement, 60.2, held=False)
     assert 60.2 <= mark.until <= 60.2 + step
     assert two.advance(statement, 60.9, held=False) is mark
     assert two.hashes(0.0) == one.hashes(0.0)
-    assert Marks(10.0).advance(statement, 60.9 + step, held=False).until == mark.until + step
+    assert HighWaterMarks(10.0).advance(statement, 60.9 + step, held=False).until == mark.until + step
     held = one.advance(said(version=(1, 2)), 80.0, held=True)  # there is room for it now
     assert held is not mark
     assert (mark.seq, mark.envelope, two.living(60.0)) == (1, None, 1)
@@ -188,7 +188,7 @@ def test_who_does_not_hold_a_statement_shares_its_mark_with_whoever_sees_it_at_a
 
 
 def test_what_ran_out_before_it_came_is_part_of_no_hash() -> None:
-    marks = Marks(10.0)
+    marks = HighWaterMarks(10.0)
     marks.advance(said(0), 5.0, held=True)
     assert marks.living(7.0) == 0
     marks.advance(said(1), 6.0, held=True)

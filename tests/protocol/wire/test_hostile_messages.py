@@ -163,7 +163,7 @@ def sizes(victim: Victim) -> dict[str, int]:
     """Everything that is kept by what others say or by who they are."""
     node = victim.node
     found: dict[str, int] = {}
-    machines = (node, node.gossip, node.gossip._intake, node.liveness, node.neighbours, node.dht, node.dht.shelf)
+    machines = (node, node.gossip, node.gossip._intake, node.failure_detector, node.overlay, node.dht, node.dht.shelf)
     for machine in (*machines, node.gossip._intake.clock, node.view):
         for name, value in vars(machine).items():
             if isinstance(value, dict | list | set):
@@ -173,7 +173,7 @@ def sizes(victim: Victim) -> dict[str, int]:
 
 
 #: More than any of them may hold after what is said below; those that grow by design have bounds of their own.
-MOST = {"marks": 16_000, "PeerView._rows": 5000, "PeerView._records": 4200, "Liveness._watched": 4200}
+MOST = {"marks": 16_000, "PeerView._rows": 5000, "PeerView._records": 4200, "FailureDetector._watched": 4200}
 MOST_OF_THE_REST = 600
 
 

@@ -25,7 +25,7 @@ EVERY = [
     m.DhtQuery(1, KEY, True),
     m.DhtReply(1, (m.Contact(KEY, ("a",)),) * 20, (b"x",) * 20),
     m.DhtStore(KEY, b"sealed"),
-    m.Request(JOB, "/v1/completions", "m", 10, True, True, 1, 2, 3),
+    m.JobRequest(JOB, "/v1/completions", "m", 10, True, True, 1, 2, 3),
     m.Accept(JOB, 1, 2),
     m.Busy(1, 2, 3),
     m.Refuse(400, "code", "message", "param", True),

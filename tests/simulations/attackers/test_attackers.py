@@ -22,8 +22,8 @@ from simulations.attackers.damage import time_to_isolate_s
 from simulations.attackers.statements import changed, in_name_of, too_long
 from simulations.run import World
 from simulations.scenario import Attack, Lengths, Measure, Routing, Scenario, Topology, Workload
-from simulations.sim.jobs import Attempt, Job, Truth, job_id
-from simulations.sim.node import BAN_POINTS, WALL, Peer
+from simulations.sim.jobs import Job, SimAttempt, Truth, job_id
+from simulations.sim.node import BAN_POINTS, WALL, SimNode
 
 NODES = 20
 SECONDS = 40.0
@@ -72,7 +72,7 @@ def test_two_attacks_have_their_own_nodes() -> None:
     kinds = [peer_class(both, 1, index) for index in range(400)]
     counts = [sum(issubclass(kind, KINDS[name]) for kind in kinds) for name in ("black_hole", "forger")]
     assert all(80 < count < 160 for count in counts)
-    assert sum(kind is Peer for kind in kinds) == 400 - sum(counts)
+    assert sum(kind is SimNode for kind in kinds) == 400 - sum(counts)
 
 
 def test_nobody_attacks_in_the_quiet_phase() -> None:
@@ -87,16 +87,16 @@ def test_before_its_window_an_attacker_is_an_honest_node() -> None:
     world = World(scenario(Attack(kind="black_hole", share=0.5, from_s=15.0, until_s=16.0), duration_s=20.0), seed=3)
     outcome = world.run(until=14.9)
     assert outcome.metrics["success_rate"] == 1.0
-    assert set(world.recorder.outcomes) == {"completed"}
+    assert set(world.job_log.outcomes) == {"completed"}
 
 
 # --- what is forged is forged ---------------------------------------------------------------------------------------
 
 
-def forger_world() -> tuple[World, Attacker, Peer]:
+def forger_world() -> tuple[World, Attacker, SimNode]:
     world = World(scenario(Attack(kind="forger", share=0.5)), seed=3)
     world.prepare()
-    world.kernel.run(1.0)
+    world.loop.run(1.0)
     bad = next(peer for peer in world.peers if isinstance(peer, Attacker))
     return world, bad, world.peers[0]
 
@@ -121,7 +121,7 @@ def test_forged_statements_do_not_verify_and_earn_a_ban() -> None:
     link = victim.links.get(bad.peer_id)
     if link is None:
         victim.connect(bad.peer_id, (bad.addr,), lambda _link: None)
-        world.kernel.run(5.0)
+        world.loop.run(5.0)
     before = victim.node.gossip.counts.forged
     for _ in range(BAN_POINTS):
         victim.received_bytes(bad.peer_id, RECORDS, encode(Records((forged[0],))))
@@ -137,13 +137,13 @@ def test_no_form_of_a_forged_end_completes_an_answer(form: str) -> None:
     entry = world.peers[0].entry
     assert entry is not None
     job = Job(77, "m", 10, 10, True, (), 0, 0.0)
-    attempt = Attempt(1, job, Truth(5), world.peers[0], bad)
+    attempt = SimAttempt(1, job, Truth(5), world.peers[0], bad)
     heard: list[object] = []
     entry.heard = lambda _attempt, event: heard.append(event)  # type: ignore[method-assign, assignment]
     said = b"" if form == "nothing said" else b"{}"
     entry.heard_end(attempt, forged_end(bad, attempt, form, said), said)
     # An END without a word before it is in order by itself: that there was no word, the cascade knows.
-    expected = "Completed" if form == "nothing said" else "Lost"
+    expected = "Completed" if form == "nothing said" else "AttemptFailed"
     assert [type(event).__name__ for event in heard] == [expected]
     assert job_id(job) == JobId((77).to_bytes(16, "big"))
 
@@ -202,7 +202,7 @@ def test_black_holes_cost_attempts_and_time_and_never_run_a_job() -> None:
     world, metrics = ran("black_hole")
     assert metrics["attempts_per_job"] > calm["attempts_per_job"] + 0.15
     assert metrics["ttft_s"]["p99"] > 5.0  # the deadline for the first token
-    assert world.recorder.outcomes["no_answer"] > 20
+    assert world.job_log.outcomes["no_answer"] > 20
     assert sum(peer.worker.executions for peer in world.peers if not peer.honest and peer.worker is not None) == 0
 
 
@@ -211,7 +211,7 @@ def test_a_slow_drip_is_within_every_deadline_and_ruins_the_tail() -> None:
     _, calm = ran()
     world, metrics = ran("slow_drip")
     assert metrics["e2e_s"]["p99"] > 5 * calm["e2e_s"]["p99"]
-    assert set(world.recorder.outcomes) <= {"completed", "slow", "unreachable"}
+    assert set(world.job_log.outcomes) <= {"completed", "slow", "unreachable"}
 
 
 @pytest.mark.slow
@@ -219,8 +219,8 @@ def test_garbage_is_always_noticed_and_still_costs_jobs() -> None:
     world, metrics = ran("garbage")
     assert metrics["success_rate"] < 0.95
     assert metrics["bad_answers"] == 0
-    assert world.recorder.outcomes["misbehaved"] > 20
-    assert not any(note.bad and note.wrong for note in world.recorder.measured)
+    assert world.job_log.outcomes["misbehaved"] > 20
+    assert not any(note.bad and note.wrong for note in world.job_log.measured)
 
 
 @pytest.mark.slow
@@ -234,8 +234,8 @@ def test_wrong_answers_are_noticed_by_nobody() -> None:
 def test_truncation_fails_what_was_begun() -> None:
     world, metrics = ran("truncation")
     assert metrics["success_rate"] < 0.9
-    assert world.recorder.outcomes["broken"] > 5
-    assert world.recorder.outcomes["silent"] > 5
+    assert world.job_log.outcomes["broken"] > 5
+    assert world.job_log.outcomes["silent"] > 5
 
 
 @pytest.mark.slow
@@ -244,7 +244,7 @@ def test_refusers_cost_attempts_but_no_job() -> None:
     world, metrics = ran("refuser")
     assert metrics["attempts_per_job"] > calm["attempts_per_job"] + 0.2
     assert metrics["success_rate"] == 1.0
-    assert world.recorder.outcomes["busy"] > 20
+    assert world.job_log.outcomes["busy"] > 20
 
 
 @pytest.mark.slow
@@ -324,7 +324,7 @@ def test_traitors_are_good_first_and_bad_after() -> None:
     world, metrics = ran("traitor", amount=4.0)
     workers = [peer.worker for peer in world.peers if not peer.honest and peer.worker is not None]
     assert all(worker.executions > 0 for worker in workers)
-    assert world.recorder.outcomes["no_answer"] > 0
+    assert world.job_log.outcomes["no_answer"] > 0
     assert metrics["attempts_per_job"] > 1.05
 
 

@@ -105,7 +105,7 @@ def test_a_breach_comes_with_the_command_that_repeats_it(monkeypatch: pytest.Mon
 
     def prepare(world: World) -> None:
         real(world)
-        world.kernel.at(20.0, lambda: setattr(world.recorder, "submitted", -1))
+        world.loop.at(20.0, lambda: setattr(world.job_log, "submitted", -1))
 
     monkeypatch.setattr(World, "prepare", prepare)
     fuzzed = fuzz.run(fuzz.planned([1], 6, 180.0), 0, Silent())

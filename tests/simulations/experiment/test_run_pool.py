@@ -17,7 +17,7 @@ import pytest
 
 from simulations.experiment.loading import find, load
 from simulations.experiment.overrides import Overrides
-from simulations.experiment.run_pool import Made, Planned, Runs, Word, one_run, plan, toml_text
+from simulations.experiment.run_pool import Made, Planned, RunPool, Word, one_run, plan, toml_text
 
 STANDIN = "tests.simulations.experiment.standin:run"
 ROOT = Path(__file__).parents[3]
@@ -79,7 +79,7 @@ def test_values_are_written_as_in_toml() -> None:
 
 
 def test_a_crash_and_a_breach_say_how_to_repeat_them(tmp_path: Path) -> None:
-    made = Runs(planned(tmp_path, "crash"), 0, Silent(), STANDIN).all()
+    made = RunPool(planned(tmp_path, "crash"), 0, Silent(), STANDIN).all()
     crashed = made[1].run
     assert crashed["error"]["what"] == "ZeroDivisionError: nothing to share"
     assert crashed["error"]["repeat"].endswith("--seed 2 --set topology.nodes=5")
@@ -93,7 +93,7 @@ def test_a_crash_and_a_breach_say_how_to_repeat_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("jobs", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_a_run_cost_says_how_to_repeat_it(tmp_path: Path, jobs: int) -> None:
     plans = planned(tmp_path, "die" if jobs else "")
-    made = Runs(plans, jobs, Silent(), STANDIN).all()
+    made = RunPool(plans, jobs, Silent(), STANDIN).all()
     assert [one.timing["repeat"] for one in made] == [each.command() for each in plans]
 
 
@@ -125,7 +125,7 @@ class Enough(Silent):
 def test_ctrl_c_in_this_process_keeps_what_is_done(tmp_path: Path, twice: bool) -> None:
     plans = planned(tmp_path, "slow")
     audience = Enough(twice)
-    runs = Runs(plans, 0, audience, STANDIN)
+    runs = RunPool(plans, 0, audience, STANDIN)
     made = runs.all()
     assert runs.interrupted
     assert ("stopping",) in audience.told
@@ -148,7 +148,7 @@ def test_the_speed_of_a_run_is_without_its_rest(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_runs_come_back_in_order_and_one_death_is_one_runs(tmp_path: Path) -> None:
     audience = Silent()
-    made = Runs(planned(tmp_path, "die"), 3, audience, STANDIN).all()
+    made = RunPool(planned(tmp_path, "die"), 3, audience, STANDIN).all()
     assert [(one.run["point"]["topology.nodes"], one.run["seed"]) for one in made] == [(5, 1), (5, 2), (6, 1), (6, 2)]
     assert [one.run["error"] and one.run["error"]["what"] for one in made] == [
         *(None, "the process ended with exit code 7") * 2
@@ -162,8 +162,8 @@ def test_runs_come_back_in_order_and_one_death_is_one_runs(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_processes_and_this_process_make_the_same(tmp_path: Path) -> None:
     plans = planned(tmp_path)
-    apart = [one.run for one in Runs(plans, 2, Silent(), STANDIN).all()]
-    assert apart == [one.run for one in Runs(plans, 0, Silent(), STANDIN).all()]
+    apart = [one.run for one in RunPool(plans, 2, Silent(), STANDIN).all()]
+    assert apart == [one.run for one in RunPool(plans, 0, Silent(), STANDIN).all()]
 
 
 #: Runs a campaign of stand-ins: argv is scenario and folder.

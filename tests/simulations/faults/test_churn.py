@@ -33,11 +33,11 @@ def departures(world: World, until: float) -> list[tuple[int, float]]:
     """Who went when: seen from outside, every tenth of a second."""
     gone: list[tuple[int, float]] = []
     up = {peer.index: peer.up for peer in world.peers}
-    while world.kernel.now < until:
-        world.kernel.run(world.kernel.now + 0.1)
+    while world.loop.now < until:
+        world.loop.run(world.loop.now + 0.1)
         for peer in world.peers:
             if up.get(peer.index) and not peer.up:
-                gone.append((peer.index, world.kernel.now))
+                gone.append((peer.index, world.loop.now))
             up[peer.index] = peer.up
     return gone
 
@@ -52,9 +52,9 @@ def test_sessions_end_and_nodes_come_back(model: str) -> None:
 
 def test_everybody_is_back_in_the_quiet_phase() -> None:
     world = world_of(scenario(model="exponential", mean_session_s=5.0, mean_off_s=500.0))
-    world.kernel.run(39.0)
+    world.loop.run(39.0)
     assert sum(peer.up for peer in world.peers) < 6
-    world.kernel.run(42.0)
+    world.loop.run(42.0)
     assert all(peer.up for peer in world.peers)
     assert departures(world, 60.0) == []
 
@@ -79,7 +79,7 @@ def test_the_seeds_can_be_spared_and_a_time_can_be_set() -> None:
 def test_amnesia_is_what_a_crash_may_cost(amnesia: float, kept: bool) -> None:
     made = scenario(model="exponential", mean_session_s=4.0, mean_off_s=100.0, crash_share=1.0, amnesia=amnesia)
     world = world_of(made)
-    world.kernel.run(30.0)
+    world.loop.run(30.0)
     gone = [peer for peer in world.peers if not peer.up]
     assert gone
     assert all(peer.vanished and bool(peer._kept[0]) is kept for peer in gone)
@@ -87,23 +87,23 @@ def test_amnesia_is_what_a_crash_may_cost(amnesia: float, kept: bool) -> None:
 
 def test_whoever_does_not_crash_says_goodbye() -> None:
     world = world_of(scenario(model="exponential", mean_session_s=8.0, mean_off_s=100.0, crash_share=0.0))
-    world.kernel.run(30.0)
+    world.loop.run(30.0)
     gone = [peer for peer in world.peers if not peer.up]
     stayed = next(peer for peer in world.peers if peer.up)
     assert gone
     assert not any(peer.vanished for peer in gone)
-    assert {stayed.node.liveness.state(peer.peer_id) for peer in gone} <= {"left", None}
+    assert {stayed.node.failure_detector.state(peer.peer_id) for peer in gone} <= {"left", None}
 
 
 def test_newcomers_and_a_crowd_join() -> None:
     world = world_of(scenario(newcomers_per_s=0.2, from_s=5.0))
-    world.kernel.run(40.0)
+    world.loop.run(40.0)
     assert len(world.peers) > 8
     assert all(peer.up for peer in world.peers)
     world = world_of(scenario(crowd_factor=2.0, crowd_at_s=10.0, crowd_over_s=4.0))
-    world.kernel.run(9.0)
+    world.loop.run(9.0)
     assert len(world.peers) == 6
-    world.kernel.run(15.0)
+    world.loop.run(15.0)
     assert len(world.peers) == 18
 
 

@@ -20,7 +20,7 @@ from simulations.measure.breach import Breach
 from simulations.measure.convergence import islands_of
 from simulations.run import World
 from simulations.scenario import Measure, Scenario, Topology, Workload
-from simulations.sim.jobs import Attempt, Job, Truth
+from simulations.sim.jobs import Job, SimAttempt, Truth
 
 SCENARIO = Scenario(
     name="checked",
@@ -36,7 +36,7 @@ SCENARIO = Scenario(
 def world_at(seconds: float, scenario: Scenario = SCENARIO) -> World:
     world = World(scenario, 1)
     world.prepare()
-    world.kernel.run(seconds)
+    world.loop.run(seconds)
     return world
 
 
@@ -46,9 +46,9 @@ def breach(look: Callable[[], object]) -> str:
     return caught.value.invariant
 
 
-def attempt(world: World, number: int = 10**6) -> Attempt:
-    job = Job(number, "llama-3.1-8b-instruct", 10, 10, True, (), 0, world.kernel.now)
-    made = Attempt(number, job, Truth(5), world.peers[0], world.peers[1])
+def attempt(world: World, number: int = 10**6) -> SimAttempt:
+    job = Job(number, "llama-3.1-8b-instruct", 10, 10, True, (), 0, world.loop.now)
+    made = SimAttempt(number, job, Truth(5), world.peers[0], world.peers[1])
     made.entry_life = world.peers[0].life
     return made
 
@@ -63,7 +63,7 @@ def test_a_run_that_nobody_tampers_with_breaks_nothing() -> None:
 
 def test_i1_a_job_that_is_lost_is_missed() -> None:
     world = world_at(5.0)
-    world.recorder.submitted += 1
+    world.job_log.submitted += 1
     assert breach(world.checks.look) == "I1"
 
 
@@ -76,21 +76,21 @@ def test_i1_a_job_that_its_entry_has_lost_is_missed() -> None:
 
 def test_i1_a_job_cannot_end_twice() -> None:
     world = world_at(5.0)
-    world.recorder.gave_up(attempt(world).job, "made up")
+    world.job_log.gave_up(attempt(world).job, "made up")
     assert breach(world.checks.look) == "I1"
 
 
 def test_i2_a_job_cannot_be_answered_twice() -> None:
     world = world_at(5.0)
-    world.recorder.committed(attempt(world).job)
+    world.job_log.committed(attempt(world).job)
     assert breach(world.checks.look) == "I2"
 
 
 def test_i2_more_executions_than_attempts_are_noticed() -> None:
     world = world_at(5.0)
-    number, note = next(iter(world.recorder.open.items()))
+    number, note = next(iter(world.job_log.open.items()))
     for _ in range(note.attempts + 1):
-        world.recorder.execution(attempt(world, number))
+        world.job_log.execution(attempt(world, number))
     assert breach(world.checks.look) == "I2"
 
 
@@ -101,7 +101,7 @@ def test_i2_work_for_nobody_is_found_when_its_grace_is_over() -> None:
     worker._tasks[orphan.number] = orphan
     worker._admission._running[orphan.number] = None
     world.checks.engine(world.peers[1])  # not yet
-    world.kernel.now += invariants.GRACE_S + 1
+    world.loop.now += invariants.GRACE_S + 1
     worker._wake_at = worker.engine._wake = float("inf")
     assert breach(lambda: world.checks.engine(world.peers[1])) == "I2"
 
@@ -117,22 +117,22 @@ def test_i2_what_a_flooder_asks_for_is_for_somebody() -> None:
     world.peers[0].honest = False
     for _ in range(2):
         world.checks.engine(world.peers[1])
-        world.kernel.now += invariants.GRACE_S + 1
+        world.loop.now += invariants.GRACE_S + 1
     world.peers[0].honest = True
     world.checks.engine(world.peers[1])  # for nobody from now on
-    world.kernel.now += invariants.GRACE_S + 1
+    world.loop.now += invariants.GRACE_S + 1
     assert breach(lambda: world.checks.engine(world.peers[1])) == "I2"
 
 
 def test_i3_an_attempt_after_the_end_is_noticed() -> None:
     world = world_at(5.0)
-    world.recorder.attempted(attempt(world))
+    world.job_log.attempted(attempt(world))
     assert breach(world.checks.look) == "I3"
 
 
 def test_i3_times_have_their_order() -> None:
     world = world_at(8.0)
-    note = next(note for note in world.recorder.measured if note.end == "completed")
+    note = next(note for note in world.job_log.measured if note.end == "completed")
     assert note.committed_at is not None
     note.committed_at = note.asked_at - 1.0
     world.checks._judged = 0
@@ -142,7 +142,7 @@ def test_i3_times_have_their_order() -> None:
 def test_i4_time_does_not_go_back() -> None:
     world = world_at(5.0)
     world.checks.look()
-    world.kernel.now = 4.0
+    world.loop.now = 4.0
     assert breach(world.checks.look) == "I4"
 
 
@@ -205,7 +205,7 @@ def test_i6_an_older_statement_than_before_is_noticed() -> None:
     world = world_at(1.0)
     viewer = world.peers[0]
     old = viewer.node.view.records()[1].load_env
-    world.kernel.run(15.0)
+    world.loop.run(15.0)
     world.checks.statements(viewer)
     record = viewer.node.view.records()[1]
     assert old is not None
@@ -249,17 +249,17 @@ def test_i8_a_view_has_an_end() -> None:
     peer = small.peers[0]
     gossip = msgspec.structs.replace(peer.settings.gossip, view_size=0)
     peer.settings = msgspec.structs.replace(peer.settings, gossip=gossip)
-    peer.node.neighbours._links.clear()
+    peer.node.overlay._links.clear()
     assert breach(lambda: small.checks.bounded(peer)) == "I8"
 
 
 def cut_in_two(world: World, at: float, until: float | None = None) -> None:
     """Nothing gets from the one half of the network to the other."""
-    world.kernel.at(at, lambda: setattr(world.network, "cut", lambda a, b: (a.index < 2) != (b.index < 2)))
-    world.kernel.at(at, world.network.reconsider)
+    world.loop.at(at, lambda: setattr(world.network, "cut", lambda a, b: (a.index < 2) != (b.index < 2)))
+    world.loop.at(at, world.network.reconsider)
     if until is not None:
-        world.kernel.at(until, lambda: setattr(world.network, "cut", None))
-        world.kernel.at(until, world.network.reconsider)
+        world.loop.at(until, lambda: setattr(world.network, "cut", None))
+        world.loop.at(until, world.network.reconsider)
 
 
 @pytest.mark.parametrize("at", [8.5, 9.5])
@@ -314,14 +314,14 @@ def test_i9_islands_are_counted() -> None:
 
 def test_i9_a_job_that_was_forgotten_is_found() -> None:
     world = world_at(5.0)
-    assert world.recorder.open
-    world.kernel.now += 1000.0
+    assert world.job_log.open
+    world.loop.now += 1000.0
     assert breach(world.checks.forgotten) == "I9"
 
 
 def test_i10_blame_among_the_honest_is_noticed() -> None:
     world = world_at(5.0)
-    world.recorder.penalty(world.peers[0], Penalise(world.peers[1].peer_id, 10, "made up"))
+    world.job_log.penalty(world.peers[0], Penalise(world.peers[1].peer_id, 10, "made up"))
     assert breach(world.checks.look) == "I10"
 
 
@@ -335,15 +335,15 @@ def test_i10_a_ban_of_an_honest_node_is_noticed() -> None:
 
 def test_i11_a_job_does_not_come_to_a_worker_twice() -> None:
     world = world_at(5.0)
-    number = next(iter(world.recorder.open))
+    number = next(iter(world.job_log.open))
     for _ in range(2):
-        world.recorder.attempted(attempt(world, number))
+        world.job_log.attempted(attempt(world, number))
     assert breach(world.checks.look) == "I11"
 
 
 def test_i11_a_job_does_not_come_to_more_workers_than_may_be_asked() -> None:
     world = world_at(5.0)
-    next(iter(world.recorder.open.values())).attempts = 99
+    next(iter(world.job_log.open.values())).attempts = 99
     assert breach(world.checks.whole) == "I11"
 
 
@@ -357,7 +357,7 @@ def test_i9_nodes_behind_seeds_that_are_full_find_other_neighbours() -> None:
     for peer in world.alive[5:]:
         mutual = [
             other
-            for other in peer.node.neighbours.standing()
-            if world.network.by_peer[other].node.neighbours.is_standing(peer.peer_id)
+            for other in peer.node.overlay.standing()
+            if world.network.by_peer[other].node.overlay.is_standing(peer.peer_id)
         ]
         assert len(mutual) >= 2

@@ -38,11 +38,11 @@ def note(number: int, asked: float, first: float | None, ended: float | None, en
 def counted(notes: list[JobNote], window: tuple[float, float] = (0.0, 10.0), **workload: Any) -> dict[str, Any]:
     """The figures of these jobs, as of a run that ended at 20 s."""
     made = World(scenario(2, workload=Workload(kind="none", **workload)), 1)
-    made.kernel.now = 20.0
-    recorder = made.recorder
-    recorder.window = window
-    recorder.measured = notes
-    recorder.submitted = len(notes)
+    made.loop.now = 20.0
+    job_log = made.job_log
+    job_log.window = window
+    job_log.measured = notes
+    job_log.submitted = len(notes)
     return _jobs(made)
 
 
@@ -152,7 +152,7 @@ def test_what_comes_after_the_end_dilutes_nothing() -> None:
     made = World(busy(3, 3.0, 20.0), 1)
     made.run()
     found = _jobs(made)
-    made.kernel.now += 600.0  # as if a last long answer had taken so long
+    made.loop.now += 600.0  # as if a last long answer had taken so long
     again = _jobs(made)
     assert found["utilisation"] > 0
     assert again == found
@@ -193,7 +193,7 @@ def spread(*each: tuple[int, list[float], float]) -> dict[str, Any]:
         SimpleNamespace(nodes=nodes, arrivals=times, missing=[None] * (nodes - len(times)), born=born)
         for nodes, times, born in each
     ]
-    fake: Any = SimpleNamespace(watch=SimpleNamespace(tracked=followed), kernel=SimpleNamespace(now=100.0))
+    fake: Any = SimpleNamespace(watch=SimpleNamespace(tracked=followed), loop=SimpleNamespace(now=100.0))
     return _spreading(fake)
 
 
@@ -227,7 +227,7 @@ def test_long_series_are_thinned_to_means(samples: int) -> None:
     for name in series:
         series[name] = [float(number) for number in range(1, samples + 1)]
     made.watch.heat = [[1.0, 0.0]] * samples
-    made.recorder.submitted = 1
+    made.job_log.submitted = 1
     made.watch.heat_rows = made.peers[:2]
     thin = _series(made)
     step = math.ceil(samples / COLUMNS)

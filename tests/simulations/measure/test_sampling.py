@@ -32,7 +32,7 @@ def test_the_coverage_of_an_advert_is_who_has_it() -> None:
     assert told is followed.peer.node.gossip.own(ADVERT)
     arrivals: dict[int, float] = {}
     for step in range(1, 301):
-        made.kernel.run(5.0 + step * TRACK_S + 1e-6)
+        made.loop.run(5.0 + step * TRACK_S + 1e-6)
         for peer in made.peers:
             record = peer.node.view.get(followed.peer.peer_id)
             held = record.advert if record is not None and peer is not followed.peer else None
@@ -54,13 +54,13 @@ def test_who_is_gone_is_not_waited_for_and_a_tracked_node_that_dies_counts_for_n
     (followed,) = made.watch.tracked
     victim = next(peer for peer in followed.missing if not has(peer, followed.envelope))
     victim.stop(silently=True)
-    made.kernel.run(24.0)
+    made.loop.run(24.0)
     assert followed.nodes == 23
     assert len(followed.arrivals) == 23
-    made.kernel.run(25.0)
+    made.loop.run(25.0)
     second = made.watch.tracked[1]
     second.peer.stop(silently=True)
-    made.kernel.run(26.0)
+    made.loop.run(26.0)
     assert second.nodes == 0  # not a statement that nobody would have
 
 
@@ -75,7 +75,7 @@ def test_a_newer_advert_counts_as_well() -> None:
     newer = peer.node.gossip.own(ADVERT)
     assert newer is not None
     assert not has(other, newer)
-    made.kernel.run(10.0)
+    made.loop.run(10.0)
     assert has(other, newer)
     assert has(other, told)
 
@@ -97,7 +97,7 @@ def test_the_age_of_a_load_is_true_though_all_clocks_are_wrong() -> None:
             for record in peer.node.view.records()[1:]:
                 author = made.network.by_peer[record.peer]
                 if record.load_env is not None:
-                    by_hand.append(made.kernel.now - (record.load_env.issued - WALL - author.wall_error))
+                    by_hand.append(made.loop.now - (record.load_env.issued - WALL - author.wall_error))
         assert len(by_hand) > 0.95 * 20 * 19
         assert sorted(made.watch.load_ages) == pytest.approx(sorted(by_hand), abs=1e-6)
         assert min(by_hand) > -1.1
@@ -132,9 +132,9 @@ def test_samples_are_rates_since_the_last_one() -> None:
         caller.ask(output=100)
     caller.ask(model="mistral-7b")
     before = [peer.bytes_up for peer in made.peers]
-    made.kernel.run(3.01)
+    made.loop.run(3.01)
     after = [peer.bytes_up for peer in made.peers]
-    made.kernel.run(30.01)
+    made.loop.run(30.01)
     series = made.watch.series
     assert series["t"] == pytest.approx(range(1, 31))
     at_three = series["t"].index(3.0)
@@ -151,7 +151,7 @@ def test_samples_are_rates_since_the_last_one() -> None:
 def test_traffic_is_counted_from_the_end_of_the_warm_up() -> None:
     made = world(scenario(3, warmup_s=10.0), until=10.0)
     at_warmup = [peer.bytes_up for peer in made.peers]
-    made.kernel.run(30.0)
+    made.loop.run(30.0)
     rates = made.watch.traffic()
     assert [rate[0] for rate in rates] == pytest.approx(
         [(peer.bytes_up - before) / 20.0 for peer, before in zip(made.peers, at_warmup, strict=True)]
@@ -161,18 +161,18 @@ def test_traffic_is_counted_from_the_end_of_the_warm_up() -> None:
 def test_rates_are_of_the_time_that_a_node_was_up() -> None:
     made = world(scenario(3, warmup_s=10.0), until=10.0)
     before = made.peers[2].bytes_up
-    made.kernel.run(20.5)
+    made.loop.run(20.5)
     made.peers[2].stop(silently=True)
-    made.kernel.run(22.5)
+    made.loop.run(22.5)
     late = made.add(3)
     made.start(late)
-    made.kernel.run(30.0)
+    made.loop.run(30.0)
     rates = made.watch.traffic()
     assert len(rates) == 3  # the newcomer was not there for long enough
     assert rates[2][0] == pytest.approx((made.peers[2].bytes_up - before) / 10.0, rel=0.06)
     made.watch.at_end()
     told = made.watch.traffic()
-    made.kernel.run(32.0)
+    made.loop.run(32.0)
     assert made.watch.traffic() == told  # what comes after the window counts for nothing
     made.watch._rates = None
     assert len(made.watch.traffic()) == 4
@@ -185,7 +185,7 @@ def test_a_look_up_is_a_find_if_one_of_those_found_lives_and_has_it() -> None:
 
     def look(model: str) -> Found:
         made.peers[0].ask(lambda number: FindProviders(number, name_key(model)), found.append)
-        made.kernel.run(made.kernel.now + 10.0)
+        made.loop.run(made.loop.now + 10.0)
         return found[-1]
 
     def noted(model: str, seen: Found) -> None:
@@ -223,11 +223,11 @@ def test_watching_changes_nothing() -> None:
     for look in (False, True):
         made = World(scenario(10), 1)
         made.prepare()
-        made.kernel.run(20.0)
+        made.loop.run(20.0)
         if look:
             made.watch.last_look()
             made.watch.traffic()
             outcome_of(made, None, partial=True)
-        made.kernel.run(40.0)
-        digests.append(made.kernel.digest)
+        made.loop.run(40.0)
+        digests.append(made.loop.digest)
     assert digests[0] == digests[1]

@@ -140,7 +140,7 @@ def test_who_knows_everything_weighs_the_way_against_the_wait() -> None:
         load(made, 0, 1, output=50)
         ordered(made.peers[0], made.peers[0])
         Caller(made, made.peers[0]).ask(prompt=4000)  # what is read before it, takes half a second
-        made.kernel.run(made.kernel.now + 0.05)
+        made.loop.run(made.loop.now + 0.05)
         wait = worker.true_wait_s(JOB)
         assert 2 * DELAY_S < wait < 2.0
         assert asked(made, chooser("omniscient", made))[0] == best

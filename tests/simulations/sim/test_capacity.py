@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from protocol.perf.batch_engine import Batching
+from protocol.perf.batch_engine import BatchEngine
 from protocol.perf.gpu_catalog import gpu_spec, shape_of
-from protocol.perf.model_timing import Pace
+from protocol.perf.model_timing import ModelTiming
 from protocol.perf.sequences import Finished, WakeAt, Work
-from simulations.scenario import Engine, Hardware, Lengths, Model, Models, Scenario, Topology, Workload
+from simulations.scenario import EngineModel, Hardware, Lengths, Model, Models, Scenario, Topology, Workload
 from simulations.sim.capacity import Capacity, _split, capacity, capacity_per_s, seconds_per_job, usual_jobs
 from simulations.sim.machines import machine
 from simulations.workload.popularity import shares
@@ -29,14 +29,16 @@ def scenario(*models: Model, nodes: int = 40, sigma: float = 0.0, **rest: object
         name="x",
         topology=msgspec.structs.replace(UNIFORM, nodes=nodes),
         models=Models(catalogue=models or (EIGHT,), **rest.pop("models", {})),  # type: ignore[arg-type]
-        engine=Engine(efficiency_sigma=sigma),
+        engine=EngineModel(efficiency_sigma=sigma),
         **rest,  # type: ignore[arg-type]
     )
 
 
 def finished_per_s(gpu: str, slots: int, model: Model, jobs: Iterator[Arrival]) -> float:
     """What an engine finishes that always has as many jobs waiting as running."""
-    engine = Batching({model.name: Pace(gpu_spec(gpu), shape_of(model.name))}, slots=slots, prefix_reuse=False)
+    engine = BatchEngine(
+        {model.name: ModelTiming(gpu_spec(gpu), shape_of(model.name))}, slots=slots, prefix_reuse=False
+    )
     now, wake, live, number = 0.0, 0.0, 0, 0
     done: list[float] = []
     while True:

@@ -12,7 +12,7 @@ from simulations.scenario import Hardware, Model, Models
 from simulations.sim.entry import UNKNOWN_S
 from simulations.sim.jobs import BODY_BYTES, BODY_TOKEN_BYTES, FIRST_BYTES, PIECE_BYTES, REQ_BYTES
 from simulations.sim.network import FRAME_BYTES
-from simulations.sim.node import Peer
+from simulations.sim.node import SimNode
 from tests.simulations.worlds import (
     DELAY_S,
     FREE,
@@ -31,7 +31,7 @@ ONE_SLOT = (Hardware(gpu="rtx 4090", slots=1),)
 NO_QUEUE = NodeSettings(admission=AdmissionSettings(queue=0))
 
 
-def three(**changes: object) -> tuple[World, Caller, list[Peer]]:
+def three(**changes: object) -> tuple[World, Caller, list[SimNode]]:
     """An entry and two workers, asked in this order; the entry does nothing itself."""
     made = world(scenario(3, **changes))
     ordered(made.peers[0], made.peers[1], made.peers[2])
@@ -133,10 +133,10 @@ def test_a_busy_entry_hears_its_callers_one_after_the_other() -> None:
     made = world(scenario(2), costs=costs)
     ordered(made.peers[0], made.peers[1])
     caller = Caller(made, made.peers[0])
-    begun = made.kernel.now
+    begun = made.loop.now
     notes = [caller.ask(output=2) for _ in range(6)]
     caller.run(30.0)
-    asked = [at - begun for at, _ in made.recorder.attempt_log]
+    asked = [at - begun for at, _ in made.job_log.attempt_log]
     assert asked == pytest.approx([0.5 * turn for turn in range(6)])
     firsts = [note.committed_at - begun for note in notes if note.committed_at is not None]
     # Whose answer came while others were waiting to be heard, waits behind them.
@@ -213,7 +213,7 @@ def test_a_link_that_breaks_in_the_middle_of_an_answer_ends_it() -> None:
     made.network.break_link(peers[0].links[peers[1].peer_id], "test")
     caller.run(1.0)
     assert (note.end, note.asked) == ("peer_failed", [1])
-    assert made.recorder.wasted_s == pytest.approx(3.0, abs=0.3)
+    assert made.job_log.wasted_s == pytest.approx(3.0, abs=0.3)
     nothing_left(made)  # the worker has stopped, too
 
 
@@ -222,7 +222,7 @@ def test_a_worker_that_vanishes_in_the_middle_is_found_out_by_its_silence() -> N
     note = caller.ask(output=2000)
     caller.run(3.0)
     peers[1].stop(silently=True)
-    gone = made.kernel.now
+    gone = made.loop.now
     caller.run(60.0)
     frame_s = peers[0].settings.cascade.frame_s
     assert note.end == "peer_failed"
@@ -248,7 +248,7 @@ def test_an_engine_that_hangs_costs_one_attempt() -> None:
 
 def test_a_frozen_worker_does_not_accept() -> None:
     made, caller, peers = three()
-    peers[1].cpu_until = made.kernel.now + 5.0
+    peers[1].cpu_until = made.loop.now + 5.0
     note = caller.ask()
     caller.run(60.0)
     assert note.asked == [1, 2]
@@ -283,7 +283,7 @@ def test_a_caller_that_goes_frees_the_slot_at_the_worker() -> None:
     caller.run(2 * DELAY_S)
     nothing_left(made)
     caller.run(30.0)
-    assert made.recorder.violations == []
+    assert made.job_log.violations == []
 
 
 @pytest.mark.parametrize("local", [True, False])
@@ -327,7 +327,7 @@ def test_a_caller_that_goes_at_once_or_during_a_look_up_is_not_served() -> None:
     unheard, searching = caller.ask(), caller.ask(model="nobody-has-it-7b")
     assert caller.at.entry is not None
     caller.at.entry.caller_gone(unheard.number)
-    made.kernel.at(made.kernel.now + 1.02, caller.at.entry.caller_gone, searching.number)
+    made.loop.at(made.loop.now + 1.02, caller.at.entry.caller_gone, searching.number)
     caller.run(30.0)
     assert {unheard.end, searching.end} <= {"cancelled", "model_not_found"}
     assert unheard.end == "cancelled"
@@ -344,7 +344,7 @@ def test_who_asked_a_crashed_entry_gets_no_answer_and_its_jobs_end_everywhere() 
         assert peers[1].worker.engine.running == 3
         peers[0].stop(silently=silently)
         assert [note.end for note in notes] == ["entry_crashed"] * 3
-        assert made.recorder.submitted == made.recorder.failed == 3
+        assert made.job_log.submitted == made.job_log.failed == 3
         caller.run(peers[0].settings.link.dead_s + 1.0 if silently else 0.1)
         nothing_left(made)
         made.checks.look()

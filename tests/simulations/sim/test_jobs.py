@@ -6,7 +6,7 @@ import pytest
 
 from protocol.statements.keys import Ed25519Signer
 from protocol.wire.end_signature import sign_end
-from protocol.wire.messages import Accept, Busy, End, Refuse, Request, encode
+from protocol.wire.messages import Accept, Busy, End, JobRequest, Refuse, encode
 from protocol.wire.mux import FRAME_OVERHEAD
 from simulations.sim.jobs import (
     ACCEPT_BYTES,
@@ -44,14 +44,17 @@ def test_ids_are_those_of_the_wire() -> None:
 @pytest.mark.parametrize(
     ("message", "size"),
     [
-        (Request(bytes(16), "/v1/chat/completions", "llama-3.1-8b-instruct", 2300, True, False, 500, 400), REQ_BYTES),
+        (
+            JobRequest(bytes(16), "/v1/chat/completions", "llama-3.1-8b-instruct", 2300, True, False, 500, 400),
+            REQ_BYTES,
+        ),
         (Accept(bytes(16), 3, 700), ACCEPT_BYTES),
         (Refuse(404, "model_not_found", "this node does not have", "model"), REFUSAL_BYTES),
         (sign_end(Ed25519Signer(b"k" * 32), job_id(job_of(1, ARRIVAL)[0]), End("stop", 9, 99, bytes(32))), END_BYTES),
     ],
 )
 def test_messages_of_a_job_have_about_the_length_that_is_charged(
-    message: Request | Accept | Refuse | End, size: int
+    message: JobRequest | Accept | Refuse | End, size: int
 ) -> None:
     assert len(encode(message)) == pytest.approx(size, abs=32)
 

@@ -10,7 +10,7 @@ import pytest
 from protocol.ids import model_id
 from protocol.perf.gpu_catalog import need_mib
 from protocol.statements.adverts import ModelState
-from simulations.scenario import Engine, Hardware, Model, Models, Scenario, Topology, Uplink
+from simulations.scenario import EngineModel, Hardware, Model, Models, Scenario, Topology, Uplink
 from simulations.sim.machines import Machine, UnknownHardware, machine, unserved
 from simulations.workload.popularity import shares
 
@@ -96,10 +96,10 @@ def test_nodes_without_an_engine_offer_nothing() -> None:
 
 
 def test_the_hidden_efficiency_is_log_normal() -> None:
-    given = Scenario(name="x", engine=Engine(efficiency_sigma=0.15))
+    given = Scenario(name="x", engine=EngineModel(efficiency_sigma=0.15))
     logs = np.log([machine(given, 1, index).efficiency for index in range(1000)])
     assert (logs.mean(), logs.std()) == pytest.approx((0.0, 0.15), abs=0.015)
-    even = Scenario(name="x", engine=Engine(efficiency_sigma=0.0))
+    even = Scenario(name="x", engine=EngineModel(efficiency_sigma=0.0))
     assert machine(even, 1, 5).efficiency == 1.0
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from simulations.sim.network import DIAL_TIMEOUT_S, FRAME_BYTES, HANDSHAKE_TRIPS, PING_PERIODS, RTO_S, Link, Network
-from simulations.sim.node import Peer
+from simulations.sim.network import DIAL_TIMEOUT_S, FRAME_BYTES, HANDSHAKE_TRIPS, PING_PERIODS, RTO_S, Network, SimLink
+from simulations.sim.node import SimNode
 from tests.simulations.worlds import DELAY_S, BareMachine, bare, linked
 
 DEAD_S = 15.0
 
 
-def send(network: Network, link: Link, source: Peer, what: Any, size: int = 92) -> None:
+def send(network: Network, link: SimLink, source: SimNode, what: Any, size: int = 92) -> None:
     target = link.other(source)
     assert isinstance(target, BareMachine)
     network.carry(link, source, size, target.hear, what)
@@ -27,9 +27,9 @@ def send(network: Network, link: Link, source: Peer, what: Any, size: int = 92) 
 def test_a_message_takes_uplink_way_and_downlink() -> None:
     network, (a, b) = bare(bytes_s=1e4)
     link = linked(network, a, b)
-    begun, sent = network.kernel.now, network.bytes
+    begun, sent = network.loop.now, network.bytes
     send(network, link, a, "hello", 100 - FRAME_BYTES)
-    network.kernel.run(begun + 1)
+    network.loop.run(begun + 1)
     assert b.heard("hello") == [pytest.approx(begun + 0.01 + DELAY_S + 0.01)]
     assert network.bytes - sent == 100
     assert (a.messages_up, b.messages_up, network.messages) == (1, 0, 1)
@@ -46,8 +46,8 @@ def test_a_link_is_a_stream_whatever_the_delays() -> None:
     network, (a, b) = bare(jitter=1.0, loss=0.2)
     link = linked(network, a, b)
     for number in range(300):
-        network.kernel.at(network.kernel.now + number * 0.001, send, network, link, a, number)
-    network.kernel.run(network.kernel.now + 60.0)
+        network.loop.at(network.loop.now + number * 0.001, send, network, link, a, number)
+    network.loop.run(network.loop.now + 60.0)
     assert [what for _, what in b.notes if isinstance(what, int)] == list(range(300))
 
 
@@ -55,10 +55,10 @@ def test_different_links_do_overtake_each_other() -> None:
     network, (a, b, c) = bare(3)
     slow, fast = linked(network, a, c), linked(network, b, c)
     network.detour = lambda source, target: 2.0 if source is a else 0.0
-    begun = network.kernel.now
+    begun = network.loop.now
     send(network, slow, a, "from afar")
     send(network, fast, b, "from near")
-    network.kernel.run(begun + 10)
+    network.loop.run(begun + 10)
     assert c.heard("from near") == [pytest.approx(begun + DELAY_S, abs=0.001)]  # nobody waits for what is on its way
     assert c.heard("from afar") == [pytest.approx(begun + DELAY_S + 2.0, abs=0.001)]
 
@@ -66,10 +66,10 @@ def test_different_links_do_overtake_each_other() -> None:
 def test_the_uplink_sends_one_after_the_other_to_whomever() -> None:
     network, peers = bare(5, bytes_s=1000.0)
     links = [linked(network, peers[0], peer) for peer in peers[1:]]
-    begun = network.kernel.now
+    begun = network.loop.now
     for link in links:
         send(network, link, peers[0], "x", 500 - FRAME_BYTES)
-    network.kernel.run(begun + 10)
+    network.loop.run(begun + 10)
     arrived = [peer.heard("x")[0] - begun for peer in peers[1:]]
     assert arrived == pytest.approx([0.5 * n + DELAY_S + 0.5 for n in (1, 2, 3, 4)])
 
@@ -77,10 +77,10 @@ def test_the_uplink_sends_one_after_the_other_to_whomever() -> None:
 def test_the_downlink_takes_in_one_after_the_other_from_whomever() -> None:
     network, peers = bare(5, bytes_s=1000.0)
     links = [linked(network, peer, peers[0]) for peer in peers[1:]]
-    begun = network.kernel.now
+    begun = network.loop.now
     for peer, link in zip(peers[1:], links, strict=True):
         send(network, link, peer, "x", 500 - FRAME_BYTES)
-    network.kernel.run(begun + 10)
+    network.loop.run(begun + 10)
     arrived = [at - begun for at in peers[0].heard("x")]
     assert arrived == pytest.approx([0.5 + DELAY_S + 0.5 * n for n in (1, 2, 3, 4)])
 
@@ -88,11 +88,11 @@ def test_the_downlink_takes_in_one_after_the_other_from_whomever() -> None:
 def test_what_waits_for_the_downlink_stays_in_order_on_its_link() -> None:
     network, (a, b, c) = bare(3, bytes_s=1000.0)
     one, two = linked(network, a, c), linked(network, b, c)
-    begun = network.kernel.now
+    begun = network.loop.now
     for number in range(5):
-        network.kernel.at(begun + 0.001 * number, send, network, one, a, ("a", number), 40)
-        network.kernel.at(begun + 0.001 * number, send, network, two, b, ("b", number), 400)
-    network.kernel.run(begun + 20)
+        network.loop.at(begun + 0.001 * number, send, network, one, a, ("a", number), 40)
+        network.loop.at(begun + 0.001 * number, send, network, two, b, ("b", number), 400)
+    network.loop.run(begun + 20)
     said = [what for _, what in c.notes if isinstance(what, tuple)]
     assert [what for what in said if what[0] == "a"] == [("a", number) for number in range(5)]
     assert [what for what in said if what[0] == "b"] == [("b", number) for number in range(5)]
@@ -101,10 +101,10 @@ def test_what_waits_for_the_downlink_stays_in_order_on_its_link() -> None:
 def test_a_busy_processor_sends_when_it_is_done() -> None:
     network, (a, b) = bare()
     link = linked(network, a, b)
-    begun = network.kernel.now
+    begun = network.loop.now
     a.spend(0.5)
     send(network, link, a, "late")
-    network.kernel.run(begun + 2)
+    network.loop.run(begun + 2)
     assert b.heard("late") == [pytest.approx(begun + 0.5 + DELAY_S, abs=0.001)]
 
 
@@ -125,7 +125,7 @@ def test_dropped_are_messages_between_nodes_only() -> None:
     for number in range(1000):
         network.carry(link, a, 10, b.received, a.peer_id, number)
         network.carry(link, a, 10, b.hear, "job")
-    network.kernel.run(100.0)
+    network.loop.run(100.0)
     came = sum(isinstance(what, tuple) and what[0] == a.peer_id for _, what in b.notes)
     assert 430 < came < 570
     assert len(b.heard("job")) == 1000
@@ -134,12 +134,12 @@ def test_dropped_are_messages_between_nodes_only() -> None:
 # --- dials ---------------------------------------------------------------------------------------------------------
 
 
-def dial(network: Network, source: Peer, target: Peer, addr: str = "") -> list[tuple[float, Link | None, str]]:
-    came: list[tuple[float, Link | None, str]] = []
-    begun = network.kernel.now
+def dial(network: Network, source: SimNode, target: SimNode, addr: str = "") -> list[tuple[float, SimLink | None, str]]:
+    came: list[tuple[float, SimLink | None, str]] = []
+    begun = network.loop.now
 
-    def done(link: Link | None, reason: str) -> None:
-        came.append((network.kernel.now - begun, link, reason))
+    def done(link: SimLink | None, reason: str) -> None:
+        came.append((network.loop.now - begun, link, reason))
 
     network.dial(source, target.peer_id, (addr or target.addr,), done)
     return came
@@ -148,7 +148,7 @@ def dial(network: Network, source: Peer, target: Peer, addr: str = "") -> list[t
 def test_a_dial_takes_its_round_trips_and_both_ends_have_the_link() -> None:
     network, (a, b) = bare()
     came = dial(network, a, b)
-    network.kernel.run(1.0)
+    network.loop.run(1.0)
     ((took, link, reason),) = came
     assert took == pytest.approx(HANDSHAKE_TRIPS * 2 * DELAY_S)
     assert link is not None
@@ -166,7 +166,7 @@ def test_a_process_that_is_down_refuses_and_a_machine_that_is_gone_does_not_answ
     network, (a, b) = bare()
     b.die(silently=silently)
     came = dial(network, a, b)
-    network.kernel.run(20.0)
+    network.loop.run(20.0)
     assert came == [(pytest.approx(took_s), None, why)]
 
 
@@ -175,7 +175,7 @@ def test_nothing_answers_across_a_cut_in_either_direction(forth: bool) -> None:
     network, (a, b) = bare()
     network.cut = lambda source, target: (source is a) is forth
     came = dial(network, a, b)
-    network.kernel.run(20.0)
+    network.loop.run(20.0)
     assert came == [(pytest.approx(DIAL_TIMEOUT_S), None, "no answer")]
 
 
@@ -183,14 +183,14 @@ def test_nobody_is_at_an_unknown_address_nor_at_the_own() -> None:
     network, (a, b) = bare()
     for addr in ("/ip4/1.1.1.1/tcp/1", a.addr):
         came = dial(network, a, b, addr)
-        network.kernel.run(network.kernel.now + 20.0)
+        network.loop.run(network.loop.now + 20.0)
         assert came == [(pytest.approx(RTO_S), None, "no such address")]
 
 
 def test_somebody_else_at_the_address_is_found_out() -> None:
     network, (a, b, c) = bare(3)
     came = dial(network, a, b, c.addr)
-    network.kernel.run(20.0)
+    network.loop.run(20.0)
     assert [reason for _, _, reason in came] == ["somebody else answered"]
     assert not a.links
     assert not c.links
@@ -199,7 +199,7 @@ def test_somebody_else_at_the_address_is_found_out() -> None:
 def test_two_that_dial_each_other_at_once_have_one_link() -> None:
     network, (a, b) = bare()
     forth, back = dial(network, a, b), dial(network, b, a)
-    network.kernel.run(1.0)
+    network.loop.run(1.0)
     assert forth[0][1] is back[0][1] is a.links[b.peer_id] is b.links[a.peer_id]
 
 
@@ -208,7 +208,7 @@ def test_a_busy_machine_answers_late_and_a_frozen_one_not_at_all() -> None:
         network, (a, b) = bare()
         b.cpu_until = busy_s
         came = dial(network, a, b)
-        network.kernel.run(30.0)
+        network.loop.run(30.0)
         assert [took for took, _, _ in came] == [pytest.approx(took_s)]
         assert (came[0][1] is None) == (busy_s > DIAL_TIMEOUT_S)
 
@@ -217,7 +217,7 @@ def test_a_dial_over_a_way_that_takes_too_long_is_given_up() -> None:
     network, (a, b) = bare()
     network.detour = lambda _source, _target: 2.0
     came = dial(network, a, b)
-    network.kernel.run(60.0)
+    network.loop.run(60.0)
     assert [(took, link) for took, link, _ in came] == [(pytest.approx(DIAL_TIMEOUT_S), None)]
     assert not a.links
 
@@ -227,7 +227,7 @@ def test_a_dial_of_an_earlier_life_makes_no_link() -> None:
     came = dial(network, a, b)
     a.die(silently=False)
     a.boot()
-    network.kernel.run(5.0)
+    network.loop.run(5.0)
     assert came == []
     assert not a.links
     assert not b.links
@@ -241,7 +241,7 @@ def test_who_comes_back_replaces_the_link_of_its_earlier_life() -> None:
     new = linked(network, a, b)
     assert not old.up
     assert b.links[a.peer_id] is a.links[b.peer_id] is new
-    network.kernel.run(60.0)
+    network.loop.run(60.0)
     assert new.up  # the time at which the old one would have died has come and gone
     assert len(b.links) == 1
 
@@ -256,11 +256,11 @@ def test_what_is_sent_into_a_cut_arrives_when_it_heals_in_time() -> None:
     network.reconsider()
     for number in range(3):
         send(network, link, a, number)
-    network.kernel.run(10.0)
+    network.loop.run(10.0)
     assert not any(isinstance(what, int) for _, what in b.notes)
     network.cut = None
     network.reconsider()
-    network.kernel.run(60.0)
+    network.loop.run(60.0)
     assert [what for _, what in b.notes if isinstance(what, int)] == [0, 1, 2]
     assert b.heard(0) == [pytest.approx(10.0 + DELAY_S, abs=0.001)]
     assert link.up
@@ -269,18 +269,18 @@ def test_what_is_sent_into_a_cut_arrives_when_it_heals_in_time() -> None:
 def test_a_link_dies_of_a_cut_that_lasts_one_way_being_enough() -> None:
     network, (a, b) = bare()
     link = linked(network, a, b)
-    begun = network.kernel.now
+    begun = network.loop.now
     network.cut = lambda source, target: target is b  # no data one way, no acknowledgement the other
     network.reconsider()
     send(network, link, a, "lost")
-    network.kernel.run(begun + DEAD_S - 0.01)
+    network.loop.run(begun + DEAD_S - 0.01)
     assert link.up
-    network.kernel.run(begun + DEAD_S + 0.01)
+    network.loop.run(begun + DEAD_S + 0.01)
     assert not link.up
     assert a.heard("down: silent") == b.heard("down: silent") == [pytest.approx(begun + DEAD_S)]
     network.cut = None
     network.reconsider()
-    network.kernel.run(begun + 60)
+    network.loop.run(begun + 60)
     assert not b.heard("lost")
     assert not a.links
     assert not b.links
@@ -289,14 +289,14 @@ def test_a_link_dies_of_a_cut_that_lasts_one_way_being_enough() -> None:
 def test_the_direction_that_is_open_carries_until_the_other_is_found_dead() -> None:
     network, (a, b) = bare()
     link = linked(network, a, b)
-    begun = network.kernel.now
+    begun = network.loop.now
     network.cut = lambda source, target: source is a
     network.reconsider()
     for second in range(30):
-        network.kernel.run(begun + second)
+        network.loop.run(begun + second)
         for source in (a, b):
             send(network, link, source, second)
-    network.kernel.run(begun + 60)
+    network.loop.run(begun + 60)
     heard = [[what for _, what in peer.notes if isinstance(what, int)] for peer in (a, b)]
     assert heard == [list(range(int(DEAD_S))), []]
     assert not link.up
@@ -306,12 +306,12 @@ def test_each_direction_has_a_cut_of_its_own() -> None:
     network, (a, b) = bare()
     link = linked(network, a, b)
     for at, mute in ((1.0, a), (9.0, b), (17.0, a), (25.0, None)):  # neither is cut for as long as kills a link
-        network.kernel.run(at)
+        network.loop.run(at)
         network.cut = (lambda source, target, mute=mute: source is mute) if mute else None
         network.reconsider()
         for source in (a, b):
             send(network, link, source, at)
-    network.kernel.run(60.0)
+    network.loop.run(60.0)
     assert link.whole
     came = {peer: [(at, what) for at, what in peer.notes if isinstance(what, float)] for peer in (a, b)}
     assert [sent for _, sent in came[a]] == [sent for _, sent in came[b]] == [1.0, 9.0, 17.0, 25.0]
@@ -324,7 +324,7 @@ def test_a_link_that_carries_nothing_dies_as_well() -> None:
     linked(network, a, b)
     network.cut = lambda source, target: True
     network.reconsider()
-    network.kernel.run(network.kernel.now + DEAD_S + 1)
+    network.loop.run(network.loop.now + DEAD_S + 1)
     assert not a.links
     assert not b.links
 
@@ -333,13 +333,13 @@ def test_a_second_cut_counts_anew() -> None:
     network, (a, b) = bare()
     link = linked(network, a, b)
     for begin in (1.0, 12.0):
-        network.kernel.run(begin)
+        network.loop.run(begin)
         network.cut = lambda source, target: True
         network.reconsider()
-        network.kernel.run(begin + 8.0)
+        network.loop.run(begin + 8.0)
         network.cut = None
         network.reconsider()
-    network.kernel.run(100.0)
+    network.loop.run(100.0)
     assert link.up
 
 
@@ -347,9 +347,9 @@ def test_a_second_cut_counts_anew() -> None:
 def test_who_vanishes_is_missed_after_a_while_and_who_crashes_at_once(silently: bool, why: str, after_s: float) -> None:
     network, (a, b) = bare()
     linked(network, a, b)
-    begun = network.kernel.now
+    begun = network.loop.now
     b.die(silently=silently)
-    network.kernel.run(begun + 60)
+    network.loop.run(begun + 60)
     assert a.heard(f"down: {why}") == [pytest.approx(begun + after_s)]
     assert not a.links
 
@@ -360,7 +360,7 @@ def test_nothing_reaches_a_later_life() -> None:
     send(network, link, a, "for the old one")
     b.die(silently=True)
     b.boot()
-    network.kernel.run(60.0)
+    network.loop.run(60.0)
     assert not b.heard("for the old one")
 
 
@@ -370,7 +370,7 @@ def test_nothing_leaves_on_a_broken_link_and_who_is_not_told_is_not_told() -> No
     network.break_link(link, "test", tell_a=False)
     sent = network.messages
     send(network, link, a, "x")
-    network.kernel.run(10.0)
+    network.loop.run(10.0)
     assert network.messages == sent
     assert (len(a.heard("down: test")), len(b.heard("down: test"))) == (0, 1)
     assert not b.heard("x")
@@ -387,7 +387,7 @@ def test_both_ends_measure_their_round_trip_again_and_again() -> None:
     network, (a, b) = bare()
     linked(network, a, b)
     period = PING_PERIODS * a.settings.link.ping_s
-    network.kernel.run(3 * period)
+    network.loop.run(3 * period)
     for peer in (a, b):
         assert [trip for _, trip in trips(peer)] == [pytest.approx(2 * DELAY_S)] * 3
         (one, two, three) = [at for at, _ in trips(peer)]
@@ -397,16 +397,16 @@ def test_both_ends_measure_their_round_trip_again_and_again() -> None:
 def test_a_busy_end_looks_far_away() -> None:
     network, (a, b) = bare()
     linked(network, a, b)
-    b.cpu_until = network.kernel.now + 3.0
-    network.kernel.run(network.kernel.now + 5.0)
+    b.cpu_until = network.loop.now + 3.0
+    network.loop.run(network.loop.now + 5.0)
     assert trips(a)[0][1] == pytest.approx(3.0, abs=0.05)
 
 
 def test_no_round_trip_is_measured_across_a_cut() -> None:
     network, (a, b) = bare()
     linked(network, a, b)
-    network.kernel.run(1.0)
+    network.loop.run(1.0)
     a.notes.clear()
     network.cut = lambda source, target: True
-    network.kernel.run(50.0)
+    network.loop.run(50.0)
     assert trips(a) == []

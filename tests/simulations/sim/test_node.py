@@ -20,7 +20,7 @@ def world() -> World:
         1,
     )
     made.prepare()
-    made.kernel.run(10.0)
+    made.loop.run(10.0)
     return made
 
 
@@ -28,11 +28,11 @@ def test_what_comes_while_it_is_busy_waits_its_turn(world: World) -> None:
     peer, seen = world.peers[0], []
     peer.spend(1.0)
     for number in range(3):
-        peer.run(lambda number=number: (peer.spend(1.0), seen.append((number, world.kernel.now))))
+        peer.run(lambda number=number: (peer.spend(1.0), seen.append((number, world.loop.now))))
     assert seen == []
     assert peer.backlog == 3
-    start = world.kernel.now
-    world.kernel.run(start + 10.0)
+    start = world.loop.now
+    world.loop.run(start + 10.0)
     assert [number for number, _ in seen] == [0, 1, 2]
     assert [at - start for _, at in seen] == pytest.approx([1.0, 2.0, 3.0], abs=0.1)
 
@@ -44,7 +44,7 @@ def test_a_crash_forgets_what_waited_and_a_new_life_is_not_busy(world: World) ->
     peer.stop(silently=False)
     world.start(peer)
     peer.run(seen.append, "new")
-    world.kernel.run(world.kernel.now + 120.0)
+    world.loop.run(world.loop.now + 120.0)
     assert seen == ["new"]
 
 
@@ -54,9 +54,9 @@ def test_what_comes_for_a_process_that_has_ended_does_not_hold_up_the_next_one(w
     peer.stop(silently=True)
     peer.run(seen.append, "between two lives")
     world.start(peer)
-    world.kernel.run(world.kernel.now + 5.0)
+    world.loop.run(world.loop.now + 5.0)
     peer.run(seen.append, "new")
-    world.kernel.run(world.kernel.now + 120.0)
+    world.loop.run(world.loop.now + 120.0)
     assert seen == ["new"]
 
 
@@ -79,7 +79,7 @@ def test_a_full_disk_is_not_written_to(world: World) -> None:
     assert peer._kept == ({}, (), 0)
     peer.disk_full = 0
     world.start(peer)
-    world.kernel.run(world.kernel.now + 5.0)
+    world.loop.run(world.loop.now + 5.0)
     peer.stop(silently=True)
     marks, known, inc = peer._kept
     assert inc == peer.inc
@@ -106,6 +106,6 @@ def test_goodbye_comes_before_the_end(world: World) -> None:
     peer = world.peers[2]
     peer.leave()
     assert peer.up
-    world.kernel.run(world.kernel.now + 2.0)
+    world.loop.run(world.loop.now + 2.0)
     assert not peer.up
     assert not peer.vanished

@@ -37,7 +37,7 @@ def test_everybody_has_links_a_moment_later_and_they_are_real() -> None:
         for link in peer.links.values():
             other = link.other(peer)
             assert other.links[peer.peer_id] is link
-            assert peer.peer_id in other.node.neighbours.linked
+            assert peer.peer_id in other.node.overlay.linked
             record = peer.node.view.get(other.peer_id)
             assert record is not None
             assert record.rtt_s == pytest.approx(2 * DELAY_S)
@@ -62,15 +62,15 @@ def test_there_is_no_storm_when_all_the_links_are_made_at_once() -> None:
     assert max(peer.gossip_bytes for peer in made.peers) < settings.gossip.burst_bytes
     assert sum(count.digests_out for count in counts) / 60 <= settings.neighbours.target
     assert max(count.records_out for count in counts) < 10 * 60
-    made.kernel.run(30.0)
+    made.loop.run(30.0)
     begun = sum(peer.gossip_bytes for peer in made.peers)
-    made.kernel.run(60.0)
+    made.loop.run(60.0)
     assert (sum(peer.gossip_bytes for peer in made.peers) - begun) / 60 / 30.0 < settings.gossip.budget_bytes_s
     assert all(len(peer.node.view) == 59 for peer in made.peers)
-    assert made.recorder.false_deaths == 0
-    assert not made.recorder.penalties
+    assert made.job_log.false_deaths == 0
+    assert not made.job_log.penalties
 
 
 def test_it_is_the_same_every_time_and_another_with_another_seed() -> None:
-    digests = [world(scenario(12), seed=seed, until=5.0).kernel.digest for seed in (1, 1, 2)]
+    digests = [world(scenario(12), seed=seed, until=5.0).loop.digest for seed in (1, 1, 2)]
     assert digests[0] == digests[1] != digests[2]

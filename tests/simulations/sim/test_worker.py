@@ -7,13 +7,13 @@ import pytest
 
 from protocol.jobs.admission import Arrived
 from protocol.jobs.cascade_events import Begin, Outcome
-from protocol.perf.batch_engine import Batching, Finished, Work
+from protocol.perf.batch_engine import BatchEngine, Finished, Work
 from protocol.routing.ranking import JobQuery
 from protocol.settings import AdmissionSettings, NodeSettings
 from protocol.statements.adverts import ModelState, Status
 from simulations.run import World
 from simulations.scenario import Hardware, Model, Models, Scenario
-from simulations.sim.jobs import Attempt, Job
+from simulations.sim.jobs import Job, SimAttempt
 from simulations.sim.worker import Worker
 from tests.simulations.worlds import FREE, MODEL, Caller, engine_times, ordered, outcomes, scenario, world
 
@@ -49,11 +49,11 @@ def test_a_full_engine_is_as_fast_as_the_engine_alone() -> None:
     """Queue and engine together are what the machine alone makes of the same jobs, each given when a slot is free."""
     made, caller, worker = served(scenario(2, hardware=TWO_SLOTS))
     outputs = [40, 200, 90, 10, 300, 120, 60, 5]
-    begun = made.kernel.now
+    begun = made.loop.now
     notes = [caller.ask(output=output) for output in outputs]
     caller.run(120.0)
     ended = {note.number: note.ended_at for note in notes}
-    alone = Batching(worker.paces, slots=2)
+    alone = BatchEngine(worker.paces, slots=2)
     waiting, ends, now = list(enumerate(outputs, 1)), dict[int, float](), begun
     wake = float("inf")
     free = 2
@@ -104,7 +104,7 @@ def test_a_promise_is_longer_behind_others() -> None:
     assert entry is not None
     listen = entry.heard
 
-    def heard(attempt: Attempt, event: object) -> None:
+    def heard(attempt: SimAttempt, event: object) -> None:
         if hasattr(event, "promise_s"):
             told.append(event.promise_s)
         listen(attempt, event)  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def test_a_throttled_engine_is_slower_by_as_much() -> None:
         caller.run(30.0)
         assert note.committed_at is not None
         firsts.append(note.committed_at - note.asked_at)
-        assert made.recorder.completed == 1
+        assert made.job_log.completed == 1
     read_s, step_s = engine_times(worker.peer, 4000)
     assert firsts[1] - firsts[0] == pytest.approx(read_s - worker.paces[MODEL].request_s + step_s, rel=0.02)
 
@@ -279,5 +279,5 @@ def test_what_the_entry_does_until_the_first_token_does_not_depend_on_the_truth(
         note = caller.ask(output=output)
         read_s, step_s = engine_times(worker.peer, 300)
         caller.run(read_s + step_s + 0.03)
-        digests.append((made.kernel.now, note.attempts, worker.load(), made.peers[0].bytes_up))
+        digests.append((made.loop.now, note.attempts, worker.load(), made.peers[0].bytes_up))
     assert digests[0] == digests[1]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulations.scenario import Engine, Model, Models, Scenario, Workload
+from simulations.scenario import EngineModel, Model, Models, Scenario, Workload
 from simulations.workload.servegen import WINDOW_S, clients, rates
 from simulations.workload.traces import NAMES, BadTrace, Trace, engine_blocks, load, parse
 from simulations.workload.workload import Arrival, arrivals
@@ -20,13 +20,13 @@ TWO = Models(catalogue=(Model(name="a-8b"), Model(name="b-8b")))
 
 
 def scenario(
-    trace: str, duration_s: float, models: Models = WIDE, engine: Engine | None = None, **rest: Any
+    trace: str, duration_s: float, models: Models = WIDE, engine: EngineModel | None = None, **rest: Any
 ) -> Scenario:
     return Scenario(
         name="x",
         duration_s=duration_s,
         models=models,
-        engine=engine or Engine(),
+        engine=engine or EngineModel(),
         workload=Workload(kind="trace", trace=trace, **rest),
     )
 
@@ -82,7 +82,7 @@ def test_mooncake_is_as_documented(name: str, requests: int, minutes: int, hit: 
 @pytest.mark.parametrize(("name", "hit"), [("mooncake-conversation", 0.366), ("mooncake-synthetic", 0.640)])
 def test_replaying_keeps_the_ideal_hit_in_engine_blocks(name: str, hit: float) -> None:
     trace = load(name)
-    found = jobs(scenario(name, float(trace.at[-1]) + 0.01, engine=Engine(block_tokens=128)))
+    found = jobs(scenario(name, float(trace.at[-1]) + 0.01, engine=EngineModel(block_tokens=128)))
     assert len(found) == len(trace.at)
     assert ideal_hit([job.blocks for job in found]) == pytest.approx(hit, abs=0.02)
     assert all(len(job.blocks) == job.prompt_tokens // 128 for job in found)
