@@ -29,10 +29,15 @@ MODULES: Final = {
     "protocol/perf": "batch_engine kv_cache model_cache model_timing step_clock",
     "protocol/statements": "envelope versions",
     "simulations": "event_loop rng_streams",
-    "simulations/sim": "baselines entry job_log jobs message_sizes network node topology worker",
+    "simulations/sim": "baselines endpoint entry host job_log jobs message_sizes network node topology worker",
 }
 #: Compiled classes from which attackers, which are not compiled, are derived: mypyc wants to be told.
-OPEN: Final = {"simulations/sim/node.py": "class SimNode:", "simulations/sim/worker.py": "class Worker:"}
+OPEN: Final = {
+    "simulations/sim/endpoint.py": "class Endpoint:",
+    "simulations/sim/host.py": "class Host(Endpoint):",
+    "simulations/sim/node.py": "class SimNode(Host):",
+    "simulations/sim/worker.py": "class Worker:",
+}
 _TOLD: Final = "from mypy_extensions import mypyc_attr\n\n\n@mypyc_attr(allow_interpreted_subclasses=True)\n"
 _SETUP: Final = """
 from mypyc.build import mypycify

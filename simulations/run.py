@@ -1,16 +1,15 @@
-"""A whole simulated network made from a scenario, and its run from the first second to the last.
+"""One run of a simulated network, from its first second to its last.
 
-It builds the machines, lets them join, brings the jobs to living entries, and asks faults, churn, attackers and checks
-to do their part.  Phases: joining; warm-up; the measured window; the quiet phase, in which nothing breaks any more;
-then the *rest*, in which no job arrives and those under way end.
+It lets the nodes join, brings the jobs to living entries, and asks faults, churn, attackers and checks to do their
+part.  Phases: joining; warm-up; the measured window; the quiet phase, in which nothing breaks any more; then the
+*rest*, in which no job arrives and those under way end.
 
-Not here: what is measured (``job_log``, ``sampling``, ``outcome``).
+Not here: the nodes and the network (``cluster``), what is measured (``job_log``, ``sampling``, ``outcome``).
 """
 
 from __future__ import annotations
 
 import gc
-import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,24 +19,17 @@ from protocol.events import FindProviders
 from protocol.ids import name_key
 from simulations import attackers
 from simulations.attackers.damage import Damage
-from simulations.event_loop import EventLoop
-from simulations.faults import churn, faults
+from simulations.faults import chaos, churn, faults
 from simulations.measure.invariants import Breach, Invariants
 from simulations.measure.metrics import RunMetrics, outcome_of
 from simulations.measure.sampling import Sampler
 from simulations.rng_streams import rng_stream
 from simulations.scenario import Scenario
-from simulations.sim.baselines import chooser
 from simulations.sim.capacity import capacity_per_s
-from simulations.sim.cpu_costs import load_costs
-from simulations.sim.entry import Entry
-from simulations.sim.job_log import JobLog
+from simulations.sim.cluster import Cluster
 from simulations.sim.jobs import job_of
-from simulations.sim.machines import machine
-from simulations.sim.network import Network
 from simulations.sim.node import SimNode
 from simulations.sim.steady_state import settle
-from simulations.sim.topology import latencies
 from simulations.workload.workload import Arrival, arrivals
 
 #: Virtual seconds between two looks of whoever watches a run, of up to so many nodes; of more nodes, less.
@@ -66,22 +58,11 @@ class RunProgress:
     stop: bool = False
 
 
-class World:
+class Run(Cluster):
     """See the module's docstring."""
 
     def __init__(self, scenario: Scenario, seed: int) -> None:
-        self.scenario = scenario
-        self.seed = seed
-        self.loop = EventLoop()
-        topology = scenario.topology
-        window = (scenario.warmup_s, scenario.duration_s - scenario.quiet_s)
-        self.job_log = JobLog(self.loop, window)
-        self.costs = load_costs()
-        self.network = Network(self.loop, latencies(topology, seed), seed, loss=topology.loss, drop=topology.drop)
-        #: Everybody; and without the further identities that some machines make up.
-        self.peers: list[SimNode] = []
-        self.machines: list[SimNode] = []
-        self._choose = chooser(scenario.routing.policy, self)
+        super().__init__(scenario, seed, attackers.peer_class, attackers.worker_class)
         self._sessions: dict[int, SimNode] = {}
         self.rate_per_s = self._rate()
         self._arrivals: Iterator[Arrival] = iter(())
@@ -92,12 +73,9 @@ class World:
         self.end_cpu_s = 0.0
         self._resting = False
         self.damage: Damage | None = None
-        self._chunk_s = CHUNK_S * min(1.0, CHUNK_NODES / topology.nodes)
+        self._chunk_s = CHUNK_S * min(1.0, CHUNK_NODES / scenario.topology.nodes)
         self.watch = Sampler(self)
         self.checks = Invariants(self)
-        for index in range(topology.nodes):
-            self.add(index)
-        self.seeds = tuple((peer.peer_id, (peer.addr,)) for peer in self.peers[: topology.seeds])
 
     def _rate(self) -> float:
         workload = self.scenario.workload
@@ -106,49 +84,6 @@ class World:
         if workload.utilisation is not None:
             return workload.utilisation * capacity_per_s(self.scenario, self.seed)
         return workload.rate_per_s
-
-    # --- machines ------------------------------------------------------------------------------------------------
-
-    def add(self, index: int, address: str = "", of: SimNode | None = None) -> SimNode:
-        """One more machine, not yet running; what it is depends on seed and index only.
-
-        Or, with ``of``, one more identity of a machine that is there.
-        """
-        scenario = self.scenario
-        key = hashlib.sha256(f"{self.seed}/key/{index}".encode()).digest()
-        made = machine(scenario, self.seed, index) if of is None else of.machine
-        peer = (attackers.peer_class(scenario, self.seed, index) if of is None else type(of))(
-            index,
-            key,
-            address or address_of(index, scenario.topology.per_group),
-            made,
-            scenario.node,
-            self.network,
-            self.costs,
-            self.job_log,
-            self.seed,
-        )
-        peer.wall_error = rng_stream(self.seed, "clock", index).gauss(0.0, scenario.topology.clock_skew_s)
-        self.peers.append(peer)
-        if of is None:
-            self.machines.append(peer)
-        self.network.by_addr[peer.addr] = peer
-        self.network.by_peer[peer.peer_id] = peer
-        self.job_log.by_peer_id[peer.peer_id] = peer
-        peer.entry = Entry(peer, self._choose)
-        if made.gpu is not None and made.offers:
-            peer.worker = attackers.worker_class(peer)(peer, scenario.engine)
-        return peer
-
-    def start(self, peer: SimNode) -> None:
-        """Its daemon starts, knowing the seeds."""
-        if not peer.up:
-            peer.start(tuple(seed for seed in self.seeds if seed[0] != peer.peer_id))
-
-    @property
-    def alive(self) -> list[SimNode]:
-        """Whose daemon runs."""
-        return [peer for peer in self.peers if peer.up]
 
     # --- running -------------------------------------------------------------------------------------------------
 
@@ -162,7 +97,8 @@ class World:
             for peer in self.peers:
                 loop.at(topology.join_s * peer.index / topology.nodes, self.start, peer)
         churn.prepare(self)
-        faults.prepare(self)
+        drawn = chaos.drawn(scenario, self.seed) if scenario.chaos else ()
+        faults.prepare(self, scenario.faults + drawn)
         self.damage = attackers.prepare(self)
         self.watch.prepare()
         self.checks.prepare()
@@ -198,7 +134,10 @@ class World:
             gc.unfreeze()
             if enabled:
                 gc.enable()
-        return outcome_of(self, breach, partial=progress.stop or end < scenario.duration_s)
+        outcome = outcome_of(self, breach, partial=progress.stop or end < scenario.duration_s)
+        if self.damage is not None:
+            outcome.metrics.update(self.damage.metrics())
+        return outcome
 
     def _run_to(self, end: float, progress: RunProgress) -> None:
         loop = self.loop
@@ -282,12 +221,6 @@ class World:
         )
 
 
-def address_of(index: int, per_group: int) -> str:
-    """A public address; every ``per_group`` nodes share a /24."""
-    group = index // per_group
-    return f"{20 + (group >> 16)}.{group >> 8 & 255}.{group & 255}.{1 + index % per_group}"
-
-
 def run(scenario: Scenario, seed: int, progress: RunProgress | None = None, until: float | None = None) -> RunMetrics:
     """One run of one scenario."""
-    return World(scenario, seed).run(progress, until)
+    return Run(scenario, seed).run(progress, until)

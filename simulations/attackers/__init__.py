@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from simulations.attackers.answers import Garbage, Truncation, WrongAnswers
 from simulations.attackers.armed import Attacker
@@ -23,11 +23,9 @@ from simulations.attackers.statements import Forger, Replayer, Slanderer
 from simulations.attackers.turning import Traitor, Whitewasher
 from simulations.rng_streams import rng_stream
 from simulations.scenario import Attack, Scenario
+from simulations.sim.cluster import Cluster
 from simulations.sim.node import SimNode
 from simulations.sim.worker import Worker
-
-if TYPE_CHECKING:
-    from simulations.run import World
 
 #: What ``attacks.kind`` may be.
 KINDS: Final[dict[str, type[Attacker]]] = {
@@ -79,7 +77,7 @@ def _armed(attack: Attack, when: tuple[float, float]) -> type[Attacker]:
     return type(kind.__name__, (kind,), {"attack": attack, "window": when, "__module__": kind.__module__})
 
 
-def prepare(world: World) -> Damage | None:
+def prepare(world: Cluster) -> Damage | None:
     """Schedule what attackers do, and the looks at what comes of it."""
     if not world.scenario.attacks:
         return None

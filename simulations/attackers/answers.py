@@ -37,10 +37,9 @@ class GarbageWorker(Pretender):
         if said:
             self._say(attempt, PIECE_BYTES, Progress(self.peer.peer_id, 1))
         payload = forged_end(self.attacker, attempt, FORMS[form], said)
-        asker = attempt.entry
-        link = self.peer.links.get(asker.peer_id)
-        if link is not None and asker.entry is not None:
-            self.peer.network.carry(link, self.peer, len(payload), asker.entry.heard_end, attempt, payload, said)
+        link = self.peer.links.get(attempt.entry.peer_id)
+        if link is not None:
+            self.peer.network.carry(link, self.peer, len(payload), attempt.heard_end, attempt, payload, said)
 
 
 #: In what way the END of an answer is wrong.

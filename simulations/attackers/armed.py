@@ -5,19 +5,17 @@ An attacker pays for the bytes that it sends (its uplink) but not with its proce
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from protocol.wire.messages import NodeMessage, encode, kind_of
 from simulations.rng_streams import rng_stream
 from simulations.scenario import Attack
+from simulations.sim.cluster import Cluster
+from simulations.sim.endpoint import SimLink
 from simulations.sim.jobs import SimAttempt
 from simulations.sim.message_sizes import message_bytes
-from simulations.sim.network import SimLink
 from simulations.sim.node import SimNode
 from simulations.sim.worker import Worker
-
-if TYPE_CHECKING:
-    from simulations.run import World
 
 
 class Attacker(SimNode):
@@ -33,7 +31,7 @@ class Attacker(SimNode):
         super().__init__(*args, **named)
         self.honest = False
         self.die = rng_stream(self.seed, "attack", self.index)
-        self.world: World | None = None
+        self.cluster: Cluster | None = None
 
     @property
     def active(self) -> bool:
@@ -44,12 +42,12 @@ class Attacker(SimNode):
         """How much of it: what the scenario says, or what is usual for the kind."""
         return self.attack.amount or usual
 
-    def enlist(self, world: World) -> None:
+    def enlist(self, cluster: Cluster) -> None:
         """Schedule the attack."""
-        self.world = world
+        self.cluster = cluster
         begins, ends = self.window
         self.loop.at(max(begins, self.loop.now), self.begin)
-        if ends < world.scenario.duration_s:
+        if ends < cluster.scenario.duration_s:
             self.loop.at(ends, self.cease)
 
     def begin(self) -> None:
@@ -82,9 +80,8 @@ class Attacker(SimNode):
 
     def known(self) -> list[SimNode]:
         """Honest nodes that it has heard of, in the order in which it did."""
-        by_peer = self.network.by_peer
-        peers = (by_peer.get(record.peer) for record in self.node.view.records()[1:])
-        return [peer for peer in peers if peer is not None and peer.honest]
+        peers = (self.network.by_peer.get(record.peer) for record in self.node.view.records()[1:])
+        return [peer for peer in peers if isinstance(peer, SimNode) and peer.honest]
 
     def seek(self, count: int) -> None:
         """Dial so many honest nodes to which there is no link yet."""
@@ -100,8 +97,15 @@ class Attacker(SimNode):
     def push_raw(self, link: SimLink, message: NodeMessage) -> None:
         """The same as bytes, which the other end has to read: they may be anything."""
         payload = encode(message)
-        other = link.other(self)
-        self.network.carry(link, self, len(payload), other.received_bytes, self.peer_id, kind_of(message), payload)
+        read = far_end(link, self).received_bytes
+        self.network.carry(link, self, len(payload), read, self.peer_id, kind_of(message), payload)
+
+
+def far_end(link: SimLink, attacker: SimNode) -> SimNode:
+    """The node at the other end of a link."""
+    other = link.other(attacker)
+    assert isinstance(other, SimNode), "every endpoint of a cluster is one"
+    return other
 
 
 class BadWorker(Worker):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -13,10 +13,8 @@ from protocol.wire.messages import Contact, DhtReply, Digest, Doubt, NodeMessage
 from simulations.attackers.armed import Attacker
 from simulations.attackers.liars import claimed_models
 from simulations.attackers.stalling import BlackHoleWorker
+from simulations.sim.cluster import Cluster
 from simulations.sim.node import SimNode
-
-if TYPE_CHECKING:
-    from simulations.run import World
 
 #: The first number of the addresses of sybils: no other node has it.
 _NET = "93"
@@ -39,7 +37,7 @@ class Sybil(Attacker):
         mine = address if address.startswith(f"{_NET}.") else address_in(index, 0)
         super().__init__(index, key, mine, *args, **named)
 
-    def enlist(self, world: World) -> None:
+    def enlist(self, world: Cluster) -> None:
         super().enlist(world)
         for number in range(1, self.attack.identities):
             twin = world.add(len(world.peers), address_in(self.index, number), of=self)
@@ -87,7 +85,7 @@ class Eclipse(Attacker):
         return [Contact(peer.peer_id, (peer.addr,)) for peer in self.die.sample(ours, min(len(ours), 20))]
 
     def _fellows(self) -> list[SimNode]:
-        peers = self.world.peers if self.world is not None else [self]
+        peers = self.cluster.peers if self.cluster is not None else [self]
         return [peer for peer in peers if isinstance(peer, Eclipse) and peer.up]
 
     def act(self) -> None:

@@ -5,7 +5,7 @@ It looks from outside, at the beginning and at the end of the attack.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,10 +13,8 @@ from protocol.errors import RemoteProtocolError
 from protocol.statements.envelope import Envelope, parse
 from simulations.measure.metrics import quantiles, rounded
 from simulations.rng_streams import rng_stream
-
-if TYPE_CHECKING:
-    from simulations.run import World
-    from simulations.sim.node import SimNode
+from simulations.sim.cluster import Cluster
+from simulations.sim.node import SimNode
 
 #: The attackers count as isolated when they get fewer than this share of the attempts, for good (the goal of E8).
 ISOLATED: Final = 0.01
@@ -32,7 +30,7 @@ _BEFORE: Final = 1e-3
 class Damage:
     """See the module's docstring."""
 
-    def __init__(self, world: World, windows: list[tuple[float, float]]) -> None:
+    def __init__(self, world: Cluster, windows: list[tuple[float, float]]) -> None:
         self.world = world
         self.from_s = min(begin for begin, _ in windows)
         self.until_s = min(world.scenario.duration_s, max(end for _, end in windows))
@@ -65,7 +63,7 @@ class Damage:
         self._look_at_neighbours(honest)
 
     def _look_at_views(self, honest: list[SimNode]) -> None:
-        by_peer = self.world.network.by_peer
+        by_peer = self.world.by_peer
         records = bad = 0
         shares: list[float] = []
         for peer in honest:
@@ -85,7 +83,7 @@ class Damage:
         self._looks["forged_in_views"] = sum(not _holds(envelope) for envelope in found.values())
 
     def _look_at_neighbours(self, honest: list[SimNode]) -> None:
-        by_peer = self.world.network.by_peer
+        by_peer = self.world.by_peer
         shares = []
         for peer in honest:
             standing = peer.node.overlay.standing()

@@ -9,9 +9,9 @@ from protocol.ids import model_id
 from protocol.statements.adverts import Load, Provider
 from protocol.statements.envelope import statement
 from protocol.wire.messages import DhtQuery, DhtStore, Digest, Records
-from simulations.attackers.armed import Attacker
+from simulations.attackers.armed import Attacker, far_end
+from simulations.sim.endpoint import SimLink
 from simulations.sim.jobs import REQ_BYTES, Job, SimAttempt, Truth
-from simulations.sim.network import SimLink
 
 #: Messages per second and link, and jobs per second in all.
 MESSAGES_PER_S: Final = 100.0
@@ -57,13 +57,17 @@ class Flooder(Attacker):
 
     def _send_jobs(self, link: SimLink) -> None:
         """Jobs whose answers nobody waits for, at a worker that there is a link to."""
-        worker = link.other(self).worker
+        worker = far_end(link, self).worker
         if worker is None or self.die.random() >= JOBS_PER_S * self.EVERY_S / len(self.links):
             return
         self._made += 1
         number = _FIRST_JOB + (self.index << 24) + self._made
         model = self.die.choice(worker.peer.machine.offers).name
         job = Job(number, model, PROMPT_TOKENS, OUTPUT_TOKENS, True, (), 0, self.loop.now)
-        attempt = SimAttempt(number, job, Truth(OUTPUT_TOKENS), self, worker.peer)
+        attempt = SimAttempt(number, job, Truth(OUTPUT_TOKENS), self, worker.peer, _not_heard, _not_heard)
         attempt.entry_life = self.life
         self.network.carry(link, self, REQ_BYTES + job.body_bytes, worker.requested, attempt)
+
+
+def _not_heard(*_said: object) -> None:
+    """The flooder does not read answers."""

@@ -110,9 +110,9 @@ class LiarSpecs(Attacker):
 
 def claimed_models(peer: Attacker, advert: Advert) -> tuple[ModelOffer, ...]:
     """Every model of the catalogue, resident; the own ones as they are."""
-    assert peer.world is not None or peer.active, "attackers are enlisted before they attack"
+    assert peer.cluster is not None or peer.active, "attackers are enlisted before they attack"
     own = {offer.name: offer for offer in advert.models}
-    catalogue = peer.world.scenario.models.catalogue if peer.world is not None else ()
+    catalogue = peer.cluster.scenario.models.catalogue if peer.cluster is not None else ()
     price_in, price_out = advert.models[0].price_in, advert.models[0].price_out
     others = [
         msgspec.structs.replace(bare_offer(model), price_in=price_in, price_out=price_out)

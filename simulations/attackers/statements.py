@@ -11,8 +11,8 @@ from protocol.statements.adverts import Advert, Load, Status
 from protocol.statements.envelope import MAX_PAYLOAD_BYTES, OVERHEAD_BYTES, Envelope, parse, seal, statement
 from protocol.statements.keys import ADVERT, LOAD, Signer
 from protocol.wire.messages import Doubt, NodeMessage, Records
-from simulations.attackers.armed import Attacker
-from simulations.sim.network import SimLink
+from simulations.attackers.armed import Attacker, far_end
+from simulations.sim.endpoint import SimLink
 
 #: Statements per second and link that a replayer sends, and how many it remembers.
 REPLAYED_PER_S: Final = 200.0
@@ -70,7 +70,7 @@ class Forger(Attacker):
 
     def _forge(self, link: SimLink) -> Envelope | None:
         form = self.die.randrange(6)
-        victim, wall = self.die.choice(self.known() or [link.other(self)]), self.wall()
+        victim, wall = self.die.choice(self.known() or [far_end(link, self)]), self.wall()
         held = victim.node.gossip.own(ADVERT) if victim.up else None
         if form == 0 and held is not None:
             return changed(held)

@@ -60,7 +60,7 @@ class Whitewasher(Attacker):
             self._wash()
 
     def _wash(self) -> None:
-        world = self.world
+        world = self.cluster
         assert world is not None, "who acts is enlisted"
         self.stop(silently=False, forgets=True)
         again = world.add(len(world.peers), self.address, of=self)

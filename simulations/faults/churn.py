@@ -24,25 +24,23 @@ Not here: what breaks by accident (``faults``).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from simulations.rng_streams import rng_stream
-
-if TYPE_CHECKING:
-    from simulations.run import World
-    from simulations.scenario import Churn
-    from simulations.sim.node import SimNode
+from simulations.scenario import Churn
+from simulations.sim.cluster import Cluster
+from simulations.sim.node import SimNode
 
 #: Seconds within which a node that says goodbye is gone (``peer`` takes half of one).
 GOODBYE_S: Final = 1.0
 
 
-def prepare(world: World) -> None:
+def prepare(world: Cluster) -> None:
     """Schedule the comings and goings."""
     ChurnProcess(world).prepare()
 
 
-def quiet_at(world: World) -> float:
+def quiet_at(world: Cluster) -> float:
     """When the quiet phase begins; the end of the run if there is none."""
     return world.scenario.duration_s - world.scenario.quiet_s
 
@@ -50,7 +48,7 @@ def quiet_at(world: World) -> float:
 class ChurnProcess:
     """See the module's docstring."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Cluster) -> None:
         self.world = world
         self.loop = world.loop
         self.churn: Churn = world.scenario.churn

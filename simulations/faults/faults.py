@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import ClassVar, Final
 
 from simulations.faults.churn import quiet_at
 from simulations.rng_streams import rng_stream
-
-if TYPE_CHECKING:
-    from simulations.run import World
-    from simulations.scenario import Fault
-    from simulations.sim.node import SimNode
+from simulations.scenario import Fault
+from simulations.sim.cluster import Cluster
+from simulations.sim.endpoint import Endpoint
+from simulations.sim.node import SimNode
 
 #: Messages held back are let go after this long if nothing else is said, seconds: below the life of a silent link.
 HOLD_S: Final = 5.0
@@ -37,14 +36,14 @@ THROTTLE: Final = 0.2
 SLOW: Final = 50.0
 
 #: Whether nothing gets from the one to the other.
-Cut = Callable[["SimNode", "SimNode"], bool]
-Detour = Callable[["SimNode", "SimNode"], float]
+Cut = Callable[["Endpoint", "Endpoint"], bool]
+Detour = Callable[["Endpoint", "Endpoint"], float]
 
 
 class NetworkConditions:
     """What all faults together do to the network."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Cluster) -> None:
         self._network = world.network
         self._cuts: dict[object, Cut] = {}
         self._detours: dict[object, Detour] = {}
@@ -94,7 +93,7 @@ class ActiveFault:
     #: What ``amount`` is if the scenario does not say.
     AMOUNT: ClassVar[float] = 0.0
 
-    def __init__(self, world: World, conditions: NetworkConditions, fault: Fault, number: int) -> None:
+    def __init__(self, world: Cluster, conditions: NetworkConditions, fault: Fault, number: int) -> None:
         self.world = world
         self.conditions = conditions
         self.fault = fault
@@ -262,7 +261,7 @@ class Partition(ActiveFault):
         for place, peer in enumerate(order):
             bridge = place < bridges
             self._sides[peer.index] = -1 if bridge else self._side(peer, (place + 0.5) / len(order))
-        self.world.watch.side_of = self.world.watch.side_of or self.side
+        self.world.side_of = self.world.side_of or self.side
 
     def begin(self) -> None:
         self.conditions.cut(self, self._cut)
@@ -270,7 +269,7 @@ class Partition(ActiveFault):
     def end(self) -> None:
         self.conditions.clear(self)
 
-    def side(self, peer: SimNode) -> int:
+    def side(self, peer: Endpoint) -> int:
         """0, 1, ..., or -1 of a bridge; whoever joins meanwhile is put somewhere, too."""
         known = self._sides.get(peer.index)
         if known is None:
@@ -278,7 +277,7 @@ class Partition(ActiveFault):
             known = self._sides[peer.index] = self._side(peer, draw)
         return known
 
-    def _side(self, peer: SimNode, draw: float) -> int:
+    def _side(self, peer: Endpoint, draw: float) -> int:
         if self.fault.regions:
             return int(peer.machine.region not in self.fault.regions)
         shares, below = self.fault.groups, 0.0
@@ -288,7 +287,7 @@ class Partition(ActiveFault):
                 return side
         return len(shares) - 1
 
-    def _cut(self, source: SimNode, target: SimNode) -> bool:
+    def _cut(self, source: Endpoint, target: Endpoint) -> bool:
         a, b = self.side(source), self.side(target)
         if a == b or a < 0 or b < 0:
             return False
@@ -433,12 +432,9 @@ KINDS: Final[dict[str, type[ActiveFault]]] = {
 }
 
 
-def prepare(world: World) -> None:
+def prepare(world: Cluster, faults: tuple[Fault, ...]) -> None:
     """Schedule the faults of the scenario, and those of chaos.  Raises ``ValueError`` where one makes no sense."""
-    from simulations.faults.chaos import drawn  # noqa: PLC0415 - chaos draws from the kinds
-
     scenario, conditions = world.scenario, NetworkConditions(world)
-    faults = scenario.faults + (drawn(scenario, world.seed) if scenario.chaos else ())
     for number, fault in enumerate(faults):
         kind = KINDS.get(fault.kind)
         if kind is None:
@@ -451,6 +447,6 @@ def prepare(world: World) -> None:
         world.loop.at(until(world, fault), breakage.end)
 
 
-def until(world: World, fault: Fault) -> float:
+def until(world: Cluster, fault: Fault) -> float:
     """When a fault ends."""
     return min(fault.at_s + fault.for_s, quiet_at(world)) if world.scenario.quiet_s else fault.at_s + fault.for_s

@@ -9,16 +9,14 @@ begin of the quiet phase on that is looked at every second, and less often while
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from protocol.membership.peer_record import PeerRecord
 from protocol.statements.keys import ADVERT, LOAD
 from simulations.measure.breach import Breach
 from simulations.rng_streams import rng_stream
-
-if TYPE_CHECKING:
-    from protocol.membership.peer_record import PeerRecord
-    from simulations.run import World
-    from simulations.sim.node import SimNode
+from simulations.sim.cluster import Cluster
+from simulations.sim.node import SimNode
 
 #: Share of what is to be known that has to be (guess: one load in a thousand may be late).
 SHARE: Final = 0.999
@@ -37,7 +35,7 @@ LAPSE_S: Final = 10.0
 class Convergence:
     """See the module's docstring."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Cluster) -> None:
         self.world = world
         scenario = world.scenario
         self.start = scenario.duration_s - scenario.quiet_s

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from simulations.measure.introspection import engine_state
-
-if TYPE_CHECKING:
-    from simulations.sim.worker import Worker
+from simulations.sim.worker import Worker
 
 #: An engine whose timer is overdue by more than this has been forgotten, seconds.
 OVERDUE_S: Final = 1.0

@@ -21,23 +21,21 @@ second, those that look at whole states every ``measure.invariants_every_s``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from protocol.jobs.admission import Arrived
 from protocol.jobs.cascade_events import Begin
 from protocol.routing.ranking import JobQuery
+from protocol.statements.envelope import Envelope
 from protocol.statements.versions import MAX_MARKS
 from simulations.measure.breach import Breach
 from simulations.measure.convergence import Convergence
 from simulations.measure.engine_checks import engine_fault
 from simulations.measure.introspection import node_sizes
 from simulations.rng_streams import rng_stream
+from simulations.sim.cluster import Cluster
 from simulations.sim.jobs import Job
-
-if TYPE_CHECKING:
-    from protocol.statements.envelope import Envelope
-    from simulations.run import World
-    from simulations.sim.node import SimNode
+from simulations.sim.node import SimNode
 
 __all__ = ["Breach", "Invariants"]
 
@@ -58,7 +56,7 @@ SECRETS: Final = frozenset({"output_tokens", "truth"})
 class Invariants:
     """The checks of one run."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Cluster) -> None:
         self.world = world
         self.made = 0
         self.healing = Convergence(world)
@@ -208,7 +206,7 @@ class Invariants:
         """I10: an honest node has not banned an honest one."""
         if peer.honest:
             for banned in peer.banned:
-                other = self.world.network.by_peer.get(banned) if isinstance(banned, bytes) else None
+                other = self.world.by_peer.get(banned) if isinstance(banned, bytes) else None
                 if other is not None and other.honest:
                     self._breach("I10", f"node {peer.index} has banned node {other.index}, which is honest")
 

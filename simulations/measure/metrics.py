@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
-from simulations.measure.invariants import Breach
-
-if TYPE_CHECKING:
-    from simulations.run import World
-    from simulations.sim.job_log import JobNote
+from simulations.event_loop import EventLoop
+from simulations.measure.invariants import Breach, Invariants
+from simulations.measure.sampling import Sampler
+from simulations.scenario import Scenario
+from simulations.sim.job_log import JobLog, JobNote
+from simulations.sim.node import SimNode
 
 #: Points of a curve, columns of a heat map and of a series in the results: what a picture can show.
 POINTS: Final = 64
@@ -42,29 +43,43 @@ class RunMetrics:
     end_cpu_s: float = field(default=0.0, compare=False)
 
 
-def outcome_of(world: World, breach: Breach | None, *, partial: bool) -> RunMetrics:
+class Observed(Protocol):
+    """The parts of a run (``simulations.run.Run``) that the figures are made from."""
+
+    seed: int
+    scenario: Scenario
+    loop: EventLoop
+    peers: list[SimNode]
+    job_log: JobLog
+    watch: Sampler
+    checks: Invariants
+    end_s: float
+    end_cpu_s: float
+
+
+def outcome_of(run: Observed, breach: Breach | None, *, partial: bool) -> RunMetrics:
     """Everything that was seen, added up."""
-    loop = world.loop
+    loop = run.loop
     outcome = RunMetrics(
-        world.seed,
+        run.seed,
         loop.digest,
         loop.events,
         rounded(loop.now),
         partial,
         None if breach is None else {"invariant": breach.invariant, "at_s": rounded(breach.at_s), "what": breach.what},
-        end_s=world.end_s,
-        end_cpu_s=world.end_cpu_s,
+        end_s=run.end_s,
+        end_cpu_s=run.end_cpu_s,
     )
     metrics = outcome.metrics
-    metrics.update(_jobs(world))
-    metrics.update(_spreading(world))
-    metrics.update(_traffic(world))
-    metrics.update(_views(world))
-    metrics.update(_fates(world))
-    metrics.update(world.checks.metrics())
-    outcome.curves = _curves(world)
-    outcome.series = _series(world)
-    outcome.heat = _heat(world)
+    metrics.update(_jobs(run))
+    metrics.update(_spreading(run))
+    metrics.update(_traffic(run))
+    metrics.update(_views(run))
+    metrics.update(_fates(run))
+    metrics.update(run.checks.metrics())
+    outcome.curves = _curves(run)
+    outcome.series = _series(run)
+    outcome.heat = _heat(run)
     return outcome
 
 
@@ -107,8 +122,8 @@ def _itls(notes: Sequence[JobNote]) -> list[float]:
     ]
 
 
-def _jobs(world: World) -> dict[str, Any]:
-    job_log, scenario = world.job_log, world.scenario
+def _jobs(run: Observed) -> dict[str, Any]:
+    job_log, scenario = run.job_log, run.scenario
     notes = job_log.measured
     found: dict[str, Any] = {
         "jobs_submitted": job_log.submitted,
@@ -119,7 +134,7 @@ def _jobs(world: World) -> dict[str, Any]:
     }
     if not notes:
         return found
-    end = min(world.loop.now, world.end_s)
+    end = min(run.loop.now, run.end_s)
     window = max(1e-9, min(end, job_log.window[1]) - job_log.window[0])
     done = [note for note in notes if note.end == "completed"]
     slo = scenario.workload
@@ -129,11 +144,9 @@ def _jobs(world: World) -> dict[str, Any]:
         assert note.ended_at is not None, "what is completed has ended"
         itl = (note.ended_at - note.committed_at) / max(1, note.tokens - 1)
         well += note.committed_at - note.asked_at <= slo.slo_ttft_s and (itl <= slo.slo_itl_s or not slo.streamed)
-    engines = [peer.worker.engine for peer in world.peers if peer.worker is not None]
+    engines = [peer.worker.engine for peer in run.peers if peer.worker is not None]
     prompts = sum(engine.prompt_tokens_total for engine in engines)
-    arrivals = [
-        job_log.arrivals_all[peer.index] / peer.machine.slots for peer in world.peers if peer.worker is not None
-    ]
+    arrivals = [job_log.arrivals_all[peer.index] / peer.machine.slots for peer in run.peers if peer.worker is not None]
     unserved = sum(note.committed_at is None for note in notes)
     found |= {
         "jobs_measured": len(notes),
@@ -152,11 +165,11 @@ def _jobs(world: World) -> dict[str, Any]:
             note.ended_at - note.asked_at for note in notes if note.end == "completed" and note.ended_at is not None
         ),
         "wasted_gpu_s": rounded(job_log.wasted_s),
-        "utilisation": rounded(world.watch.busy_s() / max(1e-9, end * len(engines))),
+        "utilisation": rounded(run.watch.busy_s() / max(1e-9, end * len(engines))),
         "cold_starts": sum(engine.cold_loads for engine in engines),
         "preemptions": sum(engine.preemptions for engine in engines),
         "prefix_hit_share": rounded(sum(engine.prefix_hit_tokens for engine in engines) / max(1, prompts)),
-        "herd_peak": rounded(world.watch.herd_peak),
+        "herd_peak": rounded(run.watch.herd_peak),
         "jain": rounded(jain(arrivals)),
     }
     return found
@@ -171,9 +184,9 @@ def jain(values: Sequence[float]) -> float:
 # --- the network -----------------------------------------------------------------------------------------------------
 
 
-def _spreading(world: World) -> dict[str, Any]:
+def _spreading(run: Observed) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    followed = [tracked for tracked in world.watch.tracked if tracked.nodes > 0]
+    followed = [tracked for tracked in run.watch.tracked if tracked.nodes > 0]
     if not followed:
         return found
     t50: list[float] = []
@@ -187,7 +200,7 @@ def _spreading(world: World) -> dict[str, Any]:
             needed = max(1, int(np.ceil(share * tracked.nodes)))
             if len(times) >= needed:
                 into.append(times[needed - 1])
-            elif not tracked.missing or world.loop.now - tracked.born > 30:
+            elif not tracked.missing or run.loop.now - tracked.born > 30:
                 into.append(float("inf"))
     for name, values in (("coverage_t50_s", t50), ("coverage_t99_s", t99), ("coverage_t100_s", t100)):
         if values:
@@ -200,22 +213,22 @@ def _spreading(world: World) -> dict[str, Any]:
     return found
 
 
-def _traffic(world: World) -> dict[str, Any]:
-    rates = world.watch.traffic()
+def _traffic(run: Observed) -> dict[str, Any]:
+    rates = run.watch.traffic()
     if not rates:
         return {}
     columns = list(zip(*rates, strict=True))
     names = ("bytes_up_per_s", "gossip_bytes_per_s", "messages_per_s", "cpu_share")
     found: dict[str, Any] = {name: quantiles(column) for name, column in zip(names, columns, strict=True)}
-    counts = [peer.node.gossip.counts for peer in world.peers if peer.life]
+    counts = [peer.node.gossip.counts for peer in run.peers if peer.life]
     came, known = sum(count.records_in for count in counts), sum(count.known for count in counts)
     if came > known:
         found["redundancy"] = rounded(came / (came - known))
     return found
 
 
-def _views(world: World) -> dict[str, Any]:
-    watch = world.watch
+def _views(run: Observed) -> dict[str, Any]:
+    watch = run.watch
     found: dict[str, Any] = {
         "view_completeness": quantiles(watch.completeness),
         "load_age_s": quantiles(watch.load_ages),
@@ -231,8 +244,8 @@ def _views(world: World) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _fates(world: World) -> dict[str, Any]:
-    job_log = world.job_log
+def _fates(run: Observed) -> dict[str, Any]:
+    job_log = run.job_log
     found: dict[str, Any] = {
         "false_deaths": job_log.false_deaths,
         "penalties": sum(job_log.penalties.values()),
@@ -240,7 +253,7 @@ def _fates(world: World) -> dict[str, Any]:
     }
     if job_log.true_deaths:
         found["detection_s"] = quantiles(job_log.true_deaths)
-    return found | (world.damage.metrics() if world.damage is not None else {})
+    return found
 
 
 # --- what pictures are made of ---------------------------------------------------------------------------------------
@@ -256,8 +269,8 @@ def cdf(values: Sequence[float], total: int | None = None) -> list[list[float]]:
     return [[rounded(float(ordered[rank])), rounded((rank + 1) / whole)] for rank in ranks.tolist()]
 
 
-def _curves(world: World) -> dict[str, list[list[float]]]:
-    watch, notes = world.watch, world.job_log.measured
+def _curves(run: Observed) -> dict[str, list[list[float]]]:
+    watch, notes = run.watch, run.job_log.measured
     curves = {"ttft_cdf": cdf(ttfts(notes), len(notes) or None), "load_age_cdf": cdf(watch.load_ages)}
     followed = [tracked for tracked in watch.tracked if tracked.nodes > 0]
     arrivals = [time for tracked in followed for time in tracked.arrivals]
@@ -265,8 +278,8 @@ def _curves(world: World) -> dict[str, list[list[float]]]:
     return {name: curve for name, curve in curves.items() if curve}
 
 
-def _series(world: World) -> dict[str, list[Any]]:
-    watch = world.watch
+def _series(run: Observed) -> dict[str, list[Any]]:
+    watch = run.watch
     count = len(watch.series["t"])
     step = max(1, -(-count // COLUMNS))
     thin: dict[str, list[Any]] = {}
@@ -285,9 +298,9 @@ def _mean(values: Iterable[float]) -> float | None:
     return rounded(sum(known) / len(known)) if known else None
 
 
-def _heat(world: World) -> dict[str, Any]:
-    watch = world.watch
-    if not watch.heat or not watch.heat_rows or not world.job_log.submitted:
+def _heat(run: Observed) -> dict[str, Any]:
+    watch = run.watch
+    if not watch.heat or not watch.heat_rows or not run.job_log.submitted:
         return {}
     step = max(1, -(-len(watch.heat) // COLUMNS))
     columns = np.asarray(watch.heat, np.float64)

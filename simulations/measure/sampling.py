@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
@@ -17,11 +17,9 @@ from protocol.effects import Found
 from protocol.statements.envelope import Envelope
 from protocol.statements.keys import ADVERT
 from simulations.rng_streams import rng_stream
-from simulations.sim.node import WALL
-
-if TYPE_CHECKING:
-    from simulations.run import World
-    from simulations.sim.node import SimNode
+from simulations.sim.cluster import Cluster
+from simulations.sim.host import WALL
+from simulations.sim.node import SimNode
 
 #: Seconds between two counts of who has a tracked advert.
 TRACK_S: Final = 0.1
@@ -62,7 +60,7 @@ class _Tracked:
 class Sampler:
     """See the module's docstring."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Cluster) -> None:
         self.world = world
         self.found = 0
         self.found_s: list[float] = []
@@ -85,7 +83,6 @@ class Sampler:
         self._up: Counter[int] = Counter()
         self._samples = 0
         #: On which side of a partition a node is, if there will be one.
-        self.side_of: Callable[[SimNode], int] | None = None
         self.sides: list[list[float]] = []
         self._lookouts: list[SimNode] = []
         self._before = (0, 0, 0)
@@ -181,15 +178,15 @@ class Sampler:
             views.append((_share([yes for _, yes in seen]), *self._by_side(peer, seen)))
         whole, own, others = (_mean(column) for column in zip(*views, strict=True)) if views else (math.nan,) * 3
         self.series["view_completeness"].append(whole)
-        if self.side_of is not None:
+        if self.world.side_of is not None:
             self.sides.append([own, others])
 
     def _by_side(self, peer: SimNode, seen: list[tuple[SimNode, bool]]) -> tuple[float, float]:
-        if self.side_of is None:
+        if self.world.side_of is None:
             return math.nan, math.nan
-        mine = self.side_of(peer)
-        own = [yes for other, yes in seen if self.side_of(other) == mine]
-        others = [yes for other, yes in seen if self.side_of(other) != mine]
+        mine = self.world.side_of(peer)
+        own = [yes for other, yes in seen if self.world.side_of(other) == mine]
+        others = [yes for other, yes in seen if self.world.side_of(other) != mine]
         return _share(own), _share(others)
 
     def _heat(self, peer: SimNode) -> float:
@@ -218,7 +215,7 @@ class Sampler:
 
     def _count(self, tracked: _Tracked) -> None:
         loop, missing = self.world.loop, tracked.missing
-        if self.world.network.by_peer[tracked.peer.peer_id].life != tracked.peer.life or not tracked.peer.up:
+        if self.world.by_peer[tracked.peer.peer_id].life != tracked.peer.life or not tracked.peer.up:
             tracked.nodes = 0
             return
         still = []

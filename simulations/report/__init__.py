@@ -30,7 +30,7 @@ from simulations.report import page
 from simulations.report.points import Results
 
 if TYPE_CHECKING:
-    from simulations.report.canvas import Picture
+    from simulations.report.svg_theme import Picture
 
 
 def write(results: dict[str, Any], timing: dict[str, Any], path: Path) -> None:

@@ -7,8 +7,8 @@ predicted time to the first token: no real node can be better informed, so it is
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from protocol.ids import PeerId
 from protocol.perf.cost_model import REQUEST_S
@@ -16,12 +16,10 @@ from protocol.routing.policies import POLICIES, SORTS
 from protocol.routing.ranking import JobQuery
 from simulations.rng_streams import rng_stream
 from simulations.sim.entry import Choose, by_policy
+from simulations.sim.host import Host
 from simulations.sim.jobs import Job
-from simulations.sim.network import HANDSHAKE_TRIPS
-
-if TYPE_CHECKING:
-    from simulations.run import World
-    from simulations.sim.node import SimNode
+from simulations.sim.network import HANDSHAKE_TRIPS, Network
+from simulations.sim.node import SimNode
 
 #: How many are offered to the cascade.
 _ASKED: Final = 8
@@ -30,13 +28,13 @@ _ASKED: Final = 8
 class _Offering:
     """The machines that have a model, as they are: found once, filtered by who lives when asked."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, peers: Sequence[SimNode]) -> None:
+        self._peers = peers
         self._count = -1
         self._by_model: dict[str, list[SimNode]] = {}
 
     def of(self, model: str) -> list[SimNode]:
-        peers = self._world.peers
+        peers = self._peers
         if len(peers) != self._count:
             self._count = len(peers)
             self._by_model.clear()
@@ -46,20 +44,20 @@ class _Offering:
         return [peer for peer in self._by_model.get(model, ()) if peer.up]
 
 
-def chooser(policy: str, world: World) -> Choose:
+def chooser(policy: str, network: Network, peers: Sequence[SimNode], seed: int) -> Choose:
     """The way of that name; raises ``ValueError``, which names those that exist."""
     if policy in POLICIES or policy in SORTS:
         return by_policy(policy)
     if policy not in BASELINES:
         raise ValueError(f"no policy {policy!r}; choose one of {', '.join((*POLICIES, *BASELINES))}")
-    return BASELINES[policy](world)
+    return BASELINES[policy](network, peers, seed)
 
 
-def _omniscient(world: World) -> Choose:
-    offering = _Offering(world)
-    one_way_s = world.network.latencies.one_way_s
+def _omniscient(network: Network, peers: Sequence[SimNode], _seed: int) -> Choose:
+    offering = _Offering(peers)
+    one_way_s = network.latencies.one_way_s
 
-    def choose(peer: SimNode, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
+    def choose(peer: Host, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
         scored = []
         for other in offering.of(job.model):
             worker = other.worker
@@ -75,11 +73,11 @@ def _omniscient(world: World) -> Choose:
     return choose
 
 
-def _round_robin(world: World) -> Choose:
-    offering = _Offering(world)
+def _round_robin(_network: Network, peers: Sequence[SimNode], _seed: int) -> Choose:
+    offering = _Offering(peers)
     turns: dict[tuple[int, str], int] = {}
 
-    def choose(peer: SimNode, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
+    def choose(peer: Host, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
         peers = offering.of(job.model)
         if not peers:
             return ()
@@ -91,11 +89,11 @@ def _round_robin(world: World) -> Choose:
     return choose
 
 
-def _power_of_two(world: World) -> Choose:
-    offering = _Offering(world)
-    die = rng_stream(world.seed, "power-of-two")
+def _power_of_two(_network: Network, peers: Sequence[SimNode], seed: int) -> Choose:
+    offering = _Offering(peers)
+    die = rng_stream(seed, "power-of-two")
 
-    def choose(_peer: SimNode, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
+    def choose(_peer: Host, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
         peers = offering.of(job.model)
         drawn = die.sample(peers, min(_ASKED, len(peers)))
         first = sorted(drawn[:2], key=_true_jobs)
@@ -111,7 +109,7 @@ def _true_jobs(peer: SimNode) -> float:
 
 
 #: What no policy of the daemon can do.
-BASELINES: Final[dict[str, Callable[[World], Choose]]] = {
+BASELINES: Final[dict[str, Callable[[Network, Sequence[SimNode], int], Choose]]] = {
     "omniscient": _omniscient,
     "power-of-two-live": _power_of_two,
     "round-robin": _round_robin,

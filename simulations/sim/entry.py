@@ -6,10 +6,10 @@ Not here: the worker's side (``worker``), the caller (``workload``).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from protocol.effects import Found, SetTimer
 from protocol.errors import BadFrame, RemoteProtocolError
@@ -35,14 +35,13 @@ from protocol.routing.policies import DEFAULT, SORTS
 from protocol.routing.ranking import JobQuery, rank
 from protocol.wire.end_signature import end_holds
 from protocol.wire.messages import END, End, decode
+from simulations.sim.endpoint import Endpoint, SimLink
+from simulations.sim.host import Host
 from simulations.sim.jobs import REQ_BYTES, RST_BYTES, Job, SimAttempt, Truth, job_id
-
-if TYPE_CHECKING:
-    from simulations.sim.network import SimLink
-    from simulations.sim.node import SimNode
+from simulations.sim.worker import Worker
 
 #: Who is asked for a job, best first; empty if nobody is known.
-Choose = Callable[["SimNode", Job, JobQuery], tuple[PeerId, ...]]
+Choose = Callable[[Host, Job, JobQuery], tuple[PeerId, ...]]
 #: Seconds a look-up in the DHT may hold a request up, and what reaching such a peer may take more (as the daemon).
 DHT_S: Final = 3.0
 REACH_S: Final = 5.0
@@ -70,10 +69,11 @@ class _Run:
 class Entry:
     """The jobs that arrive at one node."""
 
-    def __init__(self, peer: SimNode, choose: Choose) -> None:
+    def __init__(self, peer: Host, choose: Choose, workers: Mapping[PeerId, Worker]) -> None:
         self.peer = peer
         self.loop = peer.loop
         self._choose = choose
+        self._workers = workers
         self._network = OwnNetwork(peer.settings.cascade)
         self._runs: dict[int, _Run] = {}
         self._coming: dict[int, Job] = {}
@@ -175,7 +175,7 @@ class Entry:
             if job is not None:
                 self.peer.job_log.gave_up(job, "cancelled")
 
-    def link_down(self, other: SimNode) -> None:
+    def link_down(self, other: Endpoint) -> None:
         """Every attempt at that peer is lost."""
         for run in [run for run in self._runs.values() if run.attempt is not None and run.attempt.worker is other]:
             if run.link is not None and not run.link.up:
@@ -249,22 +249,23 @@ class Entry:
     def _try(self, run: _Run, peer_id: PeerId) -> None:
         peer = self.peer
         self._release(run)
-        worker = peer.network.by_peer[peer_id]
-        attempt = SimAttempt(peer.job_log.next_attempt(), run.job, run.truth, peer, worker)
+        other, worker = peer.network.by_peer[peer_id], self._workers.get(peer_id)
+        number = peer.job_log.next_attempt()
+        attempt = SimAttempt(number, run.job, run.truth, peer, other, self.heard, self.heard_end)
         attempt.entry_life = peer.life
         run.attempt = attempt
         peer.node.view.add_inflight(peer_id, +1)
         peer.job_log.attempted(attempt)
-        if worker.worker is not None:
-            worker.worker.coming[attempt.number] = attempt
-        if worker is peer:
-            if peer.worker is None:
+        if worker is not None:
+            worker.coming[attempt.number] = attempt
+        if other is peer:
+            if worker is None:
                 self._feed(run, AttemptFailed(peer_id, Outcome.UNREACHABLE, "this node has no engine"))
             else:
-                peer.run(peer.worker.requested, attempt)
+                peer.run(worker.requested, attempt)
             return
         record = peer.node.view.get(peer_id)
-        addrs = record.advert.addrs if record is not None and record.advert is not None else (worker.addr,)
+        addrs = record.advert.addrs if record is not None and record.advert is not None else (other.addr,)
         peer.connect(peer_id, addrs, lambda link: self._connected(run, attempt, link))
 
     def _connected(self, run: _Run, attempt: SimAttempt, link: SimLink | None) -> None:
@@ -275,29 +276,30 @@ class Entry:
             return
         run.link = link
         link.jobs += 1
-        worker = attempt.worker
+        worker = self._workers.get(attempt.worker.peer_id)
         size = REQ_BYTES + attempt.job.body_bytes
-        if worker.worker is None:
-            self._feed(run, AttemptFailed(worker.peer_id, Outcome.UNREACHABLE, "it has no engine"))
+        if worker is None:
+            self._feed(run, AttemptFailed(attempt.worker.peer_id, Outcome.UNREACHABLE, "it has no engine"))
         else:
-            self.peer.network.carry(link, self.peer, size, worker.worker.requested, attempt)
+            self.peer.network.carry(link, self.peer, size, worker.requested, attempt)
 
     def _not_coming(self, run: _Run) -> None:
         """Its attempt is on its way no more, whatever became of it."""
         attempt = run.attempt
-        if attempt is not None and attempt.worker.worker is not None:
-            attempt.worker.worker.coming.pop(attempt.number, None)
+        if attempt is not None and attempt.worker.peer_id in self._workers:
+            self._workers[attempt.worker.peer_id].coming.pop(attempt.number, None)
 
     def _abort(self, run: _Run) -> None:
         attempt, link = run.attempt, run.link
         assert attempt is not None, "an abort follows an attempt"
         attempt.aborted = True
-        worker = attempt.worker
-        if worker is self.peer:
-            if worker.worker is not None:
-                worker.worker.cancelled(attempt)
-        elif link is not None and link.up and worker.worker is not None:
-            self.peer.network.carry(link, self.peer, RST_BYTES, worker.worker.cancelled, attempt)
+        worker = self._workers.get(attempt.worker.peer_id)
+        if worker is None:
+            return
+        if attempt.worker is self.peer:
+            worker.cancelled(attempt)
+        elif link is not None and link.up:
+            self.peer.network.carry(link, self.peer, RST_BYTES, worker.cancelled, attempt)
 
     def _observe(self, seen: Observe) -> None:
         view = self.peer.node.view
@@ -307,7 +309,7 @@ class Entry:
         self.peer.job_log.observed(seen)
 
 
-def offered(peer: SimNode, job: Job) -> int:
+def offered(peer: Host, job: Job) -> int:
     """How many in the view say to have the model: what a decision's cost grows with."""
     offers = peer.node.view.offers(job.model)
     return len(offers) if offers is not None else 0
@@ -317,7 +319,7 @@ def by_policy(policy: str) -> Choose:
     """The daemon's way to choose: the ranking of its own view, by a named policy or as a caller may sort it."""
     named = DEFAULT if policy in SORTS else policy
 
-    def choose(peer: SimNode, _job: Job, query: JobQuery) -> tuple[PeerId, ...]:
+    def choose(peer: Host, _job: Job, query: JobQuery) -> tuple[PeerId, ...]:
         if policy in SORTS:
             query = replace(query, sort=policy)
         view, now, most = peer.node.view, peer.loop.now, peer.settings.cascade.asked
@@ -325,13 +327,13 @@ def by_policy(policy: str) -> Choose:
         if ranking.offered and not ranking.candidates and _only_too_long(peer, query, named):
             query = replace(query, prompt_tokens=query.prompt_tokens // ESTIMATE)
             ranking = rank(view, query, named, peer.entry_dice, now, limit=most)
-        able = peer.worker is not None
+        able = peer.machine.serves
         return tuple(each.peer for each in ranking.candidates if able or each.peer != peer.peer_id)
 
     return choose
 
 
-def _only_too_long(peer: SimNode, query: JobQuery, policy: str) -> bool:
+def _only_too_long(peer: Host, query: JobQuery, policy: str) -> bool:
     """Whether the estimated length of the prompt is all that speaks against everybody who offers the model."""
     ranking = rank(peer.node.view, query, policy, peer.entry_dice, peer.loop.now, explain=True)
     return {each.reason for each in ranking.excluded} - {"model"} == {"context"}

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from protocol.effects import PeerState, Penalise
 from protocol.jobs.cascade_events import Observe, Outcome
 from simulations.event_loop import EventLoop
-
-if TYPE_CHECKING:
-    from simulations.sim.jobs import Job, SimAttempt
-    from simulations.sim.node import SimNode
+from simulations.sim.endpoint import Endpoint
+from simulations.sim.jobs import Job, SimAttempt
 
 
 @dataclass(slots=True)
@@ -76,7 +73,7 @@ class JobLog:
     penalised_honest: int = 0
     #: Whom honest nodes have banned, and how often.
     bans: Counter[int] = field(default_factory=Counter)
-    by_peer_id: dict[bytes, SimNode] = field(default_factory=dict)
+    by_peer_id: dict[bytes, Endpoint] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
     _attempts_made: int = 0
 
@@ -87,7 +84,7 @@ class JobLog:
         self._attempts_made += 1
         return self._attempts_made
 
-    def arrived(self, peer: SimNode | None, job: Job, output_tokens: int) -> None:
+    def arrived(self, peer: Endpoint | None, job: Job, output_tokens: int) -> None:
         """A caller asked ``peer``; None if he found nobody to ask."""
         self.submitted += 1
         note = JobNote(
@@ -183,7 +180,7 @@ class JobLog:
 
     # --- the network ---------------------------------------------------------------------------------------------
 
-    def state(self, _peer: SimNode, effect: PeerState) -> None:
+    def state(self, _peer: Endpoint, effect: PeerState) -> None:
         """``peer`` has made up its mind about another."""
         if effect.state != "dead":
             return
@@ -195,7 +192,7 @@ class JobLog:
         elif effect.peer in self.died_at:
             self.true_deaths.append(self.loop.now - self.died_at[effect.peer])
 
-    def penalty(self, peer: SimNode, effect: Penalise) -> None:
+    def penalty(self, peer: Endpoint, effect: Penalise) -> None:
         """``peer`` holds something against another."""
         self.penalties[effect.reason] += 1
         other = self.by_peer_id.get(effect.peer)
@@ -203,7 +200,7 @@ class JobLog:
             self.penalised_honest += 1
             self.violations.append(f"I10: node {peer.index} blames node {other.index}: {effect.reason}")
 
-    def ban(self, peer: SimNode, whom: bytes) -> None:
+    def ban(self, peer: Endpoint, whom: bytes) -> None:
         """``peer`` will have nothing to do with another for a while."""
         other = self.by_peer_id.get(whom)
         if other is not None and peer.honest:

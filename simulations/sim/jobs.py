@@ -6,14 +6,14 @@ the answer will really be.  :class:`Truth` goes to the engine alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from protocol.ids import JOB_ID_BYTES, JobId
+from protocol.jobs.cascade_events import CascadeEvent
+from simulations.sim.endpoint import Endpoint
 from simulations.workload.workload import Arrival
-
-if TYPE_CHECKING:
-    from simulations.sim.node import SimNode
 
 #: Bytes of a body per token of its text, and beside them (four characters a token, JSON around it): of a request, and
 #: of an answer that is not streamed.
@@ -88,6 +88,8 @@ class SimAttempt:
         "entry",
         "entry_life",
         "first_at",
+        "heard",
+        "heard_end",
         "job",
         "model",
         "number",
@@ -98,12 +100,24 @@ class SimAttempt:
         "worker_life",
     )
 
-    def __init__(self, number: int, job: Job, truth: Truth, entry: SimNode, worker: SimNode) -> None:
+    def __init__(
+        self,
+        number: int,
+        job: Job,
+        truth: Truth,
+        entry: Endpoint,
+        worker: Endpoint,
+        heard: Callable[[SimAttempt, CascadeEvent], object],
+        heard_end: Callable[[SimAttempt, bytes, bytes], object],
+    ) -> None:
         self.number = number
         self.job = job
         self.truth = truth
         self.entry = entry
         self.worker = worker
+        #: At the entry: takes what the worker says of it; takes the bytes of END, and what was said before it.
+        self.heard = heard
+        self.heard_end = heard_end
         self.entry_life = self.worker_life = 0
         #: At the worker: accepted, given to the engine, when the first token was there, pieces sent so far.
         self.accepted_at: float | None = None

@@ -74,6 +74,11 @@ class Machine:
     region: str
 
     @property
+    def serves(self) -> bool:
+        """Whether it has something to run a model on, and a model."""
+        return self.gpu is not None and bool(self.offers)
+
+    @property
     def resident(self) -> tuple[ModelOffer, ...]:
         return tuple(offer for offer in self.offers if offer.warm)
 

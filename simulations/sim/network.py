@@ -22,15 +22,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from protocol.ids import PeerId
 from simulations.event_loop import EventLoop
 from simulations.rng_streams import numpy_rng_stream, rng_stream
-
-if TYPE_CHECKING:
-    from simulations.sim.node import SimNode
-    from simulations.sim.topology import Latencies
+from simulations.sim.endpoint import Endpoint, SimLink
+from simulations.sim.topology import Latencies
 
 #: Round trips of a dial: TCP 1, multistream 2, Noise 1, multistream 2 for yamux, and 1 for the link's stream, whose
 #: answer brings HELLO (counted on a virtual network with the daemon's own stack; held by ``tests.fullstack``).
@@ -49,37 +47,6 @@ PING_PERIODS: Final = 4
 _DRAWS: Final = 65_521
 
 
-class SimLink:
-    """A link between two nodes: ``a`` dialled ``b``."""
-
-    __slots__ = ("a", "arrived", "b", "blocked", "jobs", "lives", "sent", "up", "used_at", "waiting")
-
-    def __init__(self, a: SimNode, b: SimNode, now: float) -> None:
-        self.a = a
-        self.b = b
-        #: Which lives of the two nodes it connects.
-        self.lives = (a.life, b.life)
-        self.up = True
-        #: When the last message arrived, by direction (0: from ``a`` to ``b``).
-        self.arrived = [now, now]
-        #: Bytes sent, by direction.
-        self.sent = [0, 0]
-        #: Messages that wait for a cut to end: (from, deliver, arguments).
-        self.waiting: list[tuple[SimNode, float, Callable[..., object], tuple[Any, ...]]] = []
-        #: Since when nothing gets through, by direction; None where it does.
-        self.blocked: list[float | None] = [None, None]
-        self.jobs = 0
-        self.used_at = now
-
-    @property
-    def whole(self) -> bool:
-        """Whether it stands and carries both ways."""
-        return self.up and self.blocked[0] is None and self.blocked[1] is None
-
-    def other(self, peer: SimNode) -> SimNode:
-        return self.b if peer is self.a else self.a
-
-
 class Network:
     """See the module's docstring."""
 
@@ -89,11 +56,11 @@ class Network:
         self.loss = loss
         self.drop = drop
         #: Whether nothing gets from one node to another; None while nothing is cut.
-        self.cut: Callable[[SimNode, SimNode], bool] | None = None
+        self.cut: Callable[[Endpoint, Endpoint], bool] | None = None
         #: More delay on the way, seconds; None while there is none.
-        self.detour: Callable[[SimNode, SimNode], float] | None = None
-        self.by_addr: dict[str, SimNode] = {}
-        self.by_peer: dict[PeerId, SimNode] = {}
+        self.detour: Callable[[Endpoint, Endpoint], float] | None = None
+        self.by_addr: dict[str, Endpoint] = {}
+        self.by_peer: dict[PeerId, Endpoint] = {}
         self.messages = 0
         self.bytes = 0
         self._normal: list[float] = numpy_rng_stream(seed, "jitter").standard_normal(_DRAWS).tolist()
@@ -105,7 +72,7 @@ class Network:
 
     # --- messages ------------------------------------------------------------------------------------------------
 
-    def delay_s(self, source: SimNode, target: SimNode) -> float:
+    def delay_s(self, source: Endpoint, target: Endpoint) -> float:
         """One way for one small message, drawn."""
         self._next = (self._next + 1) % _DRAWS
         a, b = source.index, target.index
@@ -119,7 +86,7 @@ class Network:
             delay += self.detour(source, target)
         return delay
 
-    def carry(self, link: SimLink, source: SimNode, size: int, deliver: Callable[..., object], *args: Any) -> None:
+    def carry(self, link: SimLink, source: Endpoint, size: int, deliver: Callable[..., object], *args: Any) -> None:
         """Send ``size`` bytes from ``source`` to the other end and call ``deliver(*args)`` there when they arrive."""
         if not link.up:
             return
@@ -145,8 +112,8 @@ class Network:
     def _travel(
         self,
         link: SimLink,
-        source: SimNode,
-        target: SimNode,
+        source: Endpoint,
+        target: Endpoint,
         left: float,
         size: int,
         deliver: Callable[..., object],
@@ -161,7 +128,7 @@ class Network:
         self.loop.at(at, self._reach, link, target, takes, deliver, args)
 
     def _reach(
-        self, link: SimLink, target: SimNode, takes: float, deliver: Callable[..., object], args: tuple[Any, ...]
+        self, link: SimLink, target: Endpoint, takes: float, deliver: Callable[..., object], args: tuple[Any, ...]
     ) -> None:
         """The message is at the other end of the target's downlink: through it as soon as that is free."""
         now = self.loop.now
@@ -172,7 +139,7 @@ class Network:
             target.down_until += takes
             self.loop.at(target.down_until, self._arrive, link, target, deliver, args)
 
-    def _arrive(self, link: SimLink, target: SimNode, deliver: Callable[..., object], args: tuple[Any, ...]) -> None:
+    def _arrive(self, link: SimLink, target: Endpoint, deliver: Callable[..., object], args: tuple[Any, ...]) -> None:
         # A new life of the target never hears what was sent to the one before.
         if link.up and target.up and target.life == link.lives[target is link.b]:
             target.run(deliver, *args)
@@ -232,7 +199,7 @@ class Network:
 
     # --- links ---------------------------------------------------------------------------------------------------
 
-    def dial(self, source: SimNode, peer: PeerId | None, addrs: tuple[str, ...], done: Callable[..., object]) -> None:
+    def dial(self, source: Endpoint, peer: PeerId | None, addrs: tuple[str, ...], done: Callable[..., object]) -> None:
         """Connect; ``done(link | None, reason)`` is called when that has come to something."""
         target = next((self.by_addr[addr] for addr in addrs if addr in self.by_addr), None)
         if target is None or target is source:
@@ -253,7 +220,7 @@ class Network:
                 self.loop.at(self.loop.now + wait, self._connected, source, source.life, target, peer, done)
 
     def _connected(
-        self, source: SimNode, life: int, target: SimNode, peer: PeerId | None, done: Callable[..., object]
+        self, source: Endpoint, life: int, target: Endpoint, peer: PeerId | None, done: Callable[..., object]
     ) -> None:
         if not source.up or source.life != life:
             return

@@ -11,7 +11,7 @@ skip it this module, and no other, reaches into the machines and writes what hou
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
@@ -25,10 +25,8 @@ from protocol.statements.envelope import Envelope, statement
 from protocol.statements.keys import ADVERT, LOAD
 from protocol.subnet import network_group
 from simulations.rng_streams import numpy_rng_stream, rng_stream
-
-if TYPE_CHECKING:
-    from simulations.run import World
-    from simulations.sim.node import SimNode
+from simulations.sim.cluster import Cluster
+from simulations.sim.node import SimNode
 
 #: Contacts of a routing table beyond the closest (a table of 10,000 nodes has about ten buckets of 20 in use).
 FAR: Final = 160
@@ -38,7 +36,7 @@ RESTED_S: Final = 10.0
 _LEADING: Final = 8
 
 
-def settle(world: World) -> None:
+def settle(world: Cluster) -> None:
     """Start everybody, let everybody know as many as fit, fill the DHT, and link everybody to a few."""
     peers = world.peers
     for peer in peers:
@@ -51,7 +49,7 @@ def settle(world: World) -> None:
     _link(world)
 
 
-def _spread_phases(world: World, peer: SimNode) -> None:
+def _spread_phases(world: Cluster, peer: SimNode) -> None:
     """Not everybody replaces a neighbour, or asks a seed again, at the same time after a start that never was."""
     die, rotate_s = rng_stream(world.seed, "rotate", peer.index), peer.settings.neighbours.rotate_s
     peer.postpone(("neighbours", "rotate"), rotate_s * die.random())
@@ -61,7 +59,7 @@ def _spread_phases(world: World, peer: SimNode) -> None:
     ]
 
 
-def _stated(world: World, peer: SimNode) -> list[Envelope]:
+def _stated(world: Cluster, peer: SimNode) -> list[Envelope]:
     """Its advert and its load, as old as they may be now, due when they are too old."""
     gossip, die, nodes = peer.node.gossip, rng_stream(world.seed, "phase", peer.index), len(world.peers)
     own = gossip._own
@@ -76,7 +74,7 @@ def _stated(world: World, peer: SimNode) -> list[Envelope]:
     return envelopes
 
 
-def _fill_views(world: World, stated: list[list[Envelope]]) -> None:
+def _fill_views(world: Cluster, stated: list[list[Envelope]]) -> None:
     die, room = rng_stream(world.seed, "settle"), world.scenario.node.gossip.view_size
     everybody = [envelope for envelopes in stated for envelope in envelopes]
     for peer in world.peers:
@@ -90,7 +88,7 @@ def _fill_views(world: World, stated: list[list[Envelope]]) -> None:
 # --- the DHT -------------------------------------------------------------------------------------------------------
 
 
-def _fill_dht(world: World) -> None:
+def _fill_dht(world: Cluster) -> None:
     peers, settings = world.peers, world.scenario.node.dht
     numbers = np.array([_leading(peer_key(peer.peer_id)) for peer in peers], np.uint64)
     die, refreshed = numpy_rng_stream(world.seed, "tables"), rng_stream(world.seed, "refreshed")
@@ -120,7 +118,7 @@ def _providers(peer: SimNode, ttl_s: int) -> list[Envelope]:
     return [statement(peer.signer, Provider(key, addrs), version, peer.wall(), ttl_s) for key in dict.fromkeys(keys)]
 
 
-def _place(world: World, author: SimNode, envelope: Envelope, numbers: np.ndarray) -> None:
+def _place(world: Cluster, author: SimNode, envelope: Envelope, numbers: np.ndarray) -> None:
     """Give a statement to those whose keys are closest to where it belongs."""
     key, settings = home_of(envelope), world.scenario.node.dht
     homes: dict[PeerId, int] = {}
@@ -148,7 +146,7 @@ def _closest(numbers: np.ndarray, key: bytes, count: int) -> list[int]:
 # --- links ---------------------------------------------------------------------------------------------------------
 
 
-def _link(world: World) -> None:
+def _link(world: Cluster) -> None:
     """A random regular graph, nearly: everybody dials half as many as it wants."""
     peers, die = world.peers, rng_stream(world.seed, "links")
     half = max(1, world.scenario.node.neighbours.target // 2)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -43,6 +42,8 @@ from protocol.perf.model_timing import ModelTiming
 from protocol.statements.adverts import Load, ModelOffer, Status
 from protocol.wire.messages import Busy, Refuse
 from simulations.scenario import EngineModel
+from simulations.sim.endpoint import Endpoint
+from simulations.sim.host import Host
 from simulations.sim.jobs import (
     ACCEPT_BYTES,
     BEAT_BYTES,
@@ -58,14 +59,11 @@ from simulations.sim.jobs import (
 )
 from simulations.sim.machines import Machine
 
-if TYPE_CHECKING:
-    from simulations.sim.node import SimNode
-
 
 class Worker:
     """See the module's docstring.  ``broken`` engines take jobs and never answer; the number is that of the reasons."""
 
-    def __init__(self, peer: SimNode, settings: EngineModel) -> None:
+    def __init__(self, peer: Host, settings: EngineModel) -> None:
         self.peer = peer
         self.loop = peer.loop
         self.paces = paces_of(peer.machine)
@@ -168,7 +166,7 @@ class Worker:
         if not attempt.over:
             self._leave(attempt)
 
-    def link_down(self, other: SimNode) -> None:
+    def link_down(self, other: Endpoint) -> None:
         """Whatever the peer wanted, nobody can give it to him."""
         for attempt in [attempt for attempt in self._tasks.values() if attempt.entry is other]:
             self._leave(attempt)
@@ -244,7 +242,7 @@ class Worker:
                 case ModelChanged():
                     changed = True
         if changed and self.peer.up:
-            self.peer.advertise(self.peer.make_advert())
+            self.peer.models_changed()
 
     def _wake(self, life: int, at: float) -> None:
         if life == self.peer.life and at == self._wake_at and self.peer.up:
@@ -338,13 +336,12 @@ class Worker:
 
     def _say(self, attempt: SimAttempt, size: int, event: CascadeEvent) -> None:
         peer, asker = self.peer, attempt.entry
-        assert asker.entry is not None, "who asks has an entry"
         if asker is peer:
-            peer.run(asker.entry.heard, attempt, event)
+            peer.run(attempt.heard, attempt, event)
             return
         link = peer.links.get(asker.peer_id)
         if link is not None:
-            peer.network.carry(link, peer, size, asker.entry.heard, attempt, event)
+            peer.network.carry(link, peer, size, attempt.heard, attempt, event)
 
     def fail(self, attempt: SimAttempt, detail: str) -> None:
         """The engine broke off."""

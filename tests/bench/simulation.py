@@ -10,7 +10,7 @@ import msgspec
 
 from simulations.event_loop import EventLoop
 from simulations.experiment.loading import find, load
-from simulations.run import World
+from simulations.run import Run
 from tests.bench.row import Row
 
 #: Empty events that are measured, and how many wait at any time.
@@ -41,7 +41,7 @@ def _empty_events() -> Row:
 def _a_thousand_nodes() -> Row:
     (path,) = find("e14-scale")
     ((_, scenario),) = load(path).points
-    world = World(msgspec.structs.replace(scenario, duration_s=SETTLE_S + COUNT_S), scenario.seeds[0])
+    world = Run(msgspec.structs.replace(scenario, duration_s=SETTLE_S + COUNT_S), scenario.seeds[0])
     world.prepare()
     gc.collect()
     gc.freeze()

@@ -17,11 +17,11 @@ from p2pnode.engine.choice import MOCK_MODEL
 from p2pnode.engine.mock import DEFAULT_SLOTS
 from p2pnode.engine.mock_text import TOKENS_PER_MESSAGE
 from protocol.settings import PROFILES
-from simulations.run import World
+from simulations.run import Run as SimRun
 from simulations.scenario import EngineModel, Hardware, Measure, Model, Models, Scenario, Topology, Uplink, Workload
 from simulations.sim.cpu_costs import Costs, load_costs
+from simulations.sim.endpoint import SimLink
 from simulations.sim.jobs import job_of
-from simulations.sim.network import SimLink
 from simulations.sim.node import SimNode
 from simulations.workload.workload import Arrival as Asked
 from tests.fullstack.figures import Arrival, Change, Figures, Run, arrivals, changes
@@ -78,7 +78,7 @@ class _Heap:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.world = World(scenario_of(run), run.seed)
+        self.world = SimRun(scenario_of(run), run.seed)
         self.loop = self.world.loop
         self.peers = self.world.peers
         costs = load_costs() if run.costs else FREE

@@ -12,9 +12,10 @@ import pytest
 from protocol.statements.envelope import seal
 from protocol.statements.keys import ADVERT, Ed25519Signer
 from protocol.wire.messages import Records
-from simulations.run import RunProgress, World, address_of, run
+from simulations.run import Run, RunProgress, run
 from simulations.scenario import Attack, Churn, Fault, Lengths, Lookups, Measure, Scenario, Topology, Workload
-from simulations.sim.node import IDLE_S, WALL
+from simulations.sim.cluster import address_of
+from simulations.sim.host import IDLE_S, WALL
 from simulations.workload.workload import Arrival
 from tests.simulations.worlds import DELAY_S, FREE, MEASURED, MODEL, Caller, busy, ordered, scenario, world
 
@@ -22,10 +23,10 @@ from tests.simulations.worlds import DELAY_S, FREE, MEASURED, MODEL, Caller, bus
 
 
 def test_a_machine_is_the_same_however_many_there_are() -> None:
-    few, many = World(scenario(5), 3), World(scenario(9), 3)
+    few, many = Run(scenario(5), 3), Run(scenario(9), 3)
     for one, other in zip(few.peers, many.peers, strict=False):
         assert (one.peer_id, one.address, one.machine) == (other.peer_id, other.address, other.machine)
-    assert World(scenario(5), 4).peers[0].peer_id != few.peers[0].peer_id
+    assert Run(scenario(5), 4).peers[0].peer_id != few.peers[0].peer_id
     late = few.add(8)
     assert (late.peer_id, late.machine) == (many.peers[8].peer_id, many.peers[8].machine)
     assert few.network.by_addr[late.addr] is few.network.by_peer[late.peer_id] is late
@@ -45,7 +46,7 @@ def test_clocks_are_off_by_as_much_as_was_asked_for_and_nodes_go_by_their_own() 
     made = world(scenario(40, topology=skewed))
     errors = [peer.wall_error for peer in made.peers]
     assert 14.0 < (sum(error * error for error in errors) / 40) ** 0.5 < 27.0
-    assert errors == [peer.wall_error for peer in World(scenario(40, topology=skewed), 1).peers]
+    assert errors == [peer.wall_error for peer in Run(scenario(40, topology=skewed), 1).peers]
     for peer in made.peers:
         assert peer.wall() == WALL + made.loop.now + peer.wall_error
         told = peer.node.gossip.own(ADVERT)
@@ -56,7 +57,7 @@ def test_clocks_are_off_by_as_much_as_was_asked_for_and_nodes_go_by_their_own() 
 
 def test_nodes_join_one_after_the_other() -> None:
     topology = Topology(nodes=10, latency="uniform", jitter=0.0, join_s=10.0)
-    made = World(scenario(10, topology=topology), 1)
+    made = Run(scenario(10, topology=topology), 1)
     made.prepare()
     alive = []
     for second in range(10):
@@ -138,7 +139,7 @@ def test_a_busy_network_is_slower_than_a_free_one() -> None:
     means = []
     for factor in (0.0, 200.0):
         costs = msgspec.structs.replace(FREE, job_worker_s=factor * MEASURED.job_worker_s)
-        made = World(busy(4, 3.0, 15.0), 1)
+        made = Run(busy(4, 3.0, 15.0), 1)
         for peer in made.peers:
             peer.costs = costs
         means.append(made.run().metrics["ttft_s"]["p50"])
@@ -227,7 +228,7 @@ def test_a_run_that_is_cut_short_says_so() -> None:
 
 def digests(given: Scenario, until: float | None) -> dict[float, str]:
     """Of all events so far, at every look from outside."""
-    made = World(given, 3)
+    made = Run(given, 3)
     look, found = made.checks.look, {}
 
     def noting() -> None:
@@ -263,7 +264,7 @@ def test_where_a_run_is_cut_short_changes_nothing_before_that(kind: str) -> None
 
 
 def test_jobs_under_way_at_the_end_are_waited_for() -> None:
-    made = World(busy(4, 3.0, 12.0), 1)
+    made = Run(busy(4, 3.0, 12.0), 1)
     outcome = made.run()
     assert made.loop.now > 12.0
     assert made.job_log.measured_open == 0
@@ -274,7 +275,7 @@ def test_jobs_under_way_at_the_end_are_waited_for() -> None:
 @pytest.mark.slow
 def test_a_long_answer_is_waited_for_and_no_longer_than_that() -> None:
     jobs = Workload(rate_per_s=1.0, output=Lengths(median=12000.0, sigma=0.0, most=12000))
-    made = World(scenario(8, duration_s=6.0, workload=jobs), 1)
+    made = Run(scenario(8, duration_s=6.0, workload=jobs), 1)
     told = RunProgress()
     outcome = made.run(told)
     assert outcome.breach is None
@@ -288,7 +289,7 @@ def test_a_long_answer_is_waited_for_and_no_longer_than_that() -> None:
 
 def test_a_job_that_finds_no_node_counts_as_failed() -> None:
     down = Fault(kind="crash", at_s=6.0, for_s=10.0, share=1.0)
-    made = World(busy(3, 3.0, 20.0, faults=(down,)), 1)
+    made = Run(busy(3, 3.0, 20.0, faults=(down,)), 1)
     outcome = made.run()
     assert outcome.breach is None
     lost = made.job_log.ends["no_entry"]
@@ -300,7 +301,7 @@ def test_a_job_that_finds_no_node_counts_as_failed() -> None:
 
 
 def test_what_a_run_costs_is_told_without_the_rest() -> None:
-    made = World(busy(4, 3.0, 12.0), 1)
+    made = Run(busy(4, 3.0, 12.0), 1)
     begun = time.process_time()
     outcome = made.run()
     assert outcome.end_s == 12.0 < outcome.virtual_s
@@ -309,7 +310,7 @@ def test_what_a_run_costs_is_told_without_the_rest() -> None:
 
 def test_impatient_callers_are_gone_in_time() -> None:
     jobs = Workload(rate_per_s=4.0, patience_s=0.5)
-    made = World(scenario(4, workload=jobs, duration_s=10.0), 1)
+    made = Run(scenario(4, workload=jobs, duration_s=10.0), 1)
     outcome = made.run()
     assert outcome.breach is None
     assert made.job_log.ends["cancelled"] > 10
@@ -320,14 +321,14 @@ def test_impatient_callers_are_gone_in_time() -> None:
 
 def test_questions_are_asked_after_the_warm_up_only() -> None:
     given = scenario(6, lookups=Lookups(rate_per_s=5.0), duration_s=30.0, warmup_s=10.0)
-    made = World(given, 1)
+    made = Run(given, 1)
     outcome = made.run()
     assert made.watch.lookups == pytest.approx(50, abs=25)
     assert outcome.metrics["dht_found_share"] > 0.9
 
 
 def test_a_breach_ends_the_run_and_is_in_the_outcome() -> None:
-    made = World(busy(4, 2.0, 20.0), 1)
+    made = Run(busy(4, 2.0, 20.0), 1)
     made.loop.at(6.5, made.job_log.violations.append, "I2: job 3 was answered twice")
     outcome = made.run()
     assert outcome.breach == {"invariant": "I2", "at_s": 7.0, "what": "job 3 was answered twice"}
@@ -339,7 +340,7 @@ def test_a_breach_ends_the_run_and_is_in_the_outcome() -> None:
 @pytest.mark.parametrize("kind", ["crash", "crash_forget", "freeze"])
 def test_no_job_is_lost_while_entries_and_workers_break(kind: str) -> None:
     faults = tuple(Fault(kind=kind, at_s=at, for_s=4.0, share=0.3) for at in (6.0, 9.0, 12.0))
-    made = World(busy(10, 8.0, 25.0, faults=faults), 1)
+    made = Run(busy(10, 8.0, 25.0, faults=faults), 1)
     outcome = made.run()
     assert outcome.breach is None
     found = outcome.metrics

@@ -15,14 +15,15 @@ import msgspec
 from protocol.ids import PeerId
 from protocol.settings import NodeSettings
 from simulations.event_loop import EventLoop
-from simulations.run import World
+from simulations.run import Run
 from simulations.scenario import EngineModel, Hardware, Lengths, Measure, Model, Models, Scenario, Topology, Workload
 from simulations.sim.cpu_costs import Costs, load_costs
+from simulations.sim.endpoint import SimLink
 from simulations.sim.entry import Entry
 from simulations.sim.job_log import JobLog, JobNote
 from simulations.sim.jobs import Job, SimAttempt, Truth
 from simulations.sim.machines import Machine
-from simulations.sim.network import Network, SimLink
+from simulations.sim.network import Network
 from simulations.sim.node import SimNode
 from simulations.sim.topology import Uniform
 
@@ -133,9 +134,9 @@ def busy(nodes: int = 12, rate_per_s: float = 6.0, duration_s: float = 30.0, **c
     return scenario(nodes, **({"duration_s": duration_s, "warmup_s": 5.0, "workload": jobs} | changes))
 
 
-def world(given: Scenario, *, costs: Costs = FREE, seed: int = 1, until: float = 2.0) -> World:
+def world(given: Scenario, *, costs: Costs = FREE, seed: int = 1, until: float = 2.0) -> Run:
     """A world that has run for a moment, so that links stand and everybody knows everybody."""
-    made = World(given, seed)
+    made = Run(given, seed)
     for peer in made.peers:
         peer.costs = costs
     made.prepare()
@@ -146,14 +147,15 @@ def world(given: Scenario, *, costs: Costs = FREE, seed: int = 1, until: float =
 def ordered(peer: SimNode, *workers: SimNode) -> Entry:
     """Let the node ask these workers, in this order, for every job."""
     order = tuple(worker.peer_id for worker in workers)
-    peer.entry = Entry(peer, lambda _peer, _job, _query: order)
+    workers = {each.peer_id: each.worker for each in (peer, *workers) if each.worker is not None}
+    peer.entry = Entry(peer, lambda _peer, _job, _query: order, workers)
     return peer.entry
 
 
 class Caller:
     """Brings jobs to a node, numbered from 1."""
 
-    def __init__(self, made: World, at: SimNode) -> None:
+    def __init__(self, made: Run, at: SimNode) -> None:
         self.world = made
         self.at = at
         self.notes: list[JobNote] = []
@@ -189,7 +191,7 @@ def engine_times(peer: SimNode, prompt: int) -> tuple[float, float]:
     return timing.request_s + timing.read_s(prompt), timing.step(1, float(prompt))[0]
 
 
-def attempt_of(made: World, worker: SimNode) -> SimAttempt:
+def attempt_of(made: Run, worker: SimNode) -> SimAttempt:
     """The only attempt that a worker has."""
     assert worker.worker is not None
     (attempt,) = worker.worker.tasks()
@@ -197,7 +199,7 @@ def attempt_of(made: World, worker: SimNode) -> SimAttempt:
     return attempt
 
 
-def outcomes(made: World) -> dict[str, int]:
+def outcomes(made: Run) -> dict[str, int]:
     """How the attempts went."""
     return dict(made.job_log.outcomes)
 

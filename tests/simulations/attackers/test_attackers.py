@@ -20,10 +20,11 @@ from simulations.attackers.armed import Attacker
 from simulations.attackers.crowding import address_in
 from simulations.attackers.damage import time_to_isolate_s
 from simulations.attackers.statements import changed, in_name_of, too_long
-from simulations.run import World
+from simulations.run import Run
 from simulations.scenario import Attack, Lengths, Measure, Routing, Scenario, Topology, Workload
+from simulations.sim.host import BAN_POINTS, WALL
 from simulations.sim.jobs import Job, SimAttempt, Truth, job_id
-from simulations.sim.node import BAN_POINTS, WALL, SimNode
+from simulations.sim.node import SimNode
 
 NODES = 20
 SECONDS = 40.0
@@ -46,10 +47,10 @@ def scenario(*attacks: Attack, nodes: int = NODES, node: NodeSettings | None = N
 
 
 @lru_cache(maxsize=32)
-def ran(kind: str = "", share: float = 0.2, seed: int = 3, **named: Any) -> tuple[World, dict[str, Any]]:
+def ran(kind: str = "", share: float = 0.2, seed: int = 3, **named: Any) -> tuple[Run, dict[str, Any]]:
     """A run with one kind of attacker, or without any, and what was measured."""
     attacks = (Attack(kind=kind, share=share, **named),) if kind else ()
-    world = World(scenario(*attacks), seed=seed)
+    world = Run(scenario(*attacks), seed=seed)
     outcome = world.run()
     assert outcome.breach is None
     return world, outcome.metrics
@@ -84,7 +85,7 @@ def test_nobody_attacks_in_the_quiet_phase() -> None:
 
 @pytest.mark.slow
 def test_before_its_window_an_attacker_is_an_honest_node() -> None:
-    world = World(scenario(Attack(kind="black_hole", share=0.5, from_s=15.0, until_s=16.0), duration_s=20.0), seed=3)
+    world = Run(scenario(Attack(kind="black_hole", share=0.5, from_s=15.0, until_s=16.0), duration_s=20.0), seed=3)
     outcome = world.run(until=14.9)
     assert outcome.metrics["success_rate"] == 1.0
     assert set(world.job_log.outcomes) == {"completed"}
@@ -93,8 +94,8 @@ def test_before_its_window_an_attacker_is_an_honest_node() -> None:
 # --- what is forged is forged ---------------------------------------------------------------------------------------
 
 
-def forger_world() -> tuple[World, Attacker, SimNode]:
-    world = World(scenario(Attack(kind="forger", share=0.5)), seed=3)
+def forger_world() -> tuple[Run, Attacker, SimNode]:
+    world = Run(scenario(Attack(kind="forger", share=0.5)), seed=3)
     world.prepare()
     world.loop.run(1.0)
     bad = next(peer for peer in world.peers if isinstance(peer, Attacker))
@@ -132,12 +133,12 @@ def test_forged_statements_do_not_verify_and_earn_a_ban() -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_no_form_of_a_forged_end_completes_an_answer(form: str) -> None:
-    world = World(scenario(Attack(kind="garbage", share=0.5), workload=Workload(kind="none")), seed=3)
+    world = Run(scenario(Attack(kind="garbage", share=0.5), workload=Workload(kind="none")), seed=3)
     bad = next(peer for peer in world.peers if isinstance(peer, Attacker))
     entry = world.peers[0].entry
     assert entry is not None
     job = Job(77, "m", 10, 10, True, (), 0, 0.0)
-    attempt = SimAttempt(1, job, Truth(5), world.peers[0], bad)
+    attempt = SimAttempt(1, job, Truth(5), world.peers[0], bad, entry.heard, entry.heard_end)
     heard: list[object] = []
     entry.heard = lambda _attempt, event: heard.append(event)  # type: ignore[method-assign, assignment]
     said = b"" if form == "nothing said" else b"{}"
@@ -260,7 +261,7 @@ def test_replays_cost_time_and_change_nothing() -> None:
     assert metrics["success_rate"] == calm["success_rate"]
 
 
-def within_budget(world: World) -> float:
+def within_budget(world: Run) -> float:
     """Bytes per second that gossip may send in the measured time: the budget, and what was saved up before."""
     settings = world.scenario.node.gossip
     return settings.budget_bytes_s + settings.burst_bytes / (SECONDS - world.scenario.warmup_s) + 1024
@@ -292,7 +293,7 @@ def test_sybils_crowd_views_up_to_the_part_of_their_group() -> None:
     part = 4
     node = NodeSettings(gossip=GossipSettings(view_per_group=part))
     attack = Attack(kind="sybil", share=0.1, identities=10)
-    world = World(scenario(attack, node=node), seed=3)
+    world = Run(scenario(attack, node=node), seed=3)
     outcome = world.run()
     assert outcome.breach is None
     machines = [peer for peer in world.machines if not peer.honest]
@@ -352,6 +353,6 @@ def test_slander_kills_nobody_and_does_not_silence_adverts() -> None:
 @pytest.mark.slow
 def test_the_same_attack_goes_the_same_way_twice() -> None:
     attack = scenario(Attack(kind="whitewasher", share=0.2, amount=3.0), duration_s=20.0)
-    first, second = World(attack, 5).run(), World(attack, 5).run()
+    first, second = Run(attack, 5).run(), Run(attack, 5).run()
     assert first.digest == second.digest
     assert first.metrics == second.metrics

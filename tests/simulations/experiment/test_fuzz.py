@@ -10,7 +10,7 @@ import pytest
 from simulations.attackers import KINDS as ATTACKERS
 from simulations.experiment import fuzz
 from simulations.experiment.run_pool import Made, Planned
-from simulations.run import World
+from simulations.run import Run
 from simulations.sim.network import DIAL_TIMEOUT_S, HANDSHAKE_TRIPS
 from simulations.sim.topology import latencies
 
@@ -101,13 +101,13 @@ def test_the_regressions_that_are_kept_can_be_read() -> None:
 
 @pytest.mark.slow
 def test_a_breach_comes_with_the_command_that_repeats_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = World.prepare
+    real = Run.prepare
 
-    def prepare(world: World) -> None:
+    def prepare(world: Run) -> None:
         real(world)
         world.loop.at(20.0, lambda: setattr(world.job_log, "submitted", -1))
 
-    monkeypatch.setattr(World, "prepare", prepare)
+    monkeypatch.setattr(Run, "prepare", prepare)
     fuzzed = fuzz.run(fuzz.planned([1], 6, 180.0), 0, Silent())
     (failure,) = fuzzed.failures
     assert failure["breach"]["invariant"] == "I1"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from simulations.run import World
+from simulations.run import Run
 from simulations.scenario import Churn, Measure, Scenario, Topology, Workload
 
 
@@ -23,13 +23,13 @@ def scenario(nodes: int = 6, **churn: Any) -> Scenario:
     )
 
 
-def world_of(made: Scenario) -> World:
-    world = World(made, 3)
+def world_of(made: Scenario) -> Run:
+    world = Run(made, 3)
     world.prepare()
     return world
 
 
-def departures(world: World, until: float) -> list[tuple[int, float]]:
+def departures(world: Run, until: float) -> list[tuple[int, float]]:
     """Who went when: seen from outside, every tenth of a second."""
     gone: list[tuple[int, float]] = []
     up = {peer.index: peer.up for peer in world.peers}

@@ -8,9 +8,10 @@ import pytest
 
 from simulations.faults.chaos import AMOUNTS, drawn
 from simulations.faults.faults import KINDS
-from simulations.run import World
+from simulations.run import Run
 from simulations.scenario import Fault, Measure, Scenario, Topology, Workload
-from simulations.sim.node import WALL, SimNode
+from simulations.sim.host import WALL
+from simulations.sim.node import SimNode
 
 
 def scenario(*faults: Fault, rate: float = 0.0, **more: Any) -> Scenario:
@@ -26,8 +27,8 @@ def scenario(*faults: Fault, rate: float = 0.0, **more: Any) -> Scenario:
     )
 
 
-def world_of(*faults: Fault, rate: float = 0.0, **more: Any) -> World:
-    world = World(scenario(*faults, rate=rate, **more), 5)
+def world_of(*faults: Fault, rate: float = 0.0, **more: Any) -> Run:
+    world = Run(scenario(*faults, rate=rate, **more), 5)
     world.prepare()
     return world
 
@@ -207,12 +208,12 @@ def test_a_side_that_is_not_heard_hears_until_its_links_are_given_up() -> None:
 
 def test_a_partition_by_region() -> None:
     made = scenario(one("partition", regions=("nowhere",)))
-    world = World(made, 5)
+    world = Run(made, 5)
     world.prepare()
     world.loop.run(11.0)
     assert not any(world.network.cut(a, b) for a in world.peers for b in world.peers)  # type: ignore[misc]
     region = world.peers[0].machine.region
-    world = World(scenario(one("partition", regions=(region,))), 5)
+    world = Run(scenario(one("partition", regions=(region,))), 5)
     world.prepare()
     world.loop.run(11.0)
     inside = {peer.index for peer in world.peers if peer.machine.region == region}
@@ -268,7 +269,7 @@ def test_a_hot_gpu_is_slower_a_hanging_engine_silent() -> None:
     assert not hanging.broken
 
 
-def overlapping(kind: str, *amounts: float) -> World:
+def overlapping(kind: str, *amounts: float) -> Run:
     """The same kind twice: from 5 to 15 s, and from 6 to 36 s."""
     first, second = amounts or (0.0, 0.0)
     faults = (Fault(kind=kind, at_s=5.0, for_s=10.0, nodes=(3,), amount=first),)
@@ -340,5 +341,5 @@ def test_chaos_is_drawn_from_the_seed_and_ends_before_the_quiet() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_in_a_whole_run(kind: str) -> None:
     faults = tuple(Fault(kind=kind, at_s=at, for_s=15.0, share=0.4) for at in (10.0, 20.0))
-    outcome = World(scenario(*faults, rate=3.0, quiet_s=5.0), 2).run()
+    outcome = Run(scenario(*faults, rate=3.0, quiet_s=5.0), 2).run()
     assert outcome.breach is None

@@ -18,7 +18,7 @@ from simulations import run as worlds
 from simulations.measure import invariants
 from simulations.measure.breach import Breach
 from simulations.measure.convergence import islands_of
-from simulations.run import World
+from simulations.run import Run
 from simulations.scenario import Measure, Scenario, Topology, Workload
 from simulations.sim.jobs import Job, SimAttempt, Truth
 
@@ -33,8 +33,8 @@ SCENARIO = Scenario(
 )
 
 
-def world_at(seconds: float, scenario: Scenario = SCENARIO) -> World:
-    world = World(scenario, 1)
+def world_at(seconds: float, scenario: Scenario = SCENARIO) -> Run:
+    world = Run(scenario, 1)
     world.prepare()
     world.loop.run(seconds)
     return world
@@ -46,15 +46,17 @@ def breach(look: Callable[[], object]) -> str:
     return caught.value.invariant
 
 
-def attempt(world: World, number: int = 10**6) -> SimAttempt:
+def attempt(world: Run, number: int = 10**6) -> SimAttempt:
     job = Job(number, "llama-3.1-8b-instruct", 10, 10, True, (), 0, world.loop.now)
-    made = SimAttempt(number, job, Truth(5), world.peers[0], world.peers[1])
+    entry = world.peers[0].entry
+    assert entry is not None
+    made = SimAttempt(number, job, Truth(5), world.peers[0], world.peers[1], entry.heard, entry.heard_end)
     made.entry_life = world.peers[0].life
     return made
 
 
 def test_a_run_that_nobody_tampers_with_breaks_nothing() -> None:
-    world = World(SCENARIO, 1)
+    world = Run(SCENARIO, 1)
     outcome = world.run()
     assert outcome.breach is None
     assert outcome.metrics["heal_s"] == 1.0
@@ -218,7 +220,7 @@ def test_i6_an_older_statement_than_before_is_noticed() -> None:
 def test_i7_a_job_that_tells_how_long_its_answer_will_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     leaky = dataclasses.make_dataclass("Leaky", [("output_tokens", int)])
     monkeypatch.setattr(invariants, "Job", leaky)
-    assert breach(World(SCENARIO, 1).prepare) == "I7"
+    assert breach(Run(SCENARIO, 1).prepare) == "I7"
 
 
 def test_i7_only_the_worker_reads_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +255,7 @@ def test_i8_a_view_has_an_end() -> None:
     assert breach(lambda: small.checks.bounded(peer)) == "I8"
 
 
-def cut_in_two(world: World, at: float, until: float | None = None) -> None:
+def cut_in_two(world: Run, at: float, until: float | None = None) -> None:
     """Nothing gets from the one half of the network to the other."""
     world.loop.at(at, lambda: setattr(world.network, "cut", lambda a, b: (a.index < 2) != (b.index < 2)))
     world.loop.at(at, world.network.reconsider)
@@ -265,7 +267,7 @@ def cut_in_two(world: World, at: float, until: float | None = None) -> None:
 @pytest.mark.parametrize("at", [8.5, 9.5])
 def test_i9_a_network_that_does_not_heal_is_found(at: float) -> None:
     """Whether it was never whole, or was so once and did not stay so."""
-    world = World(msgspec.structs.replace(SCENARIO, duration_s=30.0, quiet_s=22.0, measure=Measure(liveness_s=20.0)), 1)
+    world = Run(msgspec.structs.replace(SCENARIO, duration_s=30.0, quiet_s=22.0, measure=Measure(liveness_s=20.0)), 1)
     cut_in_two(world, at)
     outcome = world.run()
     assert outcome.breach is not None
@@ -274,7 +276,7 @@ def test_i9_a_network_that_does_not_heal_is_found(at: float) -> None:
 
 
 def test_i9_a_short_lapse_does_not_count() -> None:
-    world = World(SCENARIO, 1)
+    world = Run(SCENARIO, 1)
     cut_in_two(world, 13.5, until=18.5)  # and it is looked at for the last time at 18 s
     outcome = world.run()
     assert outcome.breach is None
@@ -352,7 +354,7 @@ def test_i9_nodes_behind_seeds_that_are_full_find_other_neighbours() -> None:
     """Everybody chooses the seeds; whom they have no room for was told nothing and looked for nobody else."""
     topology = Topology(nodes=50, seeds=5, latency="uniform")
     made = msgspec.structs.replace(SCENARIO, topology=topology, workload=Workload(kind="none"))
-    world = World(msgspec.structs.replace(made, duration_s=60.0, quiet_s=20.0), 1)
+    world = Run(msgspec.structs.replace(made, duration_s=60.0, quiet_s=20.0), 1)
     assert world.run().breach is None
     for peer in world.alive[5:]:
         mutual = [

@@ -23,7 +23,7 @@ from simulations.measure.metrics import (
     rounded,
     ttfts,
 )
-from simulations.run import World, run
+from simulations.run import Run, run
 from simulations.scenario import Workload
 from simulations.sim.job_log import JobNote
 from tests.simulations.worlds import busy, scenario, world
@@ -37,7 +37,7 @@ def note(number: int, asked: float, first: float | None, ended: float | None, en
 
 def counted(notes: list[JobNote], window: tuple[float, float] = (0.0, 10.0), **workload: Any) -> dict[str, Any]:
     """The figures of these jobs, as of a run that ended at 20 s."""
-    made = World(scenario(2, workload=Workload(kind="none", **workload)), 1)
+    made = Run(scenario(2, workload=Workload(kind="none", **workload)), 1)
     made.loop.now = 20.0
     job_log = made.job_log
     job_log.window = window
@@ -149,7 +149,7 @@ def test_served_well_is_a_first_token_in_time_and_a_pace_that_holds() -> None:
 
 
 def test_what_comes_after_the_end_dilutes_nothing() -> None:
-    made = World(busy(3, 3.0, 20.0), 1)
+    made = Run(busy(3, 3.0, 20.0), 1)
     made.run()
     found = _jobs(made)
     made.loop.now += 600.0  # as if a last long answer had taken so long
@@ -222,7 +222,7 @@ def test_what_never_came_is_not_left_out() -> None:
 
 @pytest.mark.parametrize("samples", [1, COLUMNS, COLUMNS + 1, 1000])
 def test_long_series_are_thinned_to_means(samples: int) -> None:
-    made = World(scenario(2), 1)
+    made = Run(scenario(2), 1)
     series = made.watch.series
     for name in series:
         series[name] = [float(number) for number in range(1, samples + 1)]

@@ -13,9 +13,9 @@ from protocol.ids import name_key
 from protocol.statements.keys import ADVERT
 from simulations.measure.metrics import outcome_of
 from simulations.measure.sampling import TRACK_S, has
-from simulations.run import World
+from simulations.run import Run
 from simulations.scenario import Measure, Scenario, Topology
-from simulations.sim.node import WALL
+from simulations.sim.host import WALL
 from tests.simulations.worlds import DELAY_S, MEASURED, MODEL, Caller, ordered, scenario, world
 
 
@@ -221,7 +221,7 @@ def test_a_look_up_whose_asker_is_gone_is_none_but_one_that_is_never_answered_co
 def test_watching_changes_nothing() -> None:
     digests = []
     for look in (False, True):
-        made = World(scenario(10), 1)
+        made = Run(scenario(10), 1)
         made.prepare()
         made.loop.run(20.0)
         if look:

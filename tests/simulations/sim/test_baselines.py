@@ -10,7 +10,7 @@ import pytest
 
 from protocol.routing.policies import POLICIES
 from protocol.routing.ranking import JobQuery
-from simulations.run import World, run
+from simulations.run import Run, run
 from simulations.scenario import Hardware, Model, Models, Routing, Scenario, Topology
 from simulations.sim.baselines import BASELINES, chooser
 from simulations.sim.entry import Choose
@@ -21,7 +21,12 @@ JOB = Job(0, MODEL, 300, 400, True, (), 0, 0.0)
 QUERY = JobQuery(MODEL, 300, 400)
 
 
-def asked(made: World, choose: Choose, at: int = 0, job: Job = JOB) -> list[int]:
+def way(policy: str, made: Run) -> Choose:
+    """The way of that name to choose among the nodes of a run."""
+    return chooser(policy, made.network, made.peers, made.seed)
+
+
+def asked(made: Run, choose: Choose, at: int = 0, job: Job = JOB) -> list[int]:
     """Whom it would ask, by index."""
     order = choose(made.peers[at], job, JobQuery(job.model, job.prompt_tokens, job.max_tokens))
     return indices([made.network.by_peer[peer] for peer in order])
@@ -30,14 +35,14 @@ def asked(made: World, choose: Choose, at: int = 0, job: Job = JOB) -> list[int]
 def test_every_way_has_a_name_and_others_are_refused() -> None:
     made = world(scenario(2))
     for name in (*POLICIES, *BASELINES):
-        assert set(asked(made, chooser(name, made))) == {0, 1}
+        assert set(asked(made, way(name, made))) == {0, 1}
     with pytest.raises(ValueError, match="omniscient"):
-        chooser("best", made)
+        way("best", made)
 
 
 def test_taking_turns_is_fair_and_passes_over_who_is_down() -> None:
     made = world(scenario(5))
-    choose = chooser("round-robin", made)
+    choose = way("round-robin", made)
     first = [asked(made, choose)[0] for _ in range(20)]
     assert Counter(first) == dict.fromkeys(range(5), 4)
     assert all(len(set(first[at : at + 5])) == 5 for at in range(15))
@@ -52,12 +57,12 @@ def test_only_who_has_the_model_is_asked() -> None:
     have = [peer.index for peer in made.peers if any(offer.name == MODEL for offer in peer.machine.offers)]
     assert 0 < len(have) < 6
     for name in BASELINES:
-        assert set(asked(made, chooser(name, made))) == set(have)
+        assert set(asked(made, way(name, made))) == set(have)
     unknown = Job(0, "nobody-has-it", 300, 400, True, (), 0, 0.0)
-    assert [asked(made, chooser(name, made), job=unknown) for name in BASELINES] == [[]] * len(BASELINES)
+    assert [asked(made, way(name, made), job=unknown) for name in BASELINES] == [[]] * len(BASELINES)
 
 
-def load(made: World, index: int, jobs: int, output: int = 3000) -> None:
+def load(made: Run, index: int, jobs: int, output: int = 3000) -> None:
     """Give a worker so many long jobs."""
     peer = made.peers[index]
     ordered(peer, peer)
@@ -69,7 +74,7 @@ def load(made: World, index: int, jobs: int, output: int = 3000) -> None:
 
 def test_two_are_drawn_and_the_one_with_fewer_jobs_is_asked_first() -> None:
     made = world(scenario(2))
-    choose = chooser("power-of-two-live", made)
+    choose = way("power-of-two-live", made)
     assert {asked(made, choose)[0] for _ in range(20)} == {0, 1}
     load(made, 1, 3)
     assert [asked(made, choose) for _ in range(20)] == [[0, 1]] * 20
@@ -77,7 +82,7 @@ def test_two_are_drawn_and_the_one_with_fewer_jobs_is_asked_first() -> None:
 
 def test_who_knows_everything_sees_what_has_just_begun() -> None:
     made = world(scenario(3, hardware=(Hardware(gpu="rtx 4090", slots=1),)))
-    choose = chooser("omniscient", made)
+    choose = way("omniscient", made)
     assert asked(made, choose)[0] == 0  # all idle: the nearest
     load(made, 0, 2)
     assert asked(made, choose)[0] == 1
@@ -93,7 +98,7 @@ def test_who_knows_everything_sees_what_has_just_begun() -> None:
 
 def test_who_knows_everything_knows_what_is_on_its_way() -> None:
     made = world(scenario(3))
-    choose = chooser("omniscient", made)
+    choose = way("omniscient", made)
     assert asked(made, choose, at=2) == [2, 0, 1]
     ordered(made.peers[1], made.peers[0])
     caller = Caller(made, made.peers[1])
@@ -126,7 +131,7 @@ def test_who_knows_everything_knows_what_a_dial_takes() -> None:
     made = world(scenario(12, node=msgspec.structs.replace(scenario().node, neighbours=few)))
     linked = {made.network.by_peer[peer].index for peer in made.peers[0].links}
     assert 0 < len(linked) < 6
-    order = asked(made, chooser("omniscient", made))
+    order = asked(made, way("omniscient", made))
     assert order[0] == 0
     assert set(order[1 : 1 + len(linked)]) == linked
 
@@ -143,7 +148,7 @@ def test_who_knows_everything_weighs_the_way_against_the_wait() -> None:
         made.loop.run(made.loop.now + 0.05)
         wait = worker.true_wait_s(JOB)
         assert 2 * DELAY_S < wait < 2.0
-        assert asked(made, chooser("omniscient", made))[0] == best
+        assert asked(made, way("omniscient", made))[0] == best
 
 
 # --- in a run ------------------------------------------------------------------------------------------------------

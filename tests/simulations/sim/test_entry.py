@@ -7,7 +7,7 @@ import pytest
 
 from protocol.jobs.cascade_events import Outcome
 from protocol.settings import AdmissionSettings, CascadeSettings, NodeSettings
-from simulations.run import World
+from simulations.run import Run
 from simulations.scenario import Hardware, Model, Models
 from simulations.sim.entry import UNKNOWN_S
 from simulations.sim.jobs import BODY_BYTES, BODY_TOKEN_BYTES, FIRST_BYTES, PIECE_BYTES, REQ_BYTES
@@ -31,14 +31,14 @@ ONE_SLOT = (Hardware(gpu="rtx 4090", slots=1),)
 NO_QUEUE = NodeSettings(admission=AdmissionSettings(queue=0))
 
 
-def three(**changes: object) -> tuple[World, Caller, list[SimNode]]:
+def three(**changes: object) -> tuple[Run, Caller, list[SimNode]]:
     """An entry and two workers, asked in this order; the entry does nothing itself."""
     made = world(scenario(3, **changes))
     ordered(made.peers[0], made.peers[1], made.peers[2])
     return made, Caller(made, made.peers[0]), made.peers
 
 
-def nothing_left(made: World) -> None:
+def nothing_left(made: Run) -> None:
     """No slot, no channel, no job in flight is held by anybody."""
     made.checks.conserved()
     for peer in made.peers:

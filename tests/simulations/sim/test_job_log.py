@@ -12,6 +12,10 @@ from simulations.sim.jobs import Job, SimAttempt, Truth
 from tests.simulations.worlds import BareMachine, bare
 
 
+def unheard(*_said: object) -> None:
+    """An entry that does not listen."""
+
+
 def made() -> tuple[JobLog, list[BareMachine]]:
     network, peers = bare(3)
     job_log = JobLog(network.loop, (10.0, 20.0))
@@ -24,7 +28,7 @@ def job(number: int = 1) -> Job:
 
 
 def attempt(job_log: JobLog, peers: list[BareMachine], number: int = 1, worker: int = 1) -> SimAttempt:
-    return SimAttempt(job_log.next_attempt(), job(number), Truth(5), peers[0], peers[worker])
+    return SimAttempt(job_log.next_attempt(), job(number), Truth(5), peers[0], peers[worker], unheard, unheard)
 
 
 def seen(outcome: Outcome, first_at: float | None, ended_at: float) -> Observe:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from simulations.run import World
+from simulations.run import Run
 from simulations.scenario import Measure, Scenario, Topology, Workload
 
 #: One-way seconds between any two.
@@ -14,9 +14,9 @@ WAY = 0.1
 
 
 @pytest.fixture
-def world() -> World:
+def world() -> Run:
     topology = Topology(nodes=4, seeds=1, latency="uniform", latency_s=WAY, jitter=0.0, settled=True, join_s=0.0)
-    made = World(
+    made = Run(
         Scenario(
             name="net", topology=topology, workload=Workload(kind="none"), measure=Measure(invariants_every_s=0.0)
         ),
@@ -27,7 +27,7 @@ def world() -> World:
     return made
 
 
-def link_of(world: World, a: int, b: int) -> Any:
+def link_of(world: Run, a: int, b: int) -> Any:
     """A link between two, made if there is none."""
     one, other = world.peers[a], world.peers[b]
     if other.peer_id not in one.links:
@@ -36,7 +36,7 @@ def link_of(world: World, a: int, b: int) -> Any:
     return one.links[other.peer_id]
 
 
-def test_a_message_takes_its_way_and_its_bytes(world: World) -> None:
+def test_a_message_takes_its_way_and_its_bytes(world: Run) -> None:
     link, seen = link_of(world, 0, 1), []
     a, b = world.peers[0], world.peers[1]
     a.up_bytes_s = b.down_bytes_s = 1e6  # what else goes on is little against a million bytes
@@ -46,7 +46,7 @@ def test_a_message_takes_its_way_and_its_bytes(world: World) -> None:
     assert seen == [pytest.approx(1.0 + WAY + 1.0, abs=0.3)]
 
 
-def test_a_stream_keeps_its_order(world: World) -> None:
+def test_a_stream_keeps_its_order(world: Run) -> None:
     link, seen = link_of(world, 0, 1), []
     world.network.loss = 0.2
     for number in range(50):
@@ -55,7 +55,7 @@ def test_a_stream_keeps_its_order(world: World) -> None:
     assert seen == list(range(50))
 
 
-def test_a_slow_sender_delays_nobody_else(world: World) -> None:
+def test_a_slow_sender_delays_nobody_else(world: Run) -> None:
     slow, well, seen = link_of(world, 0, 2), link_of(world, 1, 2), []
     world.peers[0].cpu_until = world.loop.now + 100.0
     world.network.carry(slow, world.peers[0], 10, seen.append, "slow")
@@ -64,7 +64,7 @@ def test_a_slow_sender_delays_nobody_else(world: World) -> None:
     assert seen == ["well"]
 
 
-def test_what_a_cut_holds_comes_when_it_ends_in_time(world: World) -> None:
+def test_what_a_cut_holds_comes_when_it_ends_in_time(world: Run) -> None:
     link, seen = link_of(world, 0, 1), []
     world.network.cut = lambda a, b: {a.index, b.index} == {0, 1}
     world.network.carry(link, world.peers[0], 10, seen.append, "held")
@@ -77,7 +77,7 @@ def test_what_a_cut_holds_comes_when_it_ends_in_time(world: World) -> None:
     assert link.up
 
 
-def test_a_cut_that_lasts_kills_the_link(world: World) -> None:
+def test_a_cut_that_lasts_kills_the_link(world: Run) -> None:
     link = link_of(world, 0, 1)
     world.network.cut = lambda a, b: {a.index, b.index} == {0, 1}
     world.network.reconsider()
@@ -86,7 +86,7 @@ def test_a_cut_that_lasts_kills_the_link(world: World) -> None:
     assert world.peers[1].peer_id not in world.peers[0].links
 
 
-def test_a_new_life_hears_nothing_of_what_was_sent_to_the_last(world: World) -> None:
+def test_a_new_life_hears_nothing_of_what_was_sent_to_the_last(world: Run) -> None:
     link, seen = link_of(world, 0, 1), []
     world.network.carry(link, world.peers[0], 10, seen.append, "old")
     world.peers[1].stop(silently=True)
@@ -95,7 +95,7 @@ def test_a_new_life_hears_nothing_of_what_was_sent_to_the_last(world: World) -> 
     assert seen == []
 
 
-def test_a_new_life_replaces_the_links_of_the_last(world: World) -> None:
+def test_a_new_life_replaces_the_links_of_the_last(world: Run) -> None:
     old = link_of(world, 0, 1)
     world.peers[1].stop(silently=True)
     assert world.peers[0].links[world.peers[1].peer_id] is old
@@ -110,7 +110,7 @@ def test_a_new_life_replaces_the_links_of_the_last(world: World) -> None:
     assert world.peers[1].peer_id in world.peers[0].node.overlay.linked
 
 
-def test_only_what_is_not_a_job_vanishes(world: World) -> None:
+def test_only_what_is_not_a_job_vanishes(world: Run) -> None:
     link, seen = link_of(world, 0, 1), []
     world.network.drop = 1.0
     world.network.carry(link, world.peers[0], 10, seen.append, "a frame of a job")
@@ -123,7 +123,7 @@ def test_only_what_is_not_a_job_vanishes(world: World) -> None:
 
 
 @pytest.mark.parametrize(("silently", "seconds"), [(False, 0.3), (True, 15.1)])
-def test_nobody_there_is_a_refusal_nobody_answering_a_timeout(world: World, silently: bool, seconds: float) -> None:
+def test_nobody_there_is_a_refusal_nobody_answering_a_timeout(world: Run, silently: bool, seconds: float) -> None:
     source, target, seen = world.peers[0], world.peers[3], []
     target.stop(silently=silently)
     start = world.loop.now

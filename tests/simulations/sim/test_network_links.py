@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from simulations.sim.network import DIAL_TIMEOUT_S, FRAME_BYTES, HANDSHAKE_TRIPS, PING_PERIODS, RTO_S, Network, SimLink
+from simulations.sim.endpoint import SimLink
+from simulations.sim.network import DIAL_TIMEOUT_S, FRAME_BYTES, HANDSHAKE_TRIPS, PING_PERIODS, RTO_S, Network
 from simulations.sim.node import SimNode
 from tests.simulations.worlds import DELAY_S, BareMachine, bare, linked
 

@@ -6,14 +6,14 @@ import weakref
 
 import pytest
 
-from simulations.run import World
+from simulations.run import Run
 from simulations.scenario import Measure, Scenario, Topology, Workload
 
 
 @pytest.fixture
-def world() -> World:
+def world() -> Run:
     topology = Topology(nodes=3, seeds=1, latency="uniform", settled=True, join_s=0.0, clock_skew_s=0.0)
-    made = World(
+    made = Run(
         Scenario(
             name="one", topology=topology, workload=Workload(kind="none"), measure=Measure(invariants_every_s=0.0)
         ),
@@ -24,7 +24,7 @@ def world() -> World:
     return made
 
 
-def test_what_comes_while_it_is_busy_waits_its_turn(world: World) -> None:
+def test_what_comes_while_it_is_busy_waits_its_turn(world: Run) -> None:
     peer, seen = world.peers[0], []
     peer.spend(1.0)
     for number in range(3):
@@ -37,7 +37,7 @@ def test_what_comes_while_it_is_busy_waits_its_turn(world: World) -> None:
     assert [at - start for _, at in seen] == pytest.approx([1.0, 2.0, 3.0], abs=0.1)
 
 
-def test_a_crash_forgets_what_waited_and_a_new_life_is_not_busy(world: World) -> None:
+def test_a_crash_forgets_what_waited_and_a_new_life_is_not_busy(world: Run) -> None:
     peer, seen = world.peers[0], []
     peer.spend(100.0)
     peer.run(seen.append, "old")
@@ -48,7 +48,7 @@ def test_a_crash_forgets_what_waited_and_a_new_life_is_not_busy(world: World) ->
     assert seen == ["new"]
 
 
-def test_what_comes_for_a_process_that_has_ended_does_not_hold_up_the_next_one(world: World) -> None:
+def test_what_comes_for_a_process_that_has_ended_does_not_hold_up_the_next_one(world: Run) -> None:
     peer, seen = world.peers[0], []
     peer.spend(100.0)
     peer.stop(silently=True)
@@ -60,7 +60,7 @@ def test_what_comes_for_a_process_that_has_ended_does_not_hold_up_the_next_one(w
     assert seen == ["new"]
 
 
-def test_every_life_has_a_higher_incarnation_even_if_the_clock_went_back(world: World) -> None:
+def test_every_life_has_a_higher_incarnation_even_if_the_clock_went_back(world: Run) -> None:
     peer = world.peers[0]
     before = peer.inc
     peer.wall_error = -5000.0
@@ -72,7 +72,7 @@ def test_every_life_has_a_higher_incarnation_even_if_the_clock_went_back(world: 
     assert peer.inc < before  # nothing is left to know better by: as the daemon on an empty disk
 
 
-def test_a_full_disk_is_not_written_to(world: World) -> None:
+def test_a_full_disk_is_not_written_to(world: Run) -> None:
     peer = world.peers[0]
     peer.disk_full = 1
     peer.stop(silently=True)
@@ -87,7 +87,7 @@ def test_a_full_disk_is_not_written_to(world: World) -> None:
     assert isinstance(known, tuple)
 
 
-def test_of_a_daemon_that_has_ended_only_its_disk_and_its_counts_are_left(world: World) -> None:
+def test_of_a_daemon_that_has_ended_only_its_disk_and_its_counts_are_left(world: Run) -> None:
     peer = world.peers[0]
     counts, table = peer.node.gossip.counts, dict(peer.node.export_marks())
     node = weakref.ref(peer.node)
@@ -102,7 +102,7 @@ def test_of_a_daemon_that_has_ended_only_its_disk_and_its_counts_are_left(world:
     assert len(peer.node.view) == 0
 
 
-def test_goodbye_comes_before_the_end(world: World) -> None:
+def test_goodbye_comes_before_the_end(world: Run) -> None:
     peer = world.peers[2]
     peer.leave()
     assert peer.up

@@ -6,17 +6,17 @@ import pytest
 
 from protocol.settings import GossipSettings, NeighbourSettings, NodeSettings
 from protocol.statements.keys import ADVERT, LOAD
-from simulations.run import World
+from simulations.run import Run
 from tests.simulations.worlds import DELAY_S, MEASURED, scenario, world
 
 
-def standing(made: World) -> list[int]:
+def standing(made: Run) -> list[int]:
     """Links of each node."""
     return [len(peer.links) for peer in made.peers]
 
 
 def test_everybody_knows_everybody_from_the_first_moment() -> None:
-    made = World(scenario(30), 1)
+    made = Run(scenario(30), 1)
     made.prepare()
     for peer in made.peers:
         others = [other for other in made.peers if other is not peer]

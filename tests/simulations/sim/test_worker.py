@@ -11,7 +11,7 @@ from protocol.perf.batch_engine import BatchEngine, Finished, Work
 from protocol.routing.ranking import JobQuery
 from protocol.settings import AdmissionSettings, NodeSettings
 from protocol.statements.adverts import ModelState, Status
-from simulations.run import World
+from simulations.run import Run
 from simulations.scenario import Hardware, Model, Models, Scenario
 from simulations.sim.jobs import Job, SimAttempt
 from simulations.sim.worker import Worker
@@ -21,7 +21,7 @@ TWO_SLOTS = (Hardware(gpu="rtx 4090", slots=2),)
 COLD = "qwen2.5-7b-instruct"
 
 
-def served(given: Scenario | None = None, **how: object) -> tuple[World, Caller, Worker]:
+def served(given: Scenario | None = None, **how: object) -> tuple[Run, Caller, Worker]:
     """An entry and the only worker that it asks."""
     made = world(given or scenario(2), **how)  # type: ignore[arg-type]
     ordered(made.peers[0], made.peers[1])

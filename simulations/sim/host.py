@@ -1,0 +1,308 @@
+"""What drives the very ``protocol.node.Node`` of the daemon on one simulated machine.
+
+Theory of operation
+===================
+
+*One processor.*  Whatever reaches the node costs processor time (``cpu_costs``, measured from the daemon); what arrives
+while it is busy waits its turn, and what the node sends leaves when it is done.  A frozen process is one that is busy
+for as long as it is frozen.  So the simulated network is never healthier than the real one can be.
+
+*Clocks.*  Monotonic time is that of the event loop; the wall clock has an error of its own and may jump.
+
+Not here: starts and ends of the daemon, its jobs (``node``), the way between nodes (``network``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, Send, SetTimer, TimerKey
+from protocol.errors import RemoteProtocolError
+from protocol.events import DialFailed, Event, LinkDown, LinkUp, Received, RoundTrip, TimerFired
+from protocol.ids import PeerId
+from protocol.node import Node
+from protocol.settings import NodeSettings
+from protocol.statements.keys import Ed25519Signer
+from protocol.wire.messages import Digest, Doubt, NodeMessage, Records, decode
+from simulations.rng_streams import rng_stream
+from simulations.sim.cpu_costs import Costs
+from simulations.sim.endpoint import Endpoint, SimLink
+from simulations.sim.job_log import JobLog
+from simulations.sim.machines import Machine
+from simulations.sim.message_sizes import message_bytes
+from simulations.sim.network import Network
+
+#: The true Unix time at which every run starts.
+WALL: Final = 1_800_000_000.0
+#: A link that serves nobody is closed after this long, seconds (as the daemon does).
+IDLE_S: Final = 60.0
+#: Points of penalty within so many seconds that ban a peer and its address for as long (as the daemon does).
+BAN_POINTS: Final = 5
+BAN_S: Final = 600.0
+#: Links that others may have made, in all and from one /24 (as the daemon's door has it).
+MOST_INBOUND: Final = 192
+MOST_OF_GROUP: Final = 32
+
+
+class Host(Endpoint):
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        index: int,
+        key: bytes,
+        address: str,
+        machine: Machine,
+        settings: NodeSettings,
+        network: Network,
+        costs: Costs,
+        job_log: JobLog,
+        seed: int,
+    ) -> None:
+        self.signer = Ed25519Signer(key)
+        super().__init__(index, self.signer.peer_id, address, machine, settings, network.loop)
+        self.network = network
+        self.costs = costs
+        self.job_log = job_log
+        self.seed = seed
+        self.node: Node
+        self.wall_error = 0.0
+        self.gossip_bytes = 0
+        #: The die of the decisions at this entry.
+        self.entry_dice = rng_stream(seed, "decisions", index)
+        self.penalties: dict[PeerId, list[tuple[float, int]]] = {}
+        #: Peers and addresses, and until when they are refused.
+        self.banned: dict[PeerId | str, float] = {}
+        self._timers: dict[TimerKey, float] = {}
+        self._dialling: dict[PeerId | tuple[str, ...], list[Callable[[SimLink | None], object]]] = {}
+        self._queries = 0
+        self._finding: dict[int, Callable[[Found], object]] = {}
+
+    def models_changed(self) -> None:
+        """The engine has loaded or dropped a model."""
+        raise NotImplementedError
+
+    def wall(self) -> float:
+        """Unix seconds by this machine's clock."""
+        return WALL + self.loop.now + self.wall_error
+
+    def sizes(self) -> dict[str, int]:
+        """How much it holds that must not grow without bound."""
+        return {
+            "penalties": len(self.penalties),
+            "backlog": len(self._backlog),
+            "timers": len(self._timers),
+            "dials": len(self._dialling),
+        }
+
+    # --- driving the node ----------------------------------------------------------------------------------------
+
+    def feed(self, event: Event) -> None:
+        """An event of this node itself: taken at once."""
+        if self.up:
+            self.perform(self.node.handle(event, self.loop.now, self.wall()))
+
+    def perform(self, effects: list[Effect]) -> None:
+        """Do what the node asks for."""
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.send(effect.peer, effect.message)
+            elif isinstance(effect, SetTimer):
+                self._set_timer(effect.key, effect.at)
+            elif isinstance(effect, Dial):
+                self._dial(effect.peer, effect.addrs)
+            elif isinstance(effect, Hangup):
+                self._hang_up(effect.peer)
+            elif isinstance(effect, Found):
+                done = self._finding.pop(effect.query, None)
+                if done is not None:
+                    done(effect)
+            elif isinstance(effect, Penalise):
+                self._penalise(effect)
+            elif isinstance(effect, PeerState):
+                self.job_log.state(self, effect)
+
+    def send(self, peer: PeerId, message: NodeMessage) -> None:
+        """One message on channel 0; nothing happens if there is no link."""
+        link = self.links.get(peer)
+        if link is None:
+            return
+        size = message_bytes(message)
+        if type(message) in _OF_GOSSIP:
+            self.gossip_bytes += size
+        self.spend((self.costs.message_s + size * self.costs.byte_s) / 2)
+        self.network.carry(link, self, size, link.other(self).received, self.peer_id, message, size)
+
+    def received_bytes(self, peer: PeerId, kind: int, payload: bytes) -> None:
+        """A frame of channel 0 as it came over the wire: what cannot be read is held against whoever sent it."""
+        try:
+            message = decode(kind, payload)
+        except RemoteProtocolError as error:
+            self.spend(self.costs.message_s / 2 + len(payload) * self.costs.byte_s / 2)
+            if error.blame:
+                self._penalise(Penalise(peer, error.blame, str(error)))
+        else:
+            self.received(peer, message, len(payload))  # type: ignore[arg-type]
+
+    def received(self, peer: PeerId, message: NodeMessage, size: int = 0) -> None:
+        """A message arrived and the processor is free for it."""
+        if not self.up:
+            self.job_log.violations.append(f"I4: node {self.index} is down and was given a message")
+            return
+        counts = self.node.gossip.counts
+        checked = counts.records_new + counts.forged + counts.impostors + counts.equivocations
+        effects = self.node.handle(Received(peer, message), self.loop.now, self.wall())
+        costs = self.costs
+        half = (costs.message_s + size * costs.byte_s) / 2
+        if type(message) is Records:
+            new = counts.records_new + counts.forged + counts.impostors + counts.equivocations - checked
+            passed = max(0, len(message.envelopes) - new)  # known, older or not looked at: no signature is checked
+            self.spend(half + passed * costs.known_record_s + new * costs.new_record_s)
+        elif type(message) is Digest:
+            self.spend(half + costs.digest_s)
+        else:
+            self.spend(half + costs.other_message_s)
+        self.perform(effects)
+
+    def round_trip(self, peer: PeerId, seconds: float) -> None:
+        """A PING of ours was answered."""
+        if peer in self.links:
+            self.feed(RoundTrip(peer, seconds))
+
+    def postpone(self, key: TimerKey, at: float) -> None:
+        """Move a timer that is set."""
+        if key in self._timers:
+            self._set_timer(key, at)
+
+    def _set_timer(self, key: TimerKey, at: float) -> None:
+        self._timers[key] = at
+        self.loop.at(at, self._fire, self.life, key, at)
+
+    def _fire(self, life: int, key: TimerKey, at: float) -> None:
+        if life == self.life and self._timers.get(key) == at:
+            del self._timers[key]
+            self.run(self._fired, life, key)
+
+    def _fired(self, life: int, key: TimerKey) -> None:
+        if life != self.life:
+            self.job_log.violations.append(f"I4: a timer {key} of life {life} fired in life {self.life}")
+        self.perform(self.node.handle(TimerFired(key), self.loop.now, self.wall()))
+
+    def _penalise(self, effect: Penalise) -> None:
+        self.job_log.penalty(self, effect)
+        now = self.loop.now
+        history = self.penalties.setdefault(effect.peer, [])
+        history.append((now, effect.points))
+        if sum(points for at, points in history if now - at < BAN_S) >= BAN_POINTS:
+            del self.penalties[effect.peer]
+            self.banned[effect.peer] = now + BAN_S
+            self.job_log.ban(self, effect.peer)
+            link = self.links.get(effect.peer)
+            if link is not None:
+                self.banned[link.other(self).address] = now + BAN_S
+                self.network.break_link(link, "banned")
+
+    def refuses(self, other: Endpoint) -> bool:
+        """Whether the door stays shut for a peer that has dialled: it is banned, or too many came before it."""
+        now = self.loop.now
+        if max(self.banned.get(other.peer_id, 0.0), self.banned.get(other.address, 0.0)) > now:
+            return True
+        inbound = [link.a.address for link in self.links.values() if link.b is self and link.a is not other]
+        group = other.address.rpartition(".")[0]
+        same = sum(address.rpartition(".")[0] == group for address in inbound)
+        return len(inbound) >= MOST_INBOUND or same >= MOST_OF_GROUP
+
+    # --- links ---------------------------------------------------------------------------------------------------
+
+    def perform_dial(self, peer: PeerId, addrs: tuple[str, ...]) -> None:
+        """Dial, as if the node had asked for it."""
+        if self.up:
+            self._dial(peer, addrs)
+
+    def connect(self, peer: PeerId, addrs: tuple[str, ...], done: Callable[[SimLink | None], object]) -> None:
+        """A link to ``peer``, the one that stands or a new one, given to ``done``; None if there is no way."""
+        link = self.links.get(peer)
+        if link is not None:
+            done(link)
+        else:
+            self._dial(peer, addrs, done)
+
+    def _dial(
+        self, peer: PeerId | None, addrs: tuple[str, ...], done: Callable[[SimLink | None], object] | None = None
+    ) -> None:
+        if peer is not None and peer in self.links:
+            return
+        key = addrs if peer is None else peer
+        waiting = self._dialling.get(key)
+        if waiting is not None:
+            if done is not None:
+                waiting.append(done)
+            return
+        self._dialling[key] = [done] if done is not None else []
+        self.spend(self.costs.dial_s)
+        self.network.dial(
+            self, peer, addrs, lambda link, why, life=self.life: self._dialled(life, peer, addrs, link, why)
+        )
+
+    def _dialled(
+        self, life: int, peer: PeerId | None, addrs: tuple[str, ...], link: SimLink | None, reason: str
+    ) -> None:
+        if life != self.life or not self.up:
+            return
+        waiting = self._dialling.pop(addrs if peer is None else peer, [])
+        if link is not None and link.a is self and link.used_at == self.loop.now == link.arrived[0]:
+            other = link.b
+            if other.refuses(self) or self.banned.get(other.peer_id, 0.0) > self.loop.now:
+                self.network.break_link(link, "refused", tell_a=False, tell_b=False)
+                link, reason = None, "refused"
+            else:
+                for done in waiting:  # before the node can hang up a link that it does not need
+                    done(link)
+                waiting = []
+                self.run(self.link_up, link, addrs)
+                other.run(other.link_up, link, ())
+        if link is None:
+            self.run(self.feed, DialFailed(peer, addrs, reason))
+        for done in waiting:
+            done(link)
+
+    def link_up(self, link: SimLink, addrs: tuple[str, ...]) -> None:
+        """A link stands and both ends have said hello."""
+        if not link.up:
+            return
+        other = link.other(self)
+        self.spend(self.costs.dial_s)
+        outbound = link.a is self
+        known = (addrs[0], other.addr) if outbound and addrs and addrs[0] != other.addr else other.addrs
+        self.feed(LinkUp(other.peer_id, outbound, other.address, known))
+
+    def link_down(self, _link: SimLink, other: Endpoint, reason: str) -> None:
+        """A link broke."""
+        self.feed(LinkDown(other.peer_id, reason))
+
+    def _hang_up(self, peer: PeerId) -> None:
+        link = self.links.get(peer)
+        if link is not None and not link.jobs:
+            self.network.break_link(link, "hung up")
+
+    def _close_idle(self, life: int) -> None:
+        if life != self.life or not self.up:
+            return
+        now = self.loop.now
+        for link in list(self.links.values()):
+            idle = link.a is self and not link.jobs and now - link.used_at > IDLE_S
+            if idle and not self.node.overlay.is_standing(link.b.peer_id):
+                self.network.break_link(link, "idle")
+        self.loop.at(now + IDLE_S / 6, self._close_idle, life)
+
+    # --- questions -----------------------------------------------------------------------------------------------
+
+    def ask(self, event: Callable[[int], Event], done: Callable[[Found], object]) -> None:
+        """A question to the DHT; ``done`` gets what it found."""
+        self._queries += 1
+        self._finding[self._queries] = done
+        self.feed(event(self._queries))
+
+
+_OF_GOSSIP: Final = frozenset({Records, Digest, Doubt})
