@@ -5,6 +5,7 @@ It looks from outside, at the beginning and at the end of the attack.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -120,8 +121,7 @@ class Damage:
         if log:
             found["bad_job_share"] = rounded(sum(bad for _, bad in log) / len(log))
             isolated = time_to_isolate_s(log, self.from_s)
-            if isolated is not None:
-                found["time_to_isolate_s"] = rounded(isolated)
+            found["time_to_isolate_s"] = math.inf if isolated is None else rounded(isolated)
         return found
 
 

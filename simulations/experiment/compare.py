@@ -11,6 +11,7 @@ Not here: judging goals (``goals``).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from simulations.experiment import results
+from simulations.experiment.goals import figure_of
 from simulations.experiment.loading import label
 from simulations.experiment.overrides import ScenarioError
 
@@ -82,9 +84,11 @@ class Drift:
 
     @property
     def share(self) -> float | None:
-        """By what share of what it was it has moved; infinite where it was nothing and is something."""
+        """By what share of what it was it has moved; infinite from nothing to something, and to or from infinity."""
         if self.before is None or self.now is None:
             return None
+        if math.isinf(self.before) or math.isinf(self.now):
+            return 0.0 if self.before == self.now else self.now - self.before
         if abs(self.before) <= NOTHING:
             return 0.0 if abs(self.now) <= NOTHING else float("inf")
         return (self.now - self.before) / abs(self.before)
@@ -143,8 +147,8 @@ def compared(before: Mapping[str, Any], now: Mapping[str, Any], tolerances: Mapp
             continue
         metrics = dict.fromkeys((*old_at["metrics"], *new_at["metrics"]))
         for metric in metrics:
-            values = old_at["metrics"].get(metric), new_at["metrics"].get(metric)
-            comparison.drifts.append(Drift(metric, label(new_at["point"]), *values, tolerances.get(metric)))
+            before_now = _median(old_at["metrics"], metric), _median(new_at["metrics"], metric)
+            comparison.drifts.append(Drift(metric, label(new_at["point"]), *before_now, tolerances.get(metric)))
     return comparison
 
 
@@ -166,21 +170,30 @@ def _points(figures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {_key(at["point"]): at for at in figures["points"]}
 
 
+def _median(metrics: Mapping[str, Any], name: str) -> float | None:
+    """None if it was not measured.  Baselines of before 0.1 hold null where results now hold ``inf``."""
+    return math.inf if name in metrics and metrics[name] is None else figure_of(metrics.get(name))
+
+
 def _key(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
+
+
+#: A number as results hold it; null: not measured, and in older baselines infinite.
+_Figure = float | Literal["inf"] | None
 
 
 class _Goal(msgspec.Struct):
     key: str
     bound: str
     point: dict[str, Any]
-    value: float | None
+    value: _Figure
     passed: bool
 
 
 class _At(msgspec.Struct):
     point: dict[str, Any]
-    metrics: dict[str, float | None]
+    metrics: dict[str, _Figure]
 
 
 class _Baseline(msgspec.Struct):

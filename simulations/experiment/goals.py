@@ -9,6 +9,7 @@ Not here: how the metrics come about (``job_log``), whether a failing goal was a
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 import statistics
@@ -210,12 +211,17 @@ def _bound(text: Any) -> Bound:
 
 
 def metric_of(metrics: Mapping[str, Any], name: str) -> float | None:
-    """The value of a metric in one run; None where it was not measured."""
+    """The value of a metric in one run: infinite if it was not reached, None if it was not measured."""
     head, _, figure = name.partition(".")
     value = metrics.get(head)
     if figure:
         value = value.get(figure) if isinstance(value, Mapping) else None
-    return None if value is None or isinstance(value, Mapping | str) else float(value)
+    return None if isinstance(value, Mapping) else figure_of(value)
+
+
+def figure_of(value: float | str | None) -> float | None:
+    """A number as results hold it, where JSON has no infinity: there it is the text ``inf``."""
+    return None if value is None else float(value)
 
 
 def judged(goal: Goal, point: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], seeds: int) -> dict[str, Any]:
@@ -249,6 +255,10 @@ def _value(goal: Goal, runs: Sequence[Mapping[str, Any]]) -> tuple[float | None,
     if silent:
         seeds = f" with seed {', '.join(silent)}" if known else ""
         return value, f"{goal.metric} was not measured{seeds}"
+    # The median hides a seed in which something took for ever, and a bound on it would hold.
+    never = [str(seed) for seed, found in values.items() if found == math.inf]
+    if never and not goal.bound.holds(math.inf):
+        return value, f"{goal.metric} was not reached with seed {', '.join(never)}"
     return value, ""
 
 

@@ -1,7 +1,8 @@
 """``results.json``: what the runs of a scenario came to; the same bytes for the same scenario, seeds and code.
 
 So there is no time of day in it, no duration and no name of a machine: those are in ``timing.json`` beside it.
-Numbers are rounded to nine digits, keys are sorted, runs are in the order of the sweep and then of the seeds.
+Numbers are rounded to nine digits, keys are sorted, runs are in the order of the sweep and then of the seeds.  JSON has
+no infinity: a time that was not reached is the text ``inf``, which ``float`` reads.
 
 Not here: running (``run_pool``), comparing (``compare``), pictures (``report``).
 """
@@ -91,13 +92,16 @@ def _judged(goals: Sequence[Goal], loaded: Loaded, runs: Sequence[Run]) -> list[
 
 
 def tidy(value: Any) -> Any:
-    """Plain values for JSON: rounded numbers, null for what is no number."""
+    """Plain values for JSON: rounded numbers, ``inf`` or ``-inf`` as text for infinite ones, null for NaN."""
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):
-        return float(f"{float(value):.{DIGITS}g}") if math.isfinite(float(value)) else None
+        number = float(value)
+        if math.isinf(number):
+            return str(number)
+        return None if math.isnan(number) else float(f"{number:.{DIGITS}g}")
     if isinstance(value, Mapping):
         return {str(key): tidy(item) for key, item in value.items()}
     if isinstance(value, Iterable):
@@ -191,7 +195,7 @@ def _beside(run: Run) -> str:
 
 def _ratio(run: Run, ceiling: Mapping[str, Any], what: str) -> float | None:
     mine, best = metric_of(run["metrics"], what), metric_of(ceiling, what)
-    return None if mine is None or not best else tidy(mine / best)
+    return None if mine is None or not best or math.isinf(best) else tidy(mine / best)
 
 
 def summary(point: Point, runs: Sequence[Run]) -> dict[str, Any]:
@@ -200,7 +204,8 @@ def summary(point: Point, runs: Sequence[Run]) -> dict[str, Any]:
     for run in runs:
         for name in flat(run["metrics"]):
             value = metric_of(run["metrics"], name)
-            values.setdefault(name, []).append(math.inf if value is None else value)  # null: it never came to that
+            if value is not None:
+                values.setdefault(name, []).append(value)
     jobs = {name: int(sum(values.get(f"jobs_{name}", []))) for name in ("submitted", "completed", "failed", "unserved")}
     return {
         "point": point,
@@ -219,7 +224,7 @@ def flat(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, median and the interval that holds the mean of all seeds with 95 % (Student); none for one seed."""
+    """Mean, median and the 95 % confidence interval of the mean (Student); no interval for one seed or infinity."""
     mean, count = statistics.fmean(values), len(values)
     interval = None
     if count > 1 and math.isfinite(mean):

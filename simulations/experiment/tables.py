@@ -6,6 +6,7 @@ Not here: pictures (``report``), progress (``progress``).
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simulations.experiment.compare import Comparison, Drift, GoalChange
-from simulations.experiment.goals import metric_of
+from simulations.experiment.goals import figure_of, metric_of
 from simulations.experiment.loading import label, short_value
 from simulations.experiment.results import tidy
 
@@ -54,6 +55,8 @@ def number(value: float | None) -> str:
     """Four digits, thousands apart; a dash for nothing."""
     if value is None:
         return "-"
+    if math.isinf(value):
+        return "not reached"
     if abs(value) >= 1000 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.4g}"
@@ -122,8 +125,8 @@ def goal_lines(goals: Sequence[Mapping[str, Any]], changes: Iterable[GoalChange]
         same = [goal for goal in goals if goal["key"] == key]
         passed = [goal for goal in same if goal["passed"]]
         if len(passed) > MOST_PASSED and not any(said.get((key, label(goal["point"]))) == "mended" for goal in passed):
-            values = [goal["value"] for goal in passed]
-            spread = f"{number(min(values))} … {number(max(values))}"
+            values = sorted(float(goal["value"]) for goal in passed)
+            spread = f"{number(values[0])} … {number(values[-1])}"
             lines.append(Text(f"✓ {key} {same[0]['bound']}: {spread} at {len(passed)} of {len(same)} points", "green"))
             same = [goal for goal in same if not goal["passed"]]
         lines += [_goal_line(goal, said.get((key, label(goal["point"])), "")) for goal in same]
@@ -136,7 +139,8 @@ def _goal_line(goal: Mapping[str, Any], change: str) -> Text:
     why = f" ({goal['reason']})" if goal["reason"] else ""
     mended = "; now passes: update the baseline" if change == "mended" else ""
     style = "green" if goal["passed"] else "yellow" if change == "known" else "red"
-    return Text(f"{mark} {goal['key']} {goal['bound']}: {number(goal['value'])}{where}{why}{mended}", style)
+    value = number(figure_of(goal["value"]))
+    return Text(f"{mark} {goal['key']} {goal['bound']}: {value}{where}{why}{mended}", style)
 
 
 def trouble_lines(runs: Iterable[Mapping[str, Any]]) -> list[Text]:
@@ -178,7 +182,9 @@ def _moved(drift: Drift) -> bool:
 def _share(drift: Drift) -> str:
     if drift.share is None:
         return "gone" if drift.now is None else "new"
-    return "from nothing" if drift.share == float("inf") else f"{drift.share:+.1%}"
+    if math.isfinite(drift.share):
+        return f"{drift.share:+.1%}"
+    return "not reached" if drift.now == math.inf else "was not reached" if drift.share < 0 else "from nothing"
 
 
 def change_lines(comparison: Comparison) -> list[Text]:
@@ -195,7 +201,7 @@ def change_lines(comparison: Comparison) -> list[Text]:
         if goal.change == "ok":
             continue
         mark, style, text = words[goal.change]
-        values = " → ".join(number(each["value"]) if each else "-" for each in (goal.before, goal.now))
+        values = " → ".join(number(figure_of(each["value"])) if each else "-" for each in (goal.before, goal.now))
         where = f" at {goal.point}" if goal.point else ""
         lines.append(Text(f"{mark} {goal.key} {goal.bound}: {values}{where} ({text})", style))
     return lines

@@ -91,8 +91,8 @@ def rounded(value: float) -> float:
 def quantiles(values: Iterable[float], infinite: int = 0) -> dict[str, Any] | None:
     """``n, mean, p50, p90, p99, max``; None of nothing.
 
-    So many ``infinite`` values more count for the quantiles, which are None where they are infinite; ``n`` and ``mean``
-    are of the others.
+    ``infinite`` more values count for the quantiles, which can be infinite themselves; ``n`` and ``mean`` are of the
+    finite ones.
     """
     array = np.fromiter(values, np.float64)
     if not array.size:
@@ -102,7 +102,7 @@ def quantiles(values: Iterable[float], infinite: int = 0) -> dict[str, Any] | No
     whole = np.concatenate((array, np.full(infinite, array.max())))
     for name, share in _QUANTILES.items():
         known = math.ceil(share * last) < array.size
-        found[name] = rounded(float(np.quantile(whole, share))) if known else None
+        found[name] = rounded(float(np.quantile(whole, share))) if known else math.inf
     return found
 
 
@@ -201,14 +201,11 @@ def _spreading(run: Observed) -> dict[str, Any]:
             if len(times) >= needed:
                 into.append(times[needed - 1])
             elif not tracked.missing or run.loop.now - tracked.born > 30:
-                into.append(float("inf"))
+                into.append(math.inf)
     for name, values in (("coverage_t50_s", t50), ("coverage_t99_s", t99), ("coverage_t100_s", t100)):
         if values:
-            middle = float(np.median(values))
-            if np.isfinite(middle):
-                found[name] = rounded(middle)
-            worst = max(values)
-            found[f"{name}_worst"] = rounded(worst) if np.isfinite(worst) else None
+            found[name] = rounded(float(np.median(values)))
+            found[f"{name}_worst"] = rounded(max(values))
     found["coverage_share"] = rounded(float(np.mean(shares)))
     return found
 

@@ -5,6 +5,7 @@ Not here: how they are measured (``job_log``).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -132,6 +133,8 @@ def known(name: str) -> Metric:
 def text(metric: Metric, value: float) -> str:
     """A value for a table, with three digits or as a percentage."""
     value /= metric.divisor
+    if math.isinf(value):
+        return "not reached"
     if metric.unit == "%":
         return f"{100 * value:.2f} %" if 0.9 < value < 1 else f"{100 * value:.1f} %"
     if value == int(value) and abs(value) < 1e6:

@@ -165,7 +165,7 @@ def goals(results: Results) -> str:
         metric, value = known(metric_of(goal)), goal.get("value")
         mark = '<span class="good">✓ passed</span>' if goal.get("passed") else '<span class="bad">✗ failed</span>'
         reason = f' <span class="quiet">{escape(str(goal["reason"]))}</span>' if goal.get("reason") else ""
-        measured = short(value) if is_number(value) else "–"
+        measured = short(value) if is_number(value) else "not reached" if value == "inf" else "–"
         unit = f" ({text(metric, float(value))} {metric.unit})" if is_number(value) and metric.divisor != 1 else ""
         rows.append(
             [

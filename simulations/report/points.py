@@ -88,16 +88,16 @@ def read(metrics: dict[str, Any], metric: str) -> float | None:
                 break
     if isinstance(value, dict):
         value = value.get("mean")
-    return float(value) if is_number(value) else None
+    return math.inf if value == "inf" else float(value) if is_number(value) else None
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Of some seeds; one seed has no interval, none has no spread."""
+    """Of some seeds; one seed has no interval, none has no spread; a mean with something infinite is infinite."""
     if not values:
         return None
     n, mean = len(values), math.fsum(values) / len(values)
     ci = 0.0
-    if n > 1:
+    if n > 1 and math.isfinite(mean):
         deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
         ci = (T95[n - 2] if n - 2 < len(T95) else NORMAL95) * deviation / math.sqrt(n)
     return Spread(mean, min(values), max(values), ci, n)

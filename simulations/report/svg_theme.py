@@ -198,14 +198,25 @@ def fix(ax: Axes, axis: str, ticks: Sequence[float], formatter: Callable[[float,
 
 
 def curve(ax: Axes, xs: Any, ys: Any, style: Style, *, dots: bool = False, low: Any = None, high: Any = None) -> None:
-    """One line, with a band from the least to the most of the seeds."""
+    """One line, with a band from the least to the most of the seeds; infinite values are marks at the upper edge."""
+    ys = np.asarray(ys, float)
+    never = np.isinf(ys)
+    if never.any():
+        beyond(ax, np.asarray(xs)[never], np.ones(never.sum()), "^", style.colour, ax.get_xaxis_transform())
+        ys = np.where(never, np.nan, ys)
     if low is not None and high is not None and np.any(np.asarray(high) > np.asarray(low)):
-        ax.fill_between(xs, low, high, color=style.colour, alpha=0.16, linewidth=0)
+        top = np.where(np.isinf(high), np.nan, high)
+        ax.fill_between(xs, low, top, color=style.colour, alpha=0.16, linewidth=0)
     (line,) = ax.plot(xs, ys, color=style.colour, linewidth=1.2 if style.reference else 1.7)
     if style.dash:
         line.set_dashes(style.dash)
     if dots and style.marker:
         ax.plot(xs, ys, linestyle="", marker=style.marker, markersize=4.5, color=style.colour, markeredgewidth=0)
+
+
+def beyond(ax: Axes, xs: Any, ys: Any, marker: str, colour: str, transform: Any) -> None:
+    """Marks at the edge of the axes for what was not reached."""
+    ax.plot(xs, ys, linestyle="", marker=marker, markersize=6, color=colour, transform=transform, clip_on=False)
 
 
 def level(ax: Axes, y: float, words: str, *, right: bool) -> None:

@@ -21,6 +21,8 @@ from simulations.report.metrics import Metric, known
 from simulations.report.points import POLICY, Line, Point, Results, is_number, key_title, label, thinned
 from simulations.report.svg_theme import Legend, Panel, Picture, Style
 
+#: Under a drawing that has such a mark.
+NOT_REACHED: Final = "A triangle at the edge: not reached, with one seed at least. "
 #: Lines in one drawing.
 MOST_LINES: Final = 10
 #: Drawings in one picture.
@@ -105,6 +107,8 @@ def over(results: Results, question: Question, key: str) -> Picture | None:
         legend[question.reference.words] = Legend(question.reference.words, Style(reference=True))
     many_seeds = any(len(point.runs) > 1 for point in results.points)
     note = "Bands reach from the least to the most of the seeds. " if many_seeds else ""
+    if any(math.isinf(y.mean) for drawing in drawings for entry in drawing.entries for y in entry.line.ys):
+        note += NOT_REACHED
     if left_out:
         note += f"Not drawn, but in the table: {left_out} more groups of points."
     covers = frozenset((key, entry.metric.name) for drawing in drawings for entry in drawing.entries)
@@ -177,8 +181,9 @@ def reference_line(drawing: Drawing, question: Question) -> tuple[list[float], l
         return None
     entry = drawing.entries[min(1, len(drawing.entries) - 1)]
     law = [reference.law(x) for x in entry.line.xs]
-    square = math.fsum(value * value for value in law)
-    scale = math.fsum(value * y.mean for value, y in zip(law, entry.line.ys, strict=True)) / square if square else 0.0
+    pairs = [(value, y.mean) for value, y in zip(law, entry.line.ys, strict=True) if math.isfinite(y.mean)]
+    square = math.fsum(value * value for value, _ in pairs)
+    scale = math.fsum(value * mean for value, mean in pairs) / square if square else 0.0
     return xs, [scale * reference.law(x) for x in xs]
 
 
@@ -217,6 +222,7 @@ def freer_right(drawing: Drawing, bound: float) -> bool:
 
 def across(ax: Axes, values: Sequence[float], unit: str) -> None:
     """The y axis: from nought, or logarithmic where the values lie far apart; shares as percentages."""
+    values = [value for value in values if math.isfinite(value)] or [1.0]
     if unit == "%":
         low, high = min(values), max(values)
         # Shares close to one would all lie on the upper edge of an axis from nought.
@@ -245,6 +251,7 @@ def along(ax: Axes, xs: Sequence[float], key: str) -> None:
 def dots(results: Results, name: str, title: str, reading: str, metrics: Sequence[str]) -> Picture | None:
     """One row per point and one drawing per metric: for sweeps over things that have no order, such as policies."""
     panels: list[Panel] = []
+    note = ""
     for metric in (known(one) for one in metrics):
         rows = [(label(p.values, results.keys), found) for p in results.points if (found := p.spread(metric.name))]
         rows = thinned(rows, 16)
@@ -253,6 +260,10 @@ def dots(results: Results, name: str, title: str, reading: str, metrics: Sequenc
         figure, (ax,) = svg_theme.sheet(0.75 + 0.27 * len(rows))
         for i, (_, found) in enumerate(rows):
             low, mean, high = (value / metric.divisor for value in (found.low, found.mean, found.high))
+            if math.isinf(mean):
+                note = NOT_REACHED.strip()
+                svg_theme.beyond(ax, [1.0], [-i], ">", svg_theme.SERIES[0], ax.get_yaxis_transform())
+                continue
             ax.plot([low, high], [-i, -i], color=svg_theme.SERIES[0], linewidth=2, alpha=0.45)
             ax.plot([mean], [-i], marker="o", markersize=6, color=svg_theme.SERIES[0], markeredgewidth=0)
         for bound in results.bounds(metric.name):
@@ -265,4 +276,4 @@ def dots(results: Results, name: str, title: str, reading: str, metrics: Sequenc
         ax.margins(x=0.08, y=0.6 / len(rows))
         svg_theme.titles(ax, y=metric.axis)
         panels.append(Panel(svg_theme.finish(figure, f"{name}-{len(panels)}", f"{title}: {metric.axis}")))
-    return Picture(name, title, reading, tuple(panels)) if panels else None
+    return Picture(name, title, reading, tuple(panels), note=note) if panels else None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,9 @@ def test_what_becomes_of_a_goal(before: bool | None, now: bool | None, change: s
         (2.0, None, 0.1, None, True),
         (None, 2.0, 0.1, None, False),
         (-2.0, -2.1, 0.01, -0.05, True),
+        (2.0, math.inf, 0.1, math.inf, True),
+        (math.inf, 2.0, 0.1, -math.inf, True),
+        (math.inf, math.inf, 0.1, 0.0, False),
     ],
 )
 def test_how_far_a_metric_has_moved(
@@ -92,6 +97,34 @@ def test_a_drift_counts_only_beyond_its_tolerance(document: dict[str, Any]) -> N
     assert [(drift.metric, drift.point) for drift in beyond.outside] == [("ttft_s.p50", "topology.nodes=6")]
     assert not beyond.ok
     assert compared(before, baseline_of(changed(document, "ttft_s.p99", 9.0)), {"ttft_s.p50": 0.1}).ok
+
+
+def test_what_is_not_reached_any_more_counts_and_is_said(document: dict[str, Any], tmp_path: Path) -> None:
+    before = baseline_of(document)
+    never = copy.deepcopy(document)
+    never["summary"][0]["metrics"]["ttft_s.p50"]["median"] = "inf"
+    comparison = compared(before, baseline_of(never), compare.TOLERANCES)
+    assert [(drift.metric, drift.now) for drift in comparison.outside] == [("ttft_s.p50", math.inf)]
+    console = tables.console(io.StringIO())
+    console.print(tables.comparison_table(comparison))
+    assert "not reached  not reached" in console.file.getvalue()  # type: ignore[attr-defined]
+    moved = [each for each in json.loads(tables.comparison_json(comparison))["metrics"] if each["now"] == "inf"]
+    assert [(each["metric"], each["share"], each["outside"]) for each in moved] == [("ttft_s.p50", "inf", True)]
+    path = compare.write_baseline(tmp_path, never)
+    assert json.loads(path.read_text())["points"][0]["metrics"]["ttft_s.p50"] == "inf"
+    again = compare.read_baseline(tmp_path, "x")
+    assert again is not None
+    assert compared(again, baseline_of(never), compare.TOLERANCES).ok
+    back = compared(again, before, compare.TOLERANCES)
+    assert [drift.share for drift in back.outside] == [-math.inf]
+
+
+def test_null_in_a_baseline_is_what_inf_is_now(document: dict[str, Any]) -> None:
+    old, now = baseline_of(document), copy.deepcopy(document)
+    old["points"][0]["metrics"]["ttft_s.p99"] = None
+    now["summary"][0]["metrics"]["ttft_s.p99"]["median"] = "inf"
+    assert compared(old, baseline_of(now), compare.TOLERANCES).ok
+    assert not compared(old, baseline_of(document), compare.TOLERANCES).ok
 
 
 def test_points_that_only_one_has_are_said(document: dict[str, Any]) -> None:

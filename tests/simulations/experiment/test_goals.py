@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -106,10 +107,19 @@ def test_what_cannot_be_told_has_failed_and_says_why(runs: list[dict[str, Any]],
     assert (found["passed"], found["reason"]) == (False, reason)
 
 
+@pytest.mark.parametrize(("bound", "passed"), [("<= 2", False), ("< 2", False), ("== 2", False), (">= 1", True)])
+def test_an_upper_bound_fails_if_one_seed_does_not_reach_it(bound: str, passed: bool) -> None:
+    runs = [made(seed, ttft_s={"p99": value}) for seed, value in ((1, 2.0), (2, "inf"), (3, 2.0))]
+    found = judged(read_goal("ttft_s.p99", bound), {}, runs, 3)
+    assert (found["value"], found["passed"]) == (2.0, passed)
+    assert found["reason"] == ("" if passed else "ttft_s.p99 was not reached with seed 2")
+
+
 def test_metrics_are_found_by_name_and_figure() -> None:
-    metrics = {"a": 1, "b": {"p50": 2}, "c": None}
+    metrics = {"a": 1, "b": {"p50": 2}, "c": None, "e": "inf"}
     found = [metric_of(metrics, name) for name in ("a", "b.p50", "b", "b.p99", "a.p50", "c", "d")]
     assert found == [1.0, 2.0, None, None, None, None, None]
+    assert metric_of(metrics, "e") == math.inf
 
 
 def test_every_metric_can_be_named() -> None:

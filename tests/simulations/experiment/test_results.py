@@ -116,14 +116,40 @@ def test_the_interval_is_students() -> None:
     assert found["ci95"] == pytest.approx([2 - half, 2 + half])
     assert results.over_seeds([1.0])["ci95"] is None
     never = results.tidy(results.over_seeds([1.0, math.inf, 3.0]))
-    assert (never["mean"], never["median"], never["ci95"]) == (None, 3.0, None)
+    assert (never["mean"], never["median"], never["ci95"]) == ("inf", 3.0, None)
     many = results.over_seeds([0.0, 1.0] * 50)
     assert many["ci95"][1] - many["mean"] == pytest.approx(1.96 * np.std([0.0, 1.0] * 50, ddof=1) / 10)
 
 
+def test_what_was_not_reached_with_one_seed_is_in_every_figure_over_the_seeds(loaded: Loaded) -> None:
+    runs = [one_run(each, STANDIN).run for each in plan(loaded)]
+    for run in runs:
+        if run["seed"] == 2 and run["point"]["routing.policy"] != "omniscient":
+            run["metrics"]["ttft_s"]["p99"] = math.inf
+    document = json.loads(results.encoded(results.document(loaded, runs, False)))
+    of_random, of_ceiling = document["summary"][0]["metrics"], document["summary"][2]["metrics"]
+    assert of_random["ttft_s.p99"] == {"n": 3, "mean": "inf", "median": 1.203, "ci95": None}
+    assert of_random["ttft_p99_ratio"]["mean"] == "inf"
+    assert of_ceiling["ttft_s.p99"]["mean"] == 0.302
+    assert document["runs"][1]["metrics"]["ttft_p99_ratio"] == "inf"
+
+
+def test_nothing_is_held_against_a_ceiling_that_was_not_reached(loaded: Loaded) -> None:
+    runs = [one_run(each, STANDIN).run for each in plan(loaded)]
+    for run in runs:
+        run["metrics"]["ttft_s"]["p99"] = math.inf
+    assert all("ttft_p99_ratio" not in run["metrics"] for run in results.with_ratios(runs))
+
+
 def test_numbers_are_plain_and_short() -> None:
-    value = {"a": np.float64(1 / 3), "b": np.int64(3), "c": (math.nan, math.inf), "d": True, 5: np.array([1.5])}
-    assert results.tidy(value) == {"a": 0.333333333, "b": 3, "c": [None, None], "d": True, "5": [1.5]}
+    value = {
+        "a": np.float64(1 / 3),
+        "b": np.int64(3),
+        "c": (math.nan, math.inf, -math.inf),
+        "d": True,
+        5: np.array([1.5]),
+    }
+    assert results.tidy(value) == {"a": 0.333333333, "b": 3, "c": [None, "inf", "-inf"], "d": True, "5": [1.5]}
     with pytest.raises(TypeError, match="object has no place in results"):
         results.tidy(object())
 

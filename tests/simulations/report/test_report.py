@@ -211,6 +211,27 @@ def test_what_one_seed_lacks_is_taken_from_the_others() -> None:
     assert keys(content) == ["spread-nodes"]
 
 
+def test_what_one_seed_did_not_reach_is_not_reached(tmp_path: Path) -> None:
+    content = swept("topology.nodes", [10, 100], "coverage_t99_s")
+    content["runs"].append(run({"topology.nodes": 100}, 2, metrics={"coverage_t99_s": "inf"}))
+    content["goals"] = [goal("coverage_t99_s", "<= 5", passed=False) | {"value": "inf"}]
+    (line,) = Results(content).lines(Results(content).points, "topology.nodes", "coverage_t99_s")
+    assert line.ys[1].mean == line.ys[1].high == math.inf > line.ys[1].low
+    html = written(tmp_path, content)
+    assert "<td>not reached</td>" in html
+    assert html.count("not reached") >= 3, "in the table of the points, in that of the goals, and under the picture"
+    content["runs"][0]["metrics"]["coverage_t99_s"] = "inf"
+    assert "A triangle at the edge" in written(tmp_path, content), "and with nothing else to draw"
+
+
+def test_a_row_that_was_not_reached_is_marked_at_the_edge() -> None:
+    runs = [
+        run({"routing.policy": policy}, metrics={"ttft_s": {"p99": p99}}) for policy, p99 in (("a", 1), ("b", "inf"))
+    ]
+    (picture,) = pictures(Results(document(runs)))
+    assert picture.note == "A triangle at the edge: not reached, with one seed at least."
+
+
 @pytest.mark.slow
 def test_lines_are_split_over_drawings_when_there_are_many() -> None:
     runs = []
