@@ -95,7 +95,7 @@ DISTRIBUTIONS: Final = {
     "dht_s": "seconds of a look-up",
     "detection_s": "seconds from a crash until a node holds the peer dead, where that comes before it is back",
 }
-FIGURES: Final = ("n", "mean", "p50", "p90", "p99", "max")
+FIGURES: Final = ("n", "mean", "p50", "p90", "p95", "p99", "max")
 #: What a run costs the machine that makes it.  It differs from one to the next, so it is no part of the results, and
 #: neither is the judgement on it: both are in ``timing.json``.
 COSTS: Final = {

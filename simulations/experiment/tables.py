@@ -26,6 +26,7 @@ HEADLINES: Final = (
     "jobs_measured",
     "success_rate",
     "ttft_s.p50",
+    "ttft_s.p95",
     "ttft_s.p99",
     "goodput_per_s",
     "ttft_p50_ratio",
@@ -34,7 +35,7 @@ HEADLINES: Final = (
     "gossip_bytes_per_s.mean",
 )
 #: Columns of figures at most, and the width drawn for where there is no terminal.
-MOST_COLUMNS: Final = 6
+MOST_COLUMNS: Final = 7
 PLAIN_WIDTH: Final = 120
 #: Passed goals of one kind that are listed one by one; more are one line.
 MOST_PASSED: Final = 4

@@ -19,7 +19,7 @@ from simulations.sim.node import SimNode
 #: Points of a curve, columns of a heat map and of a series in the results: what a picture can show.
 POINTS: Final = 64
 COLUMNS: Final = 150
-_QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+_QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
 #: Digits that a result keeps.
 _DIGITS: Final = 6
 
@@ -89,14 +89,14 @@ def rounded(value: float) -> float:
 
 
 def quantiles(values: Iterable[float], infinite: int = 0) -> dict[str, Any] | None:
-    """``n, mean, p50, p90, p99, max``; None of nothing.
+    """``n, mean, p50, p90, p95, p99, max``; None of nothing.
 
     ``infinite`` more values count for the quantiles, which can be infinite themselves; ``n`` and ``mean`` are of the
-    finite ones.
+    finite ones, if there are any.
     """
     array = np.fromiter(values, np.float64)
     if not array.size:
-        return None
+        return {"n": 0, **dict.fromkeys(("mean", *_QUANTILES), math.inf)} if infinite else None
     found: dict[str, Any] = {"n": int(array.size), "mean": rounded(float(array.mean()))}
     last = array.size + infinite - 1
     whole = np.concatenate((array, np.full(infinite, array.max())))
@@ -172,7 +172,7 @@ def _jobs(run: Observed) -> dict[str, Any]:
         "herd_peak": rounded(run.watch.herd_peak),
         "jain": rounded(jain(arrivals)),
     }
-    return found
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def jain(values: Sequence[float]) -> float:

@@ -83,6 +83,7 @@ HEADLINE: Final = (
     "success_rate",
     "jobs_unserved",
     "ttft_s.p50",
+    "ttft_s.p95",
     "ttft_s.p99",
     "ttft_p99_ratio",
     "e2e_s.p50",

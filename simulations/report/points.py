@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 POLICY: Final = "routing.policy"
 #: Quantiles that a distribution is told in.
-PICKS: Final = ("n", "mean", "p50", "p90", "p99", "max")
+PICKS: Final = ("n", "mean", "p50", "p90", "p95", "p99", "max")
 #: Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond the table the normal one.
 T95: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 NORMAL95: Final = 1.960

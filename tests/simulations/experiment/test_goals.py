@@ -58,7 +58,7 @@ def test_a_distribution_needs_a_figure_and_a_number_none() -> None:
     with pytest.raises(GoalError, match=r"ttft_s is a distribution: write one of ttft_s.n, ttft_s.mean, ttft_s.p50"):
         read_goal("ttft_s", "<= 1")
     with pytest.raises(GoalError, match=r"ttft_s is a distribution"):
-        read_goal("ttft_s.p95", "<= 1")
+        read_goal("ttft_s.p97", "<= 1")
     with pytest.raises(GoalError, match=r"success_rate is one number: write it without .p50"):
         read_goal("success_rate.p50", "<= 1")
 

@@ -24,7 +24,7 @@ VOID = {"meta", "br", "path", "circle"}
 
 
 def quantiles(mean: float) -> dict[str, float]:
-    return {"n": 100, "mean": mean, "p50": mean, "p90": mean * 2, "p99": mean * 3, "max": mean * 4}
+    return {"n": 100, "mean": mean, "p50": mean, "p90": mean * 2, "p95": mean * 2.5, "p99": mean * 3, "max": mean * 4}
 
 
 def run(point: dict[str, Any], seed: int = 1, **parts: Any) -> dict[str, Any]:
