@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simulations.experiment.compare import Comparison, Drift, GoalChange
-from simulations.experiment.goals import figure_of, metric_of
+from simulations.experiment.goals import NUMBERS, figure_of, metric_of
 from simulations.experiment.loading import label, short_value
 from simulations.experiment.results import tidy
 
@@ -105,9 +105,9 @@ def _width(column: Iterable[str]) -> int:
 
 
 def _short(keys: Sequence[str]) -> list[str]:
-    """The last words of dotted keys, or the whole keys where those are not enough."""
+    """The last words of dotted keys, or the whole keys where those are not enough or name a metric."""
     words = [key.rpartition(".")[2] for key in keys]
-    return words if len(set(words)) == len(words) else list(keys)
+    return words if len(set(words)) == len(words) and not NUMBERS.keys() & words else list(keys)
 
 
 def _state(run: Mapping[str, Any]) -> str:

@@ -43,7 +43,7 @@ KNOWN: Final = {
         Metric("goodput_ratio", "goodput to omniscient", "×"),
         Metric("goodput_per_s", "goodput", "jobs/s"),
         Metric("offered_per_s", "offered", "jobs/s"),
-        Metric("utilisation", "utilisation", "%"),
+        Metric("utilisation", "GPUs busy", "%"),
         Metric("attempts_per_job", "attempts per job"),
         Metric("cold_starts", "cold starts"),
         Metric("prefix_hit_share", "prefix hits", "%"),
@@ -77,43 +77,55 @@ KNOWN: Final = {
     )
 }
 
-#: The columns of the summary table, in order; a column without any value is left out.
-HEADLINE: Final = (
-    "jobs_submitted",
-    "success_rate",
-    "jobs_unserved",
-    "ttft_s.p50",
-    "ttft_s.p95",
-    "ttft_s.p99",
-    "ttft_p99_ratio",
-    "e2e_s.p50",
-    "goodput_per_s",
-    "offered_per_s",
-    "utilisation",
-    "within_slo",
-    "attempts_per_job",
-    "herd_peak",
-    "jain",
-    "coverage_t50_s",
-    "coverage_t99_s",
-    "coverage_t100_s",
-    "view_completeness.mean",
-    "load_age_s.p50",
-    "load_age_s.p99",
-    "gossip_bytes_per_s.mean",
-    "gossip_bytes_per_s.max",
-    "redundancy",
-    "dht_found_share",
-    "dht_hops.p50",
-    "dht_s.p99",
-    "false_deaths",
-    "detection_s.p50",
-    "heal_s",
-    "bad_job_share",
-    "time_to_isolate_s",
-    "false_bans",
-    "wasted_gpu_s",
-)
+#: The columns of the summary tables, in order; a column without any value is left out.  Each table has to fit a page
+#: 1,200 px wide beside three swept keys: at most eight columns.
+HEADLINE: Final = {
+    "Jobs": (
+        "jobs_submitted",
+        "success_rate",
+        "jobs_unserved",
+        "goodput_per_s",
+        "offered_per_s",
+        "within_slo",
+    ),
+    "Waiting": (
+        "ttft_s.p50",
+        "ttft_s.p95",
+        "ttft_s.p99",
+        "ttft_p99_ratio",
+        "e2e_s.p50",
+        "e2e_s.p95",
+    ),
+    "Work": (
+        "attempts_per_job",
+        "utilisation",
+        "wasted_gpu_s",
+        "herd_peak",
+        "jain",
+    ),
+    "Gossip": (
+        "coverage_t50_s",
+        "coverage_t99_s",
+        "coverage_t100_s",
+        "view_completeness.mean",
+        "load_age_s.p50",
+        "gossip_bytes_per_s.mean",
+        "gossip_bytes_per_s.max",
+        "redundancy",
+    ),
+    "Look-ups, failures and bad peers": (
+        "dht_found_share",
+        "dht_s.p99",
+        "false_deaths",
+        "detection_s.p50",
+        "heal_s",
+        "bad_job_share",
+        "time_to_isolate_s",
+        "false_bans",
+    ),
+}
+#: With fewer seeds a 95 % interval says more of Student's t than of the runs: then the extremes are shown.
+LEAST_SEEDS: Final = 5
 
 
 def known(name: str) -> Metric:
@@ -138,17 +150,17 @@ def text(metric: Metric, value: float) -> str:
         return "not reached"
     if metric.unit == "%":
         return f"{100 * value:.2f} %" if 0.9 < value < 1 else f"{100 * value:.1f} %"
-    if value == int(value) and abs(value) < 1e6:
-        return str(int(value))
-    return f"{value:,.0f}".replace(",", " ") if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}".replace(",", " ") if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
 
 
-def with_interval(metric: Metric, found: Spread) -> str:
-    """Mean, and the 95 % interval where there is more than one seed."""
-    words = text(metric, found.mean)
-    if found.n < 2 or found.ci <= 1e-6 * abs(found.mean):
-        return words
+def text_of_seeds(metric: Metric, found: Spread) -> tuple[str, str]:
+    """The mean; and the extremes of a few seeds, or half of the 95 % interval of many, if they differ."""
+    mean, low, high = (text(metric, value) for value in (found.mean, found.low, found.high))
+    if low == high:
+        return mean, ""
+    if found.n < LEAST_SEEDS:
+        return mean, f"{low.removesuffix(' %')} – {high}"
+    if math.isinf(found.mean):
+        return mean, f"from {low}"
     half = found.ci / metric.divisor
-    if metric.unit == "%":
-        return f"{words} ± {100 * half:.2g} %"
-    return f"{words} ± {half:.0f}" if half >= 10 else f"{words} ± {half:.2g}"
+    return mean, f"± {100 * half:.2g} %" if metric.unit == "%" else f"± {half:.0f}" if half >= 10 else f"± {half:.2g}"

@@ -12,8 +12,8 @@ from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
-from simulations.report.metrics import HEADLINE, known, text, with_interval
-from simulations.report.points import Results, is_number, key_title, metric_of, short
+from simulations.report.metrics import HEADLINE, LEAST_SEEDS, Metric, known, text, text_of_seeds
+from simulations.report.points import Results, Spread, is_number, key_title, metric_of, short
 
 if TYPE_CHECKING:
     from simulations.report.svg_theme import Legend, Picture
@@ -181,8 +181,18 @@ def goals(results: Results) -> str:
 
 
 def summary(results: Results) -> str:
-    """The headline figures of every point: mean over the seeds, with the 95 % interval."""
-    metrics = [known(name) for name in HEADLINE]
+    """The headline figures of every point over its seeds, one table for each group of metrics."""
+    tables = [of_group(results, title, [known(name) for name in names]) for title, names in HEADLINE.items()]
+    if not any(tables):
+        return ""
+    seeds = max(len(point.runs) for point in results.points)
+    spread = "least – most" if seeds < LEAST_SEEDS else "± half of the 95 % interval"
+    note = f'<p class="note">Means over the seeds, and below them {spread}.</p>' if seeds > 1 else ""
+    return f'<section class="card"><h2>Point by point</h2>{"".join(tables)}{note}</section>'
+
+
+def of_group(results: Results, title: str, metrics: Sequence[Metric]) -> str:
+    """One table of the summary; empty if nothing of it was measured."""
     found = [[point.spread(metric.name) for metric in metrics] for point in results.points]
     columns = [i for i in range(len(metrics)) if any(row[i] is not None for row in found)]
     if not columns:
@@ -192,16 +202,17 @@ def summary(results: Results) -> str:
     rows = []
     for point, spreads in zip(results.points, found, strict=True):
         cells = [escape(short(point.values.get(key))) for key in keys] or ["all"]
-        for i in columns:
-            spread = spreads[i]
-            cells.append("–" if spread is None else escape(with_interval(metrics[i], spread)))
-        rows.append(cells)
+        rows.append([*cells, *(seeds_cell(metrics[i], spreads[i]) for i in columns)])
     head += [heading(metrics[i].title, metrics[i].unit) for i in columns]
-    note = "Means over the seeds ± half of the 95 % interval." if any(len(p.runs) > 1 for p in results.points) else ""
-    words = f'<p class="note">{note}</p>' if note else ""
-    return (
-        f'<section class="card"><h2>Point by point</h2>{folded(head, rows, range(max(1, len(keys))))}{words}</section>'
-    )
+    return f"<h3>{title}</h3>{folded(head, rows, range(max(1, len(keys))))}"
+
+
+def seeds_cell(metric: Metric, found: Spread | None) -> str:
+    """The mean over the seeds, with how far they are apart below it."""
+    if found is None:
+        return "–"
+    mean, apart = text_of_seeds(metric, found)
+    return escape(mean) + (f"<small>{escape(apart)}</small>" if apart else "")
 
 
 def heading(title: str, unit: str) -> str:

@@ -27,7 +27,7 @@ KEY_TITLES: Final = {
     "topology.nodes": "nodes",
     "topology.loss": "loss",
     "topology.drop": "vanishing messages",
-    "workload.utilisation": "utilisation",
+    "workload.utilisation": "offered load",
     "workload.rate_per_s": "offered jobs per s",
     "churn.mean_session_s": "mean session, s",
     "churn.crash_share": "share of crashes",

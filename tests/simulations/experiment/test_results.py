@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulations.experiment import results
+from simulations.experiment import results, tables
 from simulations.experiment.goals import check_metric
 from simulations.experiment.loading import Loaded, load
 from simulations.experiment.overrides import Overrides, ScenarioError
@@ -139,6 +139,13 @@ def test_nothing_is_held_against_a_ceiling_that_was_not_reached(loaded: Loaded) 
     for run in runs:
         run["metrics"]["ttft_s"]["p99"] = math.inf
     assert all("ttft_p99_ratio" not in run["metrics"] for run in results.with_ratios(runs))
+
+
+def test_a_swept_key_and_a_metric_of_one_name_are_two_columns() -> None:
+    run = {"point": {"workload.utilisation": 0.5}, "seed": 1, "metrics": {"utilisation": 0.4}}
+    run |= {"error": None, "breach": None, "partial": False}
+    columns = tables.runs_table({"runs": [run], "goals": [{"goal": "utilisation"}]}).columns
+    assert [column.header for column in columns] == ["workload.utilisation", "seed", "utilisation", ""]
 
 
 def test_numbers_are_plain_and_short() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from simulations.report import page, write
+from simulations.report.metrics import HEADLINE, known, text_of_seeds
 from simulations.report.pictures import pictures
-from simulations.report.points import Results, spread
+from simulations.report.points import KEY_TITLES, Results, spread
 from simulations.report.svg_theme import Picture
 
 pytest.importorskip("matplotlib")
@@ -338,6 +339,32 @@ def test_seeds_are_told_with_their_interval() -> None:
     assert found.ci == pytest.approx(2.4844, abs=1e-3)
     assert (found.mean, found.low, found.high) == (2.0, 1.0, 3.0)
     assert spread([]) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([2.0], ("2", "")),
+        ([2.0, 2.0], ("2", "")),
+        ([1.0, 2.0, 3.0, 4.0], ("2.5", "1 – 4")),
+        ([1.0, 2.0, math.inf], ("not reached", "1 – not reached")),
+        ([1.0, 2.0, 3.0, 4.0, 5.0], ("3", "± 2")),
+        ([1.0, 2.0, 3.0, 4.0, math.inf], ("not reached", "from 1")),
+    ],
+)
+def test_below_five_seeds_the_extremes_are_told_and_no_interval(values: list[float], words: tuple[str, str]) -> None:
+    found = spread(values)
+    assert found is not None
+    assert text_of_seeds(known("ttft_s.p99"), found) == words
+
+
+def test_the_columns_of_a_table_have_different_names(tmp_path: Path) -> None:
+    html = written(tmp_path, swept("workload.utilisation", [0.2, 0.9], "utilisation", "goodput_per_s"))
+    heads = re.findall(r"<th(?: [^>]*)?>(.*?)</th>", html)
+    assert {"offered load", "GPUs busy"} <= set(heads)
+    titles = [known(name).title for names in HEADLINE.values() for name in names]
+    assert len(set(titles)) == len(titles)
+    assert not set(KEY_TITLES.values()) & set(titles)
 
 
 @pytest.mark.slow
