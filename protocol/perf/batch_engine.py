@@ -249,7 +249,7 @@ class BatchEngine:
         if firsts and firsts[0][0] <= v:  # no two of them are at one count, and the next is never stale
             job = firsts.pop(0)[1]
             job.unsaid = False
-            effects.append(FirstToken(job.number))
+            effects.append(FirstToken(job.number, job.read_at))
         while ends and ends[0][0] <= v:
             due, _, job = heappop(ends)
             if job.end == due and job.decoding:
@@ -266,7 +266,7 @@ class BatchEngine:
         self._fill(now)
         self._load_next(now, effects)
         if self._reading is None and self._unread and self._unread[0].ready_at <= now + _ROUNDING_S:
-            self._read(self._unread.pop(0), v)
+            self._read(self._unread.pop(0), v, now)
             anew = True
         if anew:
             self._rebase(v, now)
@@ -358,8 +358,9 @@ class BatchEngine:
         self._own += job.own_bytes
         return True
 
-    def _read(self, job: BatchJob, v: float) -> None:
+    def _read(self, job: BatchJob, v: float, now: float) -> None:
         chunks = -(-job.unread // CHUNK_TOKENS)
+        job.read_at = now
         self._reading = job
         self._read_until = v + chunks
         self._chunk_s = job.lane.timing.read_s(job.unread) / chunks

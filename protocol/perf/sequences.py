@@ -34,9 +34,10 @@ class Work(msgspec.Struct, frozen=True, gc=False):
 
 
 class FirstToken(msgspec.Struct, frozen=True, gc=False):
-    """The job has its first token."""
+    """The job has its first token.  The engine began to read its prompt at ``read_at``."""
 
     job: int
+    read_at: float
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):
@@ -117,7 +118,7 @@ class BatchJob:
             "output",
             "own_bytes",
         ),
-        *("prompt", "ready_at", "sequences", "unread", "unsaid"),
+        *("prompt", "read_at", "ready_at", "sequences", "unread", "unsaid"),
     )
 
     def __init__(self, work: Work, lane: Lane, keys: Keys, ready_at: float) -> None:
@@ -127,7 +128,7 @@ class BatchJob:
         self.output = max(1, work.output_tokens)
         self.sequences = work.sequences
         self.keys = keys
-        self.ready_at = ready_at
+        self.read_at = self.ready_at = ready_at
         self.made = 0
         self.hits = self.unread = 0
         self.own_bytes = 0.0

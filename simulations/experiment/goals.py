@@ -19,8 +19,20 @@ from typing import Any, Final
 
 from simulations.experiment.schema import listed, meant
 
+_STAGES: Final = {
+    "choice": "hearing the caller, the ranking, a look-up in the DHT",
+    "retries": "attempts before the one that answered",
+    "dial": "reaching the worker that answered",
+    "way_there": "the way of the request to it",
+    "admission": "its queue",
+    "engine": "the queue of its engine, a model that is loaded",
+    "prompt": "the prompt, to the first token",
+    "answer": "the rest of an answer that is not streamed",
+    "way_back": "the way back",
+}
 #: Metrics that are one number, with what they are.
 NUMBERS: Final = {
+    **{f"ttft_{name}_slowest_s": f"mean of the slowest 5 %: {what}" for name, what in _STAGES.items()},
     "jobs_submitted": "jobs that arrived",
     "jobs_completed": "jobs that got their whole answer",
     "jobs_failed": "jobs that ended with an error",
@@ -79,6 +91,7 @@ NUMBERS: Final = {
 #: Metrics that are distributions, and the figures of each.
 DISTRIBUTIONS: Final = {
     "ttft_s": "seconds to the first token",
+    **{f"ttft_{name}_s": f"seconds of these on: {what}" for name, what in _STAGES.items()},
     "e2e_s": "seconds to the last token",
     "itl_s": "seconds between tokens",
     "view_completeness": "share of the living nodes that a node knows",

@@ -14,12 +14,15 @@ from simulations.measure.invariants import Breach, Invariants
 from simulations.measure.sampling import Sampler
 from simulations.scenario import Scenario
 from simulations.sim.job_log import JobLog, JobNote
+from simulations.sim.jobs import STAGES
 from simulations.sim.node import SimNode
 
 #: Points of a curve, columns of a heat map and of a series in the results: what a picture can show.
 POINTS: Final = 64
 COLUMNS: Final = 150
 _QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
+#: The jobs that waited longer than this share of all of those that were served.
+_SLOWEST: Final = 0.95
 #: Digits that a result keeps.
 _DIGITS: Final = 6
 
@@ -122,6 +125,19 @@ def _itls(notes: Sequence[JobNote]) -> list[float]:
     ]
 
 
+def _stages(notes: Sequence[JobNote]) -> dict[str, Any]:
+    """Where the time to the first piece went, of those that got one; and the means of the slowest of them."""
+    seconds = np.array([note.stages for note in notes if note.committed_at is not None and note.stages])
+    if not len(seconds):
+        return {}
+    waits = seconds.sum(axis=1)
+    slowest = seconds[waits >= np.quantile(waits, _SLOWEST)].mean(axis=0)
+    found: dict[str, Any] = {f"ttft_{name}_s": quantiles(each) for name, each in zip(STAGES, seconds.T, strict=True)}
+    return found | {
+        f"ttft_{name}_slowest_s": rounded(mean) for name, mean in zip(STAGES, slowest.tolist(), strict=True)
+    }
+
+
 def _jobs(run: Observed) -> dict[str, Any]:
     job_log, scenario = run.job_log, run.scenario
     notes = job_log.measured
@@ -171,7 +187,7 @@ def _jobs(run: Observed) -> dict[str, Any]:
         "prefix_hit_share": rounded(sum(engine.prefix_hit_tokens for engine in engines) / max(1, prompts)),
         "herd_peak": rounded(run.watch.herd_peak),
         "jain": rounded(jain(arrivals)),
-    }
+    } | _stages(notes)
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -275,6 +275,7 @@ class Entry:
             self._feed(run, AttemptFailed(attempt.worker.peer_id, Outcome.UNREACHABLE, "no link"))
             return
         run.link = link
+        attempt.linked_at = self.loop.now
         link.jobs += 1
         worker = self._workers.get(attempt.worker.peer_id)
         size = REQ_BYTES + attempt.job.body_bytes

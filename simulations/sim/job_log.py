@@ -8,6 +8,7 @@ counts as unserved, because leaving those out hides exactly the worst.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from protocol.effects import PeerState, Penalise
@@ -32,6 +33,10 @@ class JobNote:
     ended_at: float | None = None
     tokens: int = 0
     worker: int = -1
+    first_try_at: float = 0.0
+    #: The newest attempt, while it is open; and the seconds of ``STAGES`` of the one that answered.
+    attempt: SimAttempt | None = None
+    stages: Sequence[float] = ()
     #: Everybody who was asked.
     asked: list[int] = field(default_factory=list)
     #: ``completed``, the code of what the caller was told, or empty while it is open.
@@ -110,8 +115,11 @@ class JobLog:
         if note is None:
             self.violations.append(f"I3: job {attempt.job.number} was sent to a worker after its end")
             return
+        attempt.tried_at = self.loop.now
+        note.first_try_at = note.first_try_at if note.attempts else self.loop.now
         note.attempts += 1
         note.worker = worker.index
+        note.attempt = attempt
         if worker.index in note.asked:
             self.violations.append(f"I11: job {note.number} came to node {worker.index} twice")
         note.asked.append(worker.index)
@@ -146,6 +154,8 @@ class JobLog:
             self.violations.append(f"I2: job {job.number} was answered twice")
             return
         note.committed_at = self.loop.now
+        if note.attempt is not None:
+            note.stages = note.attempt.stages(note.asked_at, note.first_try_at, self.loop.now)
         if note.executions == 0 and self.by_peer_id and not note.bad:
             self.violations.append(f"I3: job {job.number} was answered before it ran")
 
@@ -167,7 +177,7 @@ class JobLog:
         if note is None:
             self.violations.append(f"I1: job {job.number} ended twice")
             return None
-        note.end, note.ended_at = end, self.loop.now
+        note.end, note.ended_at, note.attempt = end, self.loop.now, None
         self.measured_open -= note.measured
         self.ends[end] += 1
         return note

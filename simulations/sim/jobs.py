@@ -6,6 +6,7 @@ the answer will really be.  :class:`Truth` goes to the engine alone.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -31,6 +32,13 @@ RST_BYTES: Final = 4
 PIECE_BYTES: Final = 250
 FIRST_BYTES: Final = 266
 LAST_BYTES: Final = 474
+
+
+#: Where the time to the first token goes: until somebody is asked (hearing the caller, the ranking, a look-up in the
+#: DHT); attempts that came to nothing; for the attempt that answered the dial, the request's way, the queue of the
+#: worker, the queue of its engine (a model that is loaded, prompts of others), the own prompt to the first token, the
+#: rest of an answer that is not streamed, and the way back.
+STAGES: Final = ("choice", "retries", "dial", "way_there", "admission", "engine", "prompt", "answer", "way_back")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,7 @@ class SimAttempt:
     __slots__ = (
         "aborted",
         "accepted_at",
+        "arrived_at",
         "begun_at",
         "entry",
         "entry_life",
@@ -91,10 +100,14 @@ class SimAttempt:
         "heard",
         "heard_end",
         "job",
+        "linked_at",
         "model",
         "number",
         "over",
+        "read_at",
+        "said_at",
         "sent",
+        "tried_at",
         "truth",
         "worker",
         "worker_life",
@@ -119,14 +132,45 @@ class SimAttempt:
         self.heard = heard
         self.heard_end = heard_end
         self.entry_life = self.worker_life = 0
-        #: At the worker: accepted, given to the engine, when the first token was there, pieces sent so far.
+        #: At the entry: when it began, and when its link stood.
+        self.tried_at: float | None = None
+        self.linked_at: float | None = None
+        #: At the worker: when it had come, was accepted, was given to the engine, its prompt began to be read, its
+        #: first token was there, and the answer or its first piece was sent; pieces sent so far.
+        self.arrived_at: float | None = None
         self.accepted_at: float | None = None
         #: At the worker: the model that answers, as it was when the request came.
         self.model: str | None = None
         self.begun_at: float | None = None
+        self.read_at: float | None = None
         self.first_at: float | None = None
+        self.said_at: float | None = None
         self.sent = 0
         #: At the entry: nothing that still comes counts.
         self.aborted = False
         #: At the worker: done with it.
         self.over = False
+
+    def stages(self, asked_at: float, first_try_at: float, now: float) -> array[float]:
+        """Seconds of each of ``STAGES``, if the caller gets the first piece now.
+
+        A stage that did not happen, such as a dial where a link stands, took no time.  A worker that notes nothing,
+        such as an attacker's, spends its time on the way back.
+        """
+        stamps = (
+            first_try_at,
+            self.tried_at,
+            self.linked_at,
+            self.arrived_at,
+            self.begun_at,
+            self.read_at,
+            self.first_at,
+            self.said_at,
+            now,
+        )
+        seconds, before = array("d"), asked_at
+        for stamp in stamps:
+            after = before if stamp is None else stamp
+            seconds.append(after - before)
+            before = after
+        return seconds

@@ -149,6 +149,7 @@ class Worker:
 
     def _arrived(self, attempt: SimAttempt) -> None:
         peer, job = self.peer, attempt.job
+        attempt.arrived_at = self.loop.now
         self.coming.pop(attempt.number, None)
         if attempt.over or (attempt.entry is not peer and attempt.entry.peer_id not in peer.links):
             return  # nobody wants it any more
@@ -235,8 +236,8 @@ class Worker:
                     self.loop.at(effect.at, self._wake, self.peer.life, effect.at)
         for effect in effects:
             match effect:
-                case FirstToken(number):
-                    self._first(number)
+                case FirstToken(number, read_at):
+                    self._first(number, read_at)
                 case Finished(number):
                     self._finished(number)
                 case ModelChanged():
@@ -268,12 +269,13 @@ class Worker:
         """Look at the engine again: something about it was changed from outside."""
         self._perform(self.engine.timer(self.loop.now))
 
-    def _first(self, number: int) -> None:
+    def _first(self, number: int, read_at: float) -> None:
         attempt = self._tasks.get(number)
         if attempt is None or self.broken:
             return
-        attempt.first_at = self.loop.now
+        attempt.read_at, attempt.first_at = read_at, self.loop.now
         if attempt.job.streamed:
+            attempt.said_at = self.loop.now
             attempt.sent = 1
             self.peer.spend(self.peer.costs.token_worker_s)
             self._say(attempt, FIRST_BYTES + PIECE_BYTES, Progress(self.peer.peer_id, 1))
@@ -312,6 +314,7 @@ class Worker:
         """Say the rest of the answer and its signed end."""
         me = self.peer.peer_id
         if not attempt.job.streamed:
+            attempt.said_at = self.loop.now
             self._say(attempt, BODY_BYTES + BODY_TOKEN_BYTES * rest, Progress(me, 1))
         elif rest > 0 or not attempt.sent:
             self.peer.spend(rest * self.peer.costs.token_worker_s)

@@ -6,6 +6,7 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,8 +25,9 @@ from simulations.measure.metrics import (
     ttfts,
 )
 from simulations.run import Run, run
-from simulations.scenario import Workload
+from simulations.scenario import Churn, Workload
 from simulations.sim.job_log import JobNote
+from simulations.sim.jobs import STAGES
 from tests.simulations.worlds import busy, scenario, world
 
 some = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=60)
@@ -262,6 +264,25 @@ def test_the_figures_of_a_run_fit_together() -> None:
     assert outcome.curves["ttft_cdf"][-1][1] == 1.0
     assert len(outcome.series["t"]) == 25
     assert sum(outcome.series["completed_per_s"]) <= found["jobs_completed"]
+
+
+@pytest.mark.slow
+def test_the_stages_of_every_wait_add_up_to_it() -> None:
+    churn = Churn(model="exponential", mean_session_s=60.0, mean_off_s=5.0)
+    jobs = msgspec.structs.replace(busy(8, 12.0, 25.0).workload, streamed=0.5)
+    made = Run(msgspec.structs.replace(busy(8, 12.0, 25.0), churn=churn, workload=jobs), 1)
+    found = made.run().metrics
+    served = [note for note in made.job_log.measured if note.committed_at is not None]
+    assert len(served) > 100
+    assert sum(note.attempts > 1 for note in served) > 3
+    for note in served:
+        assert sum(note.stages) == pytest.approx(note.committed_at - note.asked_at, abs=1e-9)
+        assert min(note.stages) >= 0.0
+    assert sum(found[f"ttft_{stage}_s"]["mean"] for stage in STAGES) == pytest.approx(found["ttft_s"]["mean"], rel=1e-4)
+    slowest = sorted(ttfts(served))[-math.ceil(len(served) / 20) :]
+    tail = sum(found[f"ttft_{stage}_slowest_s"] for stage in STAGES)
+    assert tail == pytest.approx(sum(slowest) / len(slowest), rel=1e-4)
+    assert tail > found["ttft_s"]["mean"]
 
 
 def test_what_a_world_says_before_anything_happened() -> None:

@@ -10,7 +10,8 @@ from protocol.settings import AdmissionSettings, CascadeSettings, NodeSettings
 from simulations.run import Run
 from simulations.scenario import Hardware, Model, Models
 from simulations.sim.entry import UNKNOWN_S
-from simulations.sim.jobs import BODY_BYTES, BODY_TOKEN_BYTES, FIRST_BYTES, PIECE_BYTES, REQ_BYTES
+from simulations.sim.job_log import JobNote
+from simulations.sim.jobs import BODY_BYTES, BODY_TOKEN_BYTES, FIRST_BYTES, PIECE_BYTES, REQ_BYTES, STAGES
 from simulations.sim.network import FRAME_BYTES
 from simulations.sim.node import SimNode
 from tests.simulations.worlds import (
@@ -52,6 +53,10 @@ def nothing_left(made: Run) -> None:
             assert all(record.inflight == 0 for record in peer.node.view.records())
 
 
+def stages(note: JobNote) -> dict[str, float]:
+    return dict(zip(STAGES, note.stages, strict=True))
+
+
 # --- how long it takes ---------------------------------------------------------------------------------------------
 
 
@@ -67,6 +72,7 @@ def test_the_first_token_comes_when_all_that_has_to_happen_has_happened() -> Non
     note = caller.ask(prompt=700, output=40)
     caller.run(30.0)
     read_s, step_s = engine_times(worker, 700)
+    assert worker.worker is not None
     request = REQ_BYTES + BODY_BYTES + BODY_TOKEN_BYTES * 700 + FRAME_BYTES
     there = 0.005 + request / entry.up_bytes_s + DELAY_S + request / worker.down_bytes_s + 0.002
     piece = FIRST_BYTES + PIECE_BYTES + FRAME_BYTES
@@ -74,6 +80,32 @@ def test_the_first_token_comes_when_all_that_has_to_happen_has_happened() -> Non
     assert note.committed_at is not None
     assert note.committed_at - note.asked_at == pytest.approx(there + read_s + step_s + back, rel=1e-6)
     assert note.end == "completed"
+    request_s = worker.worker.paces[MODEL].request_s
+    expected = {"way_there": there, "engine": request_s, "prompt": read_s - request_s + step_s, "way_back": back}
+    assert stages(note) == pytest.approx(dict.fromkeys(STAGES, 0.0) | expected, rel=1e-6, abs=1e-9)
+
+
+def test_a_dead_worker_a_dial_a_queue_and_a_whole_answer_are_stages_of_the_wait() -> None:
+    made = world(scenario(4, hardware=ONE_SLOT))
+    entry, dead, worker, other = made.peers
+    ordered(other, worker)
+    Caller(made, other).ask(output=1500)
+    dead.stop(silently=True)
+    ordered(entry, dead, worker)
+    caller = Caller(made, entry)
+    note = caller.ask(streamed=False)
+    caller.run(made.scenario.node.cascade.accept_s - 0.01)
+    made.network.break_link(entry.links[worker.peer_id], "reset")
+    caller.run(60.0)
+    assert note.end == "completed"
+    assert note.committed_at is not None
+    assert sum(note.stages) == pytest.approx(note.committed_at - note.asked_at, abs=1e-9)
+    found = stages(note)
+    assert found["retries"] >= made.scenario.node.cascade.accept_s
+    assert found["dial"] > 6 * 2 * DELAY_S
+    assert found["admission"] > 0.5
+    assert found["answer"] == pytest.approx(49 * engine_times(worker, 300)[1], rel=0.05)
+    assert found["choice"] == 0.0
 
 
 def test_the_own_engine_needs_no_way() -> None:
