@@ -50,7 +50,7 @@ NUMBERS: Final = {
     "within_slo": "share of the measured jobs that were served within the SLO",
     "cold_starts": "models loaded from disk",
     "prefix_hit_share": "share of the prompt tokens that were already there",
-    "wasted_gpu_s": "seconds from the first token to the end of the attempts that failed",
+    "wasted_gpu_s": "seconds of GPUs for attempts whose answer did not reach the caller",
     "duplicates": "jobs that began on more than one worker",
     "jobs_duplicated_share": "share of the measured jobs that began on more than one worker",
     "ttft_p50_ratio": "median TTFT over that of the omniscient scheduler",

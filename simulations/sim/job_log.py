@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from protocol.effects import PeerState, Penalise
-from protocol.jobs.cascade_events import Observe, Outcome
+from protocol.jobs.cascade_events import Observe
 from simulations.event_loop import EventLoop
 from simulations.sim.endpoint import Endpoint
 from simulations.sim.jobs import Job, SimAttempt
@@ -37,6 +37,8 @@ class JobNote:
     #: The newest attempt, while it is open; and the seconds of ``STAGES`` of the one that answered.
     attempt: SimAttempt | None = None
     stages: Sequence[float] = ()
+    #: Seconds of GPUs that its attempts took, as far as they have ended.
+    gpu_s: float = 0.0
     #: Everybody who was asked.
     asked: list[int] = field(default_factory=list)
     #: ``completed``, the code of what the caller was told, or empty while it is open.
@@ -69,6 +71,7 @@ class JobLog:
     attempts_at_bad: int = 0
     #: Attempts that were begun in the measured window, and at whom.
     attempt_log: list[tuple[float, int]] = field(default_factory=list)
+    #: Seconds of GPUs that went into attempts whose answer did not reach the caller.
     wasted_s: float = 0.0
     late_executions: int = 0
     false_deaths: int = 0
@@ -141,6 +144,14 @@ class JobLog:
         if note.executions > note.attempts:
             self.violations.append(f"I2: job {note.number} ran {note.executions} times in {note.attempts} attempts")
 
+    def left_engine(self, attempt: SimAttempt) -> None:
+        """An attempt leaves its engine, done or not."""
+        note = self.open.get(attempt.job.number)
+        if note is None:
+            self.wasted_s += attempt.gpu_s  # its job has ended without it
+        else:
+            note.gpu_s += attempt.gpu_s
+
     def lied(self, attempt: SimAttempt) -> None:
         """A worker ends an answer that looks right and is not; only this file knows."""
         note = self.open.get(attempt.job.number)
@@ -177,6 +188,8 @@ class JobLog:
         if note is None:
             self.violations.append(f"I1: job {job.number} ended twice")
             return None
+        answered_s = note.attempt.gpu_s if end == "completed" and note.attempt is not None else 0.0
+        self.wasted_s += note.gpu_s - answered_s
         note.end, note.ended_at, note.attempt = end, self.loop.now, None
         self.measured_open -= note.measured
         self.ends[end] += 1
@@ -185,8 +198,6 @@ class JobLog:
     def observed(self, seen: Observe) -> None:
         """What came of one attempt."""
         self.outcomes[str(seen.outcome)] += 1
-        if seen.outcome is not Outcome.COMPLETED and seen.first_at is not None:
-            self.wasted_s += seen.ended_at - seen.first_at
 
     # --- the network ---------------------------------------------------------------------------------------------
 

@@ -97,6 +97,8 @@ class SimAttempt:
         "entry",
         "entry_life",
         "first_at",
+        "gpu_from",
+        "gpu_s",
         "heard",
         "heard_end",
         "job",
@@ -146,6 +148,8 @@ class SimAttempt:
         self.first_at: float | None = None
         self.said_at: float | None = None
         self.sent = 0
+        #: At the worker: what ``GpuShare`` says at its begin, and the seconds that it took of the GPU.
+        self.gpu_from = self.gpu_s = 0.0
         #: At the entry: nothing that still comes counts.
         self.aborted = False
         #: At the worker: done with it.
@@ -174,3 +178,30 @@ class SimAttempt:
             seconds.append(after - before)
             before = after
         return seconds
+
+
+class GpuShare:
+    """The seconds of one GPU, divided evenly among the jobs that are in its engine."""
+
+    __slots__ = ("_at", "_jobs", "_seconds")
+
+    def __init__(self) -> None:
+        #: What a job has had that was there all the time, until when, and how many there are now.
+        self._seconds = self._at = 0.0
+        self._jobs = 0
+
+    def begin(self, attempt: SimAttempt, now: float) -> None:
+        """An attempt enters the engine."""
+        self._pass(now)
+        self._jobs += 1
+        attempt.gpu_from = self._seconds
+
+    def end(self, attempt: SimAttempt, now: float) -> None:
+        """It leaves."""
+        self._pass(now)
+        self._jobs -= 1
+        attempt.gpu_s = self._seconds - attempt.gpu_from
+
+    def _pass(self, now: float) -> None:
+        self._seconds += (now - self._at) / max(1, self._jobs)
+        self._at = now

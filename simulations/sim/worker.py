@@ -54,6 +54,7 @@ from simulations.sim.jobs import (
     LAST_BYTES,
     PIECE_BYTES,
     REFUSAL_BYTES,
+    GpuShare,
     Job,
     SimAttempt,
 )
@@ -90,6 +91,7 @@ class Worker:
         self._throttles: dict[object, float] = {}
         #: Mean seconds that a job has a slot (a running mean that starts with the guess of ``admission``).
         self._job_s = JOB_S
+        self._gpu = GpuShare()
         #: Executions begun here, for the checks.
         self.executions = 0
         self.arrivals = 0
@@ -177,6 +179,7 @@ class Worker:
         for attempt in list(self._tasks.values()):
             attempt.over = True
             self.engine.cancel(attempt.number, self.loop.now)
+            self._left_engine(attempt)
         self._tasks.clear()
         self._admission = Admission(self.peer.settings.admission, max(1, self.peer.machine.slots))
         self._wake_at = math.inf
@@ -212,6 +215,7 @@ class Worker:
     def _leave(self, attempt: SimAttempt) -> None:
         attempt.over = True
         if self._tasks.pop(attempt.number, None) is not None:
+            self._left_engine(attempt)
             self._perform(self.engine.cancel(attempt.number, self.loop.now))
             self._feed(Left(attempt.number))
 
@@ -221,10 +225,16 @@ class Worker:
         job = attempt.job
         self.executions += 1
         attempt.begun_at = self.loop.now
+        self._gpu.begin(attempt, self.loop.now)
         self.peer.job_log.execution(attempt)
         assert attempt.model is not None, "what has begun was not refused"
         work = Work(attempt.number, attempt.model, job.prompt_tokens, attempt.truth.output_tokens, blocks=job.blocks)
         self._perform(self.engine.submit(work, self.loop.now))
+
+    def _left_engine(self, attempt: SimAttempt) -> None:
+        if attempt.begun_at is not None:
+            self._gpu.end(attempt, self.loop.now)
+            self.peer.job_log.left_engine(attempt)
 
     def _perform(self, effects: list[BatchingEffect]) -> None:
         self._stale = True
@@ -286,6 +296,7 @@ class Worker:
         if attempt is None or self.broken:
             return
         del self._tasks[number]
+        self._left_engine(attempt)
         attempt.over = True
         assert attempt.begun_at is not None, "what has ended was begun"
         self._job_s += NEWEST * (self.loop.now - attempt.begun_at - self._job_s)

@@ -275,6 +275,7 @@ def test_an_engine_that_hangs_costs_one_attempt() -> None:
     assert note.committed_at is not None
     settings = peers[0].settings.cascade
     assert settings.first_token_s <= note.committed_at - note.asked_at < settings.first_token_s + 1.0
+    assert made.job_log.wasted_s == pytest.approx(settings.first_token_s, abs=0.1)
     nothing_left(made)
 
 

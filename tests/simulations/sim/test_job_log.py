@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from protocol.effects import PeerState, Penalise
 from protocol.ids import PeerId
 from protocol.jobs.cascade_events import Observe, Outcome
 from simulations.sim.job_log import JobLog
-from simulations.sim.jobs import Job, SimAttempt, Truth
+from simulations.sim.jobs import GpuShare, Job, SimAttempt, Truth
 from tests.simulations.worlds import BareMachine, bare
 
 
@@ -99,13 +97,49 @@ def test_what_must_not_be_is_noted() -> None:
     assert breaches() == ["I3"]  # ended and never answered
 
 
-def test_work_is_wasted_from_the_first_token_of_what_came_to_nothing() -> None:
+def test_work_is_wasted_unless_it_is_of_the_attempt_that_answered() -> None:
+    job_log, peers = made()
+    seconds = {"answered": 5.0, "before it": 3.0, "after its end": 2.0, "of a job that failed": 1.5}
+    attempts = {name: attempt(job_log, peers, 1, worker) for worker, name in enumerate(("before it", "answered"), 1)}
+    attempts["after its end"] = attempt(job_log, peers)
+    attempts["of a job that failed"] = attempt(job_log, peers, 2)
+    for name, each in attempts.items():
+        each.gpu_s = seconds[name]
+    for number in (1, 2):
+        job_log.arrived(peers[0], job(number), 5)
+    for name in ("before it", "answered", "of a job that failed"):
+        job_log.attempted(attempts[name])
+        job_log.execution(attempts[name])
+        job_log.left_engine(attempts[name])
+    assert job_log.wasted_s == 0.0, "nobody knows yet"
+    job_log.committed(job(1))
+    job_log.finished(job(1))
+    assert job_log.wasted_s == 3.0
+    job_log.left_engine(attempts["after its end"])
+    assert job_log.wasted_s == 5.0
+    job_log.gave_up(job(2), "cancelled")
+    assert job_log.wasted_s == 6.5
+
+
+def test_the_seconds_of_a_gpu_are_divided_among_the_jobs_in_its_engine() -> None:
+    job_log, peers = made()
+    gpu, one, two = GpuShare(), attempt(job_log, peers), attempt(job_log, peers, 2)
+    gpu.begin(one, 10.0)
+    gpu.begin(two, 14.0)
+    gpu.end(one, 20.0)
+    gpu.end(two, 21.0)
+    assert (one.gpu_s, two.gpu_s) == (7.0, 4.0)
+    gpu.begin(one, 100.0)
+    gpu.end(one, 101.0)
+    assert one.gpu_s == 1.0, "idle time is no job's"
+
+
+def test_outcomes_are_counted() -> None:
     job_log, _peers = made()
     job_log.observed(seen(Outcome.COMPLETED, 1.0, 9.0))
     job_log.observed(seen(Outcome.BROKEN, 1.0, 4.0))
     job_log.observed(seen(Outcome.BUSY, None, 2.0))
     job_log.observed(seen(Outcome.CANCELLED, 2.0, 2.5))
-    assert job_log.wasted_s == pytest.approx(3.5)
     assert job_log.outcomes == {"completed": 1, "broken": 1, "busy": 1, "cancelled": 1}
 
 
