@@ -137,6 +137,9 @@ class Campaign:
         stopped = ", stopped before its end" if document["partial"] else ""
         console.print(f"\n{document['name']}{stopped}", style="bold", markup=False)
         console.print(tables.runs_table(document, console.width))
+        if (stages := tables.stages_table(document)) is not None:
+            console.print("\nMean seconds to the first token, by stage", style="bold")
+            console.print(stages)
         changes = comparison.goals if comparison else ()
         goals = [*document["goals"], *costs]
         lines = tables.trouble_lines(document["runs"])

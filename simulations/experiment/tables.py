@@ -20,6 +20,7 @@ from simulations.experiment.compare import Comparison, Drift, GoalChange
 from simulations.experiment.goals import NUMBERS, figure_of, metric_of
 from simulations.experiment.loading import label, short_value
 from simulations.experiment.results import tidy
+from simulations.sim.jobs import STAGES
 
 #: What is shown of a run, as far as it was measured; the metrics of its goals come first.
 HEADLINES: Final = (
@@ -89,6 +90,22 @@ def runs_table(document: Mapping[str, Any], width: int = PLAIN_WIDTH) -> Table:
     for index, place in enumerate(places):
         cells = [*map(Text, place), *(Text(values[index]) for _, values in figures), Text(states[index], style="red")]
         table.add_row(*cells)
+    return table
+
+
+def stages_table(document: Mapping[str, Any]) -> Table | None:
+    """Mean seconds until the first token, and of each stage of them, one line for each point; None if none has them."""
+    names = {"ttft": "ttft_s.mean"} | {stage.replace("_", " "): f"ttft_{stage}_s.mean" for stage in STAGES}
+    points = [at for at in document["summary"] if names["choice"] in at["metrics"]]
+    means = {head: [figure_of(at["metrics"][name]["mean"]) for at in points] for head, name in names.items()}
+    means = {head: values for head, values in means.items() if any(values)}
+    if not points:
+        return None
+    keys = list(dict.fromkeys(key for at in points for key in at["point"]))
+    table = _table(*_short(keys), *means)
+    for index, at in enumerate(points):
+        place = (short_value(at["point"].get(key, "")) for key in keys)
+        table.add_row(*map(Text, place), *(Text(number(values[index])) for values in means.values()))
     return table
 
 

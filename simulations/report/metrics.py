@@ -29,6 +29,19 @@ class Metric:
         return f"{self.title}, {self.unit}" if self.unit not in ("", "%") else self.title
 
 
+#: The stages of the wait for the first token, in their order.
+STAGES: Final = {
+    "choice": "choice",
+    "retries": "earlier attempts",
+    "dial": "dial",
+    "way_there": "way there",
+    "admission": "queue of the worker",
+    "engine": "queue of the engine",
+    "prompt": "prompt",
+    "answer": "rest of the answer",
+    "way_back": "way back",
+}
+
 #: Known metrics; a distribution's quantile is named by its joint, ``ttft_s.p99``.
 KNOWN: Final = {
     metric.name: metric
@@ -74,6 +87,7 @@ KNOWN: Final = {
         Metric("jobs_submitted", "jobs"),
         Metric("jobs_failed", "failed"),
         Metric("jobs_unserved", "never served"),
+        *(Metric(f"ttft_{name}_s.mean", title, "s") for name, title in STAGES.items()),
     )
 }
 
@@ -96,6 +110,7 @@ HEADLINE: Final = {
         "e2e_s.p50",
         "e2e_s.p95",
     ),
+    "Where the time to the first token goes": tuple(f"ttft_{name}_s.mean" for name in STAGES),
     "Work": (
         "attempts_per_job",
         "utilisation",

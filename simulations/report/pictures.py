@@ -6,7 +6,7 @@ so that every goal can be looked at.
 
 from __future__ import annotations
 
-from simulations.report import curves, plot_catalog, sweep_plots, timelines
+from simulations.report import curves, plot_catalog, stages, sweep_plots, timelines
 from simulations.report.metrics import known
 from simulations.report.points import Results, key_title, metric_of
 from simulations.report.svg_theme import Picture
@@ -20,6 +20,7 @@ def pictures(results: Results) -> list[Picture]:
     """All that there is to see, in the order of the questions a reader has."""
     found = [curves.picture(results, course) for course in curves.COURSES]
     found += [sweep_plots.picture(results, question) for question in plot_catalog.questions(results)]
+    found += [stages.picture(results)]
     found += [timelines.herding(results), timelines.partition(results)]
     drawn = [picture for picture in found if picture is not None]
     drawn += plain_ones(results, {pair for picture in drawn for pair in picture.covers})

@@ -18,6 +18,7 @@ from simulations.experiment.goals import check_metric
 from simulations.experiment.loading import Loaded, load
 from simulations.experiment.overrides import Overrides, ScenarioError
 from simulations.experiment.run_pool import one_run, plan
+from simulations.sim.jobs import STAGES
 
 ROOT = Path(__file__).parents[3]
 STANDIN = "tests.simulations.experiment.standin:run"
@@ -146,6 +147,16 @@ def test_a_swept_key_and_a_metric_of_one_name_are_two_columns() -> None:
     run |= {"error": None, "breach": None, "partial": False}
     columns = tables.runs_table({"runs": [run], "goals": [{"goal": "utilisation"}]}).columns
     assert [column.header for column in columns] == ["workload.utilisation", "seed", "utilisation", ""]
+
+
+def test_the_stages_of_the_wait_are_a_table_of_those_that_took_time() -> None:
+    metrics = {f"ttft_{stage}_s": {"mean": 0.25 if stage in ("dial", "prompt") else 0.0} for stage in STAGES}
+    run = {"point": {"routing.policy": "random"}, "seed": 1, "metrics": {"ttft_s": {"mean": 0.5}, **metrics}}
+    table = tables.stages_table({"summary": [results.summary(run["point"], [run])]})  # type: ignore[arg-type]
+    assert table is not None
+    cells = {str(column.header): [str(cell) for cell in column.cells] for column in table.columns}
+    assert cells == {"policy": ["random"], "ttft": ["0.5"], "dial": ["0.25"], "prompt": ["0.25"]}
+    assert tables.stages_table({"summary": [results.summary({}, [])]}) is None
 
 
 def test_numbers_are_plain_and_short() -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from simulations.report import page, write
-from simulations.report.metrics import HEADLINE, known, text_of_seeds
+from simulations.report.metrics import HEADLINE, STAGES, known, text_of_seeds
 from simulations.report.pictures import pictures
 from simulations.report.points import KEY_TITLES, Results, spread
 from simulations.report.svg_theme import Picture
+from simulations.sim.jobs import STAGES as MEASURED_STAGES
 
 pytest.importorskip("matplotlib")
 from matplotlib._pylab_helpers import Gcf  # after the skip
@@ -339,6 +340,18 @@ def test_seeds_are_told_with_their_interval() -> None:
     assert found.ci == pytest.approx(2.4844, abs=1e-3)
     assert (found.mean, found.low, found.high) == (2.0, 1.0, 3.0)
     assert spread([]) is None
+
+
+def test_the_wait_for_the_first_token_is_a_bar_of_its_stages() -> None:
+    assert tuple(STAGES) == MEASURED_STAGES
+    taken = {"choice": 0.1, "dial": 0.4, "way_back": 0.0}
+    metrics: dict[str, Any] = {f"ttft_{stage}_s": {"mean": taken.get(stage, 0.0)} for stage in STAGES}
+    metrics |= {f"ttft_{stage}_slowest_s": 2 * taken.get(stage, 0.0) for stage in STAGES}
+    runs = [run({"routing.policy": policy}, metrics=metrics) for policy in ("a", "b")]
+    (picture,) = (picture for picture in pictures(Results(document(runs))) if picture.key == "stages")
+    assert [entry.label for entry in picture.legend] == ["choice", "dial"]
+    assert [panel.title for panel in picture.panels] == ["all jobs", "the slowest 5 %"]
+    assert all("var(--c0)" in panel.svg and "var(--c2)" in panel.svg for panel in picture.panels)
 
 
 @pytest.mark.parametrize(
