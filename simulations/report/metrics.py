@@ -139,6 +139,8 @@ HEADLINE: Final = {
         "false_bans",
     ),
 }
+#: A smaller figure is not worth its digits in a table.
+LEAST: Final = 0.001
 #: With fewer seeds a 95 % interval says more of Student's t than of the runs: then the extremes are shown.
 LEAST_SEEDS: Final = 5
 
@@ -165,6 +167,8 @@ def text(metric: Metric, value: float) -> str:
         return "not reached"
     if metric.unit == "%":
         return f"{100 * value:.2f} %" if 0.9 < value < 1 else f"{100 * value:.1f} %"
+    if 0 < value < LEAST:
+        return f"< {LEAST:g}"
     return f"{value:,.0f}".replace(",", " ") if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
 
 

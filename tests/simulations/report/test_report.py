@@ -358,6 +358,8 @@ def test_the_wait_for_the_first_token_is_a_bar_of_its_stages() -> None:
     ("values", "words"),
     [
         ([2.0], ("2", "")),
+        ([2e-6], ("< 0.001", "")),
+        ([0.0, 0.01], ("0.005", "0 – 0.01")),
         ([2.0, 2.0], ("2", "")),
         ([1.0, 2.0, 3.0, 4.0], ("2.5", "1 – 4")),
         ([1.0, 2.0, math.inf], ("not reached", "1 – not reached")),
