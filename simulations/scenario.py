@@ -70,6 +70,16 @@ class Hardware(Part, frozen=True):
     slots: Count = 16
 
 
+class ExactMachine(Part, frozen=True):
+    """``count`` machines of an exact fleet, in the order of the nodes; without a ``gpu`` they are entries only."""
+
+    gpu: str = ""
+    count: Count = 1
+    #: GPUs in each of them.
+    gpus: Count = 1
+    slots: Count = 16
+
+
 class Model(Part, frozen=True):
     """One model of the catalogue; ``popularity`` is relative, 0 takes its place in Zipf's law."""
 
@@ -257,6 +267,8 @@ class Scenario(Part, frozen=True):
     profile: Literal["wan", "lan", "local", "test"] = "wan"
     topology: Topology = Topology()
     hardware: Annotated[tuple[Hardware, ...], Meta(min_length=1)] = (Hardware(gpu="rtx 4090"),)
+    #: An exact fleet instead of the shares of ``hardware``; newcomers are these machines again, from the first on.
+    machine: tuple[ExactMachine, ...] = ()
     models: Models = Models()
     engine: EngineModel = EngineModel()
     workload: Workload = Workload()

@@ -59,12 +59,14 @@ def by_meaning(scenario: Scenario) -> Iterator[Problem]:
 
 def _names(scenario: Scenario) -> Iterator[Problem]:
     yield from _one_of("routing.policy", scenario.routing.policy, policies())
-    for index, machine in enumerate(scenario.hardware):
-        if find_gpu(machine.gpu) is None:
-            says = f"= {shown(machine.gpu)} is not in the table of GPUs{meant(machine.gpu, gpu_names())}"
-            digits = "".join(filter(str.isdigit, machine.gpu))
+    gpus = [(f"hardware.{index}.gpu", machine.gpu) for index, machine in enumerate(scenario.hardware)]
+    gpus += [(f"machine.{index}.gpu", machine.gpu) for index, machine in enumerate(scenario.machine) if machine.gpu]
+    for key, gpu in gpus:
+        if find_gpu(gpu) is None:
+            says = f"= {shown(gpu)} is not in the table of GPUs{meant(gpu, gpu_names())}"
+            digits = "".join(filter(str.isdigit, gpu))
             alike = [name for name in gpu_names() if digits and digits in name]
-            yield Problem(f"hardware.{index}.gpu", f"{says}; there are {listed(alike or gpu_names())}")
+            yield Problem(key, f"{says}; there are {listed(alike or gpu_names())}")
     for index, fault in enumerate(scenario.faults):
         yield from _one_of(f"faults.{index}.kind", fault.kind, registry("simulations.faults.faults"))
     for index, attack in enumerate(scenario.attacks):
@@ -115,6 +117,12 @@ def _sizes(scenario: Scenario) -> Iterator[Problem]:
     topology = scenario.topology
     if topology.seeds > topology.nodes:
         yield Problem("topology.seeds", f"= {topology.seeds} is more than topology.nodes, which is {topology.nodes}")
+    machines = sum(one.count for one in scenario.machine)
+    if scenario.machine and machines != topology.nodes:
+        yield Problem("topology.nodes", f"= {topology.nodes} has to be the number of all [[machine]]: {machines}")
+    if scenario.machine and scenario.models.without_engine:
+        says = "has no sense with [[machine]]: one without a gpu is a node without an engine"
+        yield Problem("models.without_engine", says)
     for key, lengths in (("prompt", scenario.workload.prompt), ("output", scenario.workload.output)):
         if lengths.least > lengths.most:
             yield Problem(f"workload.{key}.least", f"= {lengths.least} is more than most, which is {lengths.most}")

@@ -19,6 +19,9 @@ The first ``len(catalogue)`` machines make the catalogue whole: number ``i`` has
 model ``i`` as its first, on a kind of hardware where it fits if there is one.  So every model that fits somewhere has
 at least one server as soon as there are as many nodes as models.
 
+An exact fleet (``[[machine]]``) deals nothing but the models: node ``i`` has the ``i``-th machine of the list.  There
+the models that fit on the fewest machines choose theirs first, so that the catalogue is whole where it can be.
+
 Not here: what the machines can do (``capacity``), how they do it (the engine).
 """
 
@@ -36,7 +39,7 @@ from protocol.ids import model_id
 from protocol.perf.gpu_catalog import bytes_per_weight, find_gpu, gpu_names, need_mib, shape_of
 from protocol.statements.adverts import Gpu, ModelOffer, ModelState
 from simulations.rng_streams import rng_stream
-from simulations.scenario import Hardware, Model, Models, Scenario, Topology, Uplink
+from simulations.scenario import ExactMachine, Hardware, Model, Models, Scenario, Topology, Uplink
 from simulations.sim.topology import Latencies, latencies
 from simulations.workload.popularity import shares
 
@@ -102,16 +105,14 @@ def machine(scenario: Scenario, seed: int, index: int) -> Machine:
     """The machine of node ``index``; raises ``UnknownHardware``."""
     die = rng_stream(seed, "fleet", index)
     link = _uplink(scenario.topology.uplinks, die.random())
-    engine = die.random() >= scenario.models.without_engine or (
-        index < len(scenario.models.catalogue) and scenario.models.without_engine < 1
-    )
+    draw = die.random()
     efficiency = die.lognormvariate(0.0, scenario.engine.efficiency_sigma)
     price = die.lognormvariate(0.0, PRICE_SIGMA)
-    kind = _pick_kind(_kinds(scenario.hardware, scenario.models), scenario.models, seed, index) if engine else None
+    kind, brings = _exact(scenario, index) if scenario.machine else _by_share(scenario, seed, index, draw)
     return Machine(
         gpu=kind.gpu if kind else None,
         slots=kind.slots if kind else 0,
-        offers=_offers(kind, scenario.models, seed, index, price) if kind else (),
+        offers=_offers(kind, scenario.models, brings, seed, index, price) if kind else (),
         efficiency=efficiency,
         up_bytes_s=link.up_mbit * _MBIT,
         down_bytes_s=link.down_mbit * _MBIT,
@@ -137,12 +138,58 @@ def bare_offer(model: Model, *, state: ModelState = ModelState.RESIDENT, price: 
 
 def unserved(scenario: Scenario) -> tuple[str, ...]:
     """The models of the catalogue that fit on none of the hardware; raises ``UnknownHardware``."""
-    kinds = _kinds(scenario.hardware, scenario.models)
+    kinds = _kinds(_hardware(scenario), scenario.models)
     return tuple(
         model.name
         for place, model in enumerate(scenario.models.catalogue)
         if not any(place in kind.fits for kind in kinds)
     )
+
+
+def _hardware(scenario: Scenario) -> tuple[Hardware, ...]:
+    """The kinds of machines by share: of an exact fleet those that have a GPU."""
+    if not scenario.machine:
+        return scenario.hardware
+    with_gpu = [one for one in scenario.machine if one.gpu]
+    return tuple(Hardware(gpu=one.gpu, share=one.count, count=one.gpus, slots=one.slots) for one in with_gpu)
+
+
+def _by_share(scenario: Scenario, seed: int, index: int, draw: float) -> tuple[_Kind | None, int]:
+    """The hardware, or None for an entry only, and the model that it brings if it is one of the first."""
+    models = scenario.models
+    first = index < len(models.catalogue) and models.without_engine < 1
+    if draw < models.without_engine and not first:
+        return None, index
+    return _pick_kind(_kinds(scenario.hardware, models), models, seed, index), index
+
+
+def _exact(scenario: Scenario, index: int) -> tuple[_Kind | None, int]:
+    """The same of an exact fleet."""
+    fleet = _fleet(scenario.machine, _kinds(_hardware(scenario), scenario.models))
+    brought = _brought(fleet, len(scenario.models.catalogue))
+    return fleet[index % len(fleet)], brought.get(index, len(scenario.models.catalogue))
+
+
+@lru_cache(maxsize=16)
+def _fleet(machines: tuple[ExactMachine, ...], kinds: tuple[_Kind, ...]) -> tuple[_Kind | None, ...]:
+    """The hardware of every node."""
+    left = iter(kinds)
+    of_each = [next(left) if one.gpu else None for one in machines]
+    return tuple(kind for kind, one in zip(of_each, machines, strict=True) for _ in range(one.count))
+
+
+@lru_cache(maxsize=16)
+def _brought(fleet: tuple[_Kind | None, ...], models: int) -> dict[int, int]:
+    """Which node brings which model."""
+    able = [
+        [node for node, kind in enumerate(fleet) if kind is not None and place in kind.fits] for place in range(models)
+    ]
+    brought: dict[int, int] = {}
+    for place in sorted(range(models), key=lambda place: len(able[place])):
+        node = next((node for node in able[place] if node not in brought), None)
+        if node is not None:
+            brought[node] = place
+    return brought
 
 
 @lru_cache(maxsize=4)
@@ -152,7 +199,7 @@ def _where(topology: Topology, seed: int) -> Latencies:
 
 @lru_cache(maxsize=16)
 def _kinds(hardware: tuple[Hardware, ...], models: Models) -> tuple[_Kind, ...]:
-    whole = sum(kind.share for kind in hardware)
+    whole = sum(kind.share for kind in hardware) or 1.0
     gpus = [_gpu(kind) for kind in hardware]
     needs = [need_mib(bare_offer(model)) for model in models.catalogue]
     fits = [[place for place, need in enumerate(needs) if need <= gpu.vram_mib * gpu.count] for gpu in gpus]
@@ -201,8 +248,8 @@ def _turns(seed: int) -> tuple[float, float]:
     return die.random(), die.random()
 
 
-def _offers(kind: _Kind, models: Models, seed: int, index: int, price: float) -> tuple[ModelOffer, ...]:
-    """The models of a machine: resident ones first."""
+def _offers(kind: _Kind, models: Models, brings: int, seed: int, index: int, price: float) -> tuple[ModelOffer, ...]:
+    """The models of a machine: resident ones first, and of these the one of the catalogue that it ``brings``."""
     catalogue = models.catalogue
     die = rng_stream(seed, "models", index)
     resident: list[int] = []
@@ -215,7 +262,7 @@ def _offers(kind: _Kind, models: Models, seed: int, index: int, price: float) ->
         ]
         if not left:
             break
-        place = _next_model(left, resident, seed, index, die)
+        place = _next_model(left, resident, brings, seed, index, die)
         resident.append(place)
         free -= need_mib(bare_offer(catalogue[place]))
     popular = shares(models)
@@ -231,11 +278,13 @@ def _offers(kind: _Kind, models: Models, seed: int, index: int, price: float) ->
     )
 
 
-def _next_model(left: list[tuple[int, float]], resident: list[int], seed: int, index: int, die: Random) -> int:
+def _next_model(
+    left: list[tuple[int, float]], resident: list[int], brings: int, seed: int, index: int, die: Random
+) -> int:
     if resident:
         draw = die.random()
-    elif any(place == index for place, _ in left):
-        return index  # one of the first machines, which make the catalogue whole
+    elif any(place == brings for place, _ in left):
+        return brings  # one of the first machines, which make the catalogue whole
     else:
         draw = (_turns(seed)[1] + index * _STEP_MODEL) % 1.0
     return left[_place(draw, [weight for _, weight in left])][0]

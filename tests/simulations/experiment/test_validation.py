@@ -39,6 +39,19 @@ SEEDS = "[topology]\nseeds = 2\nnodes = 3\n"
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        (
+            '[[machine]]\ngpu = "RTX 4090"\ncount = 2\n[topology]\nnodes = 3\n',
+            "topology.nodes = 3 has to be the number of all [[machine]]: 2",
+        ),
+        (
+            '[[machine]]\ngpu = "RTX 4080"\n[[machine]]\ngpu = "RTX 4091"\n[topology]\nnodes = 2\n',
+            "machine.1.gpu = 'RTX 4091' is not in the table of GPUs (did you mean",
+        ),
+        (
+            "[[machine]]\n[topology]\nnodes = 1\nseeds = 1\n[models]\nwithout_engine = 0.5\n",
+            "models.without_engine has no sense with [[machine]]",
+        ),
+        ("[[machine]]\ncount = 0\n", "machine.0.count = 0 is wrong: it must be a whole number of at least 1"),
         ("[topology]\nloss = 1\n", "topology.loss = 1 is wrong: it must be a number from 0 to less than 1"),
         (fault("loss", "amount = 1.5"), "faults.0.amount makes it 1.5 of all segments that are lost at that time; it"),
         (fault("loss", "amount = 0.6", "[topology]\nloss = 0.4\n"), "faults.0.amount makes it 1 of all segments"),

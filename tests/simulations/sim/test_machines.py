@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import numpy as np
 import pytest
 
 from protocol.ids import model_id
 from protocol.perf.gpu_catalog import need_mib
 from protocol.statements.adverts import ModelState
-from simulations.scenario import EngineModel, Hardware, Model, Models, Scenario, Topology, Uplink
+from simulations.experiment.loading import load, shipped
+from simulations.scenario import EngineModel, ExactMachine, Hardware, Model, Models, Scenario, Topology, Uplink
 from simulations.sim.machines import Machine, UnknownHardware, machine, unserved
 from simulations.workload.popularity import shares
 
@@ -119,6 +121,45 @@ def test_several_gpus_count_as_one_of_their_sum() -> None:
     assert one.gpu is not None
     assert one.gpu.count == 4
     assert [offer.name for offer in one.offers] == [LARGE]
+
+
+def exact(*machines: ExactMachine, **models: object) -> Scenario:
+    nodes = Topology(nodes=sum(one.count for one in machines), latency="uniform")
+    return msgspec.structs.replace(scenario(**models), machine=machines, topology=nodes)
+
+
+def test_an_exact_fleet_is_the_list_in_its_order() -> None:
+    given = exact(ExactMachine(), ExactMachine(gpu="rtx 4090"), ExactMachine(gpu="rtx 3060", count=2, gpus=2, slots=8))
+    for seed in range(3):
+        found = [(one.gpu and (one.gpu.model, one.gpu.count), one.slots) for one in fleet(given, seed)]
+        assert found == [(None, 0), (("RTX 4090", 1), 16), *[(("RTX 3060 12GB", 2), 8)] * 2]
+    assert machine(given, 1, 0).offers == ()
+    newcomer = machine(given, 1, 5)
+    assert newcomer.gpu is not None
+    assert newcomer.gpu.model == "RTX 4090", "from the first on again"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_in_an_exact_fleet_the_model_with_the_fewest_machines_chooses_first(seed: int) -> None:
+    """The only one that can hold the large model comes last, and both others could hold each of the small ones."""
+    given = exact(
+        ExactMachine(gpu="rtx 3060", count=2), ExactMachine(gpu="h100"), catalogue=(CATALOGUE[1], *CATALOGUE[2:])
+    )
+    assert {one.resident[0].name for one in fleet(given, seed)} == {SMALL, LARGE, "qwen2.5-3b"}
+    assert fleet(given, seed)[2].resident[0].name == LARGE
+
+
+def test_an_exact_fleet_may_have_no_engine() -> None:
+    given = exact(ExactMachine(count=3))
+    assert [one.gpu for one in fleet(given)] == [None] * 3
+    assert set(unserved(given)) == {model.name for model in CATALOGUE}
+
+
+def test_the_shipped_exact_fleet_serves_its_models() -> None:
+    (path,) = [path for path in shipped() if path.stem == "three-machines"]
+    given = load(path).scenario
+    assert [one.gpu.model if one.gpu else "" for one in fleet(given)] == ["RTX 4090", *["RTX 3060 12GB"] * 2, ""]
+    assert unserved(given) == ()
 
 
 def test_a_model_that_fits_nowhere_is_named() -> None:
