@@ -25,7 +25,7 @@ from simulations.measure.metrics import RunMetrics, outcome_of
 from simulations.measure.sampling import Sampler
 from simulations.rng_streams import rng_stream
 from simulations.scenario import Scenario
-from simulations.sim.capacity import capacity_per_s
+from simulations.sim.capacity import offered_per_s
 from simulations.sim.cluster import Cluster
 from simulations.sim.jobs import job_of
 from simulations.sim.node import SimNode
@@ -64,7 +64,7 @@ class Run(Cluster):
     def __init__(self, scenario: Scenario, seed: int) -> None:
         super().__init__(scenario, seed, attackers.peer_class, attackers.worker_class)
         self._sessions: dict[int, SimNode] = {}
-        self.rate_per_s = self._rate()
+        self.rate_per_s = offered_per_s(scenario, seed)
         self._arrivals: Iterator[Arrival] = iter(())
         self._jobs = 0
         #: When the end comes, or came; from then on no job arrives, and what is counted per second is not counted.
@@ -76,14 +76,6 @@ class Run(Cluster):
         self._chunk_s = CHUNK_S * min(1.0, CHUNK_NODES / scenario.topology.nodes)
         self.watch = Sampler(self)
         self.checks = Invariants(self)
-
-    def _rate(self) -> float:
-        workload = self.scenario.workload
-        if workload.kind == "none":
-            return 0.0
-        if workload.utilisation is not None:
-            return workload.utilisation * capacity_per_s(self.scenario, self.seed)
-        return workload.rate_per_s
 
     # --- running -------------------------------------------------------------------------------------------------
 

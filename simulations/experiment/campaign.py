@@ -51,9 +51,12 @@ class Campaign:
         code = OK
         for each in loaded:
             self._say_traces(each)
+            warnings = results.warnings_of(each)
+            for warning in warnings:
+                tables.console(sys.stderr).print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
             made, interrupted = self._make(plan(each, self.until))
             runs = [one.run for one in made]
-            document = results.document(each, runs, interrupted)
+            document = results.document(each, runs, interrupted, warnings)
             timing = results.timing(each, runs, [one.timing for one in made])
             code = max(code, self._finish(document, timing, interrupted))
             if interrupted:

@@ -28,6 +28,7 @@ from simulations.experiment.loading import CEILING, POLICY_KEY, Loaded, Point, v
 from simulations.experiment.overrides import ScenarioError
 from simulations.experiment.schema import listed
 from simulations.scenario import Scenario
+from simulations.sim.capacity import too_much
 
 #: Version of the format.
 SCHEMA: Final = 1
@@ -55,8 +56,8 @@ RATIOS: Final = {
 Run = dict[str, Any]
 
 
-def document(loaded: Loaded, runs: Sequence[Run], stopped: bool) -> dict[str, Any]:
-    """Everything about one scenario; ``run_pool`` may lack some if ``stopped``."""
+def document(loaded: Loaded, runs: Sequence[Run], stopped: bool, warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """Everything about one scenario; ``runs`` may lack some if ``stopped``."""
     scenario = loaded.scenario
     runs = with_ratios([tidy(run) for run in runs])
     whole = {
@@ -67,12 +68,28 @@ def document(loaded: Loaded, runs: Sequence[Run], stopped: bool) -> dict[str, An
         "scenario_hash": scenario_hash(scenario),
         "commit": commit(),
         "partial": stopped or any(run["partial"] for run in runs),
+        "warnings": warnings,
         "runs": runs,
         "summary": [summary(point, _at(runs, point)) for point, _ in loaded.points],
         "goals": _judged([goal for goal in loaded.goals if not goal.of_costs], loaded, runs),
     }
     tidied: dict[str, Any] = tidy(whole)
     return tidied
+
+
+def warnings_of(loaded: Loaded) -> list[str]:
+    """What the machines cannot do of what they are asked for, by the machines of the first seed."""
+    seen: dict[str, tuple[str, ...]] = {}
+    at: dict[str, int] = {}
+    for _, scenario in loaded.points:
+        parts = (scenario.topology, scenario.hardware, scenario.machine, scenario.models, scenario.workload)
+        key = repr((parts, scenario.engine, scenario.duration_s))  # the policy, for one, makes no difference
+        if key not in seen:
+            seen[key] = tuple(too_much(scenario, scenario.seeds[0]))
+        for text in seen[key]:
+            at[text] = at.get(text, 0) + 1
+    whole = len(loaded.points)
+    return [text if count == whole else f"{text} (at {count} of {whole} points)" for text, count in at.items()]
 
 
 def timing(loaded: Loaded, runs: Sequence[Run], costs: Sequence[Run]) -> dict[str, Any]:

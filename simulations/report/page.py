@@ -62,6 +62,8 @@ def banners(results: Results) -> Iterable[str]:
             '<div class="banner partial">PARTIAL: this simulation was stopped before its end.'
             f"<p>{len(results.runs)} runs are in it{unfinished}. No figure below is final.</p></div>"
         )
+    for warning in content.get("warnings") or ():
+        yield f'<div class="banner partial">{escape(str(warning))}</div>'
     for run in results.runs:
         breach, error = run.get("breach"), run.get("error")
         if breach:

@@ -25,6 +25,7 @@ Only resident models count, and only popularity before the shift.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -35,7 +36,7 @@ from protocol.perf.cost_model import REQUEST_S, kv_tokens, memory_bytes_s, peak_
 from protocol.perf.gpu_catalog import ModelShape, bytes_per_weight, shape_of
 from protocol.statements.adverts import Gpu
 from simulations.scenario import Model, Scenario
-from simulations.sim.machines import Machine, machine
+from simulations.sim.machines import Machine, machine, unserved
 from simulations.workload.arrivals import Floats
 from simulations.workload.popularity import shares
 from simulations.workload.workload import arrivals
@@ -69,6 +70,38 @@ class Usual:
 def capacity_per_s(scenario: Scenario, seed: int) -> float:
     """Jobs per second of the scenario's mix that its nodes can finish; 0 if a model has no machine."""
     return capacity(scenario, seed).balanced_per_s
+
+
+def offered_per_s(scenario: Scenario, seed: int) -> float:
+    """Jobs per second that the scenario asks for; 0 for none, and for a trace at its own rate."""
+    workload = scenario.workload
+    if workload.kind == "none":
+        return 0.0
+    if workload.utilisation is None:
+        return workload.rate_per_s
+    return workload.utilisation * capacity_per_s(scenario, seed) if workload.utilisation else 0.0
+
+
+def too_much(scenario: Scenario, seed: int) -> Iterator[str]:
+    """What the fleet cannot do of what it is asked for, in sentences; raises ``UnknownHardware``."""
+    if scenario.workload.kind == "none":
+        return
+    models = scenario.models
+    asked = [model.name for model, share in zip(models.catalogue, shares(models), strict=True) if share > 0]
+    nowhere = [name for name in unserved(scenario) if name in asked]
+    for name in nowhere:
+        yield f"no machine can hold {name}: its jobs fail"
+    fleet = [machine(scenario, seed, index) for index in range(scenario.topology.nodes)]
+    held = {offer.name for one in fleet for offer in one.offers}
+    for name in asked:
+        if name not in held and name not in nowhere:
+            yield f"no node has {name}, though some could hold it: its jobs fail; more nodes, or models.warm, would do"
+    share, most = scenario.workload.utilisation, capacity_per_s(scenario, seed)
+    rate = scenario.workload.rate_per_s if share is None else share * most
+    if share and not most:
+        yield "a model that is asked for is resident nowhere, so workload.utilisation is a share of nothing"
+    elif 0 < most < rate:
+        yield f"{rate:.3g} jobs/s are more than the {most:.3g} that the fleet can finish: its queues grow to the end"
 
 
 def capacity(scenario: Scenario, seed: int) -> Capacity:

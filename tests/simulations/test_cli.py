@@ -247,6 +247,19 @@ def test_a_folder_of_baselines_that_is_not_there_is_made_only_for_writing(
     assert (shelf / "nodir/x.json").is_file()
 
 
+def test_too_much_load_is_said_before_the_runs_and_is_in_the_results(
+    shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ("run", scenario(shelf), "--jobs", "0", "--no-report")
+    assert sim(*run, "--set", "workload.utilisation=0.9") == 0
+    assert "warning" not in capsys.readouterr().err
+    assert sim(*run, "--set", "workload.utilisation=1.5") == 0
+    said = capsys.readouterr().err
+    warning = next(line for line in said.splitlines() if line.startswith("warning: "))
+    assert said.index(warning) < said.index("[1/2]")
+    assert json.loads((shelf / "simulation-results/x/results.json").read_bytes())["warnings"] == [warning[9:]]
+
+
 def test_what_is_made_of_a_trace_is_told(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (shelf / "mine.csv").write_text("arrival_s,input_tokens,output_tokens\n0,9,9\n2,9,9\n4,9,9\n")
     run = ("run", scenario(shelf), "--jobs", "0", "--no-report", "--trace", "mine.csv")

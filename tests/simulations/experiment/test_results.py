@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,8 @@ def test_the_same_runs_are_the_same_bytes(loaded: Loaded, tmp_path: Path) -> Non
 def test_nothing_of_the_clock_is_in_it(loaded: Loaded) -> None:
     document = document_of(loaded)
     assert set(document) == {
-        *("schema", "name", "about", "scenario", "scenario_hash", "commit", "partial", "runs", "summary", "goals"),
+        *("schema", "name", "about", "scenario", "scenario_hash", "commit", "partial", "warnings", "runs", "summary"),
+        "goals",
     }
     assert not {name for run in document["runs"] for name in run if "wall" in name or "cpu_s" in name}
     keys = list(json.loads(results.encoded(document)))
@@ -68,6 +70,18 @@ def test_runs_are_in_the_order_of_sweep_and_seeds(loaded: Loaded) -> None:
     assert [run["seed"] for run in document["runs"]] == [1, 2, 3] * 6
     assert [at["point"] for at in document["summary"]] == [point for point, _ in loaded.points]
     assert document["summary"][0]["jobs"] == {"submitted": 300, "completed": 0, "failed": 0, "unserved": 0}
+
+
+def test_warnings_are_said_once_for_the_points_that_they_are_about(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(
+        'name = "x"\n[topology]\nnodes = 5\n[sweep]\n"workload.rate_per_s" = [0.1, 1e6]\n'
+        '"routing.policy" = ["random", "neuralgrid", "omniscient"]\n'
+    )
+    loaded = load(path)
+    (warning,) = results.warnings_of(loaded)
+    assert re.fullmatch(r"1e\+06 jobs/s are more than .* \(at 3 of 6 points\)", warning)
+    assert results.document(loaded, [], True, [warning])["warnings"] == [warning]
 
 
 def test_ratios_are_to_the_ceiling_of_the_same_point_and_seed(loaded: Loaded) -> None:

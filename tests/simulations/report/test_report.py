@@ -279,6 +279,11 @@ def test_a_breach_is_told_with_the_command_that_repeats_it(tmp_path: Path) -> No
     assert 'class="banner good"' not in html
 
 
+def test_a_warning_is_told_before_the_verdict(tmp_path: Path) -> None:
+    html = written(tmp_path, document([run({})], warnings=["no machine can hold <x>"]))
+    assert html.index("no machine can hold &lt;x&gt;") < html.index("No goals")
+
+
 def test_a_crash_is_told(tmp_path: Path) -> None:
     html = written(tmp_path, document([run({}, error={"what": "KeyError: 7", "repeat": "p2pnode sim run x"})]))
     assert "KeyError: 7" in html

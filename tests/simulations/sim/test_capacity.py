@@ -15,7 +15,7 @@ from protocol.perf.gpu_catalog import gpu_spec, shape_of
 from protocol.perf.model_timing import ModelTiming
 from protocol.perf.sequences import Finished, WakeAt, Work
 from simulations.scenario import EngineModel, Hardware, Lengths, Model, Models, Scenario, Topology, Workload
-from simulations.sim.capacity import Capacity, _split, capacity, capacity_per_s, seconds_per_job, usual_jobs
+from simulations.sim.capacity import Capacity, _split, capacity, capacity_per_s, seconds_per_job, too_much, usual_jobs
 from simulations.sim.machines import machine
 from simulations.workload.popularity import shares
 from simulations.workload.workload import Arrival, arrivals
@@ -158,6 +158,29 @@ def test_longer_jobs_are_fewer() -> None:
     assert seconds_per_job(gpu, 16, EIGHT, replace(usual, output=2 * usual.output)) > 1.5 * base
     assert seconds_per_job(gpu, 8, EIGHT, usual) > 1.3 * base
     assert seconds_per_job(gpu, 16, EIGHT, usual, other_bytes=5e9) > base
+
+
+def test_what_the_fleet_cannot_do_is_said() -> None:
+    able = scenario(nodes=10, workload=Workload(rate_per_s=1.0))
+    most = capacity_per_s(able, 1)
+    large, small = Model(name="llama-3.1-405b-instruct", params_b=405.0), Model(name="qwen2.5-3b")
+
+    def said(given: Scenario, **workload: object) -> list[str]:
+        changed = msgspec.structs.replace(given.workload, **workload)
+        return list(too_much(msgspec.structs.replace(given, workload=changed), 1))
+
+    assert said(able) == said(able, utilisation=1.0) == said(able, kind="none", rate_per_s=1e9) == []
+    (load,) = said(able, rate_per_s=2 * most)
+    assert (
+        load
+        == f"{2 * most:.3g} jobs/s are more than the {most:.3g} that the fleet can finish: its queues grow to the end"
+    )
+    assert said(able, utilisation=1.5)[0].startswith(f"{1.5 * most:.3g} jobs/s are more")
+    nowhere = scenario(EIGHT, large, nodes=10)
+    assert said(nowhere) == ["no machine can hold llama-3.1-405b-instruct: its jobs fail"]
+    assert said(nowhere, utilisation=0.5)[1].endswith("workload.utilisation is a share of nothing")
+    (few,) = said(scenario(EIGHT, small, nodes=1))
+    assert few.startswith("no node has qwen2.5-3b, though some could hold it")
 
 
 def test_popularity_adds_up() -> None:
