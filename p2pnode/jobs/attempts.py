@@ -19,10 +19,11 @@ from p2pnode.jobs.engine_slots import TurnedAway
 from p2pnode.jobs.execute import run_on_engine
 from p2pnode.jobs.records import JobSpec
 from p2pnode.jobs.usage import Tally
+from p2pnode.swarm import DEFECT
 from p2pnode.swarm.net import NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import ChannelReset
 from protocol.errors import BadFrame, RemoteProtocolError
-from protocol.ids import JobId, PeerId
+from protocol.ids import JobId, PeerId, short
 from protocol.jobs.cascade_events import (
     Accepted,
     AttemptFailed,
@@ -132,7 +133,7 @@ class RemoteAttempt:
             except NetError as error:
                 self._problem = AttemptFailed(self._peer, Outcome.BROKEN, str(error))
             except Exception as error:
-                log.exception("a defect of p2pnode ended an attempt; please report this")
+                log.exception("attempt_defect", extra={"peer": short(self._peer), "note": DEFECT})
                 self._problem = AttemptFailed(self._peer, Outcome.DEFECT, repr(error))
             finally:
                 self._reached.set()
@@ -289,7 +290,7 @@ class LocalAttempt:
             except TurnedAway as away:
                 end = self._turned_away(away.message)
             except Exception as error:
-                log.exception("a defect of p2pnode ended a job of its own; please report this")
+                log.exception("attempt_defect", extra={"peer": short(self._me), "note": DEFECT})
                 end = AttemptFailed(self._me, Outcome.DEFECT, repr(error))
             await self._send.send(Heard([end]))
 

@@ -23,6 +23,7 @@ from p2pnode.jobs.engine_slots import EngineSlots, Slot, TurnedAway
 from p2pnode.jobs.execute import run_on_engine
 from p2pnode.jobs.guest_policy import check_guest
 from p2pnode.jobs.usage import Tally
+from p2pnode.swarm import DEFECT
 from p2pnode.swarm.net import NetError
 from protocol.errors import BadFrame, RemoteProtocolError
 from protocol.ids import JobId, peer_text, short
@@ -95,12 +96,12 @@ class Worker:
             request = _read_request(frames)
             await self._take(channel, request, frames[1:])
         except RemoteProtocolError as error:
-            log.info("%s sent a job that cannot be read: %s", short(channel.peer), error)
+            log.info("bad_job", extra={"peer": short(channel.peer), "reason": str(error)})
             channel.reset(ResetCode.BAD_JOB)
         except NetError as error:
-            log.debug("a job of %s ended: %s", short(channel.peer), error)
+            log.debug("job_ended", extra={"peer": short(channel.peer), "reason": str(error)})
         except Exception:
-            log.exception("a defect of p2pnode ended a job of %s; please report this", short(channel.peer))
+            log.exception("job_defect", extra={"peer": short(channel.peer), "note": DEFECT})
             channel.reset(ResetCode.INTERNAL)
         finally:
             self._running -= 1
@@ -268,7 +269,7 @@ class _Task:
             while True:
                 self._take_in(await self._channel.receive())
         except BadFrame as error:
-            log.info("%s broke the order of a job: %s", short(self._channel.peer), error)
+            log.info("bad_job", extra={"peer": short(self._channel.peer), "reason": str(error)})
             self._stop(ResetCode.BAD_JOB)
         except NetError:
             self._stop()
@@ -333,7 +334,7 @@ class _Task:
                     else:
                         await self._say_end(digest.digest(), said)
                 if stalled.cancelled_caught:
-                    log.info("%s has stopped reading its answer", short(channel.peer))
+                    log.info("slow_reader", extra={"peer": short(channel.peer)})
                     self._stop(ResetCode.SLOW_READER)
                     return
                 if batch is not None and not batch:
