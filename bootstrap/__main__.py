@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import click
 
@@ -29,7 +28,7 @@ Ctrl-C once: say goodbye and end; twice: now.
 @click.option("--profile", type=click.Choice(PROFILES), metavar="NAME", help=f"Intervals: {', '.join(PROFILES)}. [wan]")
 @click.option("--ready-file", type=click.Path(dir_okay=False), help="Written atomically when it listens.")
 @shared
-def command(options: Shared, **flags: Any) -> int:
+def command(options: Shared, **flags: object) -> int:
     """A bootstrap node: introduces nodes to each other, answers the DHT, runs no models."""
     from bootstrap.node import run_bootstrap  # noqa: PLC0415 - brings libp2p
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-from typing import Any
 
 import structlog
 import trio
@@ -13,6 +12,7 @@ from p2pnode import __version__
 from p2pnode.advert_builder import NodeSpecs, advert_of, load_of
 from p2pnode.announce import announce
 from p2pnode.config import Config
+from p2pnode.json_types import JsonObject
 from p2pnode.lifecycle import Stopping, starting, watch_parent, watch_signals
 from p2pnode.seeds import check_listen, grouped, listed_seeds
 from p2pnode.state.home import keep_memory, open_home
@@ -35,7 +35,7 @@ async def refuse_job(channel: Channel, frames: list[tuple[int, bytes]]) -> None:
 
 
 async def run_bootstrap(
-    config: Config, paths: Paths, *, task_status: trio.TaskStatus[dict[str, Any]] = trio.TASK_STATUS_IGNORED
+    config: Config, paths: Paths, *, task_status: trio.TaskStatus[JsonObject] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Introduce nodes to each other until told to stop; raises ``CannotStart``."""
     stopping = Stopping()

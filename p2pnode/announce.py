@@ -11,16 +11,16 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import structlog
 
+from p2pnode.json_types import JsonObject
 from p2pnode.lifecycle import CannotStart
 
 log = structlog.get_logger("p2pnode.node")
 
 
-def announce(facts: dict[str, Any], *, as_json: bool, ready_file: str, daemon_file: Path) -> None:
+def announce(facts: JsonObject, *, as_json: bool, ready_file: str, daemon_file: Path) -> None:
     """Say that the API answers: the files first, so that whoever reads the line finds them; raises ``CannotStart``."""
     line = {"event": "ready", **facts}
     try:
@@ -46,7 +46,7 @@ def next_command(listen: list[str]) -> str:
     return f"p2pnode run --bootstrap {(outside or listen)[0]}"
 
 
-def _pretty(facts: dict[str, Any]) -> str:
+def _pretty(facts: JsonObject) -> str:
     rows = [
         ("ready", facts["peer_id"]),
         ("listens", ", ".join(facts["listen"]) or "nowhere"),
@@ -58,7 +58,7 @@ def _pretty(facts: dict[str, Any]) -> str:
     return "\n".join(f"{name:<8} {value}" for name, value in rows if value)
 
 
-def write_atomically(path: Path, value: dict[str, Any]) -> None:
+def write_atomically(path: Path, value: JsonObject) -> None:
     """JSON into a file that is either the old one or the whole new one; 0600, since it names local files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from p2pnode.json_types import JsonObject
 from protocol.settings import PROFILES, NodeSettings
 
 VERSION: Final = 1
@@ -162,10 +163,10 @@ _SECTIONS: Final = {
     "log": LogConfig,
 }
 #: Every key by its dotted name.
-KEYS: Final[dict[str, Any]] = {
+KEYS: Final[dict[str, Any]] = {  # msgspec gives types as Any
     f"{section}.{field.name}": field.type
     for section, struct in _SECTIONS.items()
-    for field in msgspec.structs.fields(struct)  # type: ignore[arg-type]
+    for field in msgspec.structs.fields(struct)  # type: ignore[arg-type]  # a list of classes loses their common base
 }
 #: Flags of ``p2pnode run`` (without dashes, ``_`` for ``-``) and the key that each one sets.
 FLAGS: Final = {
@@ -191,25 +192,25 @@ FLAGS: Final = {
 }
 
 #: One value as it was given: dotted name, value, where from, and whether it came as text.
-_Given = tuple[str, Any, str, bool]
+_Given = tuple[str, object, str, bool]
 
 
 def load_config(
-    path: Path | None, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ
+    path: Path | None, flags: Mapping[str, object] | None = None, environ: Mapping[str, str] = os.environ
 ) -> Config:
     """The configuration.  ``flags`` maps names of :data:`FLAGS` (or dotted names) to values; None means not given.
 
     Raises:
       ConfigError: one line that names the key, where it stands and what is allowed.
     """
-    values: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
+    values: dict[str, JsonObject] = {section: {} for section in _SECTIONS}
     origins: dict[str, str] = {}
     given = (*_from_file(path), *_from_environment(environ), *_from_flags(flags or {}))
     for name, value, origin, textual in given:
         section, key = name.split(".")
         values[section][key] = _converted(name, value, origin, textual)
         origins[name] = origin
-    sections: dict[str, Any] = {section: struct(**values[section]) for section, struct in _SECTIONS.items()}
+    sections: JsonObject = {section: struct(**values[section]) for section, struct in _SECTIONS.items()}
     config = Config(**sections, origins=origins)
     _check(config)
     return config
@@ -244,7 +245,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:
             yield _known(f"{section}.{key}", origin), value, origin, True
 
 
-def _from_flags(flags: Mapping[str, Any]) -> Iterator[_Given]:
+def _from_flags(flags: Mapping[str, object]) -> Iterator[_Given]:
     for flag, value in flags.items():
         # click gives an empty tuple for a repeatable option that was not used.
         if value is None or value == ():
@@ -265,12 +266,12 @@ def _unknown(origin: str, name: str, known: list[str]) -> str:
     return f"{origin}: there is no setting {name}; {hint}"
 
 
-def _converted(name: str, value: Any, origin: str, textual: bool) -> Any:
+def _converted(name: str, value: object, origin: str, textual: bool) -> object:
     """The value as the type of its key; text from environment and flags is read leniently (``1``, ``true``)."""
     wanted = KEYS[name]
     if get_origin(wanted) is tuple:
         value = _listed(value)
-        if name == "engine.models":
+        if name == "engine.models" and isinstance(value, list):
             value = [_model(item, origin) if isinstance(item, str) else item for item in value]
     try:
         return msgspec.convert(value, wanted, strict=not textual)
@@ -278,13 +279,13 @@ def _converted(name: str, value: Any, origin: str, textual: bool) -> Any:
         raise ConfigError(f"{origin}: {name} = {_shown(value)} is wrong: {_allowed(wanted, error)}") from None
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> object:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return list(value) if isinstance(value, tuple) else value
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping, MutableMapping
-from typing import Any, Final, Literal, TextIO
+from collections.abc import Mapping
+from typing import Final, Literal, TextIO
 
 import msgspec
 import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 Format = Literal["auto", "pretty", "json"]
 
@@ -50,7 +51,7 @@ class Secrets:
                 text = text.replace(value, HIDDEN)
         return text
 
-    def scrub(self, value: Any) -> Any:
+    def scrub(self, value: object) -> object:
         """The same for whatever a log line may hold."""
         if isinstance(value, str):
             return self.hide(value)
@@ -69,11 +70,11 @@ class Secrets:
 SECRETS: Final = Secrets()
 
 
-def _scrubbed(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _scrubbed(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {key: SECRETS.scrub(value) for key, value in event.items()}
 
 
-def _as_json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+def _as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     return SECRETS.hide(msgspec.json.encode(event, enc_hook=str).decode())
 
 
@@ -91,7 +92,7 @@ def set_up(format: Format = "auto", level: str = "info", stream: TextIO | None =
     sink = stream or sys.stderr
     terminal = sink.isatty()
     as_json = format == "json" or (format == "auto" and not terminal)
-    shared: list[Any] = [
+    shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.stdlib.ExtraAdder(),
@@ -101,17 +102,17 @@ def set_up(format: Format = "auto", level: str = "info", stream: TextIO | None =
         *([structlog.processors.format_exc_info] if as_json else []),
         _scrubbed if as_json else _scrubbed_but_exceptions,
     ]
-    renderer: Any = _as_json if as_json else _pretty(terminal and color and "NO_COLOR" not in os.environ)
+    renderer: Processor = _as_json if as_json else _pretty(terminal and color and "NO_COLOR" not in os.environ)
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(_Scrubbing(sink)),  # type: ignore[arg-type]
+        logger_factory=structlog.PrintLoggerFactory(_Scrubbing(sink)),  # type: ignore[arg-type]  # it only writes
         cache_logger_on_first_use=False,
     )
     _route_standard_library(sink, shared, renderer, level)
 
 
-def _scrubbed_but_exceptions(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _scrubbed_but_exceptions(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     """The console renderer formats tracebacks itself; what it writes is scrubbed once more on the way out."""
     trouble = event.pop("exc_info", None)
     scrubbed = _scrubbed(logger, method, event)
@@ -131,7 +132,7 @@ class _Scrubbing:
         self._sink.flush()
 
 
-def _route_standard_library(sink: TextIO, shared: list[Any], renderer: Any, level: str) -> None:
+def _route_standard_library(sink: TextIO, shared: list[Processor], renderer: Processor, level: str) -> None:
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],

@@ -42,7 +42,7 @@ MOST_MODELS: Final = 64
 MOST_REASONS: Final = 32
 
 # A second series for each counter, which nobody asked for.
-disable_created_metrics()  # type: ignore[no-untyped-call]
+disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client has no types for it
 
 
 class Metrics:

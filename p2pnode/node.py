@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
@@ -28,6 +28,7 @@ from p2pnode.jobs.dispatch import Dispatch
 from p2pnode.jobs.engine_slots import EngineSlots
 from p2pnode.jobs.records import JobBook
 from p2pnode.jobs.worker import Worker
+from p2pnode.json_types import JsonObject
 from p2pnode.lifecycle import Stopping, WrongFlag, starting, watch_parent, watch_signals
 from p2pnode.logs import SECRETS
 from p2pnode.metrics import Metrics
@@ -42,6 +43,9 @@ from p2pnode.swarm.swarm import Swarm
 from p2pnode.swarm.wakeup import AutoResetEvent
 from protocol.ids import peer_from_text, peer_text
 from protocol.node import Node
+
+if TYPE_CHECKING:
+    from p2pnode.swarm.libp2p import Libp2pNet
 
 log = structlog.get_logger("p2pnode.node")
 
@@ -100,7 +104,7 @@ class Polled:
 
 
 async def run_node(
-    config: Config, paths: Paths, *, task_status: trio.TaskStatus[dict[str, Any]] = trio.TASK_STATUS_IGNORED
+    config: Config, paths: Paths, *, task_status: trio.TaskStatus[JsonObject] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Run a node until it is told to stop; ``started`` has the facts of the ready line.
 
@@ -116,7 +120,7 @@ async def run_node(
             nursery.cancel_scope.cancel()
 
 
-async def live(daemon: Daemon, *, task_status: trio.TaskStatus[dict[str, Any]] = trio.TASK_STATUS_IGNORED) -> None:
+async def live(daemon: Daemon, *, task_status: trio.TaskStatus[JsonObject] = trio.TASK_STATUS_IGNORED) -> None:
     """The life of a node that was built, whoever asks it to end; see :func:`run_node`."""
     async with trio.open_nursery() as nursery:
         with starting(NetError, ApiAddressProblem):
@@ -181,16 +185,16 @@ async def build(config: Config, home: Home, around: Environment | None = None) -
     return Daemon(config, home, engine, machine, swarm, worker, dispatch, book, keys, surface, around)
 
 
-async def _net(config: Config, home: Home) -> Any:
+async def _net(config: Config, home: Home) -> Libp2pNet:
     """libp2p takes half a second to import: in a thread, so that signals are heard meanwhile."""
 
-    def load() -> Any:
+    def load() -> type[Libp2pNet]:
         from p2pnode.swarm.libp2p import Libp2pNet  # noqa: PLC0415
 
         return Libp2pNet
 
     loaded = "p2pnode.swarm.libp2p" in sys.modules
-    net = load() if loaded else await trio.to_thread.run_sync(load)
+    net: type[Libp2pNet] = load() if loaded else await trio.to_thread.run_sync(load)
     return net(home.seed, config.network.listen)
 
 
@@ -206,7 +210,7 @@ async def _serve_api(daemon: Daemon, *, task_status: trio.TaskStatus[int]) -> No
         daemon.api_ended.set()
 
 
-def _say_ready(daemon: Daemon, port: int) -> dict[str, Any]:
+def _say_ready(daemon: Daemon, port: int) -> JsonObject:
     """The ready line; from now on scripts may come."""
     config, home, engine = daemon.config, daemon.home, daemon.engine
     host = config.api_address[0]

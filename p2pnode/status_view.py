@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from statistics import median
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
 from p2pnode import __version__
 from p2pnode.advert_builder import NodeSpecs as Hardware
 from p2pnode.advert_builder import with_queue
+from p2pnode.json_types import JsonObject
 from protocol.ids import peer_text, short
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status
 
@@ -107,16 +108,16 @@ class StatusView:
             reasons.append("no model is offered, neither here nor by a peer")
         return not reasons, reasons
 
-    def models(self) -> list[dict[str, Any]]:
+    def models(self) -> list[JsonObject]:
         """What can be asked for now (``/v1/models``)."""
         return self._dispatch.models()
 
-    def peers(self) -> list[dict[str, Any]]:
+    def peers(self) -> list[JsonObject]:
         """Everybody in the view, this node included (``/v1/p2p/peers``)."""
         now = trio.current_time()
         return [peer_of(record, now) for record in self._swarm.view.records()]
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> JsonObject:
         """This node (``/v1/p2p/status``)."""
         ready, reasons = self.ready()
         engine = self._engine
@@ -205,7 +206,7 @@ class StatusView:
             yield f"{self._swarm.faults} events could not be handled: a defect", "please report the log of this node"
 
 
-def model_of(offer: ModelOffer) -> dict[str, Any]:
+def model_of(offer: ModelOffer) -> JsonObject:
     """One model of one node."""
     return {
         "name": offer.name,
@@ -219,7 +220,7 @@ def model_of(offer: ModelOffer) -> dict[str, Any]:
     }
 
 
-def gpu_of(gpu: Gpu) -> dict[str, Any]:
+def gpu_of(gpu: Gpu) -> JsonObject:
     """One kind of card."""
     return {
         "model": gpu.model,
@@ -230,7 +231,7 @@ def gpu_of(gpu: Gpu) -> dict[str, Any]:
     }
 
 
-def load_view(load: Load) -> dict[str, Any]:
+def load_view(load: Load) -> JsonObject:
     """How busy a node says it is."""
     return {
         "status": _STATUS[Status(load.status)],
@@ -246,7 +247,7 @@ def load_view(load: Load) -> dict[str, Any]:
     }
 
 
-def peer_of(record: PeerRecord, now: float) -> dict[str, Any]:
+def peer_of(record: PeerRecord, now: float) -> JsonObject:
     """One peer as this node believes it to be; ``state`` and the times are ours, the rest is its own claim."""
     advert, load = record.advert or Advert(protocol=1), record.load
     total = advert.vram_mib

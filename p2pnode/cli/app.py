@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import click
 
@@ -69,7 +69,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 no daemon, 4 degraded, 130 interrupted.
 @click.option("--log-format", type=click.Choice(["auto", "pretty", "json"]), help="How the log looks.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="How much is logged.")
 @click.pass_context
-def app(ctx: click.Context, /, **given: Any) -> None:
+def app(ctx: click.Context, /, **given: object) -> None:
     """p2pnode turns GPUs that nobody coordinates into one OpenAI endpoint."""
     # The same options may follow the verb (``options.shared``); what stands there wins.
     ctx.obj = {name: value for name, value in given.items() if value is not None}

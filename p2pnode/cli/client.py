@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from p2pnode.cli.exits import NO_DAEMON, Exit
+from p2pnode.json_types import JsonObject
 
 #: Seconds to connect and to wait for the next bytes of an ordinary answer (guess: the API answers in milliseconds).
 TIMEOUT_S = 10.0
@@ -45,7 +46,7 @@ class Stream:
     comments: list[str] = field(default_factory=list)
     done: bool = False
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[JsonObject]:
         for raw in self.response:
             line = raw.rstrip(b"\r\n")
             if line.startswith(b":"):
@@ -85,7 +86,7 @@ class Api:
         finally:
             connection.close()
 
-    def post(self, path: str, body: Any, timeout_s: float = ANSWER_TIMEOUT_S) -> tuple[Any, dict[str, str]]:
+    def post(self, path: str, body: object, timeout_s: float = ANSWER_TIMEOUT_S) -> tuple[Any, dict[str, str]]:
         """The decoded answer to a POST and its headers."""
         return self._whole("POST", path, body, timeout_s)
 
@@ -94,7 +95,7 @@ class Api:
         return self._whole("DELETE", path, None, TIMEOUT_S)[0]
 
     @contextmanager
-    def stream(self, path: str, body: Any, timeout_s: float = STREAM_TIMEOUT_S) -> Iterator[Stream]:
+    def stream(self, path: str, body: object, timeout_s: float = STREAM_TIMEOUT_S) -> Iterator[Stream]:
         """POST and read server-sent events; leaving the block closes the connection, which cancels the job."""
         connection = self._connection(timeout_s)
         try:
@@ -111,7 +112,7 @@ class Api:
         finally:
             connection.close()
 
-    def _whole(self, method: str, path: str, body: Any, timeout_s: float) -> tuple[Any, dict[str, str]]:
+    def _whole(self, method: str, path: str, body: object, timeout_s: float) -> tuple[Any, dict[str, str]]:
         connection = self._connection(timeout_s)
         try:
             data = None if body is None else json.dumps(body).encode()
@@ -156,7 +157,7 @@ def _decoded(raw: bytes) -> Any:
         return {"error": {"message": raw.decode(errors="replace")[:300], "code": None}}
 
 
-def _error(status: int, body: Any, headers: Mapping[str, str]) -> ApiError:
+def _error(status: int, body: object, headers: Mapping[str, str]) -> ApiError:
     error = body.get("error") if isinstance(body, dict) else None
     if not isinstance(error, dict):
         return ApiError(status, None, f"the daemon answered {status} without saying why", headers)

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -21,7 +21,7 @@ from p2pnode.state.paths import Paths, find_paths
 if TYPE_CHECKING:
     from rich.console import Console
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _key(paths: Paths) -> str | None:
         raise failed(f"cannot read {paths.api_key}: run this as the user who owns the daemon") from None
 
 
-def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+def _remember(ctx: click.Context, parameter: click.Parameter, value: object) -> None:
     if value is not None and parameter.name:
         ctx.ensure_object(dict)[parameter.name] = value
 
@@ -99,10 +99,11 @@ def shared(function: Function) -> Function:
     """Give a verb the global options as well, and hand it a ``Shared`` as its first argument."""
 
     @click.pass_context
-    def wrapped(ctx: click.Context, /, *args: Any, **kwargs: Any) -> Any:
+    def wrapped(ctx: click.Context, /, *args: object, **kwargs: object) -> object:
         return ctx.invoke(function, Shared(**ctx.ensure_object(dict)), *args, **kwargs)
 
     wrapped.__doc__ = function.__doc__
+    # Where click's decorators leave the options of a function that is no command yet.
     wrapped.__click_params__ = list(getattr(function, "__click_params__", []))  # type: ignore[attr-defined]
     options = (
         click.option("--home", metavar="DIR", expose_value=False, callback=_remember, help="See p2pnode --help."),
@@ -124,7 +125,7 @@ def shared(function: Function) -> Function:
     )
     for option in reversed(options):
         wrapped = option(wrapped)
-    return wrapped  # type: ignore[return-value]
+    return wrapped  # type: ignore[return-value]  # no type says "the same parameters but the first"
 
 
 def json_flag(function: Function) -> Function:

@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from p2pnode.cli.client import Api
+from p2pnode.json_types import JsonObject
 from p2pnode.lifecycle import PARENT_VARIABLE
 
 T = TypeVar("T")
@@ -60,14 +61,14 @@ def uninterrupted() -> Iterator[None]:
         return
     held: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before: dict[int, Any] = {number: signal.signal(number, lambda got, _: held.append(got)) for number in numbers}
+    before = [(number, signal.signal(number, lambda got, _: held.append(got))) for number in numbers]
     try:
         yield
     finally:
-        for number, action in before.items():
+        for number, action in before:
             signal.signal(number, action)
-    for number in held:
-        signal.raise_signal(number)
+    for got in held:
+        signal.raise_signal(got)
 
 
 @dataclass
@@ -78,7 +79,7 @@ class NodeProcess:
     home: Path
     process: subprocess.Popen[bytes]
     log: Path
-    ready: dict[str, Any] = field(default_factory=dict)
+    ready: JsonObject = field(default_factory=dict)
     #: The process group of the engine that it started; 0 if it started none, or none that is known of.
     engine_group: int = 0
 

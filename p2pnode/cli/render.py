@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,7 +39,7 @@ def _console(stream: IO[str], color: bool) -> Console:
     return Console(file=stream, no_color=plain, highlight=False, width=width, soft_wrap=False, emoji=False)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """One JSON document on stdout, as the endpoint returned it."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from p2pnode.engine.base import CHAT
 from p2pnode.engine.mock_text import Saying
+from p2pnode.json_types import JsonObject
 
 FINGERPRINT: Final = "p2pnode-mock"
 
@@ -54,7 +55,7 @@ class Writer:
         """The chunk before the first token: the role, and of a tool call its name."""
         if not self._chat:
             return None
-        delta: dict[str, Any] = {"role": "assistant", "content": "" if not saying.function else None}
+        delta: JsonObject = {"role": "assistant", "content": "" if not saying.function else None}
         if saying.function:
             function = {"name": saying.function, "arguments": ""}
             delta["tool_calls"] = [{"index": 0, "id": self._call_id, "type": "function", "function": function}]
@@ -111,12 +112,12 @@ class Writer:
             }
         )
 
-    def _whole_choice(self, index: int, saying: Saying) -> dict[str, Any]:
+    def _whole_choice(self, index: int, saying: Saying) -> JsonObject:
         text = "".join(saying.tokens)
-        choice: dict[str, Any] = {"index": index, "finish_reason": saying.finish, "logprobs": None}
+        choice: JsonObject = {"index": index, "finish_reason": saying.finish, "logprobs": None}
         if not self._chat:
             return choice | {"text": text, "logprobs": text_logprobs(saying.tokens) if self._logprobs else None}
-        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        message: JsonObject = {"role": "assistant", "content": text, "refusal": None}
         if saying.function:
             function = {"name": saying.function, "arguments": text}
             message |= {
@@ -126,7 +127,7 @@ class Writer:
         return choice | {"message": message, "logprobs": logprobs(saying.tokens) if self._logprobs else None}
 
 
-def logprobs(tokens: Sequence[str]) -> dict[str, Any]:
+def logprobs(tokens: Sequence[str]) -> JsonObject:
     """Made up, but of the right form: every token was certain."""
     return {
         "content": [
@@ -136,7 +137,7 @@ def logprobs(tokens: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def text_logprobs(tokens: Sequence[str]) -> dict[str, Any]:
+def text_logprobs(tokens: Sequence[str]) -> JsonObject:
     """The older form, of text completions."""
     offsets = [0]
     for token in tokens:
@@ -150,7 +151,7 @@ def embeddings(model: str, vectors: Sequence[tuple[list[float], int]], encoding:
     """The answer of ``/v1/embeddings``; ``base64`` is little-endian float32, as OpenAI gives it."""
     data = []
     for index, (vector, _) in enumerate(vectors):
-        value: Any = vector
+        value: object = vector
         if encoding == "base64":
             value = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
         data.append({"object": "embedding", "index": index, "embedding": value})
@@ -167,7 +168,7 @@ class ResponseWriter:
         self._item = "msg_" + answer_id
         self._sequence = -1
 
-    def _event(self, kind: str, **fields: Any) -> bytes:
+    def _event(self, kind: str, **fields: object) -> bytes:
         self._sequence += 1
         return _encode({"type": kind, "sequence_number": self._sequence} | fields)
 
@@ -201,7 +202,7 @@ class ResponseWriter:
         status = "incomplete" if saying.finish == "length" else "completed"
         return _encode(self._body("".join(saying.tokens), status, prompt, len(saying.tokens)))
 
-    def _body(self, text: str, status: str, prompt: int, completion: int) -> dict[str, Any]:
+    def _body(self, text: str, status: str, prompt: int, completion: int) -> JsonObject:
         part = {"type": "output_text", "text": text, "annotations": []}
         item = {"type": "message", "id": self._item, "role": "assistant", "status": status, "content": [part]}
         totals = {"input_tokens": prompt, "output_tokens": completion, "total_tokens": prompt + completion}

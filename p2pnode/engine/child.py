@@ -31,7 +31,8 @@ class Child:
     @property
     def pid(self) -> int:
         """The keeper's, which is the process group's."""
-        return self._process.pid
+        pid: int = self._process.pid
+        return pid
 
     def stop(self) -> None:
         """Ask the whole group to end; ``wait`` tells when it has."""
@@ -39,7 +40,8 @@ class Child:
 
     async def wait(self) -> int:
         """The exit code; negative for a signal."""
-        return await self._process.wait()
+        code: int = await self._process.wait()
+        return code
 
     def last_words(self) -> str:
         """The line of the log that most likely says what went wrong."""

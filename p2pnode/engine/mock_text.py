@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, cast
 
 import msgspec
 
 from p2pnode.engine.base import CHAT, COMPLETIONS, EMBEDDINGS, EngineFailed, EngineJob
 from p2pnode.engine.words import WORDS
+from p2pnode.json_types import JsonObject
 
 #: Most choices of one request (OpenAI allows 128; a mock needs fewer).
 MOST_CHOICES: Final = 16
@@ -34,9 +35,9 @@ class Ask(msgspec.Struct):
     """The fields of a request that the mock honours; all others are ignored."""
 
     model: str = ""
-    messages: list[dict[str, Any]] | None = None
-    prompt: str | list[Any] | None = None
-    input: str | list[Any] | None = None
+    messages: list[JsonObject] | None = None
+    prompt: str | list[object] | None = None
+    input: str | list[object] | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
@@ -46,10 +47,10 @@ class Ask(msgspec.Struct):
     seed: int | None = None
     stop: str | list[str] | None = None
     stream: bool | None = None
-    stream_options: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    response_format: dict[str, Any] | None = None
+    stream_options: JsonObject | None = None
+    tools: list[JsonObject] | None = None
+    tool_choice: str | JsonObject | None = None
+    response_format: JsonObject | None = None
     logprobs: bool | int | None = None
     continue_final_message: bool = False
     encoding_format: str = "float"
@@ -111,7 +112,7 @@ def prompt_tokens(ask: Ask, path: str) -> int:
     return _count(ask.prompt if path == COMPLETIONS else ask.input)
 
 
-def _count(content: Any) -> int:
+def _count(content: object) -> int:
     if isinstance(content, str):
         return -(-len(content) // CHARACTERS_PER_TOKEN)
     if isinstance(content, list):
@@ -193,35 +194,36 @@ def _cut(tokens: list[str], limit: int, finish: str, function: str = "") -> Sayi
     return Saying(tuple(tokens[:limit]), finish if len(tokens) <= limit else "length", function)
 
 
-def _split(value: Any) -> list[str]:
+def _split(value: object) -> list[str]:
     text = msgspec.json.encode(value).decode()
     return [text[i : i + CHARACTERS_PER_TOKEN] for i in range(0, len(text), CHARACTERS_PER_TOKEN)]
 
 
-def _forced_function(ask: Ask) -> Any:
+def _forced_function(ask: Ask) -> JsonObject | None:
     """The function that must be called: named by ``tool_choice``, or the first one if any is required."""
     functions = [tool["function"] for tool in ask.tools or () if isinstance(tool.get("function"), dict)]
     functions = [function for function in functions if isinstance(function.get("name"), str)]
     if isinstance(ask.tool_choice, dict):
         wanted = (ask.tool_choice.get("function") or {}).get("name")
-        chosen = next((function for function in functions if function["name"] == wanted), None)
+        chosen: JsonObject | None = next((function for function in functions if function["name"] == wanted), None)
         if chosen is None:
             raise EngineFailed(400, "invalid_parameter", f"tool_choice: no tool is called {wanted!r}", "tool_choice")
         return chosen
     return functions[0] if ask.tool_choice == "required" and functions else None
 
 
-def _wanted_schema(ask: Ask) -> Any:
+def _wanted_schema(ask: Ask) -> JsonObject | None:
     kind = (ask.response_format or {}).get("type")
     if kind == "json_object":
         return {"type": "object", "properties": {"answer": {"type": "string"}}}
     if kind == "json_schema":
         wrapper = (ask.response_format or {}).get("json_schema") or {}
-        return wrapper.get("schema") or {"type": "object"}
+        schema: JsonObject = wrapper.get("schema") or {"type": "object"}
+        return schema
     return None
 
 
-def _instance(schema: dict[str, Any], rng: random.Random) -> Any:
+def _instance(schema: JsonObject, rng: random.Random) -> object:
     """Some value that the schema allows, for the part of JSON Schema that people put into tools."""
     if "const" in schema or schema.get("enum"):
         return schema["const"] if "const" in schema else rng.choice(schema["enum"])
@@ -242,9 +244,9 @@ def _instance(schema: dict[str, Any], rng: random.Random) -> Any:
 
 def embed(ask: Ask, seed: int, dimensions: int) -> list[tuple[list[float], int]]:
     """A unit vector and the number of tokens for each input."""
-    inputs = ask.input if isinstance(ask.input, list) else [ask.input]
-    if inputs and all(isinstance(item, int) for item in inputs):
-        inputs = [inputs]
+    given = ask.input if isinstance(ask.input, list) else [ask.input]
+    numbers = bool(given) and all(isinstance(item, int) for item in given)  # one input, as token ids
+    inputs = cast("list[str | list[object] | None]", [given] if numbers else given)
     vectors = []
     for item in inputs:
         rng = random.Random(digest(Ask(model=ask.model, input=item), EMBEDDINGS, seed))

@@ -10,9 +10,10 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from p2pnode.engine.base import ModelSpec
+from p2pnode.json_types import JsonObject
 
 #: Longest header of a safetensors file that is read, bytes (the format's own limit is 100 MB).
 MOST_HEADER_BYTES: Final = 64 * 1024 * 1024
@@ -61,7 +62,7 @@ def described(spec: ModelSpec) -> ModelSpec:
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> JsonObject:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -69,7 +70,7 @@ def _json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _header(path: Path) -> dict[str, Any]:
+def _header(path: Path) -> JsonObject:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > MOST_HEADER_BYTES:
@@ -81,7 +82,7 @@ def _header(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _parameters(header: dict[str, Any]) -> int:
+def _parameters(header: JsonObject) -> int:
     return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import trio
@@ -27,6 +27,7 @@ from p2pnode.engine.base import (
 )
 from p2pnode.engine.sse import Events, EventTooLong
 from p2pnode.engine.upstream import Upstream, UpstreamBroken, UpstreamResponse
+from p2pnode.json_types import JsonObject
 from protocol.statements.adverts import Gpu, Load, ModelOffer, Status
 
 #: Seconds between looks at the server's load (fast enough for a load period of 2 s), and at its models.
@@ -222,7 +223,7 @@ class OpenAIEngine:
         name = self._upstream_names.get(job.model, job.model)
         if name != job.model:
             try:
-                fields: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
+                fields: JsonObject = msgspec.json.decode(body, type=JsonObject)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise EngineFailed(400, "invalid_json", f"the body is not a JSON object: {error}") from error
             body = msgspec.json.encode(fields | {"model": name})

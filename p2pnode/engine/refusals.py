@@ -5,11 +5,12 @@ Servers differ (vLLM sends the status as ``code``, FastAPI sends ``detail``); ca
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from p2pnode.engine.base import EngineFailed
+from p2pnode.json_types import JsonObject
 
 #: Longest message that is passed on, characters.
 MOST_MESSAGE: Final = 500
@@ -47,7 +48,7 @@ def from_event(data: bytes) -> EngineFailed | None:
     return from_answer(status, data)
 
 
-def _error(body: bytes) -> dict[str, Any]:
+def _error(body: bytes) -> JsonObject:
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -11,12 +11,13 @@ import json
 import struct
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p2pnode.engine.words import WORDS
+from p2pnode.json_types import JsonObject
 
 NAME: Final = "p2pnode-tiny"
 #: Tokens; long enough for a demo's chat, short enough for a KV cache of a few MB.
@@ -73,7 +74,7 @@ def _vocabulary() -> tuple[dict[str, int], list[list[str]]]:
     return vocabulary, merges
 
 
-def _tokenizer() -> dict[str, Any]:
+def _tokenizer() -> JsonObject:
     vocabulary, merges = _vocabulary()
     added = [
         {
@@ -160,7 +161,7 @@ def _tensors(seed: int) -> dict[str, NDArray[np.float32]]:
 
 def _safetensors(tensors: dict[str, NDArray[np.float32]]) -> bytes:
     """The format in one screen: length of the header u64 little-endian, JSON header, then the raw tensors."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: JsonObject = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in tensors.items():
         header[name] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [offset, offset + tensor.nbytes]}
@@ -170,7 +171,7 @@ def _safetensors(tensors: dict[str, NDArray[np.float32]]) -> bytes:
     return struct.pack("<Q", len(text)) + text + b"".join(t.astype("<f4").tobytes() for t in tensors.values())
 
 
-def _config() -> dict[str, Any]:
+def _config() -> JsonObject:
     vocabulary, _ = _vocabulary()
     return {
         "architectures": ["LlamaForCausalLM"],

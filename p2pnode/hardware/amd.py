@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 from p2pnode.hardware.cpu import MIB
+from p2pnode.json_types import JsonObject
 
 COMMAND = (
     "rocm-smi",
@@ -24,7 +24,7 @@ COMMAND = (
 )
 
 
-def reading(text: str) -> dict[str, Any]:
+def reading(text: str) -> JsonObject:
     """What ``rocm-smi`` printed; raises ``ValueError`` when it is not its JSON."""
     # Some releases print warnings before the document.
     start = text.find("{")
@@ -36,7 +36,7 @@ def reading(text: str) -> dict[str, Any]:
     return {"driver": driver, "gpus": [_gpu(card) for card in cards]}
 
 
-def _gpu(card: dict[str, Any]) -> dict[str, Any]:
+def _gpu(card: JsonObject) -> JsonObject:
     total = _number(card, r"VRAM Total Memory \(B\)")
     used = _number(card, r"VRAM Total Used Memory \(B\)")
     name = next((str(card[key]) for key in ("Card Series", "Card series", "Card SKU") if card.get(key)), "AMD GPU")
@@ -51,7 +51,7 @@ def _gpu(card: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _number(card: dict[str, Any], pattern: str) -> float:
+def _number(card: JsonObject, pattern: str) -> float:
     for name, value in card.items():
         if re.fullmatch(pattern, name):
             try:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from p2pnode.json_types import JsonObject
 
 MIB: Final = 1024 * 1024
 _CPUINFO = Path("/proc/cpuinfo")
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
-def reading(cpuinfo: Path = _CPUINFO, cpu_max: Path = _CPU_MAX) -> dict[str, Any]:
+def reading(cpuinfo: Path = _CPUINFO, cpu_max: Path = _CPU_MAX) -> JsonObject:
     """Name, usable cores (affinity and container limit included) and memory in MiB."""
     return {"model": _name(cpuinfo), "cores": _cores(cpu_max), "memory_mib": _memory_mib()}
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import select
 import sys
+from types import ModuleType
 from typing import Any
 
 from p2pnode.hardware.cpu import MIB
+from p2pnode.json_types import JsonObject
 
 #: Bits of nvmlDeviceGetCurrentClocksEventReasons that mean the card is slowed for power or heat, not for idling
 #: (nvml.h: SwPowerCap 0x4, HwSlowdown 0x8, SwThermalSlowdown 0x20, HwThermalSlowdown 0x40, HwPowerBrake 0x80).
@@ -21,7 +23,7 @@ SLOWED = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 _LANE_GB_S = {1: 0.25, 2: 0.5, 3: 0.985, 4: 1.969, 5: 3.938, 6: 7.563}
 
 
-def reading(nvml: Any) -> dict[str, Any]:
+def reading(nvml: ModuleType) -> JsonObject:
     """Driver version and what each GPU is and does now; a figure that a card does not give is left out."""
     gpus = []
     for index in range(nvml.nvmlDeviceGetCount()):
@@ -30,7 +32,7 @@ def reading(nvml: Any) -> dict[str, Any]:
     return {"driver": _text(nvml.nvmlSystemGetDriverVersion()), "gpus": gpus}
 
 
-def _identity(nvml: Any, handle: Any) -> dict[str, Any]:
+def _identity(nvml: ModuleType, handle: object) -> JsonObject:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     major, minor = _ask(nvml, "nvmlDeviceGetCudaComputeCapability", handle) or (0, 0)
     lanes = _ask(nvml, "nvmlDeviceGetMaxPcieLinkWidth", handle) or 0
@@ -47,7 +49,7 @@ def _identity(nvml: Any, handle: Any) -> dict[str, Any]:
     }
 
 
-def _state(nvml: Any, handle: Any) -> dict[str, Any]:
+def _state(nvml: ModuleType, handle: object) -> JsonObject:
     used = _ask(nvml, "nvmlDeviceGetUtilizationRates", handle)
     reasons = _ask(nvml, "nvmlDeviceGetCurrentClocksEventReasons", handle) or 0
     clock = _ask(nvml, "nvmlDeviceGetClockInfo", handle, 1) or 0  # 1 is NVML_CLOCK_SM
@@ -61,7 +63,7 @@ def _state(nvml: Any, handle: Any) -> dict[str, Any]:
     }
 
 
-def _ask(nvml: Any, name: str, *arguments: Any) -> Any:
+def _ask(nvml: ModuleType, name: str, *arguments: object) -> Any:
     """One figure, or None where the card, the driver or the container does not give it."""
     try:
         return getattr(nvml, name)(*arguments)

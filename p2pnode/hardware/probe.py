@@ -12,11 +12,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from p2pnode.hardware import amd, cpu
+from p2pnode.json_types import JsonObject
 
 #: Seconds a probe may take: NVML initialises a machine of eight cards in about 2 s without the persistence daemon
 #: (NVIDIA's driver persistence notes); the rest is reserve (guess).
@@ -56,7 +57,7 @@ class Survey:
     runtime: str = "cpu"
     driver: str = ""
     gpus: tuple[GpuReading, ...] = ()
-    cpu: dict[str, Any] = field(default_factory=dict)
+    cpu: JsonObject = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
 
@@ -64,7 +65,7 @@ async def survey(limit_s: float = PROBE_LIMIT_S) -> Survey:
     """Ask every probe once, at the same time; never raises for what a driver does."""
     results: dict[str, Survey] = {}
 
-    async def ask(runtime: str, command: tuple[str, ...], read: Callable[[str], dict[str, Any]]) -> None:
+    async def ask(runtime: str, command: tuple[str, ...], read: Callable[[str], JsonObject]) -> None:
         results[runtime] = await _once(runtime, command, read, limit_s)
 
     async with trio.open_nursery() as nursery:
@@ -76,9 +77,7 @@ async def survey(limit_s: float = PROBE_LIMIT_S) -> Survey:
     return Survey(found.runtime, found.driver, found.gpus, cpu.reading(), problems)
 
 
-async def _once(
-    runtime: str, command: tuple[str, ...], read: Callable[[str], dict[str, Any]], limit_s: float
-) -> Survey:
+async def _once(runtime: str, command: tuple[str, ...], read: Callable[[str], JsonObject], limit_s: float) -> Survey:
     try:
         with trio.fail_after(limit_s):
             # Leaving this block by its deadline kills the child.
@@ -92,7 +91,7 @@ async def _once(
         return Survey(problems=(f"the {runtime} probe failed: {error}",))
 
 
-def _understood(runtime: str, answer: dict[str, Any]) -> Survey:
+def _understood(runtime: str, answer: JsonObject) -> Survey:
     """What a probe printed, checked; raises ``ValueError`` for anything that is not an answer of a probe."""
     try:
         if "problem" in answer:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Final, cast
 
 import structlog
 from quart import Blueprint, Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from p2pnode.http.asgi import App, Message, Receive, Scope, Send
 from p2pnode.http.disconnects import hold_back
 from p2pnode.http.errors import ApiError, unknown_url, wrong_method
 from p2pnode.http.gate import AllowedOrigins, Gate
@@ -22,7 +23,7 @@ from p2pnode.http.gateway import Gateway
 from p2pnode.http.health import answer, health_routes
 from p2pnode.http.local import KEY, Route, listed, local_routes
 from p2pnode.http.openai import ENDPOINTS, Completions
-from p2pnode.http.request import Receive, Request, Send
+from p2pnode.http.request import Request
 
 Direct = Callable[[Request], Awaitable[None]]
 
@@ -47,7 +48,8 @@ class Api(QuartTrio):
         super().__init__(__name__, static_folder=None)
         self._gate = gate
         self._direct = direct
-        self._quart = hold_back(super().__call__)
+        self._bare = cast(App, super().__call__)
+        self._quart = hold_back(self._bare)
         # Quart would end an answer after 60 s, and redirect where two slashes meet.
         self.config["RESPONSE_TIMEOUT"] = None
         self.url_map.merge_slashes = False
@@ -55,9 +57,11 @@ class Api(QuartTrio):
         self.register_error_handler(HTTPException, _http_error)
         self.register_error_handler(Exception, _defect)
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+    async def __call__(  # type: ignore[override]  # Quart declares hypercorn's unions, see asgi.py
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         if scope["type"] != "http":
-            await super().__call__(scope, receive, send)
+            await self._bare(scope, receive, send)
             return
         asked = Request(scope, receive, send)
         try:
@@ -87,13 +91,13 @@ class Api(QuartTrio):
     async def _through_quart(self, asked: Request, receive: Receive, send: Send) -> None:
         begun = False
 
-        async def with_id(message: Any) -> None:
+        async def with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 asked.begun = True
                 message["headers"] = [*message["headers"], (b"x-request-id", asked.id.encode()), *asked.extra]
             await send(message)
 
-        async def without_body() -> Any:
+        async def without_body() -> Message:
             # No route of Quart takes a body: what comes is thrown away, so that none can fill the memory.
             nonlocal begun
             if not begun:

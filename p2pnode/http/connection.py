@@ -12,7 +12,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from math import inf
-from typing import Any, Final, cast
+from typing import Final
 
 import h11
 import trio
@@ -21,8 +21,9 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
+from p2pnode.http.asgi import App, Message, Scope, Send
 from p2pnode.http.errors import JSON, ApiError
-from p2pnode.http.http1 import App, Http1, Inbox, Paused, head_error
+from p2pnode.http.http1 import Http1, Inbox, Paused, head_error
 from p2pnode.http.request_id import new_request_id
 
 #: Seconds for the whole head of a request, from the connection or the first byte (DESIGN 2.7).
@@ -39,7 +40,7 @@ LINGER_BYTES: Final = 1024 * 1024
 READ_BYTES: Final = 64 * 1024
 
 
-def _plain(address: Any) -> tuple[str, int]:
+def _plain(address: tuple[str, int]) -> tuple[str, int]:
     """Host and port; an IPv4 client of a socket for both families as what it is."""
     return address[0].removeprefix("::ffff:"), address[1]
 
@@ -79,10 +80,8 @@ class Connection:
     def _http(self, context: WorkerContext) -> Http1:
         server, client = _plain(self._socket.getsockname()), _plain(self._socket.getpeername())
         self.address = client[0]
-        state: Any = ConnectionState(cast(Any, {"connection": self}))
-        return Http1(
-            cast(Any, self._app), self._config, context, cast(Any, self), state, False, client, server, self._event
-        )
+        state = ConnectionState({"connection": self})
+        return Http1(self._app, self._config, context, self, state, False, client, server, self._event)
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -133,16 +132,18 @@ class Connection:
 
         During an answer this goes on, so that a client that leaves is noticed; what it sends ahead is kept for later.
         """
+        received: bytes | None = None
         try:
             if self._ahead is None:
-                return await self._socket.recv(READ_BYTES)
-            with trio.CancelScope() as self._peeking:
-                if len(self._ahead) >= READ_BYTES:
-                    await trio.sleep_forever()
-                return await self._socket.recv(READ_BYTES)
-            return None
+                received = await self._socket.recv(READ_BYTES)
+            else:
+                with trio.CancelScope() as self._peeking:
+                    if len(self._ahead) >= READ_BYTES:
+                        await trio.sleep_forever()
+                    received = await self._socket.recv(READ_BYTES)
         except OSError:
             return b""
+        return received
 
     async def _linger(self) -> None:
         """Read on for a moment after an early answer: closing at once would reset it away."""
@@ -215,8 +216,8 @@ class Connection:
         self.deadline = trio.current_time() + REST_S if idle else inf
 
     async def spawn_app(
-        self, app: App, config: Config, scope: Any, send: Callable[[Any], Awaitable[None]]
-    ) -> Callable[[Any], Awaitable[None]]:
+        self, app: App, config: Config, scope: Scope, send: Callable[[Message | None], Awaitable[None]]
+    ) -> Send:
         """Run the app for one request; returns where its messages go."""
         del config
         inbox = Inbox()
@@ -224,7 +225,9 @@ class Connection:
         self._nursery.start_soon(self._run_app, app, scope, inbox, send)
         return inbox.put
 
-    async def _run_app(self, app: App, scope: Any, inbox: Inbox, send: Callable[[Any], Awaitable[None]]) -> None:
+    async def _run_app(
+        self, app: App, scope: Scope, inbox: Inbox, send: Callable[[Message | None], Awaitable[None]]
+    ) -> None:
         try:
             await app(scope, inbox.get, send)
         finally:

@@ -8,30 +8,27 @@ piece of the body is on its way; the app ends by itself then.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 import trio
 
-App = Callable[..., Awaitable[None]]
+from p2pnode.http.asgi import App, Message, Receive, Scope, Send
 
 
 def hold_back(app: App) -> App:
     """``app`` with ``http.disconnect`` held back while its last message is being sent."""
 
-    async def held(scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+    async def held(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
         ending = False
 
-        async def watched_send(message: Any) -> None:
+        async def watched_send(message: Message) -> None:
             nonlocal ending
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 ending = True
             await send(message)
 
-        async def watched_receive() -> Any:
+        async def watched_receive() -> Message:
             message = await receive()
             if ending and message["type"] == "http.disconnect":
                 await trio.sleep_forever()  # until the app's own nursery ends

@@ -7,11 +7,12 @@ OpenAI's clients try twice again by themselves unless told otherwise, so every e
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from p2pnode.jobs.records import JobFailed
+from p2pnode.json_types import JsonObject
 
 _TYPES: Final = {429: "requests"}
 JSON: Final = b"application/json"
@@ -47,7 +48,7 @@ class ApiError(Exception):
         self.close = close
         self.extra = headers or []
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> JsonObject:
         """``{"error": {…}}`` as the OpenAI clients expect it."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 

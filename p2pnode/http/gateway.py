@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 from p2pnode.jobs.records import JobRecord, JobSpec
+from p2pnode.json_types import JsonObject
 from p2pnode.metrics import Metrics
 from p2pnode.state.keys import Keyring
 from protocol.ids import PeerId
@@ -58,11 +59,11 @@ class Gateway(Protocol):
     #: How far a request goes that names no zone.
     zone: str
 
-    def status(self) -> dict[str, Any]: ...
+    def status(self) -> JsonObject: ...
 
-    def peers(self) -> list[dict[str, Any]]: ...
+    def peers(self) -> list[JsonObject]: ...
 
-    def models(self) -> list[dict[str, Any]]: ...
+    def models(self) -> list[JsonObject]: ...
 
     def ready(self) -> tuple[bool, list[str]]:
         """Whether requests can be served, and why not."""

@@ -6,7 +6,6 @@ Bytes and events only; sockets and time are ``connection``'s.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 import h11
@@ -16,13 +15,13 @@ from hypercorn.protocol.events import Request as RequestEvent
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 
+from p2pnode.http.asgi import Message
 from p2pnode.http.errors import JSON, ApiError
 from p2pnode.http.request_id import new_request_id
 
 #: Pieces of a body that wait for the app; the client waits beyond that.
 BODY_PIECES: Final = 4
 
-App = Callable[..., Awaitable[None]]
 
 _HEAD_ERRORS: Final = {
     400: ("invalid_request", "This is not HTTP/1.1 as it should be: {detail}."),
@@ -59,7 +58,7 @@ class _Turn:
 class Http1(H11Protocol):
     """hypercorn's HTTP/1.1, without upgrades to WebSocket and HTTP/2, and with our error bodies."""
 
-    def __init__(self, *wiring: Any) -> None:
+    def __init__(self, *wiring: Any) -> None:  # hypercorn's nine arguments, untouched
         super().__init__(*wiring)
         self.can_read = cast(Any, _Turn())
 
@@ -122,12 +121,12 @@ class Inbox:
     """What the app receives: bounded, and never in the way of the connection once the app has ended."""
 
     def __init__(self) -> None:
-        self._messages: deque[Any] = deque()
+        self._messages: deque[Message] = deque()
         self._news = trio.Event()
         self._room = trio.Event()
         self._closed = False
 
-    async def put(self, message: Any) -> None:
+    async def put(self, message: Message) -> None:
         """Wait for room, unless nobody reads any more."""
         while len(self._messages) >= BODY_PIECES and not self._closed and message["type"] == "http.request":
             self._room = trio.Event()
@@ -136,7 +135,7 @@ class Inbox:
             self._messages.append(message)
             self._news.set()
 
-    async def get(self) -> Any:
+    async def get(self) -> Message:
         """The next message; without a checkpoint if one waits."""
         while not self._messages:
             self._news = trio.Event()

@@ -7,7 +7,7 @@ the only thing that can be done is to cancel a job.  The node's first key sees a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import msgspec
 from quart import Blueprint, Response, request
@@ -18,6 +18,7 @@ from p2pnode.http.health import answer
 from p2pnode.http.openai import ENDPOINTS, read_query
 from p2pnode.http.request import Request
 from p2pnode.jobs.records import JobRecord
+from p2pnode.json_types import JsonObject
 from p2pnode.state.keys import FIRST_KEY, ApiKey
 from protocol.ids import PeerId, peer_text, short
 from protocol.routing.ranking import Candidate, Excluded, Ranking
@@ -87,14 +88,14 @@ def _may_see(record: JobRecord) -> bool:
     return key is None or key.name in (FIRST_KEY, record.client)
 
 
-def listed(items: list[dict[str, Any]]) -> dict[str, Any]:
+def listed(items: list[JsonObject]) -> JsonObject:
     """OpenAI's form of a list."""
     return {"object": "list", "data": items}
 
 
-def shown_job(record: JobRecord) -> dict[str, Any]:
+def shown_job(record: JobRecord) -> JsonObject:
     """A job as the API shows it."""
-    shown: dict[str, Any] = msgspec.to_builtins(record, enc_hook=_text)
+    shown: JsonObject = msgspec.to_builtins(record, enc_hook=_text)
     return {"object": "job", **shown}
 
 
@@ -102,7 +103,7 @@ def _text(value: object) -> object:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-def cluster_of(peers: Iterable[dict[str, Any]], models: list[dict[str, Any]]) -> dict[str, Any]:
+def cluster_of(peers: Iterable[JsonObject], models: list[JsonObject]) -> JsonObject:
     """The network as this node sees it: who is there, what can be asked for, how much and how busy."""
     present = [peer for peer in peers if peer["state"] not in ("dead", "left")]
     cards = [gpu for peer in present for gpu in peer["gpus"]]
@@ -134,7 +135,7 @@ class Route:
         await request.answer(msgspec.json.encode(shown_ranking(ranking, self._gateway.peers()), enc_hook=_text))
 
 
-def shown_ranking(ranking: Ranking, peers: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def shown_ranking(ranking: Ranking, peers: Iterable[JsonObject]) -> JsonObject:
     """A ranking as the API shows it."""
     names = {peer["id"]: peer["name"] for peer in peers}
     return {
@@ -148,12 +149,12 @@ def shown_ranking(ranking: Ranking, peers: Iterable[dict[str, Any]]) -> dict[str
     }
 
 
-def _who(peer: PeerId, names: dict[str, str]) -> dict[str, Any]:
+def _who(peer: PeerId, names: dict[str, str]) -> JsonObject:
     text = peer_text(peer)
     return {"peer": text, "short": short(peer), "name": names.get(text, "")}
 
 
-def _candidate(candidate: Candidate, names: dict[str, str]) -> dict[str, Any]:
+def _candidate(candidate: Candidate, names: dict[str, str]) -> JsonObject:
     return {
         **_who(candidate.peer, names),
         "score": candidate.score,
@@ -163,5 +164,5 @@ def _candidate(candidate: Candidate, names: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _excluded(excluded: Excluded, names: dict[str, str]) -> dict[str, Any]:
+def _excluded(excluded: Excluded, names: dict[str, str]) -> JsonObject:
     return {**_who(excluded.peer, names), "reason": excluded.reason, "detail": excluded.detail}

@@ -5,12 +5,13 @@ Thinner than Quart's, for the paths where every microsecond is paid per token.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import trio
 
+from p2pnode.http.asgi import Receive, Scope, Send
 from p2pnode.http.body import MOST_BYTES
 from p2pnode.http.connection import Connection
 from p2pnode.http.errors import JSON, ApiError, Headers
@@ -19,9 +20,6 @@ from p2pnode.state.keys import ApiKey
 
 #: Seconds for a whole body (DESIGN 2.7).
 BODY_S: Final = 10.0
-
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
 
 
 class Request:
@@ -43,7 +41,7 @@ class Request:
         "server",
     )
 
-    def __init__(self, scope: Any, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.method: str = scope["method"]
         self.path: str = scope["path"]

@@ -22,8 +22,8 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
 from p2pnode.config import is_loopback
+from p2pnode.http.asgi import App
 from p2pnode.http.connection import WRITE_IDLE_S, Connection
-from p2pnode.http.http1 import App
 
 #: Connections that the kernel may hold ready for us.
 BACKLOG: Final = 256

@@ -331,7 +331,7 @@ class LocalAttempt:
 
     async def hear(self) -> Heard:
         with trio.move_on_after(LOCAL_BEAT_S):
-            heard = await self._receive.receive()
+            heard: Heard = await self._receive.receive()
             self._begun = True
             return heard
         return Heard([Keepalive(self._me)] if self._begun else [])

@@ -347,7 +347,8 @@ class _Job:
             dispatch.observe(seen)
 
     def _since(self, then: float) -> float:
-        return round(MS * (trio.current_time() - then), 3)
+        elapsed: float = MS * (trio.current_time() - then)
+        return round(elapsed, 3)
 
 
 def _ms(start: float, end: float | None) -> float | None:

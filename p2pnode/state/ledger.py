@@ -132,7 +132,8 @@ class Ledger:
         if not self._threads:
             await trio.lowlevel.checkpoint()
             return method(self, *arguments, **options)
-        return await trio.to_thread.run_sync(lambda: method(self, *arguments, **options), limiter=self._limiter)
+        answer: T = await trio.to_thread.run_sync(lambda: method(self, *arguments, **options), limiter=self._limiter)
+        return answer
 
     def _write(self, statements: Iterable[tuple[str, Iterable[tuple[object, ...]]]]) -> bool:
         """All of it or nothing; False if the disk would not take it."""

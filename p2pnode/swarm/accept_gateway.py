@@ -56,7 +56,8 @@ class AcceptedStream(TrioTCPStream):
         if n is None:
             n = READ_BYTES
         try:
-            return await self.stream.socket.recv(n)
+            received: bytes = await self.stream.socket.recv(n)
+            return received
         except (OSError, trio.ClosedResourceError):
             return b""
 
@@ -66,7 +67,8 @@ class AcceptedStream(TrioTCPStream):
         trio's own send lets every other task run first.  It has no way not to, so this asks the socket inside trio's.
         """
         try:
-            return self.stream.socket._sock.send(data)
+            sent: int = self.stream.socket._sock.send(data)
+            return sent
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:

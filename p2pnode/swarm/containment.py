@@ -188,7 +188,7 @@ class ContainedNoise(NoiseTransport):
         session.front = front
         session.conn.read_writer = BufferedPackets(front)
         session.conn.encrypt, session.conn.decrypt = ciphers(session.conn.noise_state.noise_protocol)
-        return session
+        return session  # type: ignore[no-any-return]  # a SecureSession, whose base class does not declare its parts
 
 
 class ContainedYamux(Yamux):

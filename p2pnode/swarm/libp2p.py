@@ -194,7 +194,8 @@ class Libp2pNet:
     # --- links ---------------------------------------------------------------------------------------------------
 
     async def accept(self) -> Libp2pLink:
-        return await self._accepted.receive()
+        link: Libp2pLink = await self._accepted.receive()
+        return link
 
     async def _on_stream(self, stream: INetStream) -> None:
         muxed: Any = stream.muxed_conn
@@ -203,7 +204,7 @@ class Libp2pNet:
             await stream.reset()  # one link per connection
             return
         muxed.front.linked.set()
-        link = Libp2pLink(peer, muxed, stream.muxed_stream)  # type: ignore[attr-defined]
+        link = Libp2pLink(peer, muxed, stream.muxed_stream)  # type: ignore[attr-defined]  # not in its interface
         try:
             self._send.send_nowait(link)
         except trio.WouldBlock:

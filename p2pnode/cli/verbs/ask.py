@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
 
 import click
 
@@ -12,6 +11,7 @@ from p2pnode.cli.client import Api, ApiError, Stream
 from p2pnode.cli.exits import OK, failed
 from p2pnode.cli.options import Shared, json_flag, shared
 from p2pnode.cli.render import print_json, safe, seconds
+from p2pnode.json_types import JsonObject
 
 EPILOG = """\b
 Examples:
@@ -29,10 +29,12 @@ Examples:
 @click.option("--temperature", type=float, help="As the engine understands it.")
 @json_flag
 @shared
-def command(options: Shared, model: str, prompt: str | None, as_json: bool, **wishes: Any) -> int:
+def command(
+    options: Shared, model: str, prompt: str | None, system: str | None, as_json: bool, **sampling: object
+) -> int:
     """Ask MODEL one thing and stream the answer.  PROMPT of - (or none, in a pipe) reads stdin."""
-    body: dict[str, Any] = {"model": model, "messages": _messages(wishes.pop("system"), _prompt(prompt))}
-    body |= {name: value for name, value in wishes.items() if value is not None}
+    body: JsonObject = {"model": model, "messages": _messages(system, _prompt(prompt))}
+    body |= {name: value for name, value in sampling.items() if value is not None}
     api = options.api()
     try:
         if as_json:
@@ -46,7 +48,7 @@ def command(options: Shared, model: str, prompt: str | None, as_json: bool, **wi
     return OK
 
 
-def _stream(api: Api, body: dict[str, Any], options: Shared) -> None:
+def _stream(api: Api, body: JsonObject, options: Shared) -> None:
     started = time.monotonic()
     first: float | None = None
     with api.stream("/v1/chat/completions", body | {"stream": True, "stream_options": {"include_usage": True}}) as got:
@@ -79,7 +81,7 @@ def _served(stream: Stream, tokens: int, started: float, first: float | None) ->
     return ", ".join(part for part in parts if part)
 
 
-def _texts(event: dict[str, Any]) -> list[str]:
+def _texts(event: JsonObject) -> list[str]:
     return [text for choice in event.get("choices", ()) if (text := (choice.get("delta") or {}).get("content"))]
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -28,6 +28,10 @@ from p2pnode.cli.options import Shared, json_flag, shared
 from p2pnode.cli.processes import ENGINE_STOP_S, Fleet, NotYet, until
 from p2pnode.cli.verbs import peers as peers_verb
 from p2pnode.cli.verbs import why
+from p2pnode.json_types import JsonObject
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 GATEWAY: Final = "gateway"
 #: Seconds between two lines about engines that load, and between two looks at them.
@@ -61,7 +65,7 @@ class Step:
 class Story:
     """What has happened so far, told as it happens."""
 
-    console: Any
+    console: Console
     steps: list[Step] = field(default_factory=list)
 
     @contextmanager
@@ -187,7 +191,7 @@ def meet(story: Story, fleet: Fleet, play: Play) -> None:
     gateway = fleet.children[GATEWAY]
     with story.step("They find each other") as step:
 
-        def everybody() -> list[dict[str, Any]] | None:
+        def everybody() -> list[JsonObject] | None:
             seen = [peer for peer in gateway.api.get("/v1/p2p/peers")["data"] if peer["state"] == "alive"]
             offering = sum(bool(peer["models"]) for peer in seen)
             return seen if len(seen) == len(fleet.children) and offering == len(play.cast.workers) else None
@@ -281,11 +285,11 @@ def _name_of(fleet: Fleet, peer: str) -> str:
     return next(matching, "")
 
 
-def _offers(peers: list[dict[str, Any]], model: str) -> int:
+def _offers(peers: list[JsonObject], model: str) -> int:
     return sum(any(offer["name"] == model for offer in peer["models"]) for peer in peers)
 
 
-def _print_logs(fleet: Fleet, console: Any) -> None:
+def _print_logs(fleet: Fleet, console: Console) -> None:
     for child in fleet.children.values():
         code = child.process.poll()
         state = "runs" if code is None else f"ended with {code}"

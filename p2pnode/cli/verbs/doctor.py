@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict
-from typing import Any
 
 import click
 
@@ -15,6 +14,7 @@ from p2pnode.cli.exits import DEGRADED, FAILED, NO_DAEMON, OK, Exit
 from p2pnode.cli.options import Shared, json_flag, shared
 from p2pnode.cli.render import print_json, safe
 from p2pnode.config import ConfigError, load_config
+from p2pnode.json_types import JsonObject
 
 _MARKS = {"ok": "[green]ok  [/]", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
 
@@ -62,9 +62,9 @@ def command(options: Shared, report: bool, as_json: bool) -> int:
     return FAILED if "fail" in states else DEGRADED if "warn" in states else OK
 
 
-def _daemon(options: Shared) -> dict[str, Any] | None:
+def _daemon(options: Shared) -> JsonObject | None:
     try:
-        status: dict[str, Any] = options.api().get("/v1/p2p/status")
+        status: JsonObject = options.api().get("/v1/p2p/status")
     except Exit as error:
         if error.exit_code != NO_DAEMON:
             raise

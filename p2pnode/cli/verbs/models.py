@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from p2pnode.cli.exits import OK
 from p2pnode.cli.options import Shared, json_flag, shared
 from p2pnode.cli.render import print_json, safe, seconds, table, usd
+from p2pnode.json_types import JsonObject
 
 COLUMNS = (
     "model",
@@ -52,7 +51,7 @@ def command(options: Shared, as_json: bool) -> int:
     return OK
 
 
-def row(model: dict[str, Any]) -> list[str]:
+def row(model: JsonObject) -> list[str]:
     """The cells of one model."""
     facts = model.get("p2pnode", {})
     price_in, price_out = facts.get("price_in"), facts.get("price_out")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from p2pnode.cli.exits import OK
 from p2pnode.cli.options import Shared, json_flag, shared
 from p2pnode.cli.render import gib, print_json, safe, seconds, table
+from p2pnode.json_types import JsonObject
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 COLUMNS = (
     "peer",
@@ -51,13 +55,13 @@ def command(options: Shared, everybody: bool, as_json: bool) -> int:
     return OK
 
 
-def draw(peers: list[dict[str, Any]]) -> Any:
+def draw(peers: list[JsonObject]) -> Table:
     """The table of some peers, this node first."""
     ordered = sorted(peers, key=lambda peer: (not peer["self"], peer["state"] != "alive", peer["name"], peer["id"]))
     return table(COLUMNS, [row(peer) for peer in ordered])
 
 
-def row(peer: dict[str, Any]) -> list[str]:
+def row(peer: JsonObject) -> list[str]:
     """The cells of one peer."""
     color = _COLORS.get(peer["state"])
     load = peer.get("load") or {}
@@ -79,14 +83,14 @@ def row(peer: dict[str, Any]) -> list[str]:
     return [f"[{color}]{cell}[/]" if color else cell for cell in cells]
 
 
-def _gpus(gpus: list[dict[str, Any]]) -> str:
+def _gpus(gpus: list[JsonObject]) -> str:
     if not gpus:
         return "-"
     first = gpus[0]
     return (f"{first['count']}×" if first["count"] > 1 else "") + safe(first["model"].removeprefix("NVIDIA "), 14)
 
 
-def _models(models: list[dict[str, Any]]) -> str:
+def _models(models: list[JsonObject]) -> str:
     warm_first = sorted(models, key=lambda model: (model["state"] != "resident", model["name"]))
     shown = [safe(model["name"], 14) + ("*" if model["state"] == "resident" else "") for model in warm_first[:1]]
     return ", ".join(shown) + (f" +{len(models) - 1}" if len(models) > 1 else "") or "-"

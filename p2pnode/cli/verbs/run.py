@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import click
 import trio
@@ -11,6 +10,7 @@ import trio
 from p2pnode.cli.exits import FAILED, OK, USAGE, Exit
 from p2pnode.cli.options import Shared, shared
 from p2pnode.config import Config, ConfigError, load_config
+from p2pnode.json_types import JsonObject
 from p2pnode.lifecycle import CannotStart, WrongFlag, starting
 from p2pnode.state.paths import Paths
 
@@ -56,12 +56,12 @@ finish what runs, then end; twice: now.
 @click.option("--ready-file", type=click.Path(dir_okay=False), help="Written atomically when the API answers.")
 @click.option("--no-auth", is_flag=True, default=None, help="Loopback only: the API asks for no key.")
 @shared
-def command(options: Shared, **flags: Any) -> int:
+def command(options: Shared, **flags: object) -> int:
     """The daemon, in the foreground: join the network, serve the OpenAI API, run models."""
     return launch(options, flags)
 
 
-def launch(options: Shared, flags: dict[str, Any], root: Root | None = None) -> int:
+def launch(options: Shared, flags: JsonObject, root: Root | None = None) -> int:
     """Read the configuration and run a composition root (``run_node`` unless told otherwise) until it ends."""
     from p2pnode import logs
 

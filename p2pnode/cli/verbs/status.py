@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import click
 
 from p2pnode.cli.exits import DEGRADED, OK
 from p2pnode.cli.options import Shared, json_flag, shared
 from p2pnode.cli.render import count, print_json, safe, seconds
+from p2pnode.json_types import JsonObject
 
 EPILOG = """\b
 Examples:
@@ -42,7 +42,7 @@ def command(options: Shared, as_json: bool) -> int:
     return OK if status.get("ready") else DEGRADED
 
 
-def lines(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def lines(status: JsonObject) -> Iterator[tuple[str, str]]:
     """The lines, as name and text, made from the answer of ``/v1/p2p/status``."""
     name = f" ({safe(status['name'])})" if status.get("name") else ""
     state = "[green]ready[/]" if status.get("ready") else "[yellow]not ready[/]"
@@ -65,11 +65,11 @@ def lines(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "gossip", f"{used:.1f} of {most:.0f} KiB/s up, policy {safe(status['policy'])}"
 
 
-def _offers(peers: dict[str, Any]) -> str:
+def _offers(peers: JsonObject) -> str:
     return f", {count(peers['models'], 'model')} offered" if "models" in peers else ""
 
 
-def _engine(engine: dict[str, Any]) -> str:
+def _engine(engine: JsonObject) -> str:
     text = f"{safe(engine['name'])}, {safe(engine['state'])}"
     if engine.get("simulated"):
         text += " [yellow](simulated: answers are made up)[/]"
@@ -78,6 +78,6 @@ def _engine(engine: dict[str, Any]) -> str:
     return text
 
 
-def _gpu(gpu: dict[str, Any]) -> str:
+def _gpu(gpu: JsonObject) -> str:
     number = f"{gpu['count']} × " if gpu.get("count", 1) > 1 else ""
     return f"{number}{safe(gpu['model'])} ({gpu.get('vram_mib', 0) / 1024:.0f} GiB)"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from p2pnode.cli.exits import FAILED, OK
 from p2pnode.cli.options import Shared, json_flag, shared
 from p2pnode.cli.render import count, print_json, safe, seconds, table
+from p2pnode.json_types import JsonObject
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +50,7 @@ def command(
     return OK if answer["candidates"] else FAILED
 
 
-def draw_route(route: dict[str, Any], options: Shared, console: Console | None = None) -> None:
+def draw_route(route: JsonObject, options: Shared, console: Console | None = None) -> None:
     """Candidates best first with their terms; then who was filtered out and by what."""
     candidates, excluded = route["candidates"], route["excluded"]
     console = console or options.out
@@ -77,7 +78,7 @@ def draw_route(route: dict[str, Any], options: Shared, console: Console | None =
 TERMS = ("  term", ("value", "right"), "unit", "source", ("age", "right"), ("adds", "right"))
 
 
-def _term(term: dict[str, Any]) -> list[str]:
+def _term(term: JsonObject) -> list[str]:
     age = term.get("age_s")
     return [
         "  " + safe(term["name"], 22),
@@ -89,7 +90,7 @@ def _term(term: dict[str, Any]) -> list[str]:
     ]
 
 
-def draw_job(job: dict[str, Any], options: Shared) -> None:
+def draw_job(job: JsonObject, options: Shared) -> None:
     """What happened to one request, attempt by attempt."""
     console = options.out
     console.print(f"[bold]{safe(job['id'])}[/] {safe(job.get('model') or '')}: {safe(job['state'])}")
