@@ -3,7 +3,7 @@
 General layout
 ==============
 
-``server`` listens and holds ``connection``s, each of which drives hypercorn's ``http1``; ``app`` is the ASGI app behind
-them: ``gate`` first, then ``openai`` for what runs a model, and Quart with ``local`` and ``health`` for the rest.
-``gateway`` is what all of it needs of the node.
+``server`` accepts ``connection``s; each one drives hypercorn's protocol (``http1``).  ``app`` is the ASGI app behind
+them.  Every request passes ``gate``; ``openai`` answers the endpoints that run a model, and Quart serves ``local`` and
+``health``.  ``gateway`` is the interface of the node that the API uses.
 """

@@ -1,7 +1,7 @@
 """The API as one ASGI app: the gate, the paths that answer without Quart, and Quart for everything else.
 
-It is a Quart app whose front door is ours: every request passes ``gate`` first; the endpoints that run a model then
-answer at once, the others go through Quart's routing.
+It is a Quart app with its own entry point.  Every request passes ``gate`` first.  The endpoints that run a model then
+answer directly; all others go through Quart's routing.  The answers themselves are made in the other modules.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from p2pnode.http.asgi import App, Message, Receive, Scope, Send
-from p2pnode.http.disconnects import hold_back
+from p2pnode.http.disconnects import delay_disconnect
 from p2pnode.http.errors import ApiError, unknown_url, wrong_method
 from p2pnode.http.gate import AllowedOrigins, Gate
 from p2pnode.http.gateway import Gateway
@@ -27,15 +27,15 @@ from p2pnode.http.request import Request
 
 Direct = Callable[[Request], Awaitable[None]]
 
-_NO_DOORS: Final = AllowedOrigins()
+_NONE_ALLOWED: Final = AllowedOrigins()
 _log = structlog.get_logger("p2pnode.http")
 
 
-def create_app(gateway: Gateway, doors: AllowedOrigins = _NO_DOORS) -> Api:
+def create_app(gateway: Gateway, allowed: AllowedOrigins = _NONE_ALLOWED) -> Api:
     """The whole API of one node."""
     direct: dict[str, Direct] = {endpoint.path: Completions(gateway, endpoint) for endpoint in ENDPOINTS}
     direct["/v1/p2p/route"] = Route(gateway)
-    app = Api(Gate(gateway.keys, gateway.metrics, doors), direct)
+    app = Api(Gate(gateway.keys, gateway.metrics, allowed), direct)
     for routes in (model_routes(gateway), local_routes(gateway), health_routes(gateway)):
         app.register_blueprint(routes)
     return app
@@ -49,8 +49,8 @@ class Api(QuartTrio):
         self._gate = gate
         self._direct = direct
         self._bare = cast(App, super().__call__)
-        self._quart = hold_back(self._bare)
-        # Quart would end an answer after 60 s, and redirect where two slashes meet.
+        self._quart = delay_disconnect(self._bare)
+        # By default Quart ends an answer after 60 s and redirects a path with two slashes in a row.
         self.config["RESPONSE_TIMEOUT"] = None
         self.url_map.merge_slashes = False
         self.register_error_handler(ApiError, _api_error)
@@ -69,7 +69,7 @@ class Api(QuartTrio):
             if asked.method == "OPTIONS" and asked.extra:
                 await asked.answer(b"", status=204, headers=self._gate.preflight(asked))
             elif not asked.path.startswith("/"):
-                # ``GET http://other/…``: Quart would take the path out of it and so look at another than the gate.
+                # ``GET http://other/…``: Quart would route by the path inside the URL, which the gate has not checked.
                 raise unknown_url(asked.method, asked.path)
             elif (direct := self._direct.get(asked.path)) is not None:
                 if asked.method != "POST":
@@ -84,7 +84,7 @@ class Api(QuartTrio):
             await (asked.refuse(defect()) if not asked.begun else self._cut(asked, error))
 
     async def _cut(self, asked: Request, error: Exception) -> None:
-        """An answer that can neither go on nor say why: better visibly broken than silently short."""
+        """Break the connection: the answer can neither continue nor carry an error, and must not look complete."""
         _log.warning("answer_cut", request_id=asked.id, reason=str(error))
         asked.drop()
 
@@ -98,7 +98,7 @@ class Api(QuartTrio):
             await send(message)
 
         async def without_body() -> Message:
-            # No route of Quart takes a body: what comes is thrown away, so that none can fill the memory.
+            # No route of Quart takes a body.  Received data is dropped, so that a client cannot fill the memory.
             nonlocal begun
             if not begun:
                 begun = True
@@ -131,14 +131,14 @@ def model_routes(gateway: Gateway) -> Blueprint:
 
 
 def model_not_found(name: str, known: list[str]) -> ApiError:
-    """404, with the names that were perhaps meant."""
+    """404, with similar names."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"Similar: {', '.join(near)}." if near else "GET /v1/models lists what can be asked for."
-    return ApiError(404, "model_not_found", f"Nobody offers the model {name[:128]!r} now. {hint}", param="model")
+    hint = f"Similar: {', '.join(near)}." if near else "GET /v1/models lists the models on offer."
+    return ApiError(404, "model_not_found", f"No peer offers the model {name[:128]!r} now. {hint}", param="model")
 
 
 def defect() -> ApiError:
-    """500: our own fault."""
+    """500: a defect of this node."""
     return ApiError(500, "internal_error", "This node made a mistake; its log says more under this x-request-id.")
 
 

@@ -1,7 +1,6 @@
-"""The body of a request: bounded on the way in, looked at without being decoded, refused when it is not plain JSON.
+"""Checks the body of a request and reads the fields that routing needs; it bounds size, depth and messages.
 
-Only the fields that routing needs are read; everything else stays the bytes that the caller sent.  Nothing here
-waits.
+All other fields stay the bytes that the caller sent; they are neither decoded nor judged here.  Nothing here waits.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from p2pnode.http.errors import ApiError, bad_parameter
 
 #: Bytes of one body (DESIGN 2.7).
 MOST_BYTES: Final = 8 * 1024 * 1024
-#: Nesting of JSON (DESIGN 2.7): our decoder stands more, an engine's may not.
+#: Nesting of JSON (DESIGN 2.7): our decoder takes more, but an engine's may not.
 MOST_DEPTH: Final = 64
 #: Messages in one chat (DESIGN 2.7).
 MOST_MESSAGES: Final = 4096
@@ -41,7 +40,7 @@ class MaxPrice(msgspec.Struct):
 
 
 class ProviderPreferences(msgspec.Struct):
-    """Preferences in OpenRouter's vocabulary; what is not listed is ignored, as there."""
+    """Preferences in OpenRouter's vocabulary; as there, unknown fields are ignored."""
 
     order: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
@@ -54,7 +53,7 @@ class ProviderPreferences(msgspec.Struct):
 
 
 class Fields(msgspec.Struct):
-    """What routing reads.  ``Raw`` fields are only measured or noted as there."""
+    """The fields that routing reads.  Of a ``Raw`` field only the length or the presence counts."""
 
     model: str = ""
     stream: bool | None = None
@@ -75,7 +74,7 @@ class Fields(msgspec.Struct):
 
     @property
     def tokens_out(self) -> int:
-        """The most tokens the caller asked for, 0 if nothing was said."""
+        """The caller's limit on the answer, 0 if it set none."""
         return self.max_completion_tokens or self.max_tokens or self.max_output_tokens or 0
 
 
@@ -89,7 +88,7 @@ def read(body: bytes, needed: str) -> Fields:
     """The fields of a body in which ``needed`` (``messages``, ``prompt``, ``input``) must be; raises ``ApiError``."""
     check_depth(body)
     try:
-        body.decode()  # the decoder skips what it does not read, invalid UTF-8 included
+        body.decode()  # the decoder does not notice invalid UTF-8 in fields that it skips
         fields = _FIELDS.decode(body)
     except msgspec.ValidationError as error:
         raise _invalid(error) from None
@@ -109,7 +108,7 @@ def _invalid(error: msgspec.ValidationError) -> ApiError:
 
 def _check(fields: Fields, needed: str) -> None:
     if not 0 < len(fields.model) <= 128 or not fields.model.isprintable():
-        raise bad_parameter("model", "model must name a model: GET /v1/models lists those that can be asked for.")
+        raise bad_parameter("model", "model must name a model: GET /v1/models lists the models on offer.")
     if not bytes(getattr(fields, needed)).strip():
         raise bad_parameter(needed, f"{needed} is missing.")
     for param in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
@@ -133,7 +132,7 @@ def check_depth(body: bytes) -> None:
     if body.count(b"[") + body.count(b"{") <= MOST_DEPTH:
         return
     brackets = _STRING.sub(b"", body).translate(None, _NO_BRACKETS)
-    for _ in range(MOST_DEPTH):  # each round takes away the innermost level
+    for _ in range(MOST_DEPTH):  # each round removes the innermost level
         if not brackets:
             return
         before = len(brackets)
@@ -157,14 +156,14 @@ def prompt_tokens(fields: Fields) -> int:
 
 
 def without_provider(body: bytes) -> bytes:
-    """The body as it is forwarded: our own field is taken out, the bytes of all others stay."""
+    """The body as it is forwarded: without our own field, and with the bytes of all others unchanged."""
     fields = _OBJECT.decode(body)
     del fields["provider"]
     return msgspec.json.encode(fields)
 
 
 def capabilities(fields: Fields) -> frozenset[str]:
-    """What a peer must be able to do, when the caller insists (``require_parameters``)."""
+    """The capabilities that a peer must have if the caller set ``require_parameters``."""
     if fields.provider is None or not fields.provider.require_parameters:
         return frozenset()
     wanted = {"tools": fields.tools, "response_format": fields.response_format, "logprobs": fields.logprobs}

@@ -1,9 +1,9 @@
 """One connection of the API: hypercorn's HTTP/1.1 protocol between a socket and the ASGI app.
 
-Stands in for hypercorn's own ``TCPServer``, which shields writes without a limit (a client that stops reading blocks
-the shutdown for ever), starts two tasks per request for its timers, and has none for slow heads.  Here nothing is
-shielded: a write that makes no progress, a cancelled server and a client that leaves all end the connection, and its
-app with it.  The connection closes from its own task, never from the app's.
+It replaces hypercorn's own ``TCPServer``, which shields writes without a limit (a client that stops reading blocks the
+shutdown for ever), starts two timer tasks per request, and has no timer for slow heads.  Here nothing is shielded: a
+write without progress, a cancelled server and a client that leaves each end the connection and its app.  The
+connection closes from its own task, never from the app's.  Limits on the number of connections are the server's.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from p2pnode.http.request_id import new_request_id
 
 #: Seconds for the whole head of a request, from the connection or the first byte (DESIGN 2.7).
 HEAD_S: Final = 5.0
-#: Seconds a connection may rest between two requests (clients pool; theirs is usually 60 s or less).
+#: Seconds a connection may stay idle between two requests (clients pool connections for 60 s or less).
 REST_S: Final = 75.0
-#: Seconds without any progress of a write after which the client counts as gone (DESIGN 2.7).
+#: Seconds without progress of a write after which the client counts as gone (DESIGN 2.7).
 WRITE_IDLE_S: Final = 30.0
-#: Seconds and bytes to read on after the answer to a request that was not read to its end, so that the client gets
-#: to see the answer and not a reset (guess).
+#: Seconds and bytes to read on after an answer that came before the end of its request.  Otherwise the client would
+#: receive a reset instead of the answer (guess).
 LINGER_S: Final = 1.0
 LINGER_BYTES: Final = 1024 * 1024
 #: Bytes read at once.
@@ -41,12 +41,12 @@ READ_BYTES: Final = 64 * 1024
 
 
 def _plain(address: tuple[str, int]) -> tuple[str, int]:
-    """Host and port; an IPv4 client of a socket for both families as what it is."""
+    """Host and port; an IPv4 address that a dual-stack socket mapped to IPv6 is shown as IPv4."""
     return address[0].removeprefix("::ffff:"), address[1]
 
 
 class Connection:
-    """An accepted socket until it is closed.  ``deadline`` (trio clock) is looked at by the server."""
+    """An accepted socket until it is closed.  The server enforces ``deadline`` (trio clock)."""
 
     def __init__(
         self, app: App, config: Config, context: WorkerContext, sock: trio.socket.SocketType, write_idle_s: float
@@ -54,7 +54,7 @@ class Connection:
         self._app = app
         self._config = config
         self._write_idle_s = write_idle_s
-        # The same descriptor twice would be closed twice: everything goes through the one object inside trio's.
+        # A second socket object would close the descriptor twice, so both use the one inside trio's.
         self._socket = sock
         self._raw: socket.socket = sock._sock
         self._lock = trio.Lock()
@@ -64,13 +64,13 @@ class Connection:
         self._gone = False
         self._heard = False
         self._served = False
-        #: Bytes sent ahead of the answer under way; None while the protocol takes what comes.
+        #: Bytes that arrived while an answer is under way; None while the protocol takes bytes.
         self._ahead: bytes | None = None
         self._peeking: trio.CancelScope | None = None
         self._task: trio.lowlevel.Task | None = None
-        #: Waits for the head of a request.
+        #: It waits for the head of a request.
         self.idle = True
-        #: Waits for the rest of a body.
+        #: It waits for the rest of a body.
         self.uploading = False
         self.opened = trio.current_time()
         self.deadline = self.opened + HEAD_S
@@ -86,7 +86,7 @@ class Connection:
     # --- life ------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Serve requests until either side has had enough."""
+        """Serve requests until one side closes the connection."""
         self._task = trio.lowlevel.current_task()
         try:
             async with trio.open_nursery() as self._nursery:
@@ -100,7 +100,7 @@ class Connection:
             self._socket.close()
 
     def _protocol_is_done(self) -> bool:
-        """Whether the client has sent all it wanted to."""
+        """Whether the client has sent its last request completely."""
         return self._protocol.connection.their_state in (h11.DONE, h11.CLOSED, h11.MUST_CLOSE)
 
     async def _read(self) -> None:
@@ -119,7 +119,7 @@ class Connection:
             else:
                 data = received
             if self._served and self.idle and not self._heard:
-                # The first byte of a further request: from now on its head has its time.
+                # The first byte of a further request starts the time limit of its head.
                 self.deadline = trio.current_time() + HEAD_S
             self._heard = True
             try:
@@ -128,9 +128,9 @@ class Connection:
                 self._ahead = b""
 
     async def _receive(self) -> bytes | None:
-        """What comes next, empty at the end; None if what came ahead has its turn now.
+        """The next bytes, empty at the end; None once the answer is complete and the pipelined bytes can be fed.
 
-        During an answer this goes on, so that a client that leaves is noticed; what it sends ahead is kept for later.
+        Reading continues during an answer, because only a read notices that the client left.
         """
         received: bytes | None = None
         try:
@@ -146,7 +146,7 @@ class Connection:
         return received
 
     async def _linger(self) -> None:
-        """Read on for a moment after an early answer: closing at once would reset it away."""
+        """Read on for a moment after an early answer: if the socket closed at once, a reset could overtake it."""
         with suppress(OSError), trio.move_on_after(LINGER_S):
             self._socket.shutdown(socket.SHUT_WR)
             read = 0
@@ -154,9 +154,9 @@ class Connection:
                 read += len(data)
 
     def turn_away(self) -> None:
-        """Say that there is no room, as far as the kernel takes it at once, and close."""
+        """Answer 503 as far as the kernel takes it at once, and close."""
         error = ApiError(
-            503, "no_capacity", "Too many connections: close some, or come back.", retry_after=1.0, close=True
+            503, "no_capacity", "Too many connections: close some, or try later.", retry_after=1.0, close=True
         )
         body = error.encoded()
         headers = [(b"content-length", b"%d" % len(body)), (b"content-type", JSON), *error.headers()]
@@ -168,19 +168,19 @@ class Connection:
         self._socket.close()
 
     @property
-    def yields(self) -> bool:
-        """Whether it has to make room for a newcomer when the server is full: nothing of it runs yet."""
+    def evictable(self) -> bool:
+        """Whether a full server may close it for a new connection: no request of it runs yet."""
         return self.idle or self.uploading
 
     def drop(self) -> None:
-        """End it now: the client is gone, or has to go."""
+        """End it now: the client is gone, or the server closes it."""
         self._gone = True
         self._reading.cancel()
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
     async def expire(self) -> None:
-        """The deadline has passed: a slow head is told so, a resting connection just ends."""
+        """The deadline has passed: answer 408 to a slow head, and close an idle connection without an answer."""
         self.deadline = inf
         if self.idle and self._heard:
             with trio.move_on_after(LINGER_S):
@@ -190,7 +190,7 @@ class Connection:
         self.drop()
 
     def _close(self) -> None:
-        """All was said: stop reading, and let ``run`` close."""
+        """The answer is complete: stop reading, and let ``run`` close."""
         self._reading.cancel()
 
     # --- what hypercorn's protocol asks for ------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class Connection:
             await self.flush()
             self._close()
             if trio.lowlevel.current_task() is self._task and self._nursery is not None:
-                # The client broke the protocol: whatever it asked for before is not worth going on with.
+                # The client broke the protocol, so its earlier request ends as well.
                 self._nursery.cancel_scope.cancel()
 
     def _turn(self, idle: bool) -> None:
@@ -218,7 +218,7 @@ class Connection:
     async def spawn_app(
         self, app: App, config: Config, scope: Scope, send: Callable[[Message | None], Awaitable[None]]
     ) -> Send:
-        """Run the app for one request; returns where its messages go."""
+        """Run the app for one request; returns the function that delivers its messages."""
         del config
         inbox = Inbox()
         assert self._nursery is not None
@@ -238,18 +238,18 @@ class Connection:
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def cork(self) -> None:
-        """Hold back what is written until :meth:`flush`, so that it leaves in one piece."""
+        """Buffer writes until :meth:`flush`, so that they leave in one piece."""
         if self._corked is None:
             self._corked = []
 
     async def flush(self) -> None:
-        """Write what was held back."""
+        """Write the buffered data."""
         if self._corked is not None:
             waiting, self._corked = self._corked, None
             await self._write(b"".join(waiting))
 
     async def _write(self, data: bytes) -> None:
-        """Send all of it, without a checkpoint if the kernel takes it at once; a client that is gone is no error."""
+        """Send all of it, without a checkpoint if the kernel takes it at once.  A client that left is no error."""
         if not data or self._gone:
             return
         if self._corked is not None:

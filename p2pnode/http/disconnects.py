@@ -1,9 +1,9 @@
-"""Keeps quart-trio 0.12 from cancelling the server while it closes a connection.
+"""A workaround for quart-trio 0.12, which cancels the server while it closes a connection.
 
-While the server, inside the app's last ``send``, reports the end of the stream, quart-trio's reader gets
-``http.disconnect`` and cancels the nursery that this very ``send`` runs in; hypercorn's own server then never closes a
-connection of a client that asked for ``Connection: close``.  This ASGI wrapper holds the message back once the final
-piece of the body is on its way; the app ends by itself then.
+When the server reports the end of the stream, it still runs inside the app's last ``send``.  quart-trio's reader then
+receives ``http.disconnect`` and cancels the nursery of that ``send``, so hypercorn's own server never closes the
+connection of a client that asked for ``Connection: close``.  This ASGI wrapper delays the message once the last piece
+of the body is being sent; the app then ends by itself.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import trio
 from p2pnode.http.asgi import App, Message, Receive, Scope, Send
 
 
-def hold_back(app: App) -> App:
-    """``app`` with ``http.disconnect`` held back while its last message is being sent."""
+def delay_disconnect(app: App) -> App:
+    """``app``, which does not receive ``http.disconnect`` while it sends its last message."""
 
-    async def held(scope: Scope, receive: Receive, send: Send) -> None:
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
@@ -36,4 +36,4 @@ def hold_back(app: App) -> App:
 
         await app(scope, watched_receive, watched_send)
 
-    return held
+    return wrapped

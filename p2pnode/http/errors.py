@@ -1,7 +1,7 @@
-"""Errors as the API says them: always OpenAI's body, a message that says what to do, and whether a retry can help.
+"""The errors of the API: OpenAI's body, a message that says what to do, and whether a retry can help.
 
-OpenAI's clients try twice again by themselves unless told otherwise, so every error is either ``final``
-(``x-should-retry: false``) or carries ``retry-after``.
+OpenAI's clients retry twice on their own unless a header forbids it.  So every error carries either
+``x-should-retry: false`` or ``retry-after``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Headers = list[tuple[bytes, bytes]]
 class ApiError(Exception):
     """The request ends with this status and body.
 
-    ``code`` is one of those in README.md beside this file, ``param`` names the field at fault, ``retry_after`` is
-    seconds (None: a retry cannot help), ``close`` ends the connection after the answer, ``headers`` are added.
+    ``code`` is one of the codes in README.md beside this file, ``param`` names the field at fault, ``retry_after`` is
+    in seconds (None: a retry cannot help), ``close`` ends the connection after the answer, ``headers`` are added.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class ApiError(Exception):
         return msgspec.json.encode(self.body())
 
     def headers(self) -> Headers:
-        """The headers that say whether to try again."""
+        """The headers that say whether a retry can help."""
         if self.retry_after is None:
             headers = [(b"x-should-retry", b"false")]
         else:
-            # Whole seconds: the header has no fractions.  Clients do not retry at all above 120 s.
+            # The header has whole seconds.  Clients do not retry at all above 120 s.
             headers = [(b"retry-after", b"%d" % max(1, min(120, math.ceil(self.retry_after))))]
         if self.close:
             headers.append((b"connection", b"close"))
@@ -68,7 +68,7 @@ class ApiError(Exception):
 
 
 def of_job(failed: JobFailed) -> ApiError:
-    """What became of a job, as an answer."""
+    """The failure of a job, as an answer."""
     retry_after = failed.retry_after
     if retry_after is None and failed.should_retry:
         retry_after = 1.0
@@ -85,19 +85,19 @@ def of_job(failed: JobFailed) -> ApiError:
 
 
 def _shown(path: str) -> str:
-    """A path in a message: short, and without anything that a terminal would obey."""
+    """A path in a message: short, and without control characters."""
     return path[:200].encode("unicode_escape").decode()
 
 
 def unknown_url(method: str, path: str) -> ApiError:
-    """404 for everything that is not in the interface."""
+    """404 for a path that is not in the interface."""
     return ApiError(
         404, "unknown_url", f"Unknown request URL: {method} {_shown(path)}. The API is below /v1, e.g. GET /v1/models."
     )
 
 
 def wrong_method(method: str, path: str, allowed: tuple[str, ...]) -> ApiError:
-    """405: the path is there, the method is not."""
+    """405: the path exists, but not with this method."""
     names = ", ".join(allowed)
     return ApiError(
         405,

@@ -1,7 +1,7 @@
-"""What a request must pass before anything looks at it: framing, Host, Origin, key, rate, type and length.
+"""The checks that every request passes first: framing, Host, Origin, key, rate, type and length.
 
-A bare ASGI wrapper: it compares raw bytes of the scope, never a rebuilt URL, and is closed by default.  What it lets
-through is a :class:`Request` whose body is not read yet.
+The gate compares raw bytes of the scope, never a rebuilt URL, and refuses by default.  It does not read the body of a
+:class:`Request`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from p2pnode.state.keys import ApiKey, Keyring
 
 #: Bytes of a request's head (DESIGN 2.7).
 MOST_HEAD_BYTES: Final = 16 * 1024
-#: Answered without a key on loopback.
+#: These need no key on loopback.
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz", "/health", "/metrics"})
-#: Names under which this machine may be asked, whatever the configuration says.
+#: Names of this machine that the API always accepts.
 OWN_NAMES: Final = (b"127.0.0.1", b"localhost", b"[::1]")
-#: Seconds that a browser may remember what it may send us.
+#: Seconds that a browser may cache the answer to a preflight.
 PREFLIGHT_S: Final = 600
-#: Answers remembered about ``Host`` headers (guess: a client has one or two).
+#: Accepted ``Host`` headers in the cache (guess: a client has one or two).
 MOST_HOSTS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class AllowedOrigins:
-    """Which names and pages may be used to reach the API besides its own."""
+    """The host names and the web pages that may use the API, besides its own."""
 
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
@@ -42,16 +42,16 @@ class AllowedOrigins:
 class Gate:
     """Checks a request; every ``check`` raises ``ApiError``."""
 
-    def __init__(self, keys: Keyring, metrics: Metrics, doors: AllowedOrigins) -> None:
+    def __init__(self, keys: Keyring, metrics: Metrics, allowed: AllowedOrigins) -> None:
         self._keys = keys
         self._metrics = metrics
-        self._named = frozenset(name.lower().encode() for name in doors.hosts)
-        self._origins = frozenset(origin.lower().rstrip("/").encode() for origin in doors.origins)
+        self._named = frozenset(name.lower().encode() for name in allowed.hosts)
+        self._origins = frozenset(origin.lower().rstrip("/").encode() for origin in allowed.origins)
         self._hosts: set[tuple[bytes, tuple[str, int] | None]] = set()
         self._rates: dict[str, Rate] = {}
 
     def admit(self, request: Request) -> None:
-        """Everything but the body.  What is refused is counted by reason."""
+        """Check everything but the body.  Refusals are counted by reason."""
         try:
             self._check_framing(request)
             self._check_host(request)
@@ -64,7 +64,7 @@ class Gate:
 
     def _check_framing(self, request: Request) -> None:
         headers, scope = request.headers, request.scope
-        # The parser looks at the size only while a head is incomplete; one that comes whole has none to it.
+        # The parser bounds a head only while it is incomplete; one that arrives whole passes at any size.
         size = len(scope["raw_path"]) + len(scope["query_string"])
         if size + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MOST_HEAD_BYTES:
             raise head_error(431)
@@ -98,22 +98,22 @@ class Gate:
         if not colon or host.endswith(b"]"):
             name, port = host, b"80"
         if name in self._named:
-            return True  # behind a proxy the port is the proxy's
+            return True  # behind a proxy, Host carries the proxy's port
         if server is None or port != b"%d" % server[1]:
             return False
-        # An address needs no name to be looked up, so that nobody can have rebound it.
+        # DNS rebinding needs a name, so an address is safe.
         own = server[0].removeprefix("::ffff:")
         return name in OWN_NAMES or name == (f"[{own}]" if ":" in own else own).encode()
 
     def _check_origin(self, request: Request) -> None:
-        """Pages of other sites may not use the API, even where a browser would let them send without asking."""
+        """Refuse pages of other sites, including requests that a browser sends without a preflight."""
         headers = request.headers
         origin = headers.get(b"origin")
         if origin is not None:
             if origin.lower() in self._origins:
                 request.extra = _cors(origin)
                 return
-            # Our own pages: Host was checked before.
+            # Our own pages are allowed: Host was checked before.
             if origin.lower() != b"http://" + headers.get(b"host", b"").lower():
                 raise ApiError(
                     403, "not_allowed", "Pages of this origin may not use the API: add it to http.origins to allow it."
@@ -129,12 +129,12 @@ class Gate:
         scheme, _, secret = request.headers.get(b"authorization", b"").partition(b" ")
         key = self._keys.find(secret.strip()) if scheme.lower() == b"bearer" else None
         if key is None:
-            said = "The API key is wrong." if secret else "There is no API key."
+            problem = "The API key is wrong." if secret else "There is no API key."
             raise ApiError(
                 401,
                 "invalid_api_key",
-                f"{said} Send 'Authorization: Bearer <key>'; the first key is in the file api-key of the node's home, "
-                "further ones come from: p2pnode keys new NAME",
+                f"{problem} Send 'Authorization: Bearer <key>'; the first key is in the file api-key of the node's "
+                "home, further ones come from: p2pnode keys new NAME",
                 headers=[(b"www-authenticate", b"Bearer")],
             )
         request.key = key
@@ -157,7 +157,7 @@ class Gate:
     # --- browsers --------------------------------------------------------------------------------------------------
 
     def preflight(self, request: Request) -> Headers:
-        """The answer to a browser that asks what it may send; only pages that are allowed get this far."""
+        """The answer to a browser's preflight; only allowed pages get this far."""
         return [
             *request.extra,
             (b"access-control-allow-methods", b"GET, POST, DELETE"),
@@ -175,7 +175,7 @@ def _cors(origin: bytes) -> Headers:
 
 
 def check_content(request: Request) -> None:
-    """The head of a request that brings JSON: its type, coding and length; raises ``ApiError``."""
+    """Check type, coding and length in the head of a request with a JSON body; raises ``ApiError``."""
     headers = request.headers
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind != b"application/json":
@@ -190,12 +190,12 @@ def check_content(request: Request) -> None:
 
 
 def too_big() -> ApiError:
-    """413."""
+    """413, for a body above the limit."""
     return ApiError(413, "request_too_large", f"The body is longer than {MOST_BYTES >> 20} MiB.", close=True)
 
 
 class Rate:
-    """A token bucket: so many requests per minute, a minute's worth at once."""
+    """A token bucket: ``per_minute`` requests per minute, and as many in one burst."""
 
     def __init__(self, per_minute: int) -> None:
         self.per_minute = per_minute
@@ -203,7 +203,7 @@ class Rate:
         self._at: float | None = None
 
     def take(self, now: float) -> float:
-        """0 if one more is allowed, else the seconds until it will be."""
+        """Take one request: 0 if it is allowed, else the seconds until one is."""
         if self._at is not None:
             self._left = min(self.per_minute, self._left + (now - self._at) * self.per_minute / 60)
         self._at = now

@@ -1,6 +1,6 @@
-"""What the API needs of the node: the seam between ``http`` and the rest.
+"""The interface of the node that the API uses.
 
-Implemented by the node, and by a scripted fake in the tests.
+``status_view`` implements it, and so does a scripted fake in the tests.  Not here: any behaviour.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class AnswerStream(Protocol):
     route: str
 
     async def receive(self) -> list[bytes]:
-        """All pieces that wait; an empty list when the answer is complete.  Raises ``JobFailed``."""
+        """All pieces that have arrived; an empty list when the answer is complete.  Raises ``JobFailed``."""
         ...
 
 
@@ -33,7 +33,7 @@ class Dispatching(Protocol):
     """The part of ``dispatch.Dispatch`` that the API uses."""
 
     def submit(self, spec: JobSpec) -> AbstractAsyncContextManager[AnswerStream]:
-        """Entering raises ``JobFailed``, or returns with the first piece at hand; leaving cancels the job."""
+        """Entering returns once the first piece has arrived, or raises ``JobFailed``; leaving cancels the job."""
         ...
 
     def explain(self, query: JobQuery) -> Ranking: ...
@@ -56,7 +56,7 @@ class Gateway(Protocol):
     jobs: Jobs
     keys: Keyring
     metrics: Metrics
-    #: How far a request goes that names no zone.
+    #: The zone of a request that names none.
     zone: str
 
     def status(self) -> JsonObject: ...

@@ -1,4 +1,7 @@
-"""Is the process alive, can it serve, what are its numbers: for supervisors, balancers and Prometheus."""
+"""Liveness, readiness and metrics, for supervisors, load balancers and Prometheus.
+
+Not here: the metrics themselves (``p2pnode/metrics.py``) and what makes a node ready (``status_view``).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from quart import Blueprint, Response
 from p2pnode.http.gateway import Gateway
 from p2pnode.metrics import CONTENT_TYPE
 
-#: Of a peer, as the view knows them.
+#: The states of a peer in the view.
 STATES: Final = ("alive", "suspect", "dead", "left")
 
 
@@ -30,14 +33,14 @@ def health_routes(gateway: Gateway) -> Blueprint:
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        look(gateway)
+        sample_gauges(gateway)
         return Response(gateway.metrics.expose(), content_type=CONTENT_TYPE)
 
     return routes
 
 
-def look(gateway: Gateway) -> None:
-    """Read what is only a state, not a count, when it is asked for."""
+def sample_gauges(gateway: Gateway) -> None:
+    """Set the gauges that are states, not counts.  They are read only when a scraper asks."""
     status, metrics = gateway.status(), gateway.metrics
     for state in STATES:
         metrics.peers.labels(state).set(status.get("peers", {}).get(state, 0))

@@ -1,6 +1,6 @@
-"""hypercorn's HTTP/1.1, made to fit: errors in OpenAI's form, no upgrades, and a client that leaves is always noticed.
+"""hypercorn's HTTP/1.1 with changes: errors in OpenAI's form, no upgrades, and reading goes on during an answer.
 
-Bytes and events only; sockets and time are ``connection``'s.
+It handles bytes and events only.  Sockets and time belong to ``connection``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from p2pnode.http.asgi import Message
 from p2pnode.http.errors import JSON, ApiError
 from p2pnode.http.request_id import new_request_id
 
-#: Pieces of a body that wait for the app; the client waits beyond that.
+#: Pieces of a body that may wait for the app; then the client has to wait.
 BODY_PIECES: Final = 4
 
 
@@ -32,18 +32,18 @@ _HEAD_ERRORS: Final = {
 
 
 def head_error(status: int, detail: str = "") -> ApiError:
-    """What is wrong with a head that never became a request."""
+    """The error of a head that did not become a request."""
     code, message = _HEAD_ERRORS.get(status, _HEAD_ERRORS[400])
     retry_after = 1.0 if status == 408 else None
     return ApiError(status, code, message.format(detail=detail or "bad request"), retry_after=retry_after, close=True)
 
 
 class Paused(Exception):
-    """The protocol holds bytes that have to wait for the end of the answer under way."""
+    """The protocol holds bytes of a further request until the answer under way is complete."""
 
 
-class _Turn:
-    """In place of the event on which hypercorn waits for that end, deaf to a client that leaves meanwhile."""
+class _PauseInstead:
+    """Replaces the event on which hypercorn waits for that end, because it would not notice a client that leaves."""
 
     async def clear(self) -> None:
         pass
@@ -60,17 +60,17 @@ class Http1(H11Protocol):
 
     def __init__(self, *wiring: Any) -> None:  # hypercorn's nine arguments, untouched
         super().__init__(*wiring)
-        self.can_read = cast(Any, _Turn())
+        self.can_read = cast(Any, _PauseInstead())
 
     def answers(self) -> bool:
-        """Whether a whole request is here and its answer is not out yet."""
+        """Whether a request has arrived completely and its answer is not complete yet."""
         return self.stream is not None and self.connection.their_state is not h11.SEND_BODY
 
     async def feed(self, data: bytes) -> None:
-        """Take bytes, or go on with those held back; raises ``Paused``."""
+        """Take bytes, or without any continue with the buffered ones; raises ``Paused``."""
         if data:
             await self.handle(RawData(data))
-        else:  # to h11 no bytes would be the end
+        else:  # h11 reads empty data as the end of the stream
             await self._handle_events()
 
     async def _check_protocol(self, event: h11.Request) -> None:
@@ -103,7 +103,7 @@ class Http1(H11Protocol):
         await self.refuse(head_error(status_code))
 
     async def refuse(self, error: ApiError) -> None:
-        """Answer what is not a request yet, or not one at all."""
+        """Answer with an error before, or instead of, a complete request."""
         body = error.encoded()
         headers = [
             (b"content-type", JSON),
@@ -118,7 +118,7 @@ class Http1(H11Protocol):
 
 
 class Inbox:
-    """What the app receives: bounded, and never in the way of the connection once the app has ended."""
+    """The messages for the app: a bounded queue that accepts and drops everything once the app has ended."""
 
     def __init__(self) -> None:
         self._messages: deque[Message] = deque()
@@ -127,7 +127,7 @@ class Inbox:
         self._closed = False
 
     async def put(self, message: Message) -> None:
-        """Wait for room, unless nobody reads any more."""
+        """Wait for room, unless the app has ended."""
         while len(self._messages) >= BODY_PIECES and not self._closed and message["type"] == "http.request":
             self._room = trio.Event()
             await self._room.wait()
@@ -136,7 +136,7 @@ class Inbox:
             self._news.set()
 
     async def get(self) -> Message:
-        """The next message; without a checkpoint if one waits."""
+        """The next message; without a checkpoint if one has arrived."""
         while not self._messages:
             self._news = trio.Event()
             await self._news.wait()

@@ -1,7 +1,7 @@
-"""What this node knows, for the operator's own eyes: status, peers, jobs, the cluster, and why a route is as it is.
+"""The operator's endpoints: status, peers, jobs, the cluster, and the explanation of a route.
 
-The same objects as the verbs print with ``--json``; additive for ever.  Nothing here changes how the node is set up:
-the only thing that can be done is to cancel a job.  The node's first key sees all jobs, every other key its own.
+They return the objects that the verbs print with ``--json``; fields are only ever added.  They change no setting; the
+only action is to cancel a job.  The node's first key sees all jobs, every other key its own.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from protocol.routing.ranking import Candidate, Excluded, Ranking
 
 #: Jobs in one answer of ``/v1/jobs``, the newest first (guess: what fits on a few screens).
 MOST_JOBS: Final = 200
-#: Where the ASGI scope of a request has the ``ApiKey`` that opened the gate.
+#: The field of a request's ASGI scope with the ``ApiKey`` that it used.
 KEY: Final = "p2pnode.key"
 
 
 def local_routes(gateway: Gateway) -> Blueprint:
-    """Everything that is answered from memory."""
+    """The endpoints that answer from memory."""
     routes = Blueprint("local", __name__)
 
     @routes.get("/v1/p2p/status")
@@ -45,8 +45,8 @@ def local_routes(gateway: Gateway) -> Blueprint:
     async def peer(name: str) -> Response:
         found = [one for one in gateway.peers() if name in (one["id"], one["short"], one["name"])]
         if len(found) != 1:
-            said = "There is no such peer" if not found else f"{len(found)} peers go by that name"
-            raise ApiError(404, "peer_not_found", f"{said}: {name[:80]!r}. GET /v1/p2p/peers lists them by id.")
+            problem = "There is no such peer" if not found else f"{len(found)} peers have that name"
+            raise ApiError(404, "peer_not_found", f"{problem}: {name[:80]!r}. GET /v1/p2p/peers lists them by id.")
         return answer(found[0])
 
     @routes.get("/v1/jobs")
@@ -83,7 +83,7 @@ def _job(gateway: Gateway, name: str) -> JobRecord:
 
 
 def _may_see(record: JobRecord) -> bool:
-    """Whether the job is the caller's own, or the caller holds the node's first key (or none is asked for)."""
+    """Whether the job is the caller's own, or the caller holds the node's first key, or the API needs no key."""
     key = cast(ApiKey | None, request.scope.get(KEY))
     return key is None or key.name in (FIRST_KEY, record.client)
 
@@ -104,7 +104,7 @@ def _text(value: object) -> object:
 
 
 def cluster_of(peers: Iterable[JsonObject], models: list[JsonObject]) -> JsonObject:
-    """The network as this node sees it: who is there, what can be asked for, how much and how busy."""
+    """The network as this node sees it: its nodes and models, their capacity and load."""
     present = [peer for peer in peers if peer["state"] not in ("dead", "left")]
     cards = [gpu for peer in present for gpu in peer["gpus"]]
     loads = [peer["load"] for peer in present if peer.get("load")]
@@ -124,7 +124,7 @@ def cluster_of(peers: Iterable[JsonObject], models: list[JsonObject]) -> JsonObj
 
 
 class Route:
-    """``POST /v1/p2p/route``: the decision on a request, explained and not carried out."""
+    """``POST /v1/p2p/route``: explains the decision on a request without carrying it out."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -149,14 +149,14 @@ def shown_ranking(ranking: Ranking, peers: Iterable[JsonObject]) -> JsonObject:
     }
 
 
-def _who(peer: PeerId, names: dict[str, str]) -> JsonObject:
+def _identity(peer: PeerId, names: dict[str, str]) -> JsonObject:
     text = peer_text(peer)
     return {"peer": text, "short": short(peer), "name": names.get(text, "")}
 
 
 def _candidate(candidate: Candidate, names: dict[str, str]) -> JsonObject:
     return {
-        **_who(candidate.peer, names),
+        **_identity(candidate.peer, names),
         "score": candidate.score,
         "warm": candidate.warm,
         "rtt_ms": None if candidate.rtt_s is None else round(candidate.rtt_s * 1000, 3),
@@ -165,4 +165,4 @@ def _candidate(candidate: Candidate, names: dict[str, str]) -> JsonObject:
 
 
 def _excluded(excluded: Excluded, names: dict[str, str]) -> JsonObject:
-    return {**_who(excluded.peer, names), "reason": excluded.reason, "detail": excluded.detail}
+    return {**_identity(excluded.peer, names), "reason": excluded.reason, "detail": excluded.detail}

@@ -1,8 +1,8 @@
-"""The endpoints of OpenAI that run a model: read four fields, hand the job over, pass the answer on as it comes.
+"""OpenAI's endpoints that run a model: they read a few fields, submit the job, and stream its answer to the client.
 
-The head goes out with the first piece; until then a failure is an ordinary error answer, afterwards the last event of
-the stream.  Leaving the request, for whatever reason, cancels the job.  These routes answer without Quart, whose
-request and response objects would cost more than all the rest.
+The head is sent with the first piece.  Before that a failure is an ordinary error answer; afterwards it is the last
+event of the stream.  The job is cancelled when the request ends for any reason.  These endpoints bypass Quart, whose
+request and response objects would cost more than all the rest.  The choice of a peer is not made here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from protocol.routing.ranking import JobQuery
 
 #: Bytes of an answer that is not streamed (guess: 2,000 embeddings of 4,096 numbers as base64 are 44 MB).
 MOST_ANSWER_BYTES: Final = 64 * 1024 * 1024
-#: The label of requests for models that nobody offers: a caller may not make up labels.
+#: The label of requests for models that no peer offers: a caller must not be able to create labels.
 UNKNOWN: Final = "unknown"
 
 _log = structlog.get_logger("p2pnode.http")
@@ -37,11 +37,11 @@ _log = structlog.get_logger("p2pnode.http")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A path, the field that must be there, and how its streams are written."""
+    """A path, its required field, and the form of its streams."""
 
     path: str
     needed: str
-    #: Events carry their type as a name, and the end has no ``[DONE]`` (``/v1/responses``).
+    #: Events carry their type as a name, and no ``[DONE]`` follows the last one (``/v1/responses``).
     named_events: bool = False
     streams: bool = True
 
@@ -62,7 +62,7 @@ _TYPE: Final = msgspec.json.Decoder(_Type)
 
 
 async def read_query(request: Request, endpoint: Endpoint, usual_zone: str) -> tuple[bytes, Fields, JobQuery]:
-    """The body of a request and what it asks for; raises ``ApiError``."""
+    """The body of a request, its fields and its query; raises ``ApiError``."""
     check_content(request)
     body = await request.body()
     fields = read(body, endpoint.needed)
@@ -104,7 +104,7 @@ class Completions:
             progress.end()
 
     def _best_only(self, query: JobQuery) -> JobQuery:
-        """``allow_fallbacks: false``: the first choice or nobody."""
+        """``allow_fallbacks: false``: only the first choice."""
         best = self._gateway.dispatch.explain(query).candidates[:1]
         return replace(query, only=tuple(peer_text(candidate.peer) for candidate in best) or query.only)
 
@@ -168,12 +168,12 @@ def _headers(answer: AnswerStream, waited: float) -> Headers:
 
 
 def _named(texts: list[bytes]) -> bytes:
-    """Events of the Responses API: each is named after the type in its data."""
+    """Events of the Responses API: each carries the type in its data as its name."""
     return b"".join(b"event: %b\ndata: %b\n\n" % (_TYPE.decode(text).type.encode(), text) for text in texts)
 
 
 class _StreamState:
-    """What the metrics and the log get to know of one request."""
+    """Records one request for the metrics and the log."""
 
     def __init__(self, gateway: Gateway, request: Request, spec: JobSpec, started: float) -> None:
         self._gateway = gateway
@@ -181,7 +181,7 @@ class _StreamState:
         self._spec = spec
         self._started = started
         self._numbers: ModelMetrics | None = None
-        #: What it is until somebody says otherwise: leaving without a word is the client going away.
+        #: The outcome unless another one is set: the client left.
         self.outcome = "cancelled"
         self.waited = 0.0
         self.pieces = 0
@@ -197,7 +197,7 @@ class _StreamState:
             self._numbers.first_token.observe(self.waited)
 
     def failed(self, failed: JobFailed) -> None:
-        """The job ended badly."""
+        """The job failed."""
         self.outcome = "failed" if failed.status >= 500 else "refused"
         request, facts = self._request, {"model": self._spec.model, "code": failed.code, "reason": failed.message}
         _log.info("request_failed", request_id=request.id, status=failed.status, begun=request.begun, **facts)
@@ -207,7 +207,7 @@ class _StreamState:
         seconds = trio.current_time() - self._started
         record = self._gateway.jobs.get(self._request.id)
         attempts = record.attempts if record is not None else []
-        # Who was asked offers the model, so that its name is not the caller's invention.
+        # An attempt proves that a peer offers the model, so the label is not the caller's invention.
         numbers = self._numbers or self._gateway.metrics.of_model(self._spec.model if attempts else UNKNOWN)
         numbers.ended(self.outcome, seconds)
         if self.pieces:

@@ -1,6 +1,6 @@
-"""What a caller wishes of the route: the body's ``provider`` object and our headers, as a ``JobQuery``.
+"""Turns a caller's routing preferences, the ``provider`` object and our headers, into a ``JobQuery``.
 
-Nothing here waits; who calls it: ``openai`` for requests and dry runs.
+Nothing here waits or ranks.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from p2pnode.state.keys import ZONES, ApiKey, narrower
 from protocol.routing.ranking import JobQuery
 
 SORTS: Final = ("price", "throughput", "latency")
-#: Length of an answer assumed where the caller sets no limit, tokens (guess: a paragraph or two).
+#: Length of an answer whose caller sets no limit, tokens (guess: a paragraph or two).
 USUAL_TOKENS: Final = 256
-#: Milliseconds: the longest deadline or objective that is taken (a day).
+#: The longest deadline or objective, milliseconds (a day).
 MOST_MS: Final = 86_400_000
 _NOTHING: Final = ProviderPreferences()
 
@@ -23,41 +23,42 @@ _NOTHING: Final = ProviderPreferences()
 def job_query(
     fields: Fields, headers: dict[bytes, bytes], key: ApiKey | None, prompt_tokens: int, usual_zone: str
 ) -> JobQuery:
-    """The query of a request; raises ``ApiError`` for a wish that cannot be understood."""
-    wishes = fields.provider or _NOTHING
-    if wishes.sort not in (None, *SORTS):
+    """The query of a request; raises ``ApiError`` for an invalid preference."""
+    preferences = fields.provider or _NOTHING
+    if preferences.sort not in (None, *SORTS):
         raise bad_parameter("provider.sort", f"provider.sort must be one of {', '.join(SORTS)}.")
     first_token = milliseconds(headers, b"x-slo-ttft-ms")
     per_token = milliseconds(headers, b"x-slo-tpot-ms")
-    sort = wishes.sort or ("latency" if first_token else "throughput" if per_token else None)
-    only = wishes.only
-    if wishes.allow_fallbacks is False and wishes.order:
-        only = tuple(peer for peer in wishes.order if not only or peer in only)
+    sort = preferences.sort or ("latency" if first_token else "throughput" if per_token else None)
+    only = preferences.only
+    if preferences.allow_fallbacks is False and preferences.order:
+        only = tuple(peer for peer in preferences.order if not only or peer in only)
     return JobQuery(
         model=fields.model,
         prompt_tokens=prompt_tokens,
         max_tokens=fields.tokens_out or USUAL_TOKENS,
         capabilities=capabilities(fields),
-        quantizations=wishes.quantizations,
-        max_price=_price(wishes),
-        order=wishes.order,
+        quantizations=preferences.quantizations,
+        max_price=_price(preferences),
+        order=preferences.order,
         only=only,
-        ignore=wishes.ignore,
+        ignore=preferences.ignore,
         sort=sort,
         zone=zone(headers, key, usual_zone),
     )
 
 
-def _price(wishes: ProviderPreferences) -> float | None:
-    """USD per million tokens of the answer; the price of the prompt is not filtered by."""
-    price = wishes.max_price.completion if isinstance(wishes.max_price, MaxPrice) else wishes.max_price
+def _price(preferences: ProviderPreferences) -> float | None:
+    """USD per million tokens of the answer; the price of the prompt does not filter."""
+    limit = preferences.max_price
+    price = limit.completion if isinstance(limit, MaxPrice) else limit
     if price is not None and not 0 <= price < 1e9:
         raise bad_parameter("provider.max_price", "provider.max_price must be USD per million tokens.")
     return price
 
 
 def zone(headers: dict[bytes, bytes], key: ApiKey | None, usual: str) -> str:
-    """How far the request may go: as asked for, else as usual here, but never further than the key allows."""
+    """The zone of a request: the one in its header, else the usual one, but never wider than the key allows."""
     wanted = headers.get(b"x-p2pnode-zone")
     text = wanted.decode("latin-1").strip().lower() if wanted is not None else None
     if text is not None and text not in ZONES:
@@ -77,7 +78,7 @@ def milliseconds(headers: dict[bytes, bytes], name: bytes) -> int | None:
 
 
 def unsupported(fields: Fields) -> ApiError | None:
-    """What only a server with a memory could do (``/v1/responses``)."""
+    """The error of a field that needs stored conversations (``/v1/responses``); None if there is none."""
     for param in ("previous_response_id", "conversation"):
         if bytes(getattr(fields, param)) not in (b"", b"null"):
             return ApiError(

@@ -1,6 +1,6 @@
-"""One HTTP request on its way through the API: what was sent, who sent it, and how it is answered.
+"""One HTTP request: its head, its body, its client, and the methods that answer it.
 
-Thinner than Quart's, for the paths where every microsecond is paid per token.
+It is thinner than Quart's, because the streaming paths pay each microsecond once per token.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BODY_S: Final = 10.0
 
 
 class Request:
-    """``headers`` has lower-case names; of a name sent twice the last value."""
+    """``headers`` has lower-case names; if a name was sent twice, the last value counts."""
 
     __slots__ = (
         "_receive",
@@ -50,11 +50,11 @@ class Request:
         self.client: str = (scope["client"] or ("",))[0]
         self.connection: Connection | None = scope.get("state", {}).get("connection")
         self.id = new_request_id()
-        #: Whose key opened the gate; None where none is asked for.
+        #: The key that the client used; None where none is required.
         self.key: ApiKey | None = None
         #: Headers that every answer to this request carries.
         self.extra: Headers = []
-        #: Whether the head of the answer is out.
+        #: Whether the head of the answer was sent.
         self.begun = False
         self._receive = receive
         self._send = send
@@ -87,7 +87,7 @@ class Request:
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
-        """While the rest of the body is waited for, the connection may have to make room for another."""
+        """Mark the connection: while it waits for the rest of a body, a full server may close it."""
         if self.connection is None:
             yield
             return
@@ -108,7 +108,7 @@ class Request:
         await self.end(body)
 
     async def refuse(self, error: ApiError) -> None:
-        """The answer that says what is wrong."""
+        """Answer with an error."""
         await self.answer(error.encoded(), status=error.status, headers=error.headers())
 
     async def begin(self, status: int, headers: Headers) -> None:
@@ -126,7 +126,7 @@ class Request:
             await self.connection.flush()
 
     async def end(self, data: bytes = b"") -> None:
-        """The last part of the body, together with the mark of its end."""
+        """The last part of the body, together with its end marker."""
         if self.connection is not None:
             self.connection.cork()
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
@@ -134,6 +134,6 @@ class Request:
             await self.connection.flush()
 
     def drop(self) -> None:
-        """Cut the answer off: an error after its head that cannot be said in its form."""
+        """Cut the answer off, after an error that its form cannot carry."""
         if self.connection is not None:
             self.connection.drop()

@@ -1,6 +1,6 @@
-"""The id of a request: what ``x-request-id`` says, logs carry and ``/v1/jobs`` answers to.
+"""Makes the id of a request, which ``x-request-id``, the log and ``/v1/jobs`` carry.
 
-Always our own: a caller's would have to be checked for what may stand in a header.
+The id is always ours: a caller's id would have to be checked for characters that a header forbids.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-#: 96 random bits: no two in the life of the universe's GPUs.
+#: 96 random bits: a collision is improbable in any number of requests that a node can serve.
 ID_BYTES: Final = 12
 
 

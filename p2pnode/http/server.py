@@ -1,7 +1,7 @@
-"""Listens for HTTP: a socket of our own, a bounded number of connections, timers, and an end that always comes.
+"""The HTTP server: its own socket, a bounded number of connections, timers, and a shutdown that always ends.
 
-hypercorn does HTTP/1.1 (``connection``); its accept loop is not used because it has no limits and cannot let go of a
-client that stopped reading.
+hypercorn parses HTTP/1.1 (``connection``).  Its accept loop is not used: it has no limits, and a client that stopped
+reading blocks its shutdown.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from p2pnode.config import is_loopback
 from p2pnode.http.asgi import App
 from p2pnode.http.connection import WRITE_IDLE_S, Connection
 
-#: Connections that the kernel may hold ready for us.
+#: Connections that the kernel may queue before they are accepted.
 BACKLOG: Final = 256
-#: Seconds between two looks at the deadlines of the connections.
+#: Seconds between two checks of the connections' deadlines.
 SWEEP_S: Final = 0.25
-#: Milliseconds after which the kernel gives up on a client that acknowledges nothing (guess: a patient minute).
+#: Milliseconds after which the kernel closes a connection whose client acknowledges nothing (guess: a minute).
 USER_TIMEOUT_MS: Final = 60_000
 #: Seconds to wait when the process has no descriptor left (trio does the same).
 NO_DESCRIPTOR_S: Final = 0.1
@@ -40,22 +40,22 @@ _log = structlog.get_logger("p2pnode.http")
 
 
 class ApiAddressProblem(Exception):
-    """The API cannot listen where it was told to; the message says what to do."""
+    """The API cannot listen at the configured address; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the server.  Loopback counts only against ``connections``."""
+    """Bounds of the server.  Only ``connections`` applies to loopback."""
 
     connections: int = 256
     per_address: int = 32
-    #: Seconds a running answer may take once the server was asked to stop.
+    #: Seconds a running answer may take after the request to stop.
     drain_s: float = 30.0
     write_idle_s: float = WRITE_IDLE_S
 
 
 class Settings(Config):
-    """hypercorn's configuration as far as its protocol reads it; no log of its own, the date made once a second."""
+    """The part of hypercorn's configuration that its protocol reads: no log; the date is cached for a second."""
 
     accesslog = None
     errorlog = None
@@ -101,7 +101,7 @@ async def listen(host: str, port: int) -> trio.socket.SocketType:
 
 
 class Server:
-    """Accepts, bounds and ends the connections of one app."""
+    """Accepts, bounds and closes the connections of one app."""
 
     def __init__(self, app: App, limits: Limits = Limits(), watch: Callable[[int], None] = lambda _: None) -> None:
         found = importlib.metadata.version("hypercorn")
@@ -118,7 +118,7 @@ class Server:
         self._some = trio.Event()
 
     async def run(self, sock: trio.socket.SocketType, stop: trio.Event, *, task_status: trio.TaskStatus[int]) -> None:
-        """Serve until ``stop``, then finish what runs, at most ``drain_s``.  Reports the port."""
+        """Serve until ``stop``, then let running answers finish for at most ``drain_s``.  Reports the port."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep)
             with sock:
@@ -148,7 +148,7 @@ class Server:
                 except OSError as error:
                     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                         _log.warning("no_descriptor_left", fix="raise the limit of open files: ulimit -n 4096")
-                        self._make_room(None)
+                        self._evict_oldest(None)
                         await trio.sleep(NO_DESCRIPTOR_S)
                     continue
                 self._admit(accepted, nursery)
@@ -157,10 +157,10 @@ class Server:
         try:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = Connection(self._app, self._config, self._context, accepted, self._limits.write_idle_s)
-        except OSError:  # gone before it was looked at
+        except OSError:  # the client left before it was accepted
             accepted.close()
             return
-        if not self._has_room(connection.address):
+        if not self._find_room(connection.address):
             connection.turn_away()
             return
         self._connections.add(connection)
@@ -187,17 +187,17 @@ class Server:
                 del self._by_address[connection.address]
             self._watch(len(self._connections))
 
-    def _has_room(self, address: str) -> bool:
-        """Whether one more fits; a connection that waits for a request makes room for one that may bring some."""
+    def _find_room(self, address: str) -> bool:
+        """Whether one more fits; if not, it replaces one without a running request."""
         bounded = not is_loopback(address)
         if bounded and self._by_address[address] >= self._limits.per_address:
-            return self._make_room(address)
+            return self._evict_oldest(address)
         if len(self._connections) >= self._limits.connections:
-            return self._make_room(None)
+            return self._evict_oldest(None)
         return True
 
-    def _make_room(self, address: str | None) -> bool:
-        waiting = [c for c in self._connections if c.yields and address in (None, c.address)]
+    def _evict_oldest(self, address: str | None) -> bool:
+        waiting = [c for c in self._connections if c.evictable and address in (None, c.address)]
         if not waiting:
             return False
         oldest = min(waiting, key=lambda connection: connection.opened)
@@ -207,7 +207,7 @@ class Server:
 
     async def _sweep(self) -> None:
         while True:
-            if not self._connections:  # a node that nobody asks sleeps
+            if not self._connections:  # an idle node must not wake up
                 self._some = trio.Event()
                 await self._some.wait()
             await trio.sleep(SWEEP_S)
@@ -229,7 +229,7 @@ async def serve(
     """Serve ``app`` until ``stop`` is set or the task is cancelled; ``started`` gets the port.
 
     Raises:
-      ApiAddressProblem: nothing can listen there.
+      ApiAddressProblem: the address cannot be bound.
     """
     server = Server(app, limits, watch)
     await server.run(await listen(host, port), trio.Event() if stop is None else stop, task_status=task_status)

@@ -25,7 +25,7 @@ PEER = PeerId(bytes(range(32)))
 CHUNK = b'{"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"word "}}]}'
 WHOLE = b'{"object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"word "}}]}'
 HANG = "hang"
-NO_DOORS = AllowedOrigins()
+NONE_ALLOWED = AllowedOrigins()
 
 #: One step of an answer: pieces, a pause in seconds, for ever, or a failure.
 Step = list[bytes] | float | str | JobFailed
@@ -323,7 +323,7 @@ def chat(model: str = "m", **more: Any) -> dict[str, Any]:
 async def running(
     gateway: ScriptedGateway | None = None,
     *,
-    doors: AllowedOrigins = NO_DOORS,
+    allowed: AllowedOrigins = NONE_ALLOWED,
     host: str = "127.0.0.1",
     **limits: Any,
 ) -> AsyncIterator[Api]:
@@ -333,7 +333,7 @@ async def running(
 
     async def run(*, task_status: trio.TaskStatus[int]) -> None:
         try:
-            app = create_app(gateway, doors)
+            app = create_app(gateway, allowed)
             await serve(app, host, 0, stop=stop, limits=Limits(**limits), task_status=task_status)
         finally:
             ended.set()

@@ -14,7 +14,7 @@ from hypercorn.trio import serve
 from quart import Response
 from quart_trio import QuartTrio
 
-from p2pnode.http.disconnects import hold_back
+from p2pnode.http.disconnects import delay_disconnect
 
 ASK = b"GET /%b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 App = Callable[..., Awaitable[None]]
@@ -61,7 +61,7 @@ async def closed(app: App, path: bytes, times: int) -> int:
 
 @pytest.mark.parametrize("path", [b"whole", b"stream"])
 async def test_connection_close_is_honoured_with_the_wrapper(path: bytes) -> None:
-    assert await closed(hold_back(small_app()), path, 20) == 20
+    assert await closed(delay_disconnect(small_app()), path, 20) == 20
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ async def test_only_the_last_disconnect_is_held_back() -> None:
     async def send(message: Any) -> None:
         seen.append(message["type"])
 
-    await hold_back(app)({"type": "http"}, receive, send)
+    await delay_disconnect(app)({"type": "http"}, receive, send)
     assert seen == ["http.disconnect", "http.response.start", "http.response.body"]
 
 
@@ -101,5 +101,5 @@ async def test_other_scopes_are_passed_on() -> None:
     async def app(*arguments: Any) -> None:
         seen.append(arguments)
 
-    await hold_back(app)({"type": "lifespan"}, 1, 2)
+    await delay_disconnect(app)({"type": "lifespan"}, 1, 2)
     assert seen == [({"type": "lifespan"}, 1, 2)]

@@ -46,7 +46,7 @@ async def test_foreign_names_are_not(host: str, path: str) -> None:
 
 
 async def test_a_name_that_was_configured_is_answered_on_any_port() -> None:
-    async with running(doors=AllowedOrigins(hosts=("gpu.example.org",))) as api:
+    async with running(allowed=AllowedOrigins(hosts=("gpu.example.org",))) as api:
         for host in ("gpu.example.org", "GPU.example.org:443", f"gpu.example.org:{api.port}"):
             assert (await api.ask("GET", "/v1/models", headers={"host": host})).status == 200
         assert (await api.ask("GET", "/v1/models", headers={"host": "gpu.example.com"})).status == 421
@@ -81,7 +81,7 @@ async def test_pages_of_others_may_not_ask(headers: dict[str, str], status: int)
 
 async def test_a_page_that_was_configured_may() -> None:
     origin = {"origin": "https://chat.example.org"}
-    async with running(doors=AllowedOrigins(origins=("https://chat.example.org/",))) as api:
+    async with running(allowed=AllowedOrigins(origins=("https://chat.example.org/",))) as api:
         reply = await api.ask("POST", CHAT, chat(), origin | {"sec-fetch-site": "cross-site"})
         assert (reply.status, reply.headers["access-control-allow-origin"]) == (200, "https://chat.example.org")
         listing = await api.ask("GET", "/v1/models", headers=origin)
