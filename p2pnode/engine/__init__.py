@@ -1,5 +1,5 @@
-"""What runs the model: one protocol (``base``) and its kinds: mock, OpenAI-compatible server, supervised vLLM.
+"""Engines, which run models: one protocol (``base``), implemented by a mock, an OpenAI-compatible server and vLLM.
 
-An engine knows nothing of peers, gossip or HTTP requests; it is given the body of an OpenAI request and answers with
-the pieces of an OpenAI answer.
+An engine takes the body of an OpenAI request and returns the pieces of an OpenAI answer.  It knows nothing of peers,
+gossip or HTTP clients.
 """

@@ -1,7 +1,7 @@
-"""The JSON of OpenAI answers, whole and in chunks, as the mock engine gives them.
+"""Formats the mock engine's answers as OpenAI JSON, whole and in chunks.
 
-One ``Writer`` per job: it knows the head that all chunks share, so that a token costs one join of bytes.
-Not here: errors (``p2pnode/http``), which tokens there are (``mock_text``).
+Each job has one ``Writer``.  It encodes the head that all chunks share once, so a token costs one join of bytes.
+Not here: errors (``p2pnode/http``) and the choice of tokens (``mock_text``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from p2pnode.engine.base import CHAT
-from p2pnode.engine.mock_text import Saying
+from p2pnode.engine.mock_text import Choice
 from p2pnode.json_types import JsonObject
 
 FINGERPRINT: Final = "p2pnode-mock"
@@ -51,17 +51,17 @@ class Writer:
     def _chunk(self, choice: bytes) -> bytes:
         return b'%b,"choices":[%b]%b' % (self._chunk_head, choice, self._chunk_tail)
 
-    def first(self, index: int, saying: Saying) -> bytes | None:
-        """The chunk before the first token: the role, and of a tool call its name."""
+    def first(self, index: int, choice: Choice) -> bytes | None:
+        """The chunk before the first token: the role, and the function's name of a tool call."""
         if not self._chat:
             return None
-        delta: JsonObject = {"role": "assistant", "content": "" if not saying.function else None}
-        if saying.function:
-            function = {"name": saying.function, "arguments": ""}
+        delta: JsonObject = {"role": "assistant", "content": "" if not choice.function else None}
+        if choice.function:
+            function = {"name": choice.function, "arguments": ""}
             delta["tool_calls"] = [{"index": 0, "id": self._call_id, "type": "function", "function": function}]
         return self._chunk(_encode({"index": index, "delta": delta, "logprobs": None, "finish_reason": None}))
 
-    def token(self, index: int, saying: Saying, token: str) -> bytes:
+    def token(self, index: int, choice: Choice, token: str) -> bytes:
         """The chunk of one token."""
         quoted = self._quoted.get(token)
         if quoted is None:
@@ -71,10 +71,10 @@ class Writer:
         if not self._chat:
             return self._chunk(b'{"index":%d,"text":%b,"logprobs":null,"finish_reason":null}' % (index, quoted))
         delta = b'"content":%b'
-        if saying.function:
+        if choice.function:
             delta = b'"tool_calls":[{"index":0,"function":{"arguments":%b}}]'
-        choice = b'{"index":%d,"delta":{%b},"logprobs":null,"finish_reason":null}'
-        return self._chunk(choice % (index, delta % quoted))
+        shape = b'{"index":%d,"delta":{%b},"logprobs":null,"finish_reason":null}'
+        return self._chunk(shape % (index, delta % quoted))
 
     def _choice_with_logprobs(self, index: int, token: str) -> bytes:
         if self._chat:
@@ -88,47 +88,47 @@ class Writer:
             choice = {"index": index, "text": token, "logprobs": text_logprobs((token,)), "finish_reason": None}
         return _encode(choice)
 
-    def last(self, index: int, saying: Saying) -> bytes:
-        """The chunk with the reason why it ends."""
+    def last(self, index: int, choice: Choice) -> bytes:
+        """The chunk with the finish reason."""
         if self._chat:
-            choice = b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":"%b"}'
+            shape = b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":"%b"}'
         else:
-            choice = b'{"index":%d,"text":"","logprobs":null,"finish_reason":"%b"}'
-        return self._chunk(choice % (index, saying.finish.encode()))
+            shape = b'{"index":%d,"text":"","logprobs":null,"finish_reason":"%b"}'
+        return self._chunk(shape % (index, choice.finish.encode()))
 
     def totals(self, prompt: int, completion: int) -> bytes:
         """The chunk that ends a stream with ``include_usage``."""
         return b'%b,"choices":[],"usage":%b}' % (self._chunk_head, _encode(usage(prompt, completion)))
 
-    def whole(self, sayings: Sequence[Saying], prompt: int) -> bytes:
+    def whole(self, choices: Sequence[Choice], prompt: int) -> bytes:
         """The answer in one piece."""
-        completion = sum(len(saying.tokens) for saying in sayings)
+        completion = sum(len(choice.tokens) for choice in choices)
         return _encode(
             self._head
             | {
                 "object": "chat.completion" if self._chat else "text_completion",
-                "choices": [self._whole_choice(index, saying) for index, saying in enumerate(sayings)],
+                "choices": [self._whole_choice(index, choice) for index, choice in enumerate(choices)],
                 "usage": usage(prompt, completion),
             }
         )
 
-    def _whole_choice(self, index: int, saying: Saying) -> JsonObject:
-        text = "".join(saying.tokens)
-        choice: JsonObject = {"index": index, "finish_reason": saying.finish, "logprobs": None}
+    def _whole_choice(self, index: int, choice: Choice) -> JsonObject:
+        text = "".join(choice.tokens)
+        fields: JsonObject = {"index": index, "finish_reason": choice.finish, "logprobs": None}
         if not self._chat:
-            return choice | {"text": text, "logprobs": text_logprobs(saying.tokens) if self._logprobs else None}
+            return fields | {"text": text, "logprobs": text_logprobs(choice.tokens) if self._logprobs else None}
         message: JsonObject = {"role": "assistant", "content": text, "refusal": None}
-        if saying.function:
-            function = {"name": saying.function, "arguments": text}
+        if choice.function:
+            function = {"name": choice.function, "arguments": text}
             message |= {
                 "content": None,
                 "tool_calls": [{"id": self._call_id, "type": "function", "function": function}],
             }
-        return choice | {"message": message, "logprobs": logprobs(saying.tokens) if self._logprobs else None}
+        return fields | {"message": message, "logprobs": logprobs(choice.tokens) if self._logprobs else None}
 
 
 def logprobs(tokens: Sequence[str]) -> JsonObject:
-    """Made up, but of the right form: every token was certain."""
+    """Made-up values in the right form: every token has probability 1."""
     return {
         "content": [
             {"token": token, "logprob": 0.0, "bytes": list(token.encode()), "top_logprobs": []} for token in tokens
@@ -138,7 +138,7 @@ def logprobs(tokens: Sequence[str]) -> JsonObject:
 
 
 def text_logprobs(tokens: Sequence[str]) -> JsonObject:
-    """The older form, of text completions."""
+    """The older form, for text completions."""
     offsets = [0]
     for token in tokens:
         offsets.append(offsets[-1] + len(token))
@@ -148,7 +148,7 @@ def text_logprobs(tokens: Sequence[str]) -> JsonObject:
 
 
 def embeddings(model: str, vectors: Sequence[tuple[list[float], int]], encoding: str) -> bytes:
-    """The answer of ``/v1/embeddings``; ``base64`` is little-endian float32, as OpenAI gives it."""
+    """The answer of ``/v1/embeddings``; ``base64`` is little-endian float32, as in OpenAI's API."""
     data = []
     for index, (vector, _) in enumerate(vectors):
         value: object = vector
@@ -161,7 +161,7 @@ def embeddings(model: str, vectors: Sequence[tuple[list[float], int]], encoding:
 
 
 class ResponseWriter:
-    """The same for the stateless part of ``/v1/responses``: its events carry their name in ``type``."""
+    """Events and the whole answer of the stateless part of ``/v1/responses``; events carry their name in ``type``."""
 
     def __init__(self, answer_id: str, created: int, model: str) -> None:
         self._head = {"id": "resp_" + answer_id, "object": "response", "created_at": created, "model": model}
@@ -185,10 +185,10 @@ class ResponseWriter:
         where = {"output_index": 0, "content_index": 0, "item_id": self._item}
         return self._event("response.output_text.delta", delta=token, **where)
 
-    def last(self, saying: Saying, prompt: int) -> list[bytes]:
-        text = "".join(saying.tokens)
-        status = "incomplete" if saying.finish == "length" else "completed"
-        body = self._body(text, status, prompt, len(saying.tokens))
+    def last(self, choice: Choice, prompt: int) -> list[bytes]:
+        text = "".join(choice.tokens)
+        status = "incomplete" if choice.finish == "length" else "completed"
+        body = self._body(text, status, prompt, len(choice.tokens))
         where = {"output_index": 0, "content_index": 0, "item_id": self._item}
         part = {"type": "output_text", "text": text, "annotations": []}
         return [
@@ -198,9 +198,9 @@ class ResponseWriter:
             self._event("response." + status, response=body),
         ]
 
-    def whole(self, saying: Saying, prompt: int) -> bytes:
-        status = "incomplete" if saying.finish == "length" else "completed"
-        return _encode(self._body("".join(saying.tokens), status, prompt, len(saying.tokens)))
+    def whole(self, choice: Choice, prompt: int) -> bytes:
+        status = "incomplete" if choice.finish == "length" else "completed"
+        return _encode(self._body("".join(choice.tokens), status, prompt, len(choice.tokens)))
 
     def _body(self, text: str, status: str, prompt: int, completion: int) -> JsonObject:
         part = {"type": "output_text", "text": text, "annotations": []}

@@ -1,7 +1,7 @@
-"""The engine as the rest of the daemon sees it: what it offers, how busy it is, and how a job is run on it.
+"""The interface of an engine: its offers, its load, and how it runs a job.
 
-Not here: any engine.  An engine's own trouble never raises out of ``run``: it shows as ``state`` and ``problem``, and
-as ``EngineFailed`` on the jobs it could not do.
+Not here: any engine.  A failing engine does not raise out of ``run``: the failure shows in ``state`` and ``problem``,
+and as ``EngineFailed`` on its jobs.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 EMBEDDINGS: Final = "/v1/embeddings"
 RESPONSES: Final = "/v1/responses"
-#: What a job may ask of an engine.
+#: The endpoints that an engine may serve.
 PATHS: Final = frozenset({CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES})
 
 
 class EngineFailed(Exception):
-    """The engine could not do a job.  ``status`` is the HTTP status it means, ``message`` one line for the user.
+    """The engine failed or refused a job.  ``status`` is an HTTP status, ``message`` one line for the user.
 
-    A status below 500 means that the request itself is at fault, so that another engine would refuse it as well;
-    ``param`` then names the field.
+    A status below 500 means that the request itself is wrong, so another engine would refuse it as well; ``param``
+    then names the field.
     """
 
     def __init__(self, status: int, code: str, message: str, param: str = "") -> None:
@@ -43,10 +43,10 @@ class EngineFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineJob:
-    """One request of the OpenAI API, as its body came.
+    """One request of the OpenAI API with its unchanged body.
 
-    ``client`` names who asked: jobs of different clients share no prefix cache.  ``prompt_tokens`` is an estimate and
-    ``max_tokens`` 0 if the caller set none.
+    ``client`` names the requester: jobs of different clients share no prefix cache.  ``prompt_tokens`` is an estimate.
+    ``max_tokens`` is 0 if the caller set none.
     """
 
     path: str
@@ -59,24 +59,24 @@ class EngineJob:
 
 
 class EngineReply(Protocol):
-    """The answer as it comes.  Only ``status`` 200 is an answer; an engine raises ``EngineFailed`` for the rest."""
+    """A streamed answer.  ``status`` is always 200; an engine raises ``EngineFailed`` for every other status."""
 
     status: int
     content_type: str
 
     async def receive(self) -> list[bytes]:
-        """All that waits, at least one piece; an empty list at the end, which is proof that the answer is complete.
+        """All pieces that have arrived, at least one; an empty list proves that the answer is complete.
 
         In a stream a piece is the JSON text of one server-sent event (``[DONE]`` removed), else a part of the body.
 
         Raises:
-          EngineFailed: the engine broke off, after whatever was received so far.
+          EngineFailed: the engine broke off; the pieces received before stay valid.
         """
         ...
 
 
 class Engine(Protocol):
-    """What runs models.  The attributes may be read at any time and never wait."""
+    """Runs models.  Its attributes may be read at any time and never wait."""
 
     name: str
     runtime: str
@@ -87,29 +87,29 @@ class Engine(Protocol):
 
     @property
     def problem(self) -> str:
-        """One line that says what is wrong and what to do; empty if nothing is."""
+        """One line with the problem and its remedy; empty if there is no problem."""
         ...
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Live until cancelled.  ``started`` comes at once: models load while the node is already answering."""
+        """Run until cancelled.  ``started`` is called at once: models load while the node already answers."""
         ...
 
     def offers(self) -> tuple[ModelOffer, ...]:
-        """The models that can be asked for now."""
+        """The models that the engine serves now."""
         ...
 
     def gpus(self) -> tuple[Gpu, ...]: ...
 
     def load(self) -> Load:
-        """How busy it is: the newest snapshot."""
+        """The newest load figures."""
         ...
 
     async def wait_changed(self, seen: int | None = None) -> int:
-        """Wait until offers, state or problem change; returns a count to pass as ``seen`` next time."""
+        """Wait until offers, state or problem change; returns a version to pass as ``seen`` in the next call."""
         ...
 
     def open(self, job: EngineJob) -> AbstractAsyncContextManager[EngineReply]:
-        """Run a job.  Leaving the block stops the generation at once.
+        """Run a job.  Leaving the block stops its generation at once.
 
         Raises:
           EngineFailed: the engine refused or broke off before the first piece.
@@ -119,10 +119,10 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model as the operator offers it: ``name`` to the network, ``source`` is a folder or a hub id.
+    """A model as the operator configures it: ``name`` in the network, ``source`` a folder or a hub id.
 
-    ``revision`` pins a hub id.  Prices are USD per million tokens, ``context`` in tokens; 0 and "" mean: ask the
-    engine.
+    ``revision`` pins a hub id.  Prices are in USD per million tokens, ``context`` is in tokens; 0 and "" mean that the
+    engine decides.
     """
 
     name: str
@@ -140,9 +140,9 @@ class ModelSpec:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def offer(self, *, context: int = 0, state: ModelState = ModelState.RESIDENT) -> ModelOffer:
-        """What the advert says of it; ``context`` is what the engine reported, which the operator may only lower."""
+        """Its entry in the advert; ``context`` is the engine's limit, which the operator may only lower."""
         known = min(context, self.context) if context and self.context else context or self.context
-        # Two nodes may keep the same model in different folders: a path is no part of what it is.
+        # Two nodes may keep the same model in different folders, so the path is not part of its fingerprint.
         family = self.family or self.source.rstrip("/").rsplit("/", 1)[-1] or self.name
         return ModelOffer(
             name=self.name,
@@ -159,20 +159,20 @@ class ModelSpec:
 
 
 class Changes:
-    """A counter that can be waited for: how an engine tells that it should be advertised anew."""
+    """A version counter with a wait: an engine raises it when its advert is out of date."""
 
     def __init__(self) -> None:
         self._count = 0
         self._event = trio.Event()
 
     def announce(self) -> None:
-        """Wake everybody who waits."""
+        """Wake all waiting tasks."""
         self._count += 1
         self._event.set()
         self._event = trio.Event()
 
     async def wait(self, seen: int | None = None) -> int:
-        """Return at once if something changed since ``seen``, else at the next change."""
+        """Return the version; wait for a change unless the version already differs from ``seen``."""
         if seen is None or seen == self._count:
             await self._event.wait()
         return self._count

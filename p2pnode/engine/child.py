@@ -1,4 +1,7 @@
-"""A child process in a process group of its own, which does not outlive the node (see ``keeper``)."""
+"""Runs a command in a process group of its own, which does not outlive the node.
+
+``child_reaper`` is the process in between; restarts and health checks are ``vllm``'s.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ from p2pnode.engine import child_reaper
 
 #: Seconds between SIGTERM and SIGKILL (vLLM ends within one; a GPU driver in trouble takes longer).
 GRACE_S: Final = 5.0
-#: Bytes at the end of a log that are searched for what went wrong.
+#: Bytes at the end of a log that are searched for an error.
 TAIL_BYTES: Final = 16 * 1024
 
 
 class Child:
-    """A running child, seen through its keeper."""
+    """A running child, represented by its reaper."""
 
     def __init__(self, process: trio.Process, log: Path) -> None:
         self._process = process
@@ -30,12 +33,12 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The keeper's, which is the process group's."""
+        """The reaper's process id, which is also the id of the group."""
         pid: int = self._process.pid
         return pid
 
     def stop(self) -> None:
-        """Ask the whole group to end; ``wait`` tells when it has."""
+        """Ask the whole group to end; ``wait`` returns when it has."""
         self._process.terminate()
 
     async def wait(self) -> int:
@@ -43,18 +46,17 @@ class Child:
         code: int = await self._process.wait()
         return code
 
-    def last_words(self) -> str:
-        """The line of the log that most likely says what went wrong."""
-        return last_words(self._log)
+    def last_error(self) -> str:
+        """The line of the log that most likely names the error."""
+        return last_error(self._log)
 
 
 @asynccontextmanager
 async def child(command: Sequence[str], environment: Mapping[str, str], log: Path) -> AsyncIterator[Child]:
-    """Start a command; when the block ends, its whole process group does."""
+    """Start a command; the end of the block ends its whole process group."""
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept = [sys.executable, "-I", child_reaper.__file__, str(log), str(GRACE_S), *command]
     process = await trio.lowlevel.open_process(
-        kept,
+        [sys.executable, "-I", child_reaper.__file__, str(log), str(GRACE_S), *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -70,11 +72,11 @@ async def child(command: Sequence[str], environment: Mapping[str, str], log: Pat
 async def _end(process: trio.Process) -> None:
     assert process.stdin is not None
     with trio.CancelScope(shield=True):
-        # The keeper reads the end of its stdin as the end of the node.
+        # The reaper reads the end of its stdin as the end of the node.
         await process.stdin.aclose()
         with trio.move_on_after(GRACE_S + 1.0):
             await process.wait()
-        # Also after a keeper that ended by itself: the child's own children may still be there.
+        # Also if the reaper ended by itself: the child's own children may still run.
         with trio.move_on_after(1.0):
             _kill_group(process.pid)
             await process.wait()
@@ -87,8 +89,8 @@ def _kill_group(group: int) -> None:
         return
 
 
-def last_words(log: Path) -> str:
-    """The last line that speaks of an error, else the last line."""
+def last_error(log: Path) -> str:
+    """The last line with an error, else the last line."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - TAIL_BYTES))

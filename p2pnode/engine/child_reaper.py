@@ -1,10 +1,9 @@
-"""Keeps a child process: bounds its log, and ends it and all it started when the node is gone, however that went.
+"""A process between node and child: it bounds the child's log, and ends the child's process group with the node.
 
-Run as ``keeper.py LOG GRACE_S COMMAND…`` in a process group of its own, with a pipe from the node as its stdin.  A node
-that is killed by SIGKILL can tell nobody, but its end of the pipe closes; PR_SET_PDEATHSIG would do for neither the
-child's own children nor a child that was started from a thread.  Nothing but the standard library, so that it starts
-in a few milliseconds and needs a few megabytes.
-Not here: restarts and health (``vllm``).
+It runs as ``child_reaper.py LOG GRACE_S COMMAND…`` in a process group of its own; its stdin is a pipe from the node.
+The pipe closes even if SIGKILL ends the node.  PR_SET_PDEATHSIG covers neither the child's own children nor a child
+that was started from a thread.  Only the standard library is imported, so it starts in a few milliseconds and needs a
+few megabytes.  Not here: restarts and health (``vllm``).
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-#: Bytes of one log file; the one before it is kept too.
+#: Bytes of one log file; its predecessor is kept too.
 MOST_LOG_BYTES = 4 * 1024 * 1024
-#: Seconds between looks at the child while nothing happens.
-LOOK_S = 0.5
+#: Seconds between checks of the child while nothing happens.
+CHECK_S = 0.5
 
 
 class BoundedLog:
-    """A file that starts over when it is full; its forerunner keeps the name with ``.1``."""
+    """A log file that is rotated when it is full; its predecessor is named ``….1``."""
 
     def __init__(self, path: Path, most: int = MOST_LOG_BYTES) -> None:
         self._path = path
@@ -33,7 +32,7 @@ class BoundedLog:
         self._file = self._open()
 
     def _open(self) -> BinaryIO:
-        # Readable by its owner only: an engine's log may tell what is asked of it.
+        # Only the owner may read it: an engine's log may contain prompts.
         return os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0)
 
     def close(self) -> None:
@@ -47,8 +46,8 @@ class BoundedLog:
         self._file.write(data)
 
 
-def keep(log: BoundedLog, grace_s: float, command: list[str]) -> int:
-    """Run the command until it ends or the node does; returns its exit code."""
+def supervise(log: BoundedLog, grace_s: float, command: list[str]) -> int:
+    """Run the command until it or the node ends; returns its exit code."""
     stop_read, stop_write = os.pipe()
     os.set_blocking(stop_write, False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -64,8 +63,8 @@ def keep(log: BoundedLog, grace_s: float, command: list[str]) -> int:
     output = child.stdout.fileno()
     watched = [sys.stdin.fileno(), stop_read, output]
     while child.poll() is None:
-        # A closed output is the first sign of the end.
-        ready, _, _ = select.select(watched, [], [], LOOK_S if output in watched else 0.01)
+        # The output closes shortly before the child ends.
+        ready, _, _ = select.select(watched, [], [], CHECK_S if output in watched else 0.01)
         if output in ready and not _copy(output, log):
             watched.remove(output)
         if stop_read in ready or (sys.stdin.fileno() in ready and not os.read(sys.stdin.fileno(), 64)):
@@ -83,7 +82,7 @@ def _copy(output: int, log: BoundedLog) -> bool:
 
 
 def _end_group(child: subprocess.Popen[bytes], output: int | None, log: BoundedLog, grace_s: float) -> None:
-    """SIGTERM to the group, patience, SIGKILL to the group, this process included."""
+    """SIGTERM to the group, after the grace time SIGKILL; the group includes this process."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.killpg(0, signal.SIGTERM)
     deadline = time.monotonic() + grace_s
@@ -96,8 +95,8 @@ def _end_group(child: subprocess.Popen[bytes], output: int | None, log: BoundedL
 
 
 def main() -> None:
-    """Run and end as the child ended, by a signal too."""
-    code = keep(BoundedLog(Path(sys.argv[1])), float(sys.argv[2]), sys.argv[3:])
+    """Run the child and end as it ended, by the same signal if there was one."""
+    code = supervise(BoundedLog(Path(sys.argv[1])), float(sys.argv[2]), sys.argv[3:])
     if code < 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), -code)

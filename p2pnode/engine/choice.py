@@ -1,7 +1,7 @@
-"""Which engine this node gets: the configuration, turned into one engine or none.
+"""Chooses the engine of a node from its configuration: one engine or none.
 
-Nothing is started and no driver is asked here, so it takes no time; what is wrong with a choice that can only be seen
-later is the engine's own ``problem``.
+It starts nothing and asks no driver, so it returns at once.  A problem that shows only later is the engine's own
+``problem``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from p2pnode.config import Config, ModelConfig
     from p2pnode.engine.mock import Faults
 
-#: What the mock engine offers when no model is named: a size that every card of the table can hold.
+#: The mock engine's model if none is configured: its size fits every card of the table.
 MOCK_MODEL: Final = ModelSpec("mock-8b", context=8192, params_b=8.0, vram_mib=16 * 1024, quantization="bf16")
-#: Device files that say that a driver is loaded: NVIDIA, AMD, and NVIDIA under WSL.
+#: Device files that exist when a driver is loaded: NVIDIA, AMD, and NVIDIA under WSL.
 _RUNTIMES: Final = (("/dev/nvidiactl", "cuda"), ("/dev/kfd", "rocm"), ("/dev/dxg", "cuda"))
 _GPU_DEVICES: Final = tuple(device for device, _ in _RUNTIMES)
 #: Environment of tests and benches for the mock engine: its speed, and its faults as JSON.
@@ -41,13 +41,13 @@ VLLM_PYTHON_VARIABLE: Final = "P2PNODE_VLLM_PYTHON"
 
 
 class NoSuchEngine(ValueError):
-    """The engine that was asked for cannot be had; the message says what to do."""
+    """The configured engine is not available; the message says what to do."""
 
 
 def chosen_kind(
     config: Config, devices: tuple[str, ...] = _GPU_DEVICES, environ: Mapping[str, str] = os.environ
 ) -> str:
-    """``auto`` resolved: vLLM where it is installed and a GPU is there, else a server that is named, else none."""
+    """Resolve ``auto``: vLLM if it is installed and a GPU is present, else the server of ``engine.url``, else none."""
     if config.engine.kind != "auto":
         return config.engine.kind
     if any(Path(device).exists() for device in devices) and config.engine.models and _has_vllm(vllm_python(environ)):
@@ -95,7 +95,7 @@ def vllm_python(environ: Mapping[str, str]) -> str:
 
 
 def _has_vllm(python: str) -> bool:
-    """Whether that environment has vLLM: the module in our own, in another the script that every build brings."""
+    """Whether an environment has vLLM: in our own we look for the module, in another for the script."""
     if python == sys.executable:
         return importlib.util.find_spec("vllm") is not None
     return (Path(python).parent / "vllm").exists()

@@ -1,6 +1,6 @@
-"""What a model server publishes of its load, read from its Prometheus text.
+"""Reads a model server's load from its Prometheus text.
 
-The three gauges that every model server must have, and their names per engine, are those of the Gateway API inference
+The three gauges that every model server must have, and their names per engine, come from the Gateway API inference
 extension (proposal 003, "model server protocol").  Not here: our own metrics (``p2pnode/metrics.py``).
 """
 
@@ -31,7 +31,7 @@ class Gauges:
 
 
 def read(text: bytes) -> Gauges | None:
-    """The gauges, summed over data-parallel engines; ``None`` if this is no model server's text."""
+    """The gauges, summed over data-parallel engines; ``None`` if the text does not come from a model server."""
     sums: dict[str, float] = {}
     for line in text.decode("utf-8", "replace").splitlines():
         name = line.partition("{")[0].partition(" ")[0]

@@ -1,7 +1,8 @@
-"""An engine without a model: timed like a GPU of the tables, saying deterministic text, failing on demand.
+"""An engine without a model: it has the timing of a GPU, deterministic text, and failures on demand.
 
-It is open about being a mock: ``simulated``, runtime ``simulated``, ``system_fingerprint`` ``p2pnode-mock``.
-Not here: what is said (``mock_text``), its JSON (``answers``), when (``batch``, on ``protocol.perf.batch_engine``).
+It declares itself: ``simulated``, runtime ``simulated``, ``system_fingerprint`` ``p2pnode-mock``.
+Not here: the text (``mock_text``), its JSON (``answers``), its timing (``mock_batch`` and
+``protocol.perf.batch_engine``).
 """
 
 from __future__ import annotations
@@ -36,37 +37,37 @@ from protocol.perf.gpu_catalog import need_mib, shape_of
 from protocol.perf.model_timing import ModelTiming
 from protocol.statements.adverts import Gpu, Load, ModelOffer
 
-#: Tokens of context of a mock model that does not say.
+#: Tokens of context of a mock model without a configured one.
 DEFAULT_CONTEXT: Final = 8192
-#: Jobs decoded at once (guess: what vLLM keeps busy on one consumer GPU).
+#: Jobs decoded at once (guess: about as many as vLLM runs on one consumer GPU).
 DEFAULT_SLOTS: Final = 16
-#: Numbers of an embedding whose request does not say.
+#: Numbers of an embedding whose request names no dimensions.
 DEFAULT_DIMENSIONS: Final = 64
-#: Most pieces of one ``receive``: an instant engine must not answer with a megabyte at once.
+#: Most pieces of one ``receive``: an instant engine must not return a megabyte at once.
 MOST_PIECES: Final = 64
 
-#: A piece of an answer and how many tokens have to be made before it is due.
+#: Pieces of an answer, each with the number of tokens that must be generated before it is due.
 Pieces = Iterator[tuple[int, bytes]]
 
 
 @dataclass(slots=True)
 class Faults:
-    """What goes wrong, set by a test or the configuration, never by a request."""
+    """Injected failures, set by a test or the configuration, never by a request."""
 
     #: Share of the jobs that fail before their first piece.
     error_rate: float = 0.0
     #: Every job is refused with this HTTP status.
     refuse: int | None = None
-    #: Every job breaks off after so many pieces.
+    #: Every job breaks off after this many pieces.
     crash_after: int | None = None
-    #: Every job goes silent for ever after so many pieces; 0 is before the first.
+    #: Every job hangs for ever after this many pieces; 0 means before the first.
     hang_after: int | None = None
-    #: Seconds added before each receive, which then gives one piece.
+    #: Seconds added before each receive, which then returns one piece.
     drip_s: float = 0.0
 
 
 class MockEngine:
-    """See the module's docstring.  ``speed`` makes time pass faster; ``inf`` answers at once."""
+    """See the module's docstring.  ``speed`` divides all times; ``inf`` answers at once."""
 
     name = "mock"
     runtime = "simulated"
@@ -86,17 +87,17 @@ class MockEngine:
     ) -> None:
         self._specs = {spec.name: spec for spec in models}
         self._offers = tuple(spec.offer(context=spec.context or DEFAULT_CONTEXT) for spec in self._specs.values())
-        # An operator may say what a model takes, and the advert does.
+        # The operator's figure for a model's memory wins; the offers contain it.
         self._free_mib = max(0, gpu.vram_mib * gpu.count - round(sum(map(need_mib, self._offers))))
         self._gpu = gpu
         self._seed = seed
         self._wall = wall
-        self._dice = random.Random(seed)
+        self._rng = random.Random(seed)
         scale = 0.0 if math.isinf(speed) else 1.0 / speed
-        paces = {
+        timings = {
             spec.name: ModelTiming(gpu, shape_of(spec.name, spec.params_b), spec.quantization, scale) for spec in models
         }
-        self._batch = Batch(paces, slots, clock)
+        self._batch = Batch(timings, slots, clock)
         self._changes = Changes()
         self._jobs = 0
         self.faults = faults or Faults()
@@ -139,17 +140,17 @@ class MockEngine:
             yield MockReply(pieces, job.stream, None, 0, self.faults)
             return
         prompt = mock_text.prompt_tokens(ask, job.path)
-        sayings = self._sayings(job, ask, prompt)
-        longest = max(len(saying.tokens) for saying in sayings)
-        with self._batch.joined(ask.model, len(sayings), prompt, longest) as number:
-            pieces = self._pieces(job, ask, sayings, prompt)
+        choices = self._choices(job, ask, prompt)
+        longest = max(len(choice.tokens) for choice in choices)
+        with self._batch.joined(ask.model, len(choices), prompt, longest) as number:
+            pieces = self._pieces(job, ask, choices, prompt)
             yield MockReply(pieces, job.stream, self._batch, number, self.faults)
 
     def _admit(self, job: EngineJob) -> mock_text.Ask:
-        """The request, or the refusal that it or the faults ask for."""
+        """The parsed request; raises ``EngineFailed`` for a bad one and for injected failures."""
         if self.faults.refuse is not None:
             raise EngineFailed(self.faults.refuse, "engine_refused", "the mock engine was told to refuse every job")
-        if self.faults.error_rate and self._dice.random() < self.faults.error_rate:
+        if self.faults.error_rate and self._rng.random() < self.faults.error_rate:
             raise EngineFailed(500, "engine_failed", "the mock engine was told to fail some jobs")
         if job.path not in PATHS:
             raise EngineFailed(404, "unknown_url", f"the mock engine does not serve {job.path}")
@@ -158,58 +159,58 @@ class MockEngine:
             raise EngineFailed(404, "model_not_found", f"this engine does not have the model {ask.model!r}", "model")
         return ask
 
-    def _sayings(self, job: EngineJob, ask: mock_text.Ask, prompt: int) -> list[mock_text.Saying]:
+    def _choices(self, job: EngineJob, ask: mock_text.Ask, prompt: int) -> list[mock_text.Choice]:
         context = self._specs[ask.model].context or DEFAULT_CONTEXT
         wanted = ask.limit or 1
         if prompt + wanted > context:
             message = (
-                f"{prompt} prompt tokens and {wanted} more do not fit in {context}; shorten the prompt or ask less"
+                f"{prompt} prompt tokens and {wanted} more do not fit in {context}; shorten the prompt or ask for less"
             )
             raise EngineFailed(400, "context_length_exceeded", message, "messages" if job.path == CHAT else "prompt")
-        return [mock_text.say(ask, job.path, self._seed, index, context - prompt) for index in range(ask.choices)]
+        return [mock_text.generate(ask, job.path, self._seed, index, context - prompt) for index in range(ask.choices)]
 
-    def _pieces(self, job: EngineJob, ask: mock_text.Ask, sayings: list[mock_text.Saying], prompt: int) -> Pieces:
+    def _pieces(self, job: EngineJob, ask: mock_text.Ask, choices: list[mock_text.Choice], prompt: int) -> Pieces:
         answer_id = f"{mock_text.digest(ask, job.path, self._seed, self._jobs):016x}"
         created = int(self._wall())
         if job.path == RESPONSES:
-            return _response_pieces(ResponseWriter(answer_id, created, ask.model), sayings[0], prompt, job.stream)
+            return _response_pieces(ResponseWriter(answer_id, created, ask.model), choices[0], prompt, job.stream)
         usage = job.stream and ask.usage_wanted
         logprobs = ask.logprobs is not None and ask.logprobs is not False
         writer = Writer(job.path, answer_id, created, ask.model, null_usage=usage, logprobs=logprobs)
         if not job.stream:
-            return iter([(max(len(saying.tokens) for saying in sayings), writer.whole(sayings, prompt))])
-        return _stream_pieces(writer, sayings, prompt, usage)
+            return iter([(max(len(choice.tokens) for choice in choices), writer.whole(choices, prompt))])
+        return _stream_pieces(writer, choices, prompt, usage)
 
 
-def _stream_pieces(writer: Writer, sayings: list[mock_text.Saying], prompt: int, usage: bool) -> Pieces:
-    for index, saying in enumerate(sayings):
-        if (first := writer.first(index, saying)) is not None:
+def _stream_pieces(writer: Writer, choices: list[mock_text.Choice], prompt: int, usage: bool) -> Pieces:
+    for index, choice in enumerate(choices):
+        if (first := writer.first(index, choice)) is not None:
             yield 1, first
-    longest = max(len(saying.tokens) for saying in sayings)
+    longest = max(len(choice.tokens) for choice in choices)
     for step in range(longest + 1):
-        for index, saying in enumerate(sayings):
-            if step < len(saying.tokens):
-                yield step + 1, writer.token(index, saying, saying.tokens[step])
-            elif step == len(saying.tokens):
-                yield step, writer.last(index, saying)
+        for index, choice in enumerate(choices):
+            if step < len(choice.tokens):
+                yield step + 1, writer.token(index, choice, choice.tokens[step])
+            elif step == len(choice.tokens):
+                yield step, writer.last(index, choice)
     if usage:
-        yield longest, writer.totals(prompt, sum(len(saying.tokens) for saying in sayings))
+        yield longest, writer.totals(prompt, sum(len(choice.tokens) for choice in choices))
 
 
-def _response_pieces(writer: ResponseWriter, saying: mock_text.Saying, prompt: int, stream: bool) -> Pieces:
+def _response_pieces(writer: ResponseWriter, choice: mock_text.Choice, prompt: int, stream: bool) -> Pieces:
     if not stream:
-        yield len(saying.tokens), writer.whole(saying, prompt)
+        yield len(choice.tokens), writer.whole(choice, prompt)
         return
     for event in writer.first():
         yield 1, event
-    for step, token in enumerate(saying.tokens):
+    for step, token in enumerate(choice.tokens):
         yield step + 1, writer.token(token)
-    for event in writer.last(saying, prompt):
-        yield len(saying.tokens), event
+    for event in writer.last(choice, prompt):
+        yield len(choice.tokens), event
 
 
 class MockReply:
-    """An answer that comes with the tokens of its job, or at once where there is no batch."""
+    """An answer whose pieces become due with the tokens of its job, or at once if it has no batch."""
 
     status = 200
 
@@ -250,7 +251,7 @@ class MockReply:
         return due
 
     def _most(self) -> int:
-        """Pieces that may be given now, so that a fault strikes where it should."""
+        """Most pieces that this call may return, so that an injected failure hits the right piece."""
         faults = self._faults
         if faults.drip_s:
             return 1

@@ -1,9 +1,8 @@
-"""The engine machine in real time: jobs go in, and readers wait until their tokens are due.
+"""Drives the batch engine (``protocol.perf.batch_engine``) in real time: it takes jobs, and readers wait for tokens.
 
-There is no task of its own.  Everything that was due happens when somebody asks, at the time at which it was due; so a
-reader that comes late gets all its tokens at once, and nobody has to be awake while nobody listens.
-
-Not here: what takes how long (``protocol.perf.batch_engine``).
+It has no task of its own.  A call first performs every step that is due, each at the time at which it was due.  So a
+reader that comes late gets all its tokens at once, and an engine without readers does not wake up.  How long a step
+takes is not decided here.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ ROUNDING: Final = 1e-6
 
 
 class Batch:
-    """All jobs of one engine.  One whose paces have scale 0 owes everything at once."""
+    """All jobs of one engine.  If its timings have scale 0, every token is due at once."""
 
-    def __init__(self, paces: Mapping[str, ModelTiming], slots: int, clock: Callable[[], float]) -> None:
-        self._engine = BatchEngine(paces, slots=slots)
+    def __init__(self, timings: Mapping[str, ModelTiming], slots: int, clock: Callable[[], float]) -> None:
+        self._engine = BatchEngine(timings, slots=slots)
         self._clock = clock
         self._wake = math.inf
         self._changed = trio.Event()
@@ -38,7 +37,7 @@ class Batch:
 
     @contextmanager
     def joined(self, model: str, sequences: int, prompt_tokens: int, output_tokens: int) -> Iterator[int]:
-        """The job is in the engine within the block; gives its number."""
+        """Keep a job in the engine within the block; yields its number."""
         self._submitted += 1
         number = self._submitted
         self._unfinished.add(number)
@@ -51,7 +50,7 @@ class Batch:
             self._perform(self._engine.cancel(number, self._clock()))
 
     async def reached(self, number: int, tokens: float) -> float:
-        """Wait until each sequence of the job has so many tokens; returns how many it has.  Always a checkpoint."""
+        """Wait until each sequence of the job has ``tokens``; returns its tokens now.  Always a checkpoint."""
         if (made := self.tokens(number)) >= tokens:
             await trio.lowlevel.checkpoint()
         while (made := self.tokens(number)) < tokens:
@@ -61,12 +60,12 @@ class Batch:
         return made
 
     def tokens(self, number: int) -> float:
-        """Tokens that each sequence of the job has now; infinitely many once it is complete."""
+        """Tokens of each sequence of the job now; infinity once it is complete."""
         now = self._catch_up()
         return self._engine.tokens(number, now) + ROUNDING if number in self._unfinished else math.inf
 
     def load(self) -> Load:
-        """How busy it is now."""
+        """The load now."""
         return self._engine.load(self._catch_up())
 
     def _catch_up(self) -> float:

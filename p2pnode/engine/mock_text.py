@@ -1,8 +1,7 @@
-"""What the mock engine says: text that depends on nothing but the model, the prompt, the seed and the choice's index.
+"""Generates the mock engine's text from the model, the prompt, the seed and the index of the choice, and nothing else.
 
-Two nodes that mock the same model therefore give the same answer, and a hand-over can be checked word by word.
-Reads an OpenAI request as far as the mock honours it.  Not here: when a word comes (``mock``) and its JSON
-(``answers``).
+So two nodes that mock the same model give the same answer, and a test can compare them word by word.  It also parses
+the fields of an OpenAI request that the mock honours.  Not here: timing (``mock``) and JSON (``answers``).
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from p2pnode.json_types import JsonObject
 
 #: Most choices of one request (OpenAI allows 128; a mock needs fewer).
 MOST_CHOICES: Final = 16
-#: An answer that may end by itself has this many tokens, uniformly (guess: a chat's usual sizes).
+#: The range of an answer's length without a limit, tokens, uniformly distributed (guess: usual sizes of a chat).
 NATURAL_TOKENS: Final = (24, 192)
-#: Characters per token, for counting prompts (the usual rule for English text).
+#: Characters per token, to count prompts (the usual rule for English text).
 CHARACTERS_PER_TOKEN: Final = 4
 #: Tokens that a chat template adds per message (ChatML: four).
 TOKENS_PER_MESSAGE: Final = 4
 
-#: What a token of prose may be: a word after a space, or a mark.
+#: The tokens of prose: a word after a space, or a punctuation mark.
 _TOKENS: Final = (*(" " + word for word in WORDS), ",", ".", ";")
 
 
@@ -58,7 +57,7 @@ class Ask(msgspec.Struct):
 
     @property
     def limit(self) -> int | None:
-        """Tokens the answer may have, ``None`` if the caller did not say."""
+        """The caller's limit on the answer, tokens; ``None`` if it set none."""
         for value in (self.max_completion_tokens, self.max_output_tokens, self.max_tokens):
             if value is not None:
                 return value
@@ -74,8 +73,8 @@ class Ask(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Saying:
-    """One choice: its tokens, why it ends, and the function it calls (its tokens are then the arguments)."""
+class Choice:
+    """One choice: its tokens, its finish reason, and the function that it calls (whose arguments are the tokens)."""
 
     tokens: tuple[str, ...]
     finish: str
@@ -86,7 +85,7 @@ _ASK: Final = msgspec.json.Decoder(Ask)
 
 
 def read(job: EngineJob) -> Ask:
-    """The request of a job; raises ``EngineFailed`` that names the field at fault."""
+    """Parse the request of a job; raises ``EngineFailed``, which names the wrong field."""
     try:
         ask = _ASK.decode(job.body)
     except msgspec.ValidationError as error:
@@ -106,7 +105,7 @@ def read(job: EngineJob) -> Ask:
 
 
 def prompt_tokens(ask: Ask, path: str) -> int:
-    """Tokens of the prompt, by the rule of four characters."""
+    """Tokens of the prompt, at four characters each."""
     if path == CHAT:
         return sum(_count(message.get("content")) + TOKENS_PER_MESSAGE for message in ask.messages or ())
     return _count(ask.prompt if path == COMPLETIONS else ask.input)
@@ -123,7 +122,7 @@ def _count(content: object) -> int:
 
 
 def digest(ask: Ask, path: str, seed: int, salt: object = 0) -> int:
-    """The number that decides everything that is said."""
+    """The number that seeds the text."""
     messages = ask.messages
     if ask.continue_final_message and messages:
         messages = messages[:-1]
@@ -131,8 +130,8 @@ def digest(ask: Ask, path: str, seed: int, salt: object = 0) -> int:
     return int.from_bytes(hashlib.blake2b(msgspec.json.encode(subject), digest_size=8).digest(), "big")
 
 
-def say(ask: Ask, path: str, seed: int, index: int, room: int) -> Saying:
-    """Choice ``index`` of the answer, at most ``room`` tokens long (what the context leaves)."""
+def generate(ask: Ask, path: str, seed: int, index: int, room: int) -> Choice:
+    """Choice ``index`` of the answer, at most ``room`` tokens long (the rest of the context)."""
     rng = random.Random(digest(ask, path, seed, index))
     limit = min(room, ask.limit if ask.limit is not None else room)
     function = _forced_function(ask)
@@ -145,34 +144,35 @@ def say(ask: Ask, path: str, seed: int, index: int, room: int) -> Saying:
     return _prose(ask, rng, limit)
 
 
-def _prose(ask: Ask, rng: random.Random, limit: int) -> Saying:
+def _prose(ask: Ask, rng: random.Random, limit: int) -> Choice:
     natural = max(ask.min_tokens, rng.randint(*NATURAL_TOKENS))
     length = limit if ask.ignore_eos else min(natural, limit)
     tokens = tuple(rng.choices(_TOKENS, k=length))
-    said = _already_said(ask)
-    if said:
-        tokens = _after(tokens, said)
+    prefix = _prefix(ask)
+    if prefix:
+        tokens = _after(tokens, prefix)
     stops = [ask.stop] if isinstance(ask.stop, str) else ask.stop or []
     for end in _stop_positions("".join(tokens), stops):
-        return Saying(tuple(_until(tokens, end)), "stop")
-    return Saying(tokens, "length" if length == limit and (ask.ignore_eos or natural > limit) else "stop")
+        return Choice(tuple(_until(tokens, end)), "stop")
+    return Choice(tokens, "length" if length == limit and (ask.ignore_eos or natural > limit) else "stop")
 
 
-def _already_said(ask: Ask) -> str:
+def _prefix(ask: Ask) -> str:
+    """The part of the answer that the caller already has (``continue_final_message``)."""
     if not (ask.continue_final_message and ask.messages):
         return ""
     content = ask.messages[-1].get("content")
     return content if isinstance(content, str) else ""
 
 
-def _after(tokens: tuple[str, ...], said: str) -> tuple[str, ...]:
-    """What is left to say after ``said``, if that is how this answer begins."""
+def _after(tokens: tuple[str, ...], prefix: str) -> tuple[str, ...]:
+    """The tokens after ``prefix``, or all of them if the answer does not begin with it."""
     text = ""
     for position, token in enumerate(tokens):
-        if text == said:
+        if text == prefix:
             return tokens[position:]
         text += token
-    return () if text == said else tokens
+    return () if text == prefix else tokens
 
 
 def _stop_positions(text: str, stops: list[str]) -> list[int]:
@@ -190,8 +190,8 @@ def _until(tokens: tuple[str, ...], end: int) -> list[str]:
     return kept
 
 
-def _cut(tokens: list[str], limit: int, finish: str, function: str = "") -> Saying:
-    return Saying(tuple(tokens[:limit]), finish if len(tokens) <= limit else "length", function)
+def _cut(tokens: list[str], limit: int, finish: str, function: str = "") -> Choice:
+    return Choice(tuple(tokens[:limit]), finish if len(tokens) <= limit else "length", function)
 
 
 def _split(value: object) -> list[str]:
@@ -200,7 +200,7 @@ def _split(value: object) -> list[str]:
 
 
 def _forced_function(ask: Ask) -> JsonObject | None:
-    """The function that must be called: named by ``tool_choice``, or the first one if any is required."""
+    """The function that the answer must call: the one of ``tool_choice``, or the first if a call is required."""
     functions = [tool["function"] for tool in ask.tools or () if isinstance(tool.get("function"), dict)]
     functions = [function for function in functions if isinstance(function.get("name"), str)]
     if isinstance(ask.tool_choice, dict):
@@ -224,7 +224,7 @@ def _wanted_schema(ask: Ask) -> JsonObject | None:
 
 
 def _instance(schema: JsonObject, rng: random.Random) -> object:
-    """Some value that the schema allows, for the part of JSON Schema that people put into tools."""
+    """A value that the schema allows, for the part of JSON Schema that tools use."""
     if "const" in schema or schema.get("enum"):
         return schema["const"] if "const" in schema else rng.choice(schema["enum"])
     kind = schema.get("type")

@@ -1,6 +1,6 @@
-"""What a folder with a model says of itself: enough to advertise it and to tell whether two nodes serve the same one.
+"""Describes a model from its folder, so that a node can advertise it and two nodes can tell whether theirs are equal.
 
-Reads config, tokenizer settings and the headers of the weights; never the weights, never pickles, runs no code.
+It reads config, tokenizer settings and the headers of the weights.  It loads no weights or pickles, and runs no code.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Final
 from p2pnode.engine.base import ModelSpec
 from p2pnode.json_types import JsonObject
 
-#: Longest header of a safetensors file that is read, bytes (the format's own limit is 100 MB).
+#: Longest header of a safetensors file, bytes (the format's own limit is 100 MB).
 MOST_HEADER_BYTES: Final = 64 * 1024 * 1024
-#: Bytes of each weight file, behind its header, that go into the revision: random weights differ there at once.
+#: Bytes of each weight file, after its header, that go into the revision: different weights differ there.
 SAMPLE_BYTES: Final = 64 * 1024
 
 
 class NotAModel(ValueError):
-    """This folder does not hold a model that can be served."""
+    """The folder has no model that an engine can serve."""
 
 
 def resolved(spec: ModelSpec) -> ModelSpec:
-    """The spec of a model that can be loaded without asking anybody: a described folder, or a pinned hub id."""
+    """The spec with a definite source: a described folder, or a pinned hub id."""
     if spec.source and Path(spec.source).expanduser().is_dir():
         return described(spec)
     if spec.source.startswith(("/", ".", "~")):
@@ -40,7 +40,7 @@ def resolved(spec: ModelSpec) -> ModelSpec:
 
 
 def described(spec: ModelSpec) -> ModelSpec:
-    """The spec with what its folder knows filled in; the operator's own words stay."""
+    """The spec, completed from its folder; values of the operator win."""
     folder = Path(spec.source).expanduser()
     config = _json(folder / "config.json")
     weights = sorted(folder.glob("*.safetensors"))

@@ -1,8 +1,7 @@
-"""Attach to a running OpenAI-compatible server: vLLM, SGLang, llama.cpp, Ollama, LM Studio.
+"""An engine that is a running OpenAI-compatible server: vLLM, SGLang, llama.cpp, Ollama, LM Studio.
 
-Bodies go through as bytes and events come back as bytes; nothing is re-serialised but the model's name, and that only
-where the operator offers it under another one.  The server is asked for its models until it answers, and for its load
-every second where it publishes one.
+Bodies and events pass through as bytes.  A body is re-encoded only if the operator offers the model under another
+name.  The engine asks the server for its models until it answers, and every second for its load if it publishes one.
 Not here: starting a server (``vllm``).
 """
 
@@ -30,24 +29,24 @@ from p2pnode.engine.upstream import Upstream, UpstreamBroken, UpstreamResponse
 from p2pnode.json_types import JsonObject
 from protocol.statements.adverts import Gpu, Load, ModelOffer, Status
 
-#: Seconds between looks at the server's load (fast enough for a load period of 2 s), and at its models.
+#: Seconds between requests for the server's load (fast enough for a load period of 2 s), and for its models.
 LOAD_S: Final = 1.0
 MODELS_S: Final = 15.0
 #: First and longest pause before a silent server is asked again, seconds, doubling (guess).
 RETRY_FIRST_S: Final = 0.5
 RETRY_MOST_S: Final = 10.0
-#: Seconds for one look.
-LOOK_S: Final = 5.0
-#: Jobs at once that a server without a word on it is expected to do (guess: llama.cpp has 4, Ollama 4, vLLM 256).
+#: Time limit of one such request, seconds.
+POLL_LIMIT_S: Final = 5.0
+#: Parallel jobs of a server that does not tell (guess: llama.cpp has 4, Ollama 4, vLLM 256).
 DEFAULT_SLOTS: Final = 4
-#: Bytes of an error's body that are read.
+#: Most bytes of an error's body.
 MOST_ERROR_BYTES: Final = 64 * 1024
-#: Bytes of an answer's piece.
+#: Most bytes of a piece of an answer.
 MOST_PIECE_BYTES: Final = 32 * 1024
-#: Seconds that the end of an HTTP message may come after the end of its events.
+#: Seconds between the last event and the end of the HTTP message.
 DRAIN_S: Final = 1.0
 _DONE: Final = b"[DONE]"
-#: What the last event of ``/v1/responses`` is called, which has no ``[DONE]``; inside a text the quotes are escaped.
+#: The last events of ``/v1/responses``, which has no ``[DONE]``; in the text of an answer the quotes are escaped.
 _LAST_EVENTS: Final = (b'"response.completed"', b'"response.incomplete"', b'"response.failed"')
 
 
@@ -98,7 +97,7 @@ class OpenAIEngine:
         pause = RETRY_FIRST_S
         try:
             while True:
-                if await self.look():
+                if await self.poll_models():
                     pause = RETRY_FIRST_S
                     await self._follow_load()
                 else:
@@ -109,23 +108,23 @@ class OpenAIEngine:
             self.close()
 
     def close(self) -> None:
-        """Close the connections that are kept; ``run`` does it at its end."""
+        """Close the idle connections; ``run`` does it at its end."""
         self._upstream.close()
 
-    async def look(self) -> bool:
-        """Ask for the models once; sets state, problem and offers."""
+    async def poll_models(self) -> bool:
+        """Ask for the models once, and set state, problem and offers."""
         try:
-            status, body = await self._upstream.get("/v1/models", LOOK_S)
+            status, body = await self._upstream.get("/v1/models", POLL_LIMIT_S)
             if status != 200:
                 raise refusals.from_answer(status, body)
             listed = msgspec.json.decode(body, type=_Models).data
         except (UpstreamBroken, trio.TooSlowError) as error:
-            why = str(error) or f"no answer within {LOOK_S:.0f} s"
+            why = str(error) or f"no answer within {POLL_LIMIT_S:.0f} s"
             self._lost(f"no engine answers at {self._upstream.url}; start it or correct the URL ({why})")
         except EngineFailed as error:
             self._lost(f"the engine at {self._upstream.url} does not list its models: {error.message}")
         except (msgspec.DecodeError, UnicodeDecodeError):
-            self._lost(f"what answers at {self._upstream.url} is not an OpenAI-compatible server; correct the URL")
+            self._lost(f"the server at {self._upstream.url} is not OpenAI-compatible; correct the URL")
         else:
             self._found(listed)
             return self.state == "ready"
@@ -160,10 +159,10 @@ class OpenAIEngine:
             self._changes.announce()
 
     async def _follow_load(self) -> None:
-        """Read the load until the models are to be listed again, or the server is gone."""
+        """Poll the load until it is time to list the models again, or the server is gone."""
         for _ in range(round(MODELS_S / LOAD_S)):
             try:
-                status, body = await self._upstream.get("/metrics", LOOK_S)
+                status, body = await self._upstream.get("/metrics", POLL_LIMIT_S)
             except (UpstreamBroken, trio.TooSlowError):
                 return
             self._note(gauges.read(body) if status == 200 else None)
@@ -181,7 +180,7 @@ class OpenAIEngine:
         return self._gpus
 
     def load(self) -> Load:
-        """The server's gauges where it has some; at least what this node itself has running there."""
+        """The server's gauges if it publishes them; in any case at least this node's own jobs."""
         running, waiting, kv = self._running, max(0, self._running - self._slots), 0.0
         if self._gauges is not None:
             running = max(running - self._gauges.waiting, self._gauges.running)
@@ -218,7 +217,7 @@ class OpenAIEngine:
             self._running -= 1
 
     def _body(self, job: EngineJob) -> bytes:
-        """The caller's bytes; with the engine's own name for the model, and a salt for a guest's prefix cache."""
+        """The caller's bytes, with the engine's own name for the model, and a cache salt for a guest."""
         body = job.body
         name = self._upstream_names.get(job.model, job.model)
         if name != job.model:
@@ -228,7 +227,7 @@ class OpenAIEngine:
                 raise EngineFailed(400, "invalid_json", f"the body is not a JSON object: {error}") from error
             body = msgspec.json.encode(fields | {"model": name})
         if self._salt is not None and job.client and b"}" in body:
-            # Last wins where a key is there twice, so the salt goes to the end.
+            # Of two equal keys the last one wins, so the salt goes to the end.
             end = body.rindex(b"}")
             comma = b"," if body[:end].rstrip()[-1:] != b"{" else b""
             body = body[:end] + comma + b'"cache_salt":' + msgspec.json.encode(self._salt(job.client)) + b"}"
@@ -240,13 +239,13 @@ def _broken(error: UpstreamBroken) -> EngineFailed:
 
 
 class _WholeReply:
-    """The body, piece by piece.  Of a server that does not say where it ends, it has to be whole JSON."""
+    """The body, piece by piece.  If the server does not declare its length, the body must be complete JSON."""
 
     status = 200
 
     def __init__(self, answer: UpstreamResponse) -> None:
         self._answer = answer
-        self._doubted: list[bytes] | None = None if answer.framed else []
+        self._unframed: list[bytes] | None = None if answer.framed else []
         self.content_type = answer.content_type
 
     async def receive(self) -> list[bytes]:
@@ -254,21 +253,21 @@ class _WholeReply:
             data = await self._answer.receive()
         except UpstreamBroken as error:
             raise _broken(error) from error
-        if self._doubted is not None:
-            self._doubted.append(data)
+        if self._unframed is not None:
+            self._unframed.append(data)
             if not data:
-                self._check(b"".join(self._doubted))
+                self._check(b"".join(self._unframed))
         return [data[start : start + MOST_PIECE_BYTES] for start in range(0, len(data), MOST_PIECE_BYTES)]
 
     def _check(self, body: bytes) -> None:
         try:
             msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise _broken(UpstreamBroken("its answer is not whole")) from error
+            raise _broken(UpstreamBroken("its answer is incomplete")) from error
 
 
 class _StreamReply:
-    """The events of a stream.  Complete means: ``[DONE]`` came, or for responses, which have none, their last event."""
+    """The events of a stream.  It is complete after ``[DONE]``, or in ``/v1/responses`` after its last event."""
 
     status = 200
 
@@ -282,10 +281,10 @@ class _StreamReply:
 
     async def receive(self) -> list[bytes]:
         while self._failure is None and not self._answer.complete:
-            # After [DONE] only the end of the HTTP message is missing; without it the connection is not kept.
-            with trio.move_on_after(DRAIN_S if self._done else float("inf")) as patience:
+            # After [DONE] only the end of the HTTP message is missing; the connection is reused only if it comes.
+            with trio.move_on_after(DRAIN_S if self._done else float("inf")) as drain:
                 pieces = self._pieces(await self._more())
-            if patience.cancelled_caught:
+            if drain.cancelled_caught:
                 break
             if pieces:
                 return pieces

@@ -1,6 +1,6 @@
-"""What a model server's error means for the caller: one status, one code, one line.
+"""Maps the errors of model servers to one vocabulary: a status, a code and a line for the caller.
 
-Servers differ (vLLM sends the status as ``code``, FastAPI sends ``detail``); callers see one vocabulary.
+Servers differ: vLLM sends the status as ``code``, FastAPI sends ``detail``.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import msgspec
 from p2pnode.engine.base import EngineFailed
 from p2pnode.json_types import JsonObject
 
-#: Longest message that is passed on, characters.
+#: Longest message that reaches the caller, characters.
 MOST_MESSAGE: Final = 500
-#: How engines say that a prompt is too long (vLLM 0.32, SGLang, llama.cpp, OpenAI).
+#: Parts of messages about a prompt that is too long (vLLM 0.32, SGLang, llama.cpp, OpenAI).
 _TOO_LONG: Final = ("context length", "context_length", "max_model_len", "context size", "maximum context")
 _CODES: Final = {404: "model_not_found", 408: "deadline_exceeded", 413: "request_too_large"}
 
 
 def from_answer(status: int, body: bytes) -> EngineFailed:
-    """The failure that an HTTP answer of status 400 and up stands for."""
+    """The failure that an HTTP answer with a status of 400 or more means."""
     error = _error(body)
     message = str(error.get("message") or error.get("detail") or f"the engine answered {status}")[:MOST_MESSAGE]
     param = error.get("param")
@@ -39,7 +39,7 @@ def from_answer(status: int, body: bytes) -> EngineFailed:
 
 
 def from_event(data: bytes) -> EngineFailed | None:
-    """The failure inside an event of a stream, if it is one."""
+    """The failure inside an event of a stream, if there is one."""
     if not data.startswith((b'{"error"', b'{ "error"', b'{"object":"error"', b'{"object": "error"')):
         return None
     error = _error(data)

@@ -1,6 +1,6 @@
-"""Server-sent events, as far as OpenAI streams use them: bytes in, the ``data`` of whole events out.
+"""Parses the server-sent events of OpenAI streams: it takes bytes and returns the ``data`` of complete events.
 
-Comments and event names are dropped (every OpenAI event names itself in its JSON).  Not here: what the data means.
+It drops comments and event names, because every OpenAI event has its name in its JSON.  It does not read the data.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Events:
 
 
 def _data(block: bytes) -> bytes:
-    # What every engine sends is one line; the general form is for the others.
+    # Engines send one line per event; the general form is for other servers.
     if block.startswith(b"data: ") and b"\n" not in block:
         return block[6:]
     lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]

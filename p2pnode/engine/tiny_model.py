@@ -1,8 +1,8 @@
-"""A two-layer Llama, made here from a seed, that any real engine loads: ``make(folder)``.
+"""Writes a two-layer Llama with random weights, which any real engine loads: ``make(folder)``.
 
-It says nothing sensible.  It exists so that tests and the demo run a real engine, with a real tokenizer, chat template
-and attention, on a machine that can download no model.  No torch: safetensors and tokenizer files are written by hand.
-The same seed gives the same bytes everywhere, so two nodes that made it offer the same model.
+Its answers have no meaning.  With it, tests and the demo run a real engine, with a real tokenizer, chat template and
+attention, on a machine that cannot download a model.  It needs no torch: it writes safetensors and tokenizer files
+itself.  Equal seeds give equal bytes on every machine, so two nodes that made it offer the same model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from p2pnode.engine.words import WORDS
 from p2pnode.json_types import JsonObject
 
 NAME: Final = "p2pnode-tiny"
-#: Tokens; long enough for a demo's chat, short enough for a KV cache of a few MB.
+#: Tokens: enough for a demo's chat, with a KV cache of a few MB.
 CONTEXT: Final = 2048
 
 _HIDDEN: Final = 256
@@ -45,7 +45,7 @@ _TEMPLATE: Final = (
 
 
 def _byte_alphabet() -> list[str]:
-    """GPT-2's printable stand-in for each of the 256 bytes, in the order of the bytes."""
+    """GPT-2's printable replacement of each of the 256 bytes, in the order of the bytes."""
     plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
     extra = 0
     alphabet = []
@@ -114,26 +114,26 @@ def _tokenizer() -> JsonObject:
     }
 
 
-def _speakable(vocabulary: dict[str, int]) -> NDArray[np.float32]:
-    """How loud each token is: whole words, then the sentence marks; bytes and halves of words stay silent."""
-    loud = np.zeros(len(vocabulary), np.float32)
+def _output_scale(vocabulary: dict[str, int]) -> NDArray[np.float32]:
+    """The scale of each token's output row: words, then punctuation; 0 for bytes and parts of words."""
+    scale = np.zeros(len(vocabulary), np.float32)
     for word in WORDS:
-        loud[vocabulary["Ġ" + word]] = 1.0
+        scale[vocabulary["Ġ" + word]] = 1.0
     for mark in ",.;\n":
-        loud[vocabulary[_byte_alphabet()[ord(mark)]]] = 0.8
-    loud[vocabulary[_END]] = _END_LOUDNESS
-    return loud
+        scale[vocabulary[_byte_alphabet()[ord(mark)]]] = 0.8
+    scale[vocabulary[_END]] = _END_SCALE
+    return scale
 
 
-#: Tuned by hand: an answer ends by itself after some dozens of tokens, never with the first ones.
-_END_LOUDNESS: Final = 1.25
-#: Tuned by hand: sharp attention over strong values keeps greedy decoding from walking in circles.
+#: Tuned by hand: an answer ends by itself after some dozens of tokens, and not with the first ones.
+_END_SCALE: Final = 1.25
+#: Tuned by hand: sharp attention over large values keeps greedy decoding from repeating itself.
 _ATTENTION: Final = 3.0
 _VALUES: Final = 4.0
 
 
 def _tensors(seed: int) -> dict[str, NDArray[np.float32]]:
-    """The weights.  ``RandomState`` because its stream is frozen for ever, which ``default_rng``'s is not."""
+    """The weights.  numpy guarantees the stream of ``RandomState`` for ever, but not that of ``default_rng``."""
     vocabulary, _ = _vocabulary()
     random = np.random.RandomState(seed)
 
@@ -155,12 +155,12 @@ def _tensors(seed: int) -> dict[str, NDArray[np.float32]]:
             prefix + "mlp.down_proj.weight": matrix(_HIDDEN, _INNER, 2.0),
         }
     tensors["model.norm.weight"] = np.ones(_HIDDEN, np.float32)
-    tensors["lm_head.weight"] = matrix(len(vocabulary), _HIDDEN, 4.0) * _speakable(vocabulary)[:, None]
+    tensors["lm_head.weight"] = matrix(len(vocabulary), _HIDDEN, 4.0) * _output_scale(vocabulary)[:, None]
     return tensors
 
 
 def _safetensors(tensors: dict[str, NDArray[np.float32]]) -> bytes:
-    """The format in one screen: length of the header u64 little-endian, JSON header, then the raw tensors."""
+    """The safetensors format: length of the header as u64 little-endian, JSON header, raw tensors."""
     header: JsonObject = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in tensors.items():
@@ -198,7 +198,7 @@ def _config() -> JsonObject:
 
 
 def make(folder: Path, seed: int = 0) -> Path:
-    """Write the model into ``folder`` (6 MB, about a tenth of a second) and return it; nothing is left half done."""
+    """Write the model into ``folder`` (6 MB, about a tenth of a second) and return it; each file appears whole."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary, _ = _vocabulary()
     tokenizer_config = {
@@ -215,7 +215,7 @@ def make(folder: Path, seed: int = 0) -> Path:
         "tokenizer.json": json.dumps(_tokenizer()).encode(),
         "tokenizer_config.json": json.dumps(tokenizer_config).encode(),
         "generation_config.json": json.dumps(generation).encode(),
-        # Last: a folder without config.json is not a model to any engine.
+        # The last file: without config.json no engine takes the folder for a model.
         "config.json": json.dumps(_config()).encode(),
     }
     for name, content in files.items():

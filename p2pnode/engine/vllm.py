@@ -1,10 +1,10 @@
-"""vLLM as a supervised child process: started, watched, restarted, and never left behind.
+"""vLLM as a supervised child process: started, watched, restarted, and ended with the node.
 
-Theory of operation.  ``run`` repeats: start the child on a free loopback port with a key of its own; wait until it
-answers ``/health``; from then on it is an attached server (``openai``), until it ends.  Then the jobs on it fail, the
-state says why in one line, and after a pause that doubles the next child starts.  A child that ran well for a while
-resets the pause.
-vLLM may live in another environment than the node: ``python`` is the interpreter that has it.
+``run`` repeats these steps.  It starts the child on a free loopback port with a fresh key and waits until it answers
+``/health``.  From then on the child is an OpenAI-compatible server (``openai``), until it ends.  Its jobs then fail,
+``problem`` names the reason in one line, and the next child starts after a pause.  The pause doubles each time; a
+child that ran for ``STEADY_S`` resets it.
+vLLM may be installed in another environment than the node: ``python`` is the interpreter of that environment.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from p2pnode.engine.openai import OpenAIEngine
 from p2pnode.engine.upstream import Upstream, UpstreamBroken
 from protocol.statements.adverts import Gpu, Load, ModelOffer
 
-#: First and longest pause before a dead vLLM is started again, seconds, doubling; a child that served for
-#: ``STEADY_S`` resets it (guess: a broken driver must not be hammered, an out-of-memory may pass).
+#: First and longest pause before vLLM is restarted, seconds, doubling; a child that served for ``STEADY_S`` resets it
+#: (guess: restarts do not repair a broken driver, but an out-of-memory may pass).
 RESTART_FIRST_S: Final = 1.0
 RESTART_MOST_S: Final = 300.0
 STEADY_S: Final = 120.0
-#: Longest start, seconds: a model of 100 GB from a slow disk, kernels compiled.
+#: Longest start, seconds: loads a model of 100 GB from a slow disk and compiles kernels.
 START_S: Final = 1800.0
-#: Seconds between two looks at /health while it starts, and the limit of one look.
+#: Seconds between two requests of /health while it starts, and the time limit of one.
 HEALTH_S: Final = 0.5
-LOOK_S: Final = 5.0
-#: Seconds between looks while it serves, and how many in a row may fail before it counts as hung (guess).
+HEALTH_LIMIT_S: Final = 5.0
+#: Seconds between such requests while it serves, and how many in a row may fail before it counts as hung (guess).
 WATCH_S: Final = 5.0
 WATCH_MISSES: Final = 6
-#: GiB of KV cache on a processor, if the environment does not say (guess: leaves a laptop usable).
+#: GiB of KV cache on a CPU, unless the environment sets it (guess: leaves a laptop usable).
 CPU_KV_GIB: Final = "2"
 #: Sequences decoded at once: vLLM's own default on most GPUs.
 DEFAULT_SLOTS: Final = 256
 
-#: The module that works in all builds of 0.10 to 0.32; ``cli.main``, and so the ``vllm`` script, asks for the metadata
-#: of a distribution called ``vllm``, which the CPU build is not.
+#: The first module works in all builds of 0.10 to 0.32.  ``cli.main``, and so the ``vllm`` script, needs the metadata
+#: of a distribution called ``vllm``, and the CPU build has another name.
 _MODULES: Final = (
     ("vllm/entrypoints/openai/api_server.py", ("-m", "vllm.entrypoints.openai.api_server")),
     ("vllm/entrypoints/cli/main.py", ("-m", "vllm.entrypoints.cli.main", "serve")),
@@ -58,13 +58,13 @@ _PROBE: Final = (
 
 
 def child_environment(base: Mapping[str, str], key: str, offline: bool) -> dict[str, str]:
-    """The environment of the child: no reports to anybody, no prompts in the log, nothing that a developer left on."""
-    kept = {
+    """The environment of the child: no telemetry, no prompts in the log, no debug switches from this shell."""
+    environment = {
         name: value
         for name, value in base.items()
         if not name.startswith(("VLLM_DEBUG", "VLLM_TRACE", "VLLM_SERVER_DEV", "VLLM_ALLOW", "P2PNODE_", "PYTHONPATH"))
     }
-    kept |= {
+    environment |= {
         "VLLM_API_KEY": key,
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",
@@ -74,15 +74,15 @@ def child_environment(base: Mapping[str, str], key: str, offline: bool) -> dict[
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         "PYTHONUNBUFFERED": "1",
     }
-    # Without it the CPU build reserves most of the machine's memory; other builds do not read it.
-    kept.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_KV_GIB)
+    # Without this the CPU build reserves most of the machine's memory; other builds ignore it.
+    environment.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_KV_GIB)
     if offline:
-        kept |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    return kept
+        environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    return environment
 
 
 def child_arguments(spec: ModelSpec, port: int, slots: int) -> list[str]:
-    """What vLLM is told; ``spec.options`` are its own flags without the dashes, and win."""
+    """The command line of vLLM; ``spec.options`` are its own flags without the dashes, and win."""
     flags = {
         "model": spec.source or spec.name,
         "served-model-name": spec.name,
@@ -92,7 +92,7 @@ def child_arguments(spec: ModelSpec, port: int, slots: int) -> list[str]:
         "no-enable-log-requests": "",
         "disable-uvicorn-access-log": "",
         "no-trust-remote-code": "",
-        # No request makes the engine fetch a URL, whoever sent it: a domain that cannot exist (RFC 2606).
+        # No request may make the engine fetch a URL, so only a domain is allowed that cannot exist (RFC 2606).
         "allowed-media-domains": "media.invalid",
     }
     if spec.context:
@@ -109,7 +109,7 @@ def child_arguments(spec: ModelSpec, port: int, slots: int) -> list[str]:
 
 
 async def find_server(python: str) -> tuple[str, ...]:
-    """How this interpreter starts vLLM's server; raises ``EngineFailed`` if it cannot."""
+    """The arguments with which this interpreter starts vLLM's server; raises ``EngineFailed`` if it cannot."""
     try:
         result = await trio.run_process([python, "-c", _PROBE], capture_stdout=True, check=False)
     except OSError as error:
@@ -125,14 +125,14 @@ async def find_server(python: str) -> tuple[str, ...]:
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago; should somebody take it, the restart picks another."""
+    """A loopback port that was free a moment ago; if another program takes it, the restart picks another."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class VllmEngine:
-    """See the module's docstring.  One model; ``folder`` is where the child's log goes."""
+    """See the module's docstring.  It serves one model; the child's log goes to ``folder``."""
 
     name = "vllm"
     simulated = False
@@ -157,9 +157,9 @@ class VllmEngine:
         self._salt_key = secrets.token_bytes(32)
         self._server: OpenAIEngine | None = None
         self._changes = Changes()
-        #: Where the child answers and its key, while it runs: for whoever wants to ask it directly.
+        #: URL and key of the child while it runs, for direct requests.
         self.endpoint: tuple[str, str] | None = None
-        #: Its process group.
+        #: The process group of the child.
         self.group = 0
         self.restarts = 0
         self.runtime = runtime
@@ -173,7 +173,7 @@ class VllmEngine:
             while True:
                 begun = trio.current_time()
                 try:
-                    problem = await self._one_life()
+                    problem = await self._run_child()
                 except (EngineFailed, OSError, ValueError) as error:
                     problem = error.message if isinstance(error, EngineFailed) else str(error)
                 if trio.current_time() - begun > STEADY_S:
@@ -185,8 +185,8 @@ class VllmEngine:
         finally:
             self._become("stopped", "")
 
-    async def _one_life(self) -> str:
-        """Start a child and serve until it ends; returns why it ended, in one line."""
+    async def _run_child(self) -> str:
+        """Start a child and serve until it ends; returns the reason of its end in one line."""
         self._become("starting", f"vLLM is starting with {self._spec.name}")
         module = await find_server(self._python)
         key, port = secrets.token_urlsafe(32), free_port()
@@ -201,7 +201,7 @@ class VllmEngine:
                 nursery.cancel_scope.cancel()
         self._server, self.endpoint, self.group = None, None, 0
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        return f"vLLM {how}: {process.last_words()} (log: {self._log})"
+        return f"vLLM {how}: {process.last_error()} (log: {self._log})"
 
     async def _serve(self, process: Child, url: str, key: str) -> None:
         if not await self._healthy(url):
@@ -226,12 +226,12 @@ class VllmEngine:
                 self._become(server.state, server.problem)
 
     async def _healthy(self, url: str) -> bool:
-        """Wait for the child to answer; the problem line counts the seconds meanwhile."""
+        """Wait until the child answers; meanwhile ``problem`` shows the elapsed seconds."""
         begun = trio.current_time()
         with trio.move_on_after(START_S), closing(Upstream(url)) as upstream:
             while True:
                 try:
-                    status, _ = await upstream.get("/health", LOOK_S)
+                    status, _ = await upstream.get("/health", HEALTH_LIMIT_S)
                     if status == 200:
                         return True
                 except (UpstreamBroken, trio.TooSlowError):
@@ -241,20 +241,20 @@ class VllmEngine:
         return False
 
     async def _watch(self, process: Child, url: str) -> None:
-        """End a child that no longer answers: ``run`` then starts the next one."""
+        """End a child that no longer answers; ``run`` then starts the next one."""
         misses = 0
         with closing(Upstream(url)) as upstream:
             while misses < WATCH_MISSES:
                 await trio.sleep(WATCH_S)
                 try:
-                    status, _ = await upstream.get("/health", LOOK_S)
+                    status, _ = await upstream.get("/health", HEALTH_LIMIT_S)
                     misses = 0 if status == 200 else misses + 1
                 except (UpstreamBroken, trio.TooSlowError):
                     misses += 1
         process.stop()
 
     def _salt(self, client: str) -> str:
-        """Guests share no prefix cache: the time to a first token would tell one what another asked."""
+        """One salt per client: with a shared cache, the time to first token would reveal the prompts of others."""
         return hmac.new(self._salt_key, client.encode(), hashlib.sha256).hexdigest()[:32]
 
     def _become(self, state: EngineState, problem: str) -> None:

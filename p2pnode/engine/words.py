@@ -1,4 +1,4 @@
-"""The hundred and fifty words of the mock's language, shared by ``mock_text`` and ``tiny_model``."""
+"""The vocabulary of the mock's text, shared by ``mock_text`` and ``tiny_model``: common words, and no grammar."""
 
 from __future__ import annotations
 

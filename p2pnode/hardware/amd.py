@@ -1,7 +1,7 @@
-"""The AMD probe: ``rocm-smi --json`` if the tool is there, read into the same shape as the NVIDIA probe's.
+"""The AMD probe: parses ``rocm-smi --json``, if the tool is installed, into the form of the NVIDIA probe.
 
-Only what is documented for the JSON output is used, and a field that a release of the tool renamed is left out.
-Not tried on a real card: the parser is tested with recorded output.
+It uses documented fields only, and leaves a field out that a release of the tool renamed.  It was not tried on a real
+card: the tests use recorded output.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMMAND = (
 
 
 def reading(text: str) -> JsonObject:
-    """What ``rocm-smi`` printed; raises ``ValueError`` when it is not its JSON."""
+    """Parse the output of ``rocm-smi``; raises ``ValueError`` if it has no JSON."""
     # Some releases print warnings before the document.
     start = text.find("{")
     if start < 0:

@@ -1,4 +1,4 @@
-"""The processor and the memory, from the standard library: fast and harmless, so no child process."""
+"""Reads processor and memory through the standard library.  That cannot hang, so it needs no child process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _cores(cpu_max: Path) -> int:
     try:
         quota, period = cpu_max.read_text().split()
         return max(1, min(usable, -(-int(quota) // int(period))))
-    except (OSError, ValueError):  # no cgroup v2, or "max": no limit
+    except (OSError, ValueError):  # no cgroup v2, or "max", which sets no limit
         return usable
 
 

@@ -1,8 +1,8 @@
-"""The NVIDIA probe: run as ``python -m p2pnode.hardware.nvidia``, it prints one JSON line per reading and ends.
+"""The NVIDIA probe: ``python -m p2pnode.hardware.nvidia`` prints one JSON line per reading and ends.
 
-It runs as a child of the node because NVML calls can hang for minutes when the driver is in trouble (a GPU fallen off
-the bus, a reset in progress), and nothing can interrupt a thread that hangs in a driver.  With ``--every S`` it
-repeats until its stdin closes, so that it cannot outlive the node.
+It runs as a child of the node, because NVML calls can hang for minutes when the driver fails (a GPU fell off the bus,
+a reset is in progress) and a thread inside a driver cannot be interrupted.  With ``--every S`` it repeats until its
+stdin closes, so it cannot outlive the node.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LANE_GB_S = {1: 0.25, 2: 0.5, 3: 0.985, 4: 1.969, 5: 3.938, 6: 7.563}
 
 
 def reading(nvml: ModuleType) -> JsonObject:
-    """Driver version and what each GPU is and does now; a figure that a card does not give is left out."""
+    """Driver version, and identity and state of each GPU.  A figure that the driver does not report is 0."""
     gpus = []
     for index in range(nvml.nvmlDeviceGetCount()):
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
@@ -44,7 +44,7 @@ def _identity(nvml: ModuleType, handle: object) -> JsonObject:
         "vram_mib": memory.total // MIB,
         "compute_capability": major + minor / 10,
         "pcie_gb_s": round(lanes * _LANE_GB_S.get(generation, 0.0), 1),
-        # Double data rate over the whole bus: what deviceQuery prints.
+        # Double data rate over the whole bus, as deviceQuery computes it.
         "bandwidth_gb_s": round(2 * clock_mhz * 1e6 * width_bits / 8 / 1e9, 1),
     }
 
@@ -64,7 +64,7 @@ def _state(nvml: ModuleType, handle: object) -> JsonObject:
 
 
 def _ask(nvml: ModuleType, name: str, *arguments: object) -> Any:
-    """One figure, or None where the card, the driver or the container does not give it."""
+    """One figure, or None if the card, the driver or the container does not report it."""
     try:
         return getattr(nvml, name)(*arguments)
     except (nvml.NVMLError, AttributeError):
@@ -76,7 +76,7 @@ def _text(value: str | bytes) -> str:
 
 
 def main(every_s: float = 0.0) -> int:
-    """Print readings; 1 with ``{"problem": …}`` when there is no driver or it does not answer."""
+    """Print readings; print ``{"problem": …}`` and return 1 if no driver answers."""
     try:
         import pynvml  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
-"""Runs the probes: ``survey`` once, ``watch`` for as long as the node lives.
+"""Runs the probes: ``survey`` once, ``watch`` as long as the node runs.
 
-A probe that does not answer within its limit is killed and counts as "no GPU", with the reason in ``problems``: a
-broken driver must cost a node its GPU, never its API.
+A probe that exceeds its time limit is killed and counts as "no GPU", with the reason in ``problems``.  A broken driver
+then costs the node its GPU, but not its API.  The probes themselves are in the other modules.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from p2pnode.json_types import JsonObject
 #: Seconds a probe may take: NVML initialises a machine of eight cards in about 2 s without the persistence daemon
 #: (NVIDIA's driver persistence notes); the rest is reserve (guess).
 PROBE_LIMIT_S: Final = 10.0
-#: Seconds between readings while watching, and until a watcher that says nothing is replaced (guess).
+#: Seconds between readings while watching, and until a silent watcher is replaced (guess).
 WATCH_EVERY_S: Final = 2.0
 WATCH_LIMIT_S: Final = 15.0
-#: First and longest pause before a watcher that failed is started again, seconds (guess).
+#: First and longest pause before a failed watcher is restarted, seconds (guess).
 RESTART_FIRST_S: Final = 5.0
 RESTART_MOST_S: Final = 300.0
-#: Longest line of a probe that is read, bytes: 16 GPUs take about 5 kB.
+#: Longest line of a probe, bytes: 16 GPUs take about 5 kB.
 LINE_BYTES: Final = 64 * 1024
 
 _NVIDIA = (sys.executable, "-m", "p2pnode.hardware.nvidia")
@@ -36,7 +36,7 @@ _NVIDIA = (sys.executable, "-m", "p2pnode.hardware.nvidia")
 
 @dataclass(frozen=True, slots=True)
 class GpuReading:
-    """One card, as its driver describes it now.  Figures are 0 where the driver gave none."""
+    """One card, as its driver describes it now.  A figure that the driver does not report is 0."""
 
     model: str
     vram_mib: int = 0
@@ -52,7 +52,7 @@ class GpuReading:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What was found.  ``runtime`` is ``cuda``, ``rocm`` or ``cpu``."""
+    """The result of all probes.  ``runtime`` is ``cuda``, ``rocm`` or ``cpu``."""
 
     runtime: str = "cpu"
     driver: str = ""
@@ -62,7 +62,7 @@ class Survey:
 
 
 async def survey(limit_s: float = PROBE_LIMIT_S) -> Survey:
-    """Ask every probe once, at the same time; never raises for what a driver does."""
+    """Run every probe once, in parallel; failures of a driver become ``problems``."""
     results: dict[str, Survey] = {}
 
     async def ask(runtime: str, command: tuple[str, ...], read: Callable[[str], JsonObject]) -> None:
@@ -80,7 +80,7 @@ async def survey(limit_s: float = PROBE_LIMIT_S) -> Survey:
 async def _once(runtime: str, command: tuple[str, ...], read: Callable[[str], JsonObject], limit_s: float) -> Survey:
     try:
         with trio.fail_after(limit_s):
-            # Leaving this block by its deadline kills the child.
+            # If the deadline passes, trio kills the child.
             done = await trio.run_process(
                 list(command), capture_stdout=True, check=False, stdin=b"", stderr=subprocess.DEVNULL
             )
@@ -92,7 +92,7 @@ async def _once(runtime: str, command: tuple[str, ...], read: Callable[[str], Js
 
 
 def _understood(runtime: str, answer: JsonObject) -> Survey:
-    """What a probe printed, checked; raises ``ValueError`` for anything that is not an answer of a probe."""
+    """Check the output of a probe; raises ``ValueError`` if it has another form."""
     try:
         if "problem" in answer:
             return Survey(problems=(str(answer["problem"]),))
@@ -103,16 +103,16 @@ def _understood(runtime: str, answer: JsonObject) -> Survey:
 
 
 async def watch(report: Callable[[tuple[GpuReading, ...]], None], every_s: float = WATCH_EVERY_S) -> None:
-    """Report what the NVIDIA cards do, for ever; one child, replaced when it hangs or ends.
+    """Report the state of the NVIDIA cards for ever, from one child that is replaced when it hangs or ends.
 
-    ``report(())`` says that nothing is known any more.
+    ``report(())`` means that the state is unknown.
     """
     pause = RESTART_FIRST_S
     while True:
         began = trio.current_time()
         await _watch_once(report, every_s, _NVIDIA)
         report(())
-        # A watcher that lived for a while was fine: what ended it is new.
+        # A watcher that ran for a while worked, so its end has a new cause.
         pause = RESTART_FIRST_S if trio.current_time() - began > RESTART_MOST_S else min(2 * pause, RESTART_MOST_S)
         await trio.sleep(pause)
 

@@ -30,7 +30,7 @@ def work(path: str = CHAT, *, stream: bool = True, client: str = "", **fields: A
 async def attached(script: Script | None, *models: ModelSpec, **options: Any) -> Any:
     async with serving(ModelServer(script)) as server:
         with closing(OpenAIEngine(server.url, models, **options)) as engine:
-            assert await engine.look()
+            assert await engine.poll_models()
             yield engine, server
 
 
@@ -152,7 +152,7 @@ async def test_a_body_without_a_length_has_to_be_whole(cut: int) -> None:
 
     async with attached(old) as (engine, _):
         if cut:
-            with pytest.raises(EngineFailed, match="not whole"):
+            with pytest.raises(EngineFailed, match="incomplete"):
                 await received(engine, work(stream=False))
         else:
             assert b"".join(await received(engine, work(stream=False))) == body
@@ -202,7 +202,7 @@ async def test_key_other_name_and_salt_are_put_in() -> None:
     async with serving(ModelServer(echo, models={"data": [{"id": "upstream-name"}]})) as server:
         salted = OpenAIEngine(server.url + "/v1", [spec], key="secret", salt=lambda client: f"salt of {client}")
         with closing(salted) as engine:
-            assert await engine.look()
+            assert await engine.poll_models()
             await received(engine, work(stream=False, client="guest", cache_salt="mine"))
             await received(engine, work(stream=False))
         first, second = (json.loads(exchange.body) for exchange in server.posted)
@@ -256,8 +256,8 @@ async def test_it_waits_for_a_server_that_comes_later_and_says_so(nursery: trio.
 async def test_what_is_no_model_server_is_recognised() -> None:
     async with serving(ModelServer(models=[1, 2])) as server:
         with closing(OpenAIEngine(server.url)) as engine:
-            assert not await engine.look()
-        assert "not an OpenAI-compatible server" in engine.problem
+            assert not await engine.poll_models()
+        assert "not OpenAI-compatible" in engine.problem
 
 
 def test_a_bad_url_is_refused_at_once() -> None:

@@ -148,7 +148,7 @@ async def test_a_child_that_cannot_start_is_tried_again_ever_more_rarely(
 async def test_a_child_that_no_longer_answers_is_replaced(
     fake: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"WATCH_S": 0.05, "LOOK_S": 0.1, "WATCH_MISSES": 2, "RESTART_FIRST_S": 0.01}.items():
+    for name, value in {"WATCH_S": 0.05, "HEALTH_LIMIT_S": 0.1, "WATCH_MISSES": 2, "RESTART_FIRST_S": 0.01}.items():
         monkeypatch.setattr(vllm, name, value)
     engine = supervised(fake)
     await nursery.start(engine.run)
@@ -194,7 +194,7 @@ def test_nobody_outlives_a_node_that_is_killed(fake: Path, monkeypatch: pytest.M
     with subprocess.Popen([sys.executable, "-c", PARENT, str(fake)], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         group = int(parent.stdout.readline())
-        # The keeper, the stand-in, and a child of it that ignores SIGTERM.
+        # The reaper, the stand-in, and a child of it that ignores SIGTERM.
         wait_until(lambda: len(group_members(group)) >= 3)
         parent.send_signal(signal.SIGKILL)
         wait_until(lambda: not group_members(group))
@@ -259,7 +259,7 @@ async def directly(host: VllmHost, work: EngineJob) -> str:
 @pytest.mark.timeout(600)
 async def test_real_tokens_streamed_and_not_are_those_of_vllm_itself(vllm_host: VllmHost) -> None:
     with closing(OpenAIEngine(vllm_host.url, key=vllm_host.key, runtime="cpu")) as engine:
-        assert await engine.look(), engine.problem
+        assert await engine.poll_models(), engine.problem
         (offer,) = engine.offers()
         assert (offer.name, offer.context) == (MODEL, 2048)
         for prompt in ("hello", "Tell me a story about a node."):
@@ -272,7 +272,7 @@ async def test_real_tokens_streamed_and_not_are_those_of_vllm_itself(vllm_host: 
         assert caught.value.code == "context_length_exceeded"
         wrong = OpenAIEngine(vllm_host.url, key="wrong")
         with closing(wrong):
-            assert not await wrong.look()
+            assert not await wrong.poll_models()
 
 
 @pytest.mark.vllm
@@ -291,7 +291,7 @@ async def test_leaving_a_real_stream_stops_the_generation(vllm_host: VllmHost) -
         closing(OpenAIEngine(vllm_host.url, key=vllm_host.key)) as engine,
         closing(Upstream(vllm_host.url)) as upstream,
     ):
-        assert await engine.look(), engine.problem
+        assert await engine.poll_models(), engine.problem
         made = []
         for _ in range(3):  # a busy machine may be done before it hears that nobody listens any more
             before = await gauges()
