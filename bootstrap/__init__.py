@@ -1,4 +1,4 @@
-"""The way into the network: ``seeds.toml``, the list of well-known nodes, and a node that does nothing but introduce.
+"""Bootstrapping: ``seeds.toml``, the list of well-known nodes, and a node that only introduces others.
 
-``p2pnode`` reads the list as data; the node is ``python -m bootstrap``.
+``p2pnode`` reads the list as data; ``python -m bootstrap`` runs the node.
 """

@@ -1,4 +1,4 @@
-"""``python -m bootstrap``: a node that introduces others; see ``README.md`` beside this file."""
+"""``python -m bootstrap``: the command line of a bootstrap node; see ``README.md`` beside this file."""
 
 from __future__ import annotations
 

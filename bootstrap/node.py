@@ -1,4 +1,4 @@
-"""The composition root of a bootstrap node: identity, memory and swarm; no engine, no jobs, no HTTP API."""
+"""The composition root of a bootstrap node: identity, ledger and swarm; no engine, no jobs, no HTTP API."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = structlog.get_logger("bootstrap")
 
 
 async def refuse_job(channel: Channel, frames: list[tuple[int, bytes]]) -> None:
-    """Whoever sends a job here misread our advert."""
+    """Refuse every job: the advert of a bootstrap node offers no model."""
     del frames
     await channel.send(REFUSE, encode(Refuse(404, "model_not_found", "this is a bootstrap node: it runs no models")))
 
@@ -37,7 +37,7 @@ async def refuse_job(channel: Channel, frames: list[tuple[int, bytes]]) -> None:
 async def run_bootstrap(
     config: Config, paths: Paths, *, task_status: trio.TaskStatus[JsonObject] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Introduce nodes to each other until told to stop; raises ``CannotStart``."""
+    """Run a bootstrap node until it is asked to stop; raises ``CannotStart``."""
     stopping = Stopping()
     with open_home(paths) as home:
         with starting(ValueError, NetError):

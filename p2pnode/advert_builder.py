@@ -1,4 +1,7 @@
-"""What this node says of itself: its advert and its load, made from configuration, engine and hardware."""
+"""Builds this node's advert and load from its configuration, engine and hardware.
+
+When they are published is decided elsewhere (``protocol/gossip/publisher.py``).
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NodeSpecs:
-    """The hardware as far as it is known by now."""
+    """The hardware that the probes have found so far."""
 
     survey: Survey = field(default_factory=lambda: Survey(runtime="none"))
     readings: tuple[GpuReading, ...] = ()
 
 
 def advert_of(config: Config, engine: Engine | None, machine: NodeSpecs, addrs: Iterable[str]) -> Advert:
-    """The slow statement.  An engine that is simulated speaks of its simulated GPU and of nothing else."""
+    """The slow statement.  The advert of a simulated engine names its simulated GPU only."""
     simulated = engine is not None and engine.simulated
     gpus = engine.gpus() if engine is not None else ()
     if not gpus and not simulated:
@@ -50,16 +53,16 @@ def advert_of(config: Config, engine: Engine | None, machine: NodeSpecs, addrs: 
 
 
 def with_queue(load: Load, queued: int) -> Load:
-    """An engine's load and the jobs that this node holds back until there is a place at it."""
+    """An engine's load, plus the jobs that wait in this node for a slot of the engine."""
     if not queued:
         return load
     return msgspec.structs.replace(load, waiting=load.waiting + queued, status=int(Status.BUSY))
 
 
 def load_of(engine: Engine | None, machine: NodeSpecs, *, draining: bool, queued: int = 0) -> Load:
-    """The fast statement: the engine's own figures, with those of the driver where it has none.
+    """The fast statement: the engine's own figures, completed with those of the driver.
 
-    ``queued`` jobs wait for a place at the engine.
+    ``queued`` jobs wait for a slot of the engine.
     """
     load = with_queue(engine.load() if engine is not None else Load(), queued)
     readings = machine.readings
@@ -76,13 +79,13 @@ def load_of(engine: Engine | None, machine: NodeSpecs, *, draining: bool, queued
 
 
 def described(readings: Iterable[GpuReading]) -> tuple[Gpu, ...]:
-    """Cards of one kind together, completed from the table of known GPUs (no driver tells the FLOPS)."""
+    """Group equal cards, and complete them from the table of known GPUs (no driver reports the FLOPS)."""
     kinds = Counter(_at_rest(reading) for reading in readings)
     return tuple(_gpu(reading, count) for reading, count in kinds.items())
 
 
 def _at_rest(reading: GpuReading) -> GpuReading:
-    """The reading without what differs between two cards of one kind."""
+    """The reading without the figures that differ between two equal cards."""
     return replace(reading, free_mib=0, gpu_percent=0, temperature_c=0, throttled=False, clock_percent=100)
 
 

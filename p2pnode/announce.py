@@ -1,6 +1,6 @@
-"""The ``ready`` line and the files that say the same: what scripts and the next machine wait for.
+"""Writes the ``ready`` line, and the files with the same facts, for scripts that wait until the node is ready.
 
-The line goes to stdout (it is data), the advice to stderr (it is talk).
+The line goes to stdout because it is data; the command for the next machine goes to stderr.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = structlog.get_logger("p2pnode.node")
 
 
 def announce(facts: JsonObject, *, as_json: bool, ready_file: str, daemon_file: Path) -> None:
-    """Say that the API answers: the files first, so that whoever reads the line finds them; raises ``CannotStart``."""
+    """Write the files, then the line, so that a reader of the line finds the files; raises ``CannotStart``."""
     line = {"event": "ready", **facts}
     try:
         write_atomically(daemon_file, line | {"pid": os.getpid()})
@@ -39,9 +39,9 @@ def announce(facts: JsonObject, *, as_json: bool, ready_file: str, daemon_file: 
 
 
 def next_command(listen: list[str]) -> str:
-    """The line to paste on the next machine: the address that is most likely to be reachable from there."""
+    """The command to paste on the next machine, with the address that it can most likely reach."""
     if not listen:
-        return "p2pnode run  (this node is not listening, so that nobody can join through it)"
+        return "p2pnode run  (this node is not listening, so no other node can join through it)"
     outside = [address for address in listen if "/127." not in address and "/::1/" not in address]
     return f"p2pnode run --bootstrap {(outside or listen)[0]}"
 
@@ -59,7 +59,7 @@ def _pretty(facts: JsonObject) -> str:
 
 
 def write_atomically(path: Path, value: JsonObject) -> None:
-    """JSON into a file that is either the old one or the whole new one; 0600, since it names local files."""
+    """Replace a file by a JSON document in one step; its mode is 0600, because it names local files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

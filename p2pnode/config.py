@@ -1,8 +1,8 @@
-"""What the operator chose: file under environment under flags, each value with where it came from.
+"""The operator's configuration, from file, environment and flags; each value remembers its origin.
 
 ``config.toml`` (``version = 1``) has the sections of :class:`Config`; ``P2PNODE_SECTION__KEY`` overrides a key of it,
-and a flag overrides both.  Intervals and bounds of the machines are no settings of the operator: they come as a named
-profile (``protocol.settings.PROFILES``).
+and a flag overrides both.  Not here: intervals and bounds of the machines.  The operator only chooses one of their
+named profiles (``protocol.settings.PROFILES``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Seconds = Annotated[float, Meta(gt=0, le=3600)]
 
 
 class ConfigError(ValueError):
-    """A setting is wrong; the message names it, where it stands and what is allowed."""
+    """A setting is wrong; the message names it, its origin and the allowed values."""
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +54,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``[node]``: labels, shown and never trusted, and how this node decides."""
+    """``[node]``: labels, which peers show but never trust, and how this node decides."""
 
     name: Label = ""
     region: Label = ""
@@ -66,7 +66,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``[network]``: where to listen and whom to ask first."""
+    """``[network]``: listening addresses and bootstrap peers."""
 
     #: ``/ip4/…/tcp/…/p2p/<peer id>``; empty for the list in ``bootstrap/seeds.toml``.
     bootstrap: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     #: HOST:PORT; port 0 picks one.
     api: str = "127.0.0.1:8411"
-    #: Ask for no key; loopback only.
+    #: The API needs no key; loopback only.
     no_auth: bool = False
     #: The JSON of the ``ready`` line is written here when the API answers.
     ready_file: str = ""
@@ -89,15 +89,15 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hosts: tuple[str, ...] = ()
     #: Web pages that may call the API (header ``Origin``), e.g. ``https://chat.example.org``.
     origins: tuple[str, ...] = ()
-    #: Open connections in all, and per remote address (DESIGN 2.7); loopback counts only against the first.
+    #: Open connections in all, and per remote address (DESIGN 2.7); for loopback only the first applies.
     connections: Count = 256
     connections_per_address: Count = 32
-    #: Seconds a running answer may take after the node was asked to stop.
+    #: Seconds a running answer may take after the request to stop.
     drain_s: Seconds = 30.0
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``[engine]``: what runs models here."""
+    """``[engine]``: the engine and its models."""
 
     kind: Literal["auto", "vllm", "openai", "mock", "none"] = "auto"
     #: For ``openai``: any OpenAI-compatible server.
@@ -112,23 +112,23 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RoutingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``[routing]``: whom the requests of this node's own users may go to."""
+    """``[routing]``: the peers that may serve this node's own users."""
 
-    #: Of a request that names no zone.  Under ``anyone`` strangers may serve it, and read it.
+    #: The zone of a request that names none.  Under ``anyone`` strangers may serve it, and read it.
     zone: Literal["local", "mine", "trusted", "anyone"] = "anyone"
     #: Ids of the peers that the zones ``mine`` and ``trusted`` allow besides this node itself.
     trusted: tuple[str, ...] = ()
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``[log]``: what is said on stderr."""
+    """``[log]``: form and level of the log on stderr."""
 
     format: Literal["auto", "pretty", "json"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class Config(msgspec.Struct, frozen=True):
-    """Everything; ``origins`` has where each value that is not a default came from, by its dotted name."""
+    """All sections; ``origins`` maps the dotted name of each value that is not a default to its origin."""
 
     node: NodeConfig = NodeConfig()
     network: NetworkConfig = NetworkConfig()
@@ -144,7 +144,7 @@ class Config(msgspec.Struct, frozen=True):
         return PROFILES[self.node.profile]
 
     def origin(self, name: str) -> str:
-        """Where the value of a dotted name came from."""
+        """The origin of a value, by its dotted name."""
         return self.origins.get(name, "default")
 
     @property
@@ -168,7 +168,7 @@ KEYS: Final[dict[str, Any]] = {  # msgspec gives types as Any
     for section, struct in _SECTIONS.items()
     for field in msgspec.structs.fields(struct)  # type: ignore[arg-type]  # a list of classes loses their common base
 }
-#: Flags of ``p2pnode run`` (without dashes, ``_`` for ``-``) and the key that each one sets.
+#: Flags of ``p2pnode run`` (without leading dashes, ``_`` for ``-``) and their keys.
 FLAGS: Final = {
     "bootstrap": "network.bootstrap",
     "listen": "network.listen",
@@ -191,7 +191,7 @@ FLAGS: Final = {
     "log_level": "log.level",
 }
 
-#: One value as it was given: dotted name, value, where from, and whether it came as text.
+#: One given value: dotted name, value, origin, and whether it is text.
 _Given = tuple[str, object, str, bool]
 
 
@@ -201,7 +201,7 @@ def load_config(
     """The configuration.  ``flags`` maps names of :data:`FLAGS` (or dotted names) to values; None means not given.
 
     Raises:
-      ConfigError: one line that names the key, where it stands and what is allowed.
+      ConfigError: one line that names the key, its origin and the allowed values.
     """
     values: dict[str, JsonObject] = {section: {} for section in _SECTIONS}
     origins: dict[str, str] = {}
@@ -227,8 +227,8 @@ def _from_file(path: Path | None) -> Iterator[_Given]:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     version = document.pop("version", None)
     if version != VERSION:
-        said = "has no version" if version is None else f"has version {version!r}"
-        raise ConfigError(f"{path} {said}: its first line must be version = {VERSION}")
+        problem = "has no version" if version is None else f"has version {version!r}"
+        raise ConfigError(f"{path} {problem}: its first line must be version = {VERSION}")
     for section, keys in document.items():
         if section not in _SECTIONS or not isinstance(keys, dict):
             raise ConfigError(_unknown(str(path), f"[{section}]", [f"[{name}]" for name in _SECTIONS]))
@@ -238,7 +238,7 @@ def _from_file(path: Path | None) -> Iterator[_Given]:
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:
     for variable, value in sorted(environ.items()):
-        # P2PNODE_HOME and the like have no section and are read elsewhere.
+        # Other modules read variables without a section, such as P2PNODE_HOME.
         if variable.startswith(_PREFIX) and "__" in variable:
             section, _, key = variable.removeprefix(_PREFIX).lower().partition("__")
             origin = f"environment {variable}"
@@ -247,7 +247,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:
 
 def _from_flags(flags: Mapping[str, object]) -> Iterator[_Given]:
     for flag, value in flags.items():
-        # click gives an empty tuple for a repeatable option that was not used.
+        # click gives an empty tuple for an absent repeatable option.
         if value is None or value == ():
             continue
         name = _known(FLAGS.get(flag, flag), "flag")
@@ -307,7 +307,7 @@ def _model(text: str, origin: str) -> dict[str, str]:
 
 
 def _check(config: Config) -> None:
-    """What no single value can tell."""
+    """Check values against each other."""
     try:
         host, _ = config.api_address
     except ValueError:
@@ -322,7 +322,7 @@ def _check(config: Config) -> None:
         )
     if config.routing.trusted:
         _check_peers(config)
-    if config.node.policy != "expected-seconds":  # saves the import, which brings numpy, in the usual case
+    if config.node.policy != "expected-seconds":  # the usual case does without the import, which loads numpy
         from protocol.routing.policies import POLICIES  # noqa: PLC0415
 
         if config.node.policy not in POLICIES:
@@ -356,7 +356,7 @@ def split_host_port(text: str) -> tuple[str, int]:
 
 
 def reached_here(host: str) -> str:
-    """The address under which programs on this machine reach what listens on ``host``."""
+    """The address with which programs on this machine reach a server that listens on ``host``."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -1,8 +1,8 @@
-"""What a node takes from the machine it runs on, in one value, so that a test can give it another world.
+"""The services of the machine that a node uses, in one value, so that tests can replace them.
 
-The defaults are the real thing.  Under virtual time (``tests/fullstack``) the wall clock is the virtual one, nothing
-waits for a thread or a child process (a clock that jumps when all tasks wait would jump meanwhile), and random numbers
-repeat. Sockets are not here: trio's own socket factory replaces those.
+The defaults are the real ones.  Under virtual time (``tests/fullstack``) the wall clock is virtual, random numbers
+repeat, and a node waits for no thread or child process, because the virtual clock would jump meanwhile.
+Not here: sockets, which trio's own socket factory replaces.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Environment:
 
     #: Unix seconds.
     wall: Callable[[], float] = time.time
-    #: Where every machine that draws random numbers gets its own from.
+    #: Makes a random number generator for each machine that needs one.
     rng: Callable[[], random.Random] = random.Random
-    #: Asks the drivers what is built in.
+    #: Asks the drivers for the hardware.
     survey: Callable[[], Awaitable[Survey]] = survey
-    #: Says that the node is ready.
+    #: Writes the ready line.
     announce: Callable[..., None] = announce
-    #: Variables that the engine is chosen and set up by.
+    #: Environment variables that choose and configure the engine.
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    #: Whether the disk is waited for in a thread.
+    #: Whether threads access the disk.
     threads: bool = True

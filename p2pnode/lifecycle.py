@@ -1,5 +1,7 @@
-"""How a node does not start, and how it is asked to end: SIGINT or SIGTERM once means "finish what runs",
-twice means "now".  A node of the demo or of a test is also asked to end when its parent is gone.
+"""Start failures and stop requests of a node.
+
+The first SIGINT or SIGTERM means "finish running jobs", the second "stop now".  A node of the demo or of a test also
+stops when its parent process ends.  Not here: what a node does to stop (``node``).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Final
 
 import trio
 
-#: Environment of a node that must not outlive the process that started it, whose pipe is its standard input.
+#: If this is 1, the node stops when its standard input, a pipe from its parent, closes.
 PARENT_VARIABLE: Final = "P2PNODE_ENDS_WITH_STDIN"
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -23,12 +25,12 @@ class CannotStart(Exception):
 
 
 class WrongFlag(CannotStart):
-    """The node was told something that it cannot be: a mistake on the command line, not of the machine."""
+    """A flag has an impossible value: a mistake on the command line, not a problem of the machine."""
 
 
 @contextmanager
 def starting(*problems: type[Exception]) -> Iterator[None]:
-    """Whatever goes wrong in here in one of these ways means that the node cannot start, and their text says why."""
+    """Turn these exceptions into ``CannotStart`` with the same text."""
     try:
         yield
     except CannotStart:
@@ -50,40 +52,40 @@ def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 class Stopping:
-    """What was asked of this process so far."""
+    """The stop requests that this process has received."""
 
     def __init__(self) -> None:
         self.asked = trio.Event()
         self.now = trio.Event()
-        #: The end is decided and the process about to go: a signal that still comes changes nothing.
+        #: The process is about to end; a further signal changes nothing.
         self.settled = False
 
     def ask(self) -> None:
-        """One more request to end."""
+        """Record one more request."""
         (self.now if self.asked.is_set() else self.asked).set()
 
 
 async def watch_signals(stopping: Stopping, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """Turn signals into requests to end, for ever."""
-    with _heard(stopping):
+    """Turn signals into stop requests, for ever."""
+    with _signals(stopping):
         task_status.started()
         await trio.sleep_forever()
 
 
 @contextmanager
-def _heard(stopping: Stopping) -> Iterator[None]:
-    """Hear signals; afterwards they mean what they meant before, or nothing if the end is settled.
+def _signals(stopping: Stopping) -> Iterator[None]:
+    """Handle signals; afterwards restore the old actions, or ignore signals if the process is about to end.
 
-    Not ``trio.open_signal_receiver``: it puts the old actions back, and then a SIGTERM in the last milliseconds of a
-    clean end would be the death of the process.
+    ``trio.open_signal_receiver`` always restores them, so a SIGTERM in the last milliseconds of a clean end would
+    kill the process.
     """
     token = trio.lowlevel.current_trio_token()
 
-    def hear(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
         del number, frame
         token.run_sync_soon(stopping.ask)
 
-    before = {number: signal.signal(number, hear) for number in SIGNALS}
+    before = {number: signal.signal(number, on_signal) for number in SIGNALS}
     try:
         yield
     finally:
@@ -92,8 +94,8 @@ def _heard(stopping: Stopping) -> Iterator[None]:
 
 
 async def watch_parent(stopping: Stopping, environ: Mapping[str, str] = os.environ, stdin: int = 0) -> None:
-    """Where whoever started this node wants it so: ask it to end when its standard input does."""
+    """Stop the node when its standard input closes, if ``PARENT_VARIABLE`` is set."""
     if environ.get(PARENT_VARIABLE) == "1":
-        # Nobody writes into that pipe, so that it is readable means that its other end was closed.
+        # The parent never writes into that pipe, so it becomes readable only when its other end closes.
         await trio.lowlevel.wait_readable(stdin)
         stopping.ask()

@@ -1,8 +1,7 @@
-"""The log: one line per event on stderr, for people on a terminal and as JSON elsewhere, without secrets.
+"""Sets up the log: one line per event on stderr, readable on a terminal and JSON elsewhere, without secrets.
 
-``event`` names are stable snake_case words that scripts may rely on; ids travel as fields (``request_id``, ``job_id``,
-``peer``).  Prompts and answers are never logged.  Secrets are taken out by value, wherever they turn up, also in what
-the libraries say.
+``event`` names are stable snake_case words that scripts may rely on; ids are fields (``request_id``, ``job_id``,
+``peer``).  Prompts and answers are never logged.  Secrets are removed by value, also from the messages of libraries.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 Format = Literal["auto", "pretty", "json"]
 
 HIDDEN: Final = "[secret]"
-#: Loggers of libraries and the least level that is passed on: at INFO libp2p writes several lines per connection.
+#: Loggers of libraries and their least level: at INFO libp2p writes several lines per connection.
 _LIBRARIES: Final = {
     "libp2p": logging.CRITICAL,
     "multiaddr": logging.CRITICAL,
@@ -33,26 +32,26 @@ _LIBRARIES: Final = {
 
 
 class Secrets:
-    """Every secret value this process knows, so that none of them reaches a log."""
+    """The secret values of this process, which must not reach a log."""
 
     def __init__(self) -> None:
         self._values: tuple[str, ...] = ()
 
     def add(self, value: str | bytes) -> None:
-        """Never show this value (and, of bytes, their hexadecimal form)."""
+        """Add a value; of bytes it is their hexadecimal form."""
         text = value if isinstance(value, str) else value.hex()
-        if len(text) >= 8 and text not in self._values:  # shorter ones would blot out ordinary words
+        if len(text) >= 8 and text not in self._values:  # a shorter one would hide parts of ordinary words
             self._values = (*self._values, text)
 
     def hide(self, text: str) -> str:
-        """The text without any secret."""
+        """The text without secrets."""
         for value in self._values:
             if value in text:
                 text = text.replace(value, HIDDEN)
         return text
 
     def scrub(self, value: object) -> object:
-        """The same for whatever a log line may hold."""
+        """Remove secrets from any value of a log line."""
         if isinstance(value, str):
             return self.hide(value)
         if isinstance(value, bytes):
@@ -87,7 +86,7 @@ def _pretty(colors: bool) -> structlog.dev.ConsoleRenderer:
 def set_up(format: Format = "auto", level: str = "info", stream: TextIO | None = None, *, color: bool = True) -> None:
     """Send structlog and the standard library's loggers to ``stream`` (stderr) in one form.
 
-    Colours are for terminals, and neither with ``NO_COLOR`` nor without ``color``.
+    Only a terminal gets colours, and only with ``color`` and without ``NO_COLOR``.
     """
     sink = stream or sys.stderr
     terminal = sink.isatty()
@@ -113,14 +112,14 @@ def set_up(format: Format = "auto", level: str = "info", stream: TextIO | None =
 
 
 def _scrubbed_but_exceptions(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """The console renderer formats tracebacks itself; what it writes is scrubbed once more on the way out."""
-    trouble = event.pop("exc_info", None)
+    """Leave the traceback to the console renderer, which formats it; ``_Scrubbing`` then hides its secrets."""
+    exc_info = event.pop("exc_info", None)
     scrubbed = _scrubbed(logger, method, event)
-    return scrubbed if trouble is None else {**scrubbed, "exc_info": trouble}
+    return scrubbed if exc_info is None else {**scrubbed, "exc_info": exc_info}
 
 
 class _Scrubbing:
-    """A text stream that hides secrets in whatever is written to it: the last door."""
+    """A text stream that hides secrets in its output; it is the last step before stderr."""
 
     def __init__(self, sink: TextIO) -> None:
         self._sink = sink

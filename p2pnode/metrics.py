@@ -1,7 +1,7 @@
-"""What Prometheus may scrape: one object per node with documented counters; the help text is the documentation.
+"""The Prometheus metrics of a node; their help texts are the documentation.
 
-Base units, bounded labels: never a peer, a request or a prompt (numbers about peers are in ``/v1/p2p/peers``).  Bucket
-lists are vLLM's, so that panels line up.
+Metrics have base units and bounded labels, and no label names a peer, a request or a prompt (figures per peer are in
+``/v1/p2p/peers``).  The buckets are vLLM's, so that both fit on one panel.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ FIRST_TOKEN_BUCKETS: Final = _seconds(
     "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1 2.5 5 7.5 10 20 40 80 160 640 2560"
 )
 TOKEN_BUCKETS: Final = _seconds("0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1 2.5 5 7.5 10 20 40 80")
-#: Deciding takes a fraction of a millisecond, so vLLM's lists would put it all into one bucket (guess).
+#: A decision takes a fraction of a millisecond, so vLLM's lists would put all of them into one bucket (guess).
 DECIDE_BUCKETS: Final = _seconds("0.0001 0.0002 0.0005 0.001 0.002 0.005 0.01 0.05 0.1 0.5")
-#: Models with a label of their own; requests for further ones count as ``other``.
+#: Models with their own label; requests for further ones count as ``other``.
 MOST_MODELS: Final = 64
-#: Reasons for the end of an attempt that are told apart (guess: ours are a dozen).
+#: Reasons of an attempt's end with their own label (guess: this node has a dozen).
 MOST_REASONS: Final = 32
 
-# A second series for each counter, which nobody asked for.
+# The library would add a ``_created`` series to each counter.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client has no types for it
 
 
 class Metrics:
-    """The numbers of one node, in a registry of its own so that several nodes may live in one process."""
+    """The metrics of one node, in a registry of their own, so that one process can run several nodes."""
 
     def __init__(self, version: str = "", *, process: bool = True) -> None:
         self.registry = registry = CollectorRegistry()
@@ -101,7 +101,7 @@ class Metrics:
         self.jobs_running = Gauge("p2pnode_jobs_running", "Jobs that the engine here works on.", registry=registry)
         self.jobs_waiting = Gauge("p2pnode_jobs_waiting", "Jobs that wait for the engine here.", registry=registry)
         self.peers = Gauge("p2pnode_peers", "Peers in the view.", ["state"], registry=registry)
-        #: What the swarm counts itself: read when it is scraped.
+        #: Counters of the swarm, read at each scrape.
         self.gossip_messages: Mapping[tuple[str, ...], int] = {}
         self.gossip_bytes: Mapping[tuple[str, ...], int] = {}
         registry.register(_Gossip(self))
@@ -110,7 +110,7 @@ class Metrics:
         self._by_model: dict[str, ModelMetrics] = {}
 
     def of_model(self, model: str) -> ModelMetrics:
-        """The numbers of one model, looked up once: labels are the dear part of counting."""
+        """The metrics of one model, cached because the lookup of labels costs more than counting."""
         found = self._by_model.get(model)
         if found is None:
             label = model if len(self._by_model) < MOST_MODELS else "other"
@@ -120,7 +120,7 @@ class Metrics:
         return found
 
     def attempted(self, outcome: str, reason: str) -> None:
-        """A try at one peer ended.  What peers give as a reason is theirs, so only so many are told apart."""
+        """Count the end of an attempt.  Peers choose their reasons, so only ``MOST_REASONS`` get a label."""
         if reason not in self._reasons:
             if len(self._reasons) >= MOST_REASONS:
                 reason = "other"
@@ -128,7 +128,7 @@ class Metrics:
         self.attempts.labels(outcome, reason).inc()
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
-        """A gauge that is read when it is scraped."""
+        """Add a gauge that is read at each scrape."""
         self.registry.register(_Reading(name, help_text, read))
 
     def expose(self) -> bytes:
@@ -159,7 +159,7 @@ class ModelMetrics:
 
 
 class _Gossip:
-    """A collector of what the swarm counts."""
+    """A collector of the swarm's counters."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

@@ -1,7 +1,6 @@
-"""The composition root of the daemon: builds everything, opens *the* nursery, and ends it.
+"""The composition root of the daemon: it builds all parts, connects them, and runs them in one nursery.
 
-It decides nothing and knows no protocol; it says who exists and who talks to whom.  Read it beside DESIGN.md, section
-1.
+It decides nothing and knows no protocol.  Read it beside DESIGN.md, section 1.
 """
 
 from __future__ import annotations
@@ -49,23 +48,24 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("p2pnode.node")
 
-#: Seconds between looks at how busy the engine is; the gossip machine decides what of it is news.
+#: Seconds between reports of the load, which are one turn of the polling loop; the gossip machine decides which of
+#: them to publish.
 LOAD_EVERY_S: Final = 0.5
-#: So many of these between looks at the file of the key table (1 s), which ``p2pnode keys`` changes from another
-#: process, and at the table itself, whatever the file says (30 s).
+#: Turns between checks whether the file of the key table changed (1 s; ``p2pnode keys`` changes it from another
+#: process), and between unconditional reads of the table (30 s).
 KEYS_TURNS: Final = 2
 KEYS_ANYWAY_TURNS: Final = 60
-#: And between looks at this node's own addresses, which change with the network it is in (10 s).
+#: Turns between checks of this node's own addresses, which change with its network (10 s).
 ADDRS_TURNS: Final = 20
-#: And at what is wrong (3 s; guess: long enough for a first link to stand and an engine to be found).
+#: Turns between checks for problems (3 s; guess: enough time for a first link and for the engine to answer).
 PROBLEMS_TURNS: Final = 6
-#: Seconds between looks at whether the last job has ended, when stopping.
+#: Seconds between checks whether the last job has ended, when stopping.
 IDLE_EVERY_S: Final = 0.05
 
 
 @dataclass
 class Daemon:
-    """Everything that was built, and the little of it that changes."""
+    """All parts of a node, and the state that changes while it runs."""
 
     config: Config
     home: Home
@@ -83,11 +83,11 @@ class Daemon:
     hardware: NodeSpecs = field(default_factory=NodeSpecs)
 
     def advertise(self) -> None:
-        """State anew what this node is."""
+        """Publish a new advert."""
         self.swarm.advertise(advert_of(self.config, self.engine, self.hardware, self.swarm.addrs))
 
     def report_load(self) -> None:
-        """State anew what this node does."""
+        """Pass the current load to the gossip machine."""
         queued = self.worker.places.waiting if self.worker.places is not None else 0
         draining = self.stopping.asked.is_set()
         self.swarm.report_load(load_of(self.engine, self.hardware, draining=draining, queued=queued))
@@ -95,7 +95,7 @@ class Daemon:
 
 @dataclass
 class Polled:
-    """What was found at the last look: own addresses, the file of the keys and their version, problems by their fix."""
+    """The results of the last poll: own addresses, file and version of the keys, problems by their fix."""
 
     addrs: tuple[str, ...]
     keys: object = None
@@ -106,7 +106,7 @@ class Polled:
 async def run_node(
     config: Config, paths: Paths, *, task_status: trio.TaskStatus[JsonObject] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Run a node until it is told to stop; ``started`` has the facts of the ready line.
+    """Run a node until it is asked to stop; ``started`` gets the facts of the ready line.
 
     Raises:
       CannotStart: one line that says what to do.
@@ -121,7 +121,7 @@ async def run_node(
 
 
 async def live(daemon: Daemon, *, task_status: trio.TaskStatus[JsonObject] = trio.TASK_STATUS_IGNORED) -> None:
-    """The life of a node that was built, whoever asks it to end; see :func:`run_node`."""
+    """Run a node that was built, until ``daemon.stopping`` is set; see :func:`run_node`."""
     async with trio.open_nursery() as nursery:
         with starting(NetError, ApiAddressProblem):
             await nursery.start(daemon.swarm.run)
@@ -130,12 +130,12 @@ async def live(daemon: Daemon, *, task_status: trio.TaskStatus[JsonObject] = tri
             await nursery.start(daemon.engine.run)
             nursery.start_soon(_follow_engine, daemon)
         daemon.advertise()
-        nursery.start_soon(_look_at_hardware, daemon)
-        nursery.start_soon(_look_around, daemon, nursery)
+        nursery.start_soon(_survey_hardware, daemon)
+        nursery.start_soon(_poll, daemon, nursery)
         nursery.start_soon(keep_memory, daemon.home, daemon.swarm, daemon.machine, daemon.around.wall)
-        facts = _say_ready(daemon, port)
+        facts = _announce_ready(daemon, port)
         task_status.started(facts)
-        await _wind_down(daemon)
+        await _shut_down(daemon)
         daemon.stopping.settled = True
         nursery.cancel_scope.cancel()
 
@@ -148,7 +148,7 @@ def _engine(config: Config, home: Home, around: Environment) -> Engine | None:
 
 
 async def build(config: Config, home: Home, around: Environment | None = None) -> Daemon:
-    """Make every part and tell each whom it talks to; nothing runs yet."""
+    """Make all parts and connect them; nothing runs yet."""
     around = around or Environment()
     with starting(ValueError, KeyProblem, NetError):
         check_listen(config.network.listen)
@@ -161,7 +161,7 @@ async def build(config: Config, home: Home, around: Environment | None = None) -
     keys.admit_first(secret)
     settings = config.settings
     machine = Node(home.signer, settings, around.rng(), home.inc, seeds, known=home.known, marks=home.marks)
-    # This node's own jobs and those of guests stand in one queue.
+    # This node's own jobs and those of guests wait in one queue.
     places = EngineSlots(engine, settings.admission) if engine is not None else None
     worker = Worker(engine, home.signer, settings, places)
     swarm = Swarm(
@@ -186,7 +186,7 @@ async def build(config: Config, home: Home, around: Environment | None = None) -
 
 
 async def _net(config: Config, home: Home) -> Libp2pNet:
-    """libp2p takes half a second to import: in a thread, so that signals are heard meanwhile."""
+    """Import libp2p, which takes half a second, in a thread, so that signals are handled meanwhile."""
 
     def load() -> type[Libp2pNet]:
         from p2pnode.swarm.libp2p import Libp2pNet  # noqa: PLC0415
@@ -210,8 +210,8 @@ async def _serve_api(daemon: Daemon, *, task_status: trio.TaskStatus[int]) -> No
         daemon.api_ended.set()
 
 
-def _say_ready(daemon: Daemon, port: int) -> JsonObject:
-    """The ready line; from now on scripts may come."""
+def _announce_ready(daemon: Daemon, port: int) -> JsonObject:
+    """Write the ready line; scripts may use the API from now on."""
     config, home, engine = daemon.config, daemon.home, daemon.engine
     host = config.api_address[0]
     here = reached_here(host)
@@ -221,15 +221,15 @@ def _say_ready(daemon: Daemon, port: int) -> JsonObject:
         "peer_id": peer_text(home.signer.peer_id),
         "listen": list(daemon.swarm.addrs),
         "api": daemon.surface.api,
-        "dashboard": None,  # there is none yet
+        "dashboard": None,  # reserved
         "key_file": None if config.http.no_auth else str(home.paths.api_key),
         "engine": engine.name if engine is not None else "none",
         "models": [offer.name for offer in engine.offers()] if engine is not None else [],
     }
     if not is_loopback(host):
-        log.warning("api_exposed", host=host, note="everybody who reaches this port and has a key can use this node")
+        log.warning("api_exposed", host=host, note="any machine that reaches this port and has a key can use this node")
     if config.routing.zone == "anyone":
-        note = 'strangers may serve, and read, what is asked here; routing.zone = "trusted" in config.toml changes that'
+        note = 'strangers may serve, and read, requests of this node; routing.zone = "trusted" in config.toml limits it'
         log.info("open_network", zone="anyone", note=note)
     daemon.around.announce(
         facts,
@@ -240,8 +240,8 @@ def _say_ready(daemon: Daemon, port: int) -> JsonObject:
     return facts
 
 
-async def _wind_down(daemon: Daemon) -> None:
-    """Wait for the request to stop; then admit nothing, say goodbye, and let what runs finish."""
+async def _shut_down(daemon: Daemon) -> None:
+    """Wait for the request to stop; then admit no job, tell the peers, and let running jobs finish."""
     await daemon.stopping.asked.wait()
     log.info("stopping", guests_jobs=daemon.worker.running, note="once more (ctrl-C) to stop now")
     daemon.surface.draining = True
@@ -264,11 +264,11 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-# --- what changes while it runs ----------------------------------------------------------------------------------
+# --- changes at run time -----------------------------------------------------------------------------------------
 
 
 async def _follow_engine(daemon: Daemon) -> None:
-    """Models come and go, an engine fails and recovers: all of it is stated anew."""
+    """Publish an advert whenever the engine's models or state change."""
     assert daemon.engine is not None
     seen = None
     while True:
@@ -277,8 +277,8 @@ async def _follow_engine(daemon: Daemon) -> None:
         log.info("engine", state=daemon.engine.state, problem=daemon.engine.problem or None)
 
 
-async def _look_at_hardware(daemon: Daemon) -> None:
-    """Ask the drivers, bounded and after the API is up; then keep an eye on the cards."""
+async def _survey_hardware(daemon: Daemon) -> None:
+    """Ask the drivers once, with a time limit and after the API is up; then watch the cards."""
     found = await daemon.around.survey()
     daemon.hardware = replace(daemon.hardware, survey=found)
     daemon.surface.hardware = daemon.hardware
@@ -291,14 +291,14 @@ async def _look_at_hardware(daemon: Daemon) -> None:
         await watch(note)
 
 
-async def _look_around(daemon: Daemon, nursery: trio.Nursery) -> None:
-    """What changes without a word, on one timer: at rest, waking up is most of what a node does."""
+async def _poll(daemon: Daemon, nursery: trio.Nursery) -> None:
+    """Poll state that sends no change notification.  One timer, because wakeups dominate the cost of an idle node."""
     seen, pause = Polled(daemon.swarm.addrs), AutoResetEvent()
     for turn in itertools.count():
         daemon.report_load()
         daemon.surface.sample()
         if turn % KEYS_TURNS == 0:
-            # The file may have changed twice within one step of the clock of its disk: now and then it is not asked.
+            # Two changes within one tick of the disk's clock look like one, so the table is also read unconditionally.
             version = (turn // KEYS_ANYWAY_TURNS, daemon.home.ledger.stamp())
             if version != seen.keys:
                 seen.keys = version
@@ -307,12 +307,12 @@ async def _look_around(daemon: Daemon, nursery: trio.Nursery) -> None:
             seen.addrs = daemon.swarm.addrs
             daemon.advertise()
         if turn and turn % PROBLEMS_TURNS == 0:
-            _say_problems(daemon, seen)
-        await pause.wait_until(trio.current_time() + LOAD_EVERY_S)  # nobody rings: a cheaper sleep
+            _log_problems(daemon, seen)
+        await pause.wait_until(trio.current_time() + LOAD_EVERY_S)  # it is never set: this sleep costs less than trio's
 
 
-def _say_problems(daemon: Daemon, seen: Polled) -> None:
-    """What `p2pnode status` calls wrong stands in the log as well, once, when it begins."""
+def _log_problems(daemon: Daemon, seen: Polled) -> None:
+    """Log each problem of ``p2pnode status`` once, when it begins."""
     found = {problem["fix"]: problem["what"] for problem in daemon.surface.problems()}
     for fix in found.keys() - seen.problems:
         log.warning("problem", what=found[fix], fix=fix)
@@ -320,7 +320,7 @@ def _say_problems(daemon: Daemon, seen: Polled) -> None:
 
 
 async def _read_keys(daemon: Daemon, seen: Polled) -> None:
-    """A key made or taken back by ``p2pnode keys`` counts without a restart."""
+    """Read the key table, so that changes by ``p2pnode keys`` take effect without a restart."""
     ledger = daemon.home.ledger
     version = await ledger.ask(Ledger.version)
     if version != seen.version:

@@ -1,4 +1,4 @@
-"""The seed list, read as data from the package ``bootstrap``; no code of it is called."""
+"""Reads and checks addresses: the seed list of the package ``bootstrap``, as data, and those of flags."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def listed_seeds() -> tuple[str, ...]:
 
 
 def check_listen(addresses: tuple[str, ...]) -> None:
-    """Raise ``WrongFlag`` for what cannot be listened at, naming the flag."""
+    """Raise ``WrongFlag``, which names the flag, for an invalid listening address."""
     for address in addresses:
         try:
             parse_address(address)
         except BadAddress:
-            example = "write /ip4/0.0.0.0/tcp/4411, with port 0 to have one picked"
+            example = "write /ip4/0.0.0.0/tcp/4411; port 0 picks a free one"
             raise WrongFlag(f"--listen {address!r} is not an address: {example}") from None
 
 
 def grouped(addresses: tuple[str, ...]) -> tuple[tuple[PeerId | None, tuple[str, ...]], ...]:
-    """Addresses by the peer they name, as the neighbour machine takes them; None for those that name nobody.
+    """Group addresses by their peer id, in the form that ``protocol.membership.overlay`` takes; None if there is none.
 
-    Raises ``WrongFlag`` for what is no address, with the address in the message.
+    Raises ``WrongFlag``, which names the address, for an invalid one.
     """
     by_peer: dict[PeerId, list[str]] = {}
     unnamed: list[tuple[PeerId | None, tuple[str, ...]]] = []

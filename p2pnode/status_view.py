@@ -1,7 +1,7 @@
-"""What this node shows of itself: the objects behind ``/v1/p2p/status`` and ``/v1/p2p/peers``, and the verbs.
+"""Builds the objects of ``/v1/p2p/status`` and ``/v1/p2p/peers``, which the verbs show as well.
 
-Plain dictionaries, additive for ever (a name is never given another meaning).  Nothing here decides or waits; it reads
-the peer view, the engine and the books.
+They are plain dictionaries; fields are only ever added, and no name changes its meaning.  Nothing here decides or
+waits: it reads the peer view, the engine and the job records.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class StatusView:
     ) -> None:
         self.config = config
         self.zone: str = config.routing.zone
-        self.dispatch = cast("Dispatching", dispatch)  # whose attributes are read-only
+        self.dispatch = cast("Dispatching", dispatch)  # mypy wants writable attributes; the API only reads them
         self.jobs: Jobs = jobs
         self._dispatch = dispatch
         self.keys = keys
@@ -78,10 +78,10 @@ class StatusView:
         self._sampled = (self._started, 0)
         self._out_bytes_s = 0.0
         metrics.gossip_messages, metrics.gossip_bytes = swarm.gossip_messages, swarm.gossip_bytes
-        metrics.view_age.set_function(self._view_age)  # a median over all peers: only when somebody asks
+        metrics.view_age.set_function(self._view_age)  # a median over all peers, computed only at a scrape
 
     def sample(self) -> None:
-        """Measure the upload of gossip; called every now and then."""
+        """Measure the upload of gossip; the daemon calls it regularly."""
         now = trio.current_time()
         then, before = self._sampled
         if now - then >= SAMPLE_S:
@@ -90,17 +90,17 @@ class StatusView:
             self._sampled = (now, sent)
 
     def _view_age(self) -> float:
-        """Median seconds since the last word of each peer that is there; 0 without any."""
+        """Median seconds since the last statement of each live peer; 0 without peers."""
         now = trio.current_time()
-        heard = [
+        received = [
             max(record.advert_at, record.load_at)
             for record in self._swarm.view.records()
             if record.state == "alive" and not record.is_self and (record.advert or record.load)
         ]
-        return now - median(heard) if heard else 0.0
+        return now - median(received) if received else 0.0
 
     def ready(self) -> tuple[bool, list[str]]:
-        """Whether a request can be served by anybody, and why not."""
+        """Whether some node can serve a request, and the reasons if not."""
         reasons = []
         if self.draining:
             reasons.append("this node is stopping")
@@ -109,11 +109,11 @@ class StatusView:
         return not reasons, reasons
 
     def models(self) -> list[JsonObject]:
-        """What can be asked for now (``/v1/models``)."""
+        """The models on offer (``/v1/models``)."""
         return self._dispatch.models()
 
     def peers(self) -> list[JsonObject]:
-        """Everybody in the view, this node included (``/v1/p2p/peers``)."""
+        """All nodes of the view, this one included (``/v1/p2p/peers``)."""
         now = trio.current_time()
         return [peer_of(record, now) for record in self._swarm.view.records()]
 
@@ -165,7 +165,7 @@ class StatusView:
         }
 
     def _load(self, engine: Engine) -> Load:
-        """The engine's, and the jobs that wait for a place at it."""
+        """The engine's load, plus the jobs that wait for a slot."""
         places = self._dispatch.places
         return with_queue(engine.load(), places.waiting if places is not None else 0)
 
@@ -176,7 +176,7 @@ class StatusView:
         return {"known": len(others), "linked": linked, **{state: states[state] for state in STATES}}
 
     def problems(self) -> list[dict[str, str]]:
-        """What is wrong, and how to mend it."""
+        """The problems of this node, each with its fix."""
         return [{"what": what, "fix": fix} for what, fix in self._problems()]
 
     def _problems(self) -> Iterator[tuple[str, str]]:
@@ -186,10 +186,10 @@ class StatusView:
         seeds = len(self.config.network.bootstrap)
         if not self._swarm.linked and seeds:
             known = "the bootstrap peer does not answer" if seeds == 1 else f"none of {seeds} bootstrap peers answers"
-            yield f"{known}: alone so far, and trying on", "is the address right, and its port open? p2pnode doctor"
+            yield f"{known}: no links yet, retrying", "is the address right, and its port open? p2pnode doctor"
         elif not self.draining and not (engine is not None and engine.offers()) and not self._dispatch.anything():
             fix = "offer one (--engine), or join a network that does (--bootstrap)"
-            yield "nobody offers a model, so no request can be served", fix
+            yield "no peer offers a model, so no request can be served", fix
         for problem in self.hardware.survey.problems:
             if "did not answer" in problem:
                 yield problem, "look at nvidia-smi and dmesg; a reboot usually brings the driver back"
@@ -199,7 +199,7 @@ class StatusView:
                 "look at its cooling and power limit (nvidia-smi -q -d CLOCK)",
             )
         if ledger.problem:
-            yield ledger.problem, "this node goes on, but forgets what it learns at its end"
+            yield ledger.problem, "this node goes on, but forgets its peers at its end"
         if ledger.set_aside is not None:
             yield f"the database was damaged and put aside: {ledger.set_aside}", "make lost API keys anew: p2pnode keys"
         if self._swarm.faults:
@@ -232,7 +232,7 @@ def gpu_of(gpu: Gpu) -> JsonObject:
 
 
 def load_view(load: Load) -> JsonObject:
-    """How busy a node says it is."""
+    """The load of a node, by its own claim."""
     return {
         "status": _STATUS[Status(load.status)],
         "running": load.running,
@@ -248,7 +248,7 @@ def load_view(load: Load) -> JsonObject:
 
 
 def peer_of(record: PeerRecord, now: float) -> JsonObject:
-    """One peer as this node believes it to be; ``state`` and the times are ours, the rest is its own claim."""
+    """One peer in the view; ``state`` and the times are ours, the rest is the peer's claim."""
     advert, load = record.advert or Advert(protocol=1), record.load
     total = advert.vram_mib
     return {

@@ -1,6 +1,6 @@
-"""The command line: ``app`` has ``main``, each verb has a file of its own name.
+"""The command line: ``app`` has ``main``, and ``verbs`` has one module per verb.
 
-Data goes to stdout and talk to stderr; every verb that reads takes ``--json`` and then prints exactly what the HTTP
-endpoint returned.  The verbs talk to the daemon through its local API (``client``), never through its files; only
-``run``, ``demo``, ``doctor`` and ``keys`` work without a daemon.
+Data goes to stdout, messages go to stderr.  Every verb that reads takes ``--json`` and then prints the answer of the
+HTTP endpoint unchanged.  The verbs use the daemon's local API (``client``), never its files; only ``run``, ``demo``,
+``doctor`` and ``keys`` work without a daemon.
 """

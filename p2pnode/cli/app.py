@@ -1,6 +1,6 @@
-"""``p2pnode``: the global options and the verbs, each loaded when it is asked for.
+"""The command ``p2pnode``: the global options, and the verbs, whose modules are imported on use.
 
-Without a verb it prints its help and binds nothing.
+Without a verb it only prints its help.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from p2pnode import __version__
 from p2pnode.cli.client import ApiError
 from p2pnode.cli.exits import FAILED, INTERRUPTED, OK
 
-#: Verb and the line about it; the module of the same name has a command called ``command``.  Kept here so that the
-#: list of verbs costs no imports.
+#: Verbs and their help lines; the module of the same name has a command called ``command``.  The lines are here so
+#: that the list of verbs needs no imports.
 VERBS: Final = {
     "run": "The daemon, in the foreground: join, serve the API, run models.",
     "status": "This node in ten lines, and what is wrong with it.",
@@ -32,7 +32,7 @@ VERBS: Final = {
 
 
 class Verbs(click.Group):
-    """A group whose commands live in modules of their own."""
+    """A group that imports its commands on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -70,18 +70,18 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 no daemon, 4 degraded, 130 interrupted.
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="How much is logged.")
 @click.pass_context
 def app(ctx: click.Context, /, **given: object) -> None:
-    """p2pnode turns GPUs that nobody coordinates into one OpenAI endpoint."""
-    # The same options may follow the verb (``options.shared``); what stands there wins.
+    """p2pnode turns independent GPUs into one OpenAI endpoint."""
+    # The same options may follow the verb (``options.shared``); there they win.
     ctx.obj = {name: value for name, value in given.items() if value is not None}
 
 
 def main(args: list[str] | None = None) -> NoReturn:
-    """Run one verb and leave the process with its exit code."""
+    """Run one verb and end the process with its exit code."""
     sys.exit(run(args))
 
 
 def run(args: list[str] | None = None, command: click.Command = app, name: str = "p2pnode") -> int:
-    """Run a command; the exit code.  Everything a user did wrong becomes one line on stderr."""
+    """Run a command; returns the exit code.  A mistake of the user becomes one line on stderr."""
     try:
         result = command.main(args=args, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
@@ -95,7 +95,7 @@ def run(args: list[str] | None = None, command: click.Command = app, name: str =
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our stdout has gone (``p2pnode peers | head``): not our failure; and nothing may be flushed.
+        # The reader of our stdout has ended (``p2pnode peers | head``).  That is no failure, but a flush would raise.
         sys.stdout = None
         return OK
     return result if isinstance(result, int) else OK

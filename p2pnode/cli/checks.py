@@ -1,7 +1,7 @@
-"""What ``p2pnode doctor`` looks at.  Each check is a function that returns findings; none raises for what it finds.
+"""The checks of ``p2pnode doctor``.  Each one is a function that yields findings and raises for none of them.
 
-A finding that is not ``ok`` says what to do.  The checks need no daemon: a node that does not start is the usual
-reason to call a doctor.
+A finding that is not ``ok`` says what to do.  The checks need no daemon, because a node that does not start is the
+usual reason to run them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from p2pnode.config import Config
     from p2pnode.state.paths import Paths
 
-#: Seconds for a connection to a bootstrap peer or an engine (guess: three round trips to the other side of the world).
+#: Seconds for a connection to a bootstrap peer or an engine (guess: three slow intercontinental round trips).
 CONNECT_S: Final = 3.0
-#: Open files a node needs: 256 inbound links, 200 HTTP connections, the database, with some room.
+#: Open files of a node: 256 inbound links, 200 HTTP connections, the database, and some reserve.
 FILES: Final = 1024
-#: 2026-01-01: a clock before the release of this program is certainly wrong.
+#: 2026-01-01: a clock that shows a time before this program's release is wrong.
 RELEASED: Final = 1767225600
 #: The version of libp2p whose defects p2pnode works around.
 LIBP2P: Final = "0.8.1"
@@ -42,7 +42,7 @@ LIBP2P: Final = "0.8.1"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's.  ``state`` is ``ok``, ``warn`` (works, but) or ``fail``."""
+    """One line of the report.  ``state`` is ``ok``, ``warn`` (it works with a problem) or ``fail``."""
 
     name: str
     state: str
@@ -63,7 +63,7 @@ def fail(name: str, what: str, fix: str) -> Finding:
 
 
 def all_checks(config: Config, paths: Paths, daemon: dict[str, object] | None) -> Iterator[Finding]:
-    """Every finding, as it is found.  ``daemon`` is the status of the running daemon, if one answers."""
+    """Run all checks.  ``daemon`` is the status of the running daemon, if one answers."""
     yield from python()
     yield from files(paths)
     yield from limits()
@@ -80,7 +80,7 @@ def all_checks(config: Config, paths: Paths, daemon: dict[str, object] | None) -
 
 
 def python() -> Iterator[Finding]:
-    """The interpreter, and the one dependency whose version matters."""
+    """The interpreter, and libp2p, whose version must be exact."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield ok("python", version)
     try:
@@ -91,11 +91,11 @@ def python() -> Iterator[Finding]:
     if found == LIBP2P:
         yield ok("libp2p", found)
     else:
-        yield fail("libp2p", f"{found}, but {LIBP2P} is what was tested", f"pip install libp2p=={LIBP2P}")
+        yield fail("libp2p", f"{found}, but p2pnode needs {LIBP2P}", f"pip install libp2p=={LIBP2P}")
 
 
 def files(paths: Paths) -> Iterator[Finding]:
-    """The home and its secrets: ours, and readable by nobody else."""
+    """The home and its secrets belong to this user, and other users cannot read them."""
     if not paths.home.exists():
         yield ok("home", f"{paths.home} (made at the first start)")
         return
@@ -117,7 +117,7 @@ def files(paths: Paths) -> Iterator[Finding]:
 
 
 def limits() -> Iterator[Finding]:
-    """Open files."""
+    """The limit of open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= FILES:
         yield ok("open files", str(soft))
@@ -126,7 +126,7 @@ def limits() -> Iterator[Finding]:
 
 
 def clock() -> Iterator[Finding]:
-    """Signed statements are judged by their age: a clock that is wrong by minutes makes a node unheard."""
+    """The clock: peers ignore signed statements whose age is wrong by minutes."""
     if time.time() < RELEASED:
         yield fail("clock", time.strftime("%Y-%m-%d %H:%M"), "set the clock, e.g. sudo timedatectl set-ntp true")
         return
@@ -136,8 +136,8 @@ def clock() -> Iterator[Finding]:
             "clock", "not synchronised; peers ignore a node that is off by 2 minutes", "timedatectl set-ntp true"
         )
     else:
-        said = "synchronised" if answer == "yes" else "plausible (nothing here says whether it is synchronised)"
-        yield ok("clock", said)
+        state = "synchronised" if answer == "yes" else "plausible (timedatectl does not say whether it is synchronised)"
+        yield ok("clock", state)
 
 
 def _output(*command: str) -> str:
@@ -151,14 +151,14 @@ def _output(*command: str) -> str:
 
 
 def hardware() -> Iterator[Finding]:
-    """What the probes find."""
+    """The hardware that the probes find."""
     found = trio.run(survey)
     for gpu in found.gpus:
         yield ok("gpu", f"{gpu.model}, {gpu.vram_mib / 1024:.0f} GiB, {gpu.temperature_c} °C, driver {found.driver}")
     if not found.gpus:
-        stuck = next((problem for problem in found.problems if "did not answer" in problem), "")
-        if stuck:
-            yield fail("gpu", stuck, "look at nvidia-smi and dmesg; a reboot usually brings the driver back")
+        hung = next((problem for problem in found.problems if "did not answer" in problem), "")
+        if hung:
+            yield fail("gpu", hung, "look at nvidia-smi and dmesg; a reboot usually brings the driver back")
         else:
             yield ok("gpu", "none found: this node can be a gateway, or run --engine mock or openai")
     cpu = found.cpu
@@ -174,7 +174,7 @@ def engine(config: Config) -> Iterator[Finding]:
         if reached:
             yield ok("engine", f"{url} answers")
         else:
-            yield fail("engine", f"nothing answers at {url or 'no URL'}", "start the server, or mend --engine-url")
+            yield fail("engine", f"no server answers at {url or 'no URL'}", "start the server, or correct --engine-url")
         return
     installed = importlib.util.find_spec("vllm") is not None
     if kind == "vllm" and not installed:
@@ -184,7 +184,7 @@ def engine(config: Config) -> Iterator[Finding]:
 
 
 def ports(config: Config) -> Iterator[Finding]:
-    """Whether the ports are free, when no daemon of ours holds them."""
+    """Whether the ports are free; run only if this home's daemon does not use them."""
     for address in config.network.listen:
         host, port = _tcp(address)
         yield from _port("port", host, port, "--listen /ip4/0.0.0.0/tcp/0")
@@ -197,14 +197,14 @@ def _port(name: str, host: str, port: int, instead: str) -> Iterator[Finding]:
         try:
             probe.bind((host, port))
         except OSError as error:
-            fix = f"stop what listens there (ss -ltnp | grep {port}), or: p2pnode run {instead}"
+            fix = f"stop the program that listens there (ss -ltnp | grep {port}), or: p2pnode run {instead}"
             yield fail(name, f"{host}:{port} cannot be used: {error.strerror}", fix)
             return
     yield ok(name, f"{host}:{port} is free" if port else f"{host}, any port")
 
 
 def running(status: dict[str, object]) -> Iterator[Finding]:
-    """What the daemon says of itself."""
+    """The daemon's own problems."""
     problems = status.get("problems")
     for problem in problems if isinstance(problems, list) else []:
         yield warn("daemon", str(problem["what"]), str(problem["fix"]))
@@ -213,7 +213,7 @@ def running(status: dict[str, object]) -> Iterator[Finding]:
 
 
 def reach(config: Config, daemon: dict[str, object] | None) -> Iterator[Finding]:
-    """Whether other machines have a chance to dial this one."""
+    """Whether other machines can possibly dial this one."""
     listen = daemon.get("listen") if daemon else None
     addresses = [str(address) for address in listen] if isinstance(listen, list) else list(config.network.listen)
     if addresses and all("/127." in address or "/::1/" in address for address in addresses):
@@ -226,11 +226,11 @@ def seeds(config: Config, *, alone: bool) -> Iterator[Finding]:
     """Whether the bootstrap peers accept a connection."""
     known = config.network.bootstrap
     if not known:
-        fix = "p2pnode run --bootstrap ADDRESS, with the line that another node printed when it started"
+        fix = "p2pnode run --bootstrap ADDRESS, with the address that another node printed when it started"
         if alone:
             yield warn("bootstrap", "no bootstrap peer is configured", fix)
         else:
-            yield ok("bootstrap", "none in the configuration file; `p2pnode status` says whom the daemon found")
+            yield ok("bootstrap", "none in the configuration file; `p2pnode status` lists the daemon's peers")
     for address in known:
         host, port = _tcp(address)
         if host and _connects(host, port):
@@ -258,7 +258,7 @@ def _tcp(address: str) -> tuple[str, int]:
 
 
 def redaction(paths: Paths) -> Callable[[str], str]:
-    """A function that takes out of a text what should not be posted in public: paths, names, addresses, ids."""
+    """A function that replaces private parts of a text: paths, names, addresses, ids."""
     import getpass
     import re
 

@@ -1,8 +1,7 @@
-"""A small client of the local API, for the verbs: JSON in and out, and server-sent events line by line.
+"""A small client of the local API for the verbs: JSON in and out, and server-sent events line by line.
 
-Not here: retries (the daemon has the cascade; a second try from here would only repeat it) and anything asynchronous:
-a verb does one thing at a time and ctrl-C must end it at once.  Standard library only, so that ``p2pnode status``
-starts in a few milliseconds.
+It uses the standard library only, so that ``p2pnode status`` starts in a few milliseconds.  Not here: retries, which
+the daemon's cascade makes, and asynchronous code, because a verb does one thing at a time and ctrl-C must end it.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from p2pnode.json_types import JsonObject
 
 #: Seconds to connect and to wait for the next bytes of an ordinary answer (guess: the API answers in milliseconds).
 TIMEOUT_S = 10.0
-#: Seconds of silence allowed in an answer of a model; keep-alive comments come every 15 s, so this is four of them.
+#: Longest silence in a streamed answer, seconds: four keep-alive comments, which come every 15 s.
 STREAM_TIMEOUT_S = 60.0
-#: Seconds a whole answer that is not streamed may take: what the daemon itself allows a job (its ``total_s``).
+#: Seconds an answer that is not streamed may take: the daemon's own limit of a job (``total_s``), and some reserve.
 ANSWER_TIMEOUT_S = 620.0
 
 
 class ApiError(Exception):
-    """The daemon answered with an error.  ``message`` is its own text, which says what to do."""
+    """The daemon answered with an error.  ``message`` is its text, which says what to do."""
 
     def __init__(self, status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -39,7 +38,7 @@ class ApiError(Exception):
 
 @dataclass
 class Stream:
-    """A streamed answer: its headers, and its events as decoded JSON; complete only if ``done`` is set at the end."""
+    """A streamed answer: its headers, and its events as decoded JSON.  It is complete only if ``done`` is set."""
 
     headers: dict[str, str]
     response: http.client.HTTPResponse
@@ -60,7 +59,7 @@ class Stream:
                 if isinstance(event, dict) and "error" in event:
                     raise _error(self.response.status, event, self.headers)
                 yield event
-        message = "the answer was cut before its end: ask again, or read the daemon's log"
+        message = "the answer ended too early: ask again, or read the daemon's log"
         raise ApiError(502, "stream_cut", message, self.headers)
 
 
@@ -73,16 +72,16 @@ class Api:
     where: str = ""
 
     def get(self, path: str) -> Any:
-        """The decoded answer to a GET; raises ``ApiError`` or, if nobody listens, ``Exit(3)``."""
+        """The decoded answer to a GET; raises ``ApiError``, or ``Exit(3)`` if no daemon answers."""
         return self._whole("GET", path, None, TIMEOUT_S)[0]
 
     def text(self, path: str) -> str:
-        """The answer as text, for what is not JSON."""
+        """The answer to a GET as text."""
         connection = self._connection(TIMEOUT_S)
         try:
             return _read(connection, "GET", path, None, self._headers())[1].decode()
         except OSError as error:
-            raise self._nobody(error) from None
+            raise self._no_daemon(error) from None
         finally:
             connection.close()
 
@@ -106,7 +105,7 @@ class Api:
                 raise _error(response.status, _decoded(response.read()), headers)
             yield Stream(headers, response)
         except ConnectionRefusedError as error:
-            raise self._nobody(error) from None
+            raise self._no_daemon(error) from None
         except (OSError, http.client.HTTPException) as error:
             raise ApiError(502, "stream_cut", f"the connection to the daemon broke: {error}") from None
         finally:
@@ -119,7 +118,7 @@ class Api:
             headers, raw = _read(connection, method, path, data, self._headers())
             return _decoded(raw), headers
         except (OSError, http.client.HTTPException) as error:
-            raise self._nobody(error) from None
+            raise self._no_daemon(error) from None
         finally:
             connection.close()
 
@@ -133,7 +132,7 @@ class Api:
             headers["authorization"] = f"Bearer {self.key}"
         return headers
 
-    def _nobody(self, error: BaseException) -> Exit:
+    def _no_daemon(self, error: BaseException) -> Exit:
         where = f" ({self.where})" if self.where else ""
         return Exit(NO_DAEMON, f"no p2pnode daemon answers at {self.base}{where}: {error}. Start one with: p2pnode run")
 

@@ -1,6 +1,6 @@
-"""Who plays in the demo: simulated GPUs, or real vLLM with a model made on the spot.
+"""The nodes of the demo: with simulated GPUs, or with real vLLM and a model that the demo generates.
 
-A cast says which nodes there are and how each is started; what happens to them is the demo's.
+A demo fleet defines the nodes and starts them.  The steps of the demo are in ``verbs/demo``.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from p2pnode.cli.exits import FAILED, Exit
 from p2pnode.cli.processes import Fleet, NodeProcess
 
 
-class Cast(ABC):
-    """The nodes with an engine, by name, and how long things may take with them."""
+class DemoFleet(ABC):
+    """The nodes with an engine, by name, and their time limits."""
 
-    #: What the first step of the demo says.
-    scene: ClassVar[str]
-    #: Names of the nodes, and what each computes on.
+    #: The title of the demo's first step.
+    title: ClassVar[str]
+    #: Names of the nodes, and the hardware of each.
     workers: ClassVar[Mapping[str, str]]
-    #: Seconds for the engines to load their model; for the network to find itself; for one answer; for the end.
+    #: Seconds until the engines have loaded, until all nodes know each other, for one answer, and for the end.
     load_s: ClassVar[float]
     join_s: ClassVar[float]
     answer_s: ClassVar[float]
     stop_s: ClassVar[float]
 
-    def ready(self) -> None:
-        """Raise ``Exit`` with the line that says what to do if this cast cannot play here."""
+    def check(self) -> None:
+        """Raise ``Exit``, which says what to do, if this machine cannot run the fleet."""
         return
 
     @abstractmethod
@@ -37,13 +37,13 @@ class Cast(ABC):
         """Start one of ``workers``."""
 
 
-class Simulated(Cast):
-    """Four cards that are really different: server and desktop, new and old, with room for the model."""
+class Simulated(DemoFleet):
+    """Four different cards that can hold the model: server and desktop, new and old."""
 
-    scene = "Start a bootstrap node, four nodes with a simulated GPU each, and a gateway without any"
+    title = "Start a bootstrap node, four nodes with a simulated GPU each, and a gateway without any"
     workers: ClassVar = {"ada": "RTX 4090", "grace": "RTX 3090", "alan": "A100 PCIe 80GB", "edsger": "L4"}
     load_s = 5.0
-    #: About 1 s when idle; six processes on two busy cores take longer.
+    #: About 1 s on an idle machine; six processes on two busy cores take longer.
     join_s = 15.0
     answer_s = 20.0
     stop_s = 8.0
@@ -52,23 +52,23 @@ class Simulated(Cast):
         return fleet.node(name, "--bootstrap", seed.address, "--engine", "mock", "--mock-gpu", self.workers[name])
 
 
-class RealVllm(Cast):
-    """Two vLLMs, which is what a laptop without a GPU bears: 3 GB and half a minute of a core each (measured)."""
+class RealVllm(DemoFleet):
+    """Two vLLMs, as many as a laptop without a GPU can run: 3 GB and half a minute of a core each (measured)."""
 
-    scene = "Start a bootstrap node, two nodes that run vLLM with a model made here, and a gateway without any"
+    title = "Start a bootstrap node, two nodes that run vLLM with a model made here, and a gateway without any"
     workers: ClassVar = {"ada": "vLLM", "grace": "vLLM"}
-    #: Measured: 30 s alone on two idle cores, 65 s two at once; four times that for a machine that is busy (guess).
+    #: Measured on two idle cores: 30 s for one, 65 s for two; four times that for a busy machine (guess).
     load_s = 300.0
     join_s = 30.0
     answer_s = 60.0
-    #: vLLM gets 5 s after SIGTERM, the node around it a little more.
+    #: vLLM gets 5 s after SIGTERM, and its node a little more.
     stop_s = 20.0
-    #: vLLM's own flags: no compiling for a model this small; of a GPU only a part, because two share it.
+    #: vLLM's own flags: no compilation for a model this small, and only a part of the GPU, because two share it.
     options: ClassVar = {"enforce-eager": "", "gpu-memory-utilization": "0.2", "max-num-seqs": "8"}
-    #: GiB of KV cache on a processor: 2,048 tokens of this model are a few MB.
+    #: GiB of KV cache on a CPU: 2,048 tokens of this model need a few MB.
     kv_gib: Final = "1"
 
-    def ready(self) -> None:
+    def check(self) -> None:
         import trio
 
         from p2pnode.engine.base import EngineFailed
@@ -90,7 +90,7 @@ class RealVllm(Cast):
         model = tiny_model.make(fleet.home / "model")
         home = fleet.home / name
         home.mkdir(mode=0o700)
-        # Only the file can give vLLM options.  A JSON string is a TOML string, as long as it is ASCII.
+        # Only the file can set vLLM's options.  An ASCII JSON string is also a TOML string.
         options = "".join(f"{key} = {json.dumps(value)}\n" for key, value in self.options.items())
         (home / "config.toml").write_text(
             f"version = 1\n[[engine.models]]\nname = {json.dumps(tiny_model.NAME)}\nsource = {json.dumps(str(model))}\n"
@@ -107,4 +107,4 @@ class RealVllm(Cast):
         return vllm_python(os.environ)
 
 
-CASTS: Final[dict[str, Cast]] = {"mock": Simulated(), "vllm": RealVllm()}
+FLEETS: Final[dict[str, DemoFleet]] = {"mock": Simulated(), "vllm": RealVllm()}

@@ -1,4 +1,4 @@
-"""How a verb ends: the exit codes of the contract, and the one exception that carries a code and a line to stderr."""
+"""The exit codes of the verbs, and the exception that carries a code and a line for stderr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INTERRUPTED: Final = 130
 
 
 class Exit(click.ClickException):
-    """The verb ends here.  ``message`` is the line for stderr and says what to do; empty when all was said."""
+    """End the verb.  ``message`` is the line for stderr and says what to do; empty if nothing is left to say."""
 
     def __init__(self, code: int, message: str = "") -> None:
         super().__init__(message)
@@ -23,5 +23,5 @@ class Exit(click.ClickException):
 
 
 def failed(message: str) -> Exit:
-    """The usual end of what did not work."""
+    """The usual failure of a verb."""
     return Exit(FAILED, message)

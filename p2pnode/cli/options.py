@@ -1,6 +1,6 @@
-"""The options that every verb takes, before or after its name, and what follows from them: home, colours, the daemon.
+"""The options that every verb takes, before or after its name.
 
-``Shared`` is what they get.
+A verb receives them as a ``Shared``, which derives the home, the consoles and the daemon's API from them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 @dataclass(frozen=True)
 class Shared:
-    """The global options as given; None where they were not."""
+    """The global options; None if not given."""
 
     home: str | None = None
     no_color: bool = False
@@ -35,7 +35,7 @@ class Shared:
 
     @property
     def paths(self) -> Paths:
-        """Where this node's files are."""
+        """The paths of this node's files."""
         return find_paths(self.home)
 
     @property
@@ -44,15 +44,15 @@ class Shared:
         return render.out(not self.no_color)
 
     @property
-    def talk(self) -> Console:
-        """The console for talk."""
-        return render.talk(not self.no_color)
+    def err(self) -> Console:
+        """The console for messages."""
+        return render.err(not self.no_color)
 
     def api(self) -> Api:
-        """The API of the daemon of this home; ``Exit(3)`` comes with the first call if nobody answers.
+        """The API of the daemon with this home; if no daemon answers, its first call raises ``Exit(3)``.
 
-        A running daemon leaves its address in ``daemon.json``; without the file the configured address is tried, so
-        that the message can say which one.
+        A running daemon writes its address into ``daemon.json``.  Without the file the configured address is used,
+        so that the error names it.
         """
         paths = self.paths
         base, where = os.environ.get("P2PNODE_API_URL", "").removesuffix("/").removesuffix("/v1"), "P2PNODE_API_URL"
@@ -96,7 +96,7 @@ def _remember(ctx: click.Context, parameter: click.Parameter, value: object) -> 
 
 
 def shared(function: Function) -> Function:
-    """Give a verb the global options as well, and hand it a ``Shared`` as its first argument."""
+    """Give a verb the global options as well, and a ``Shared`` as its first argument."""
 
     @click.pass_context
     def wrapped(ctx: click.Context, /, *args: object, **kwargs: object) -> object:
@@ -129,7 +129,7 @@ def shared(function: Function) -> Function:
 
 
 def json_flag(function: Function) -> Function:
-    """``--json``: print what the endpoint returned."""
+    """``--json``: print the answer of the endpoint."""
     return click.option("--json", "as_json", is_flag=True, help="Print exactly what the HTTP endpoint returns.")(
         function
     )

@@ -1,7 +1,7 @@
-"""Real nodes as child processes, on loopback, in a temporary home: what the demo and the end-to-end tests stand on.
+"""Runs real nodes as child processes on loopback, in a temporary home, for the demo and the end-to-end tests.
 
-Each child has its own process group, a log and a ready file; leaving the ``with`` block ends and reaps all of them,
-whatever happened inside, and a parent that is killed takes them along.
+Each child has its own process group, a log and a ready file.  Leaving the ``with`` block ends and reaps all of them,
+also after an exception; they also end when this process is killed.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from p2pnode.lifecycle import PARENT_VARIABLE
 
 T = TypeVar("T")
 
-#: Seconds a node may take to its ready line: 2 s are promised on an idle machine, six start at once here.
+#: Seconds until a node is ready: 2 s on an idle machine, but here six start at once.
 READY_S: Final = 25.0
 #: Seconds a node may take to end after SIGTERM before it is killed.
 STOP_S: Final = 8.0
-#: Seconds between looks at something that is waited for.
-LOOK_S: Final = 0.05
-#: Seconds an engine may take to end after its node: it gets 5 s after SIGTERM.
+#: Seconds between checks of a condition.
+POLL_S: Final = 0.05
+#: Seconds an engine may take to end after its node, which gives it 5 s after SIGTERM.
 ENGINE_STOP_S: Final = 8.0
 LOOPBACK: Final = "/ip4/127.0.0.1/tcp/0"
 
 
 class NotYet(Exception):
-    """What was waited for did not happen in time."""
+    """A condition was not true in time."""
 
 
-def until(look: Callable[[], T | None], what: str, within_s: float) -> T:
-    """The first true answer of ``look``; raises ``NotYet`` after ``within_s``."""
+def until(condition: Callable[[], T | None], what: str, within_s: float) -> T:
+    """Wait for the first true result of ``condition``; raises ``NotYet`` after ``within_s``."""
     deadline = time.monotonic() + within_s
     while True:
-        if answer := look():
+        if answer := condition():
             return answer
         if time.monotonic() > deadline:
             raise NotYet(f"{what}: not within {within_s:g} s")
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back: between its birth and its name in the list a child would be lost."""
+    """Delay SIGINT and SIGTERM, so that no child is lost between its start and its entry in the list."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -73,14 +73,14 @@ def uninterrupted() -> Iterator[None]:
 
 @dataclass
 class NodeProcess:
-    """One node process."""
+    """One node in a process of its own."""
 
     name: str
     home: Path
     process: subprocess.Popen[bytes]
     log: Path
     ready: JsonObject = field(default_factory=dict)
-    #: The process group of the engine that it started; 0 if it started none, or none that is known of.
+    #: The process group of the engine that it started; 0 if none is known.
     engine_group: int = 0
 
     @property
@@ -89,29 +89,29 @@ class NodeProcess:
 
     @property
     def address(self) -> str:
-        """Where others reach it, as ``--bootstrap`` takes it."""
+        """Its address for ``--bootstrap``."""
         return str(self.ready["listen"][0])
 
     @property
     def api(self) -> Api:
-        """A client with this node's own key."""
+        """A client with this node's key."""
         key = Path(self.ready["key_file"]).read_text().strip() if self.ready.get("key_file") else None
         return Api(str(self.ready["api"]).removesuffix("/v1"), key, self.name)
 
     def send(self, number: int) -> None:
-        """A signal to the whole process group."""
+        """Send a signal to the whole process group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
     def wait_ready(self, within_s: float = READY_S) -> Self:
-        """Wait for the ready file; raises ``NotYet`` with the end of the log when the node died instead."""
+        """Wait for the ready file; raises ``NotYet`` with the end of the log if the node ends before."""
 
-        def look() -> bool:
+        def is_ready() -> bool:
             if self.process.poll() is not None:
                 raise NotYet(f"{self.name} ended with {self.process.returncode} before it was ready:\n{self.tail()}")
             return (self.home / "ready.json").exists()
 
-        until(look, f"{self.name} is ready", within_s)
+        until(is_ready, f"{self.name} is ready", within_s)
         self.ready = json.loads((self.home / "ready.json").read_text())
         return self
 
@@ -123,35 +123,35 @@ class NodeProcess:
             return ""
 
     def stop(self, within_s: float = STOP_S) -> int:
-        """SIGTERM, wait, and SIGKILL if it does not end; the exit code."""
+        """Send SIGTERM, wait, and send SIGKILL if it does not end; returns the exit code."""
         self.send(signal.SIGTERM)
         return self.reap(within_s)
 
     def reap(self, within_s: float = STOP_S) -> int:
-        """Wait, and SIGKILL if it does not end; the exit code.  A second SIGTERM would mean "now"."""
+        """Wait, and send SIGKILL if it does not end; returns the exit code."""
         try:
             return self.process.wait(within_s)
         except subprocess.TimeoutExpired:
             return self.kill()
 
     def kill(self) -> int:
-        """SIGKILL to the group, reaped."""
+        """Send SIGKILL to the group, and reap it."""
         self.send(signal.SIGKILL)
         return self.process.wait()
 
     def engine_ended(self) -> bool:
-        """Whether no process of its engine is left."""
+        """Whether its engine has ended completely."""
         if self.engine_group:
-            # Where this is process 1 of a container, what a dead node leaves behind is ours to reap.
+            # If this is process 1 of a container, it inherits the children of a dead node and has to reap them.
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(-self.engine_group, os.WNOHANG)
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter is macOS's word for zombies
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS raises the latter for zombies
                 os.killpg(self.engine_group, 0)
                 return False
         return True
 
     def end_engine(self) -> None:
-        """Wait for the engine of a node that is gone, and end what is left of it."""
+        """Wait until the engine of a dead node ends, and kill it otherwise."""
         try:
             until(self.engine_ended, f"the engine of {self.name} has ended", ENGINE_STOP_S)
         except NotYet:
@@ -160,13 +160,13 @@ class NodeProcess:
 
 
 class Fleet:
-    """Some nodes in one temporary directory."""
+    """Several nodes in one temporary directory."""
 
     def __init__(self, home: Path | None = None) -> None:
         self._temporary = None if home else tempfile.TemporaryDirectory(prefix="p2pnode-", ignore_cleanup_errors=True)
         self.home = home or Path(self._temporary.name if self._temporary else ".")
         self.children: dict[str, NodeProcess] = {}
-        # Its other end is the nodes' standard input: should this process be killed, they see it close, and end.
+        # The read end is the nodes' standard input.  If this process is killed, the pipe closes and the nodes end.
         self._lives = os.pipe()
 
     def __enter__(self) -> Self:
@@ -199,8 +199,10 @@ class Fleet:
         env: Mapping[str, str] = MappingProxyType({}),
         program: tuple[str, ...] = ("-m", "p2pnode", "run"),
     ) -> NodeProcess:
-        """Start ``p2pnode run``, or what takes the same flags; those given here win over the defaults for loopback,
-        ``env`` over an empty one."""
+        """Start ``p2pnode run``, or a program with the same flags.
+
+        ``flags`` override the defaults for loopback; ``env`` is added to an environment without ``P2PNODE_*``.
+        """
         given = {flag for flag in flags if flag.startswith("--")}
         defaults = (("--listen", LOOPBACK), ("--api", "127.0.0.1:0"), ("--name", name))
         extra = [part for pair in defaults if pair[0] not in given for part in pair]
@@ -234,11 +236,11 @@ class Fleet:
         return self.children[name]
 
     def forget(self, name: str) -> None:
-        """A child that was stopped is not stopped again."""
+        """Remove a child that was stopped from the list."""
         self.children.pop(name, None)
 
     def stop_all(self, within_s: float = STOP_S) -> dict[str, int]:
-        """SIGTERM to all at once; exit codes by name.  A child that had ended before keeps its code."""
+        """Send SIGTERM to all running children at once; returns their exit codes by name."""
         running = [child for child in self.children.values() if child.process.poll() is None]
         for child in running:
             child.send(signal.SIGTERM)

@@ -1,6 +1,6 @@
-"""How things look: units, colours and tables that fit 80 columns.  Rich is imported when a verb draws.
+"""Formats output: units, colours and tables that fit 80 columns.  Rich is imported when a verb draws.
 
-Data goes to :func:`out`, talk to :func:`talk`.  Colour follows the terminal, ``NO_COLOR`` and ``--no-color``.
+Data goes to :func:`out`, messages to :func:`err`.  Colour follows the terminal, ``NO_COLOR`` and ``--no-color``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-#: Width drawn for when the output is no terminal: what a log or a mail shows without wrapping.
+#: Columns when the output is no terminal: a log or a mail shows them without wrapping.
 PLAIN_WIDTH = 80
 
 
@@ -25,8 +25,8 @@ def out(color: bool = True) -> Console:
     return _console(sys.stdout, color)
 
 
-def talk(color: bool = True) -> Console:
-    """The console for talk: stderr."""
+def err(color: bool = True) -> Console:
+    """The console for messages: stderr."""
     return _console(sys.stderr, color)
 
 
@@ -40,14 +40,14 @@ def _console(stream: IO[str], color: bool) -> Console:
 
 
 def print_json(value: object) -> None:
-    """One JSON document on stdout, as the endpoint returned it."""
+    """Print one JSON document on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def table(columns: Iterable[str | tuple[str, str]], rows: Iterable[Sequence[str]]) -> Table:
     """A table without a frame; a column is its heading, or the heading and ``right``.
 
-    Where it is too wide, text gives way and numbers, on the right of their columns, do not.
+    If it is too wide, text columns are cut, but right-aligned numbers are not.
     """
     from rich.table import Table
     from rich.text import Text
@@ -68,7 +68,7 @@ def table(columns: Iterable[str | tuple[str, str]], rows: Iterable[Sequence[str]
 
 
 def safe(text: object, most: int = 64) -> str:
-    """Text that came from the network: no control characters, no markup of ours, not longer than ``most``."""
+    """Text from the network, without control characters and markup, at most ``most`` characters."""
     clean = "".join(character if character.isprintable() else "?" for character in str(text))
     clean = clean if len(clean) <= most else clean[: most - 1] + "…"
     return clean.replace("[", "\\[")
@@ -83,7 +83,7 @@ def gib(mib: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A duration for people: 12 ms, 3.4 s, 5 min, 2 h, 3 d."""
+    """A readable duration: 12 ms, 3.4 s, 5 min, 2 h, 3 d."""
     if value is None:
         return "-"
     if value < 1:
@@ -95,7 +95,7 @@ def seconds(value: float | None) -> str:
 
 
 def usd(value: float | None) -> str:
-    """A price per million tokens; ``free`` for nothing."""
+    """A price per million tokens; ``free`` for 0."""
     return "free" if not value else f"${value:g}"
 
 

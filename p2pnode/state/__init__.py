@@ -1,1 +1,1 @@
-"""What outlives a run of the daemon: home directory, paths, keys and the ledger (SQLite)."""
+"""The state on disk: home directory, paths, keys and the ledger (SQLite)."""

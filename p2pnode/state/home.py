@@ -1,6 +1,6 @@
-"""The home of a running node, opened: its lock, its identity, its memory.  And the task that keeps the memory fresh.
+"""Opens the home directory of a node, its lock, identity and ledger, and saves peers and marks while the node runs.
 
-What is wrong with the files raises ``CannotStart`` with the command that mends it.
+A problem with the files raises ``CannotStart`` with the command that fixes it.  The formats are in the other modules.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
     from p2pnode.swarm.swarm import Swarm
     from protocol.node import Node
 
-#: Seconds between writes of the peer cache and the marks (guess: what is lost in a crash is learned again in seconds).
+#: Seconds between writes of the peer cache and the marks (guess: after a crash a node learns the rest in seconds).
 KEEP_EVERY_S: Final = 30.0
 #: Seconds the last write may take at the end.
 LAST_WRITE_S: Final = 3.0
-#: Addresses of peers handed to a starting node, the freshest first (guess: eight links are wanted).
+#: Known peers for a starting node, the most recent first (guess: it needs eight links).
 KNOWN_PEERS: Final = 64
 
 
 @dataclass(frozen=True)
 class Home:
-    """Everything that outlives the process."""
+    """The state that outlives the process."""
 
     paths: Paths
     seed: bytes
     signer: Ed25519Signer
     ledger: Ledger
-    #: Higher than at every start before: orders this node's statements over restarts.
+    #: The incarnation, higher at each start: it orders this node's statements over restarts.
     inc: int
     known: tuple[tuple[PeerId, tuple[str, ...]], ...]
     marks: Mapping[tuple[PeerId, int], tuple[int, int, float]]
@@ -51,7 +51,7 @@ class Home:
 
 @contextmanager
 def open_home(paths: Paths, wall: Callable[[], float] = time.time, *, threads: bool = True) -> Iterator[Home]:
-    """Open it for one daemon; raises ``CannotStart``."""
+    """Open and lock it for one daemon; raises ``CannotStart``."""
     try:
         prepare_home(paths.home)
         lock = lock_home(paths.lock)
@@ -78,7 +78,7 @@ def open_home(paths: Paths, wall: Callable[[], float] = time.time, *, threads: b
 
 
 async def keep_memory(home: Home, swarm: Swarm, machine: Node, wall: Callable[[], float] = time.time) -> None:
-    """Write the addresses of those who are alive, and the marks, every now and then and once more at the end."""
+    """Save the addresses of live peers and the marks, every ``KEEP_EVERY_S`` and once more at the end."""
     try:
         while True:
             await trio.sleep(KEEP_EVERY_S)

@@ -1,8 +1,8 @@
 """Secrets: the node's identity, the first API key, and the table of API keys.
 
-Files are 0600 in a directory that is 0700, owned by us, and are never followed through a symbolic link; what is wrong
-is refused with the command that mends it.  API keys are kept as SHA-256 only: they are random, so a fast hash is right.
-Not here: where the table is stored (``ledger``).
+Secret files have mode 0600, in a directory with mode 0700, belong to this user, and are no symbolic links.  A file
+with other properties is refused, and the error names the command that fixes it.  API keys are stored as SHA-256: they
+are random, so a fast hash is safe.  Not here: the storage of the table (``ledger``).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ ZONES: Final[tuple[Zone, ...]] = get_args(Zone)
 
 
 class KeyProblem(Exception):
-    """A secret or its directory is not as it must be; the message says what to run."""
+    """A secret or its directory has wrong properties; the message names the command to run."""
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
 def prepare_home(home: Path) -> None:
-    """Make the home (0700) or check the one that is there; raises ``KeyProblem``."""
+    """Make the home (0700) or check an existing one; raises ``KeyProblem``."""
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         about = home.lstat()
@@ -54,7 +54,7 @@ def prepare_home(home: Path) -> None:
         raise KeyProblem(f"{home} is a symbolic link: name the directory itself, --home {home.resolve()}")
     if not stat.S_ISDIR(about.st_mode):
         raise KeyProblem(f"{home} is not a directory; choose another with --home")
-    if about.st_mode & stat.S_ISVTX:  # /tmp and the like: no place whose rights should be changed for our sake
+    if about.st_mode & stat.S_ISVTX:  # such as /tmp, whose mode must not be changed
         raise KeyProblem(f"{home} is shared by all users: choose a directory of its own with --home")
     _check_owner(home, about)
     if stat.S_IMODE(about.st_mode) & 0o077:
@@ -62,7 +62,7 @@ def prepare_home(home: Path) -> None:
 
 
 def lock_home(path: Path) -> int:
-    """Hold the lock of a home until the process ends; raises ``KeyProblem`` if another daemon holds it."""
+    """Lock a home until the process ends; raises ``KeyProblem`` if another daemon holds the lock."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,7 +95,7 @@ def read_secret(path: Path) -> bytes:
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """Write a secret file so that it is the old one or the whole new one, whatever happens in between."""
+    """Replace a secret file in one step: after a crash it is the old or the complete new one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
     try:
         with os.fdopen(handle, "wb") as file:
@@ -127,7 +127,7 @@ def _written(path: Path, content: bytes) -> None:
 
 
 def load_node_key(path: Path) -> bytes:
-    """The Ed25519 seed of this node; made at the first start."""
+    """The Ed25519 seed of this node; the first start makes it."""
     try:
         seed = read_secret(path)
     except FileNotFoundError:
@@ -135,21 +135,21 @@ def load_node_key(path: Path) -> bytes:
         _written(path, seed)
     if len(seed) != SEED_BYTES:
         raise KeyProblem(
-            f"{path} is damaged ({len(seed)} bytes instead of {SEED_BYTES}): put back a copy, "
+            f"{path} is damaged ({len(seed)} bytes instead of {SEED_BYTES}): restore a copy, "
             "or move it away and this node starts with a new identity"
         )
     return seed
 
 
 def load_api_key(path: Path) -> str:
-    """The first API key; made at the first start."""
+    """The first API key; the first start makes it."""
     try:
         text = read_secret(path).decode("ascii", "replace").strip()
     except FileNotFoundError:
         text = new_secret()
         _written(path, text.encode() + b"\n")
     if len(text) < 16 or not text.isascii() or not text.isprintable():
-        raise KeyProblem(f"{path} holds no usable key: move it away and a new one is made at the next start")
+        raise KeyProblem(f"{path} has no usable key: move it away, and the next start makes a new one")
     return text
 
 
@@ -157,14 +157,14 @@ def load_api_key(path: Path) -> str:
 
 
 class KeyPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a key may do: the widest zone its requests may go to, and requests per minute (0: no limit)."""
+    """The rights of a key: the widest zone of its requests, and requests per minute (0: no limit)."""
 
     zone: Zone = "anyone"
     rpm: int = 0
 
 
 class ApiKey(msgspec.Struct, frozen=True):
-    """One key as it is stored.  ``created`` is Unix seconds."""
+    """One stored key.  ``created`` is in Unix seconds."""
 
     name: str
     sha256: bytes
@@ -173,17 +173,17 @@ class ApiKey(msgspec.Struct, frozen=True):
 
 
 def new_secret() -> str:
-    """A fresh API key; shown once."""
+    """A new API key, which is shown once."""
     return KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 
 def fingerprint(secret: str | bytes) -> bytes:
-    """What is stored of a key."""
+    """The hash of a key that is stored."""
     return hashlib.sha256(secret.encode() if isinstance(secret, str) else secret).digest()
 
 
 def parse_policy(text: str) -> KeyPolicy:
-    """``zone=trusted,rpm=60`` or just a zone; raises ``ValueError`` with what is allowed."""
+    """Parse ``zone=trusted,rpm=60`` or a zone alone; raises ``ValueError``, which names the allowed values."""
     pairs = [part.strip() for part in text.split(",") if part.strip()]
     fields: dict[str, str] = {}
     for pair in pairs:
@@ -212,15 +212,15 @@ class Keyring:
         self._stored: tuple[ApiKey, ...] = tuple(keys)
 
     def admit_first(self, secret: str) -> None:
-        """The key in ``<home>/api-key``: it opens the API whatever the table says."""
+        """Accept the key in ``<home>/api-key``, independently of the table."""
         self._first = (ApiKey(FIRST_KEY, fingerprint(secret)),)
 
     def replace(self, keys: Iterable[ApiKey]) -> None:
-        """The table as it is now."""
+        """Replace the table."""
         self._stored = tuple(keys)
 
     def find(self, secret: bytes) -> ApiKey | None:
-        """Whose key this is.  Every stored hash is compared in full, so that time tells nothing."""
+        """The key with this secret.  It compares every stored hash completely, so timing reveals nothing."""
         digest = fingerprint(secret)
         found = None
         for key in (*self._first, *self._stored):

@@ -1,7 +1,8 @@
-"""What a node remembers over a restart: addresses of peers, API keys, high-water marks and its incarnation.  SQLite.
+"""The database of a node (SQLite): addresses of peers, API keys, high-water marks and its incarnation.
 
-One thread at a time touches the database, and a failing disk never stops the node: it goes on from memory and says so
-(``problem``).  A database that cannot be read is set aside and a new one is begun.  Prompts and answers are never here.
+One thread at a time uses the database.  A failing disk does not stop the node: it continues in memory and sets
+``problem``.  A database that cannot be read is set aside, and a new one is created.  Prompts and answers are never
+stored.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SCHEMA_VERSION: Final = 1
-#: Peers kept in the address cache (guess: a few hundred are plenty to find a network again).
+#: Peers in the address cache (guess: a few hundred suffice to find a network again).
 MOST_PEERS: Final = 1024
-#: Marks kept: twice what a running node has; of more those that would have been forgotten first go.
+#: Marks in the database: twice the bound of a running node; beyond it the ones that expire first are dropped.
 MOST_MARKS: Final = 1 << 17
-#: Seconds to wait for another process (``p2pnode keys``) that holds the database.
+#: Seconds to wait for another process (``p2pnode keys``) that locks the database.
 BUSY_S: Final = 5.0
 
 _SCHEMA: Final = """
@@ -43,7 +44,7 @@ create table if not exists marks (
 ) without rowid;
 """
 
-#: A mark: ``(author, kind)`` to ``(inc, seq, wall)``; ``wall`` is until when it is kept, Unix seconds.
+#: A mark: ``(author, kind)`` to ``(inc, seq, wall)``; ``wall`` is its expiry in Unix seconds.
 Marks = Mapping[tuple[bytes, int], tuple[int, int, float]]
 
 _log = structlog.get_logger("p2pnode.state.ledger")
@@ -54,9 +55,9 @@ class Ledger:
 
     def __init__(self, path: Path, wall: Callable[[], float] = time.time, *, threads: bool = True) -> None:
         self.path = path
-        #: One line on what is wrong with the disk, empty while all is well.
+        #: One line about a problem with the disk, empty if there is none.
         self.problem = ""
-        #: Where an unreadable database was put.
+        #: The new name of an unreadable database.
         self.set_aside: Path | None = None
         self._wall = wall
         self._threads = threads
@@ -79,12 +80,12 @@ class Ledger:
 
     def _connected(self, path: Path | str) -> sqlite3.Connection:
         if isinstance(path, Path):
-            # SQLite would make it with the umask; the files beside it (-wal, -shm) take over its mode.
+            # SQLite would apply the umask; its other files (-wal, -shm) get the mode of this one.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("pragma journal_mode = wal")
-            # FULL: a commit is on the disk when it returns, which the incarnation needs; commits here are rare.
+            # FULL: a commit is on the disk when it returns, which the incarnation needs.  Commits are rare.
             connection.execute("pragma synchronous = full")
             if connection.execute("pragma quick_check").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("quick_check failed")
@@ -107,7 +108,7 @@ class Ledger:
             "database_set_aside",
             reason=str(error),
             moved_to=str(self.set_aside),
-            note="API keys other than the first are gone: make them again with p2pnode keys new",
+            note="API keys other than the first are lost: make them again with p2pnode keys new",
         )
 
     def _in_memory(self, error: Exception) -> sqlite3.Connection:
@@ -117,18 +118,18 @@ class Ledger:
     def _complain(self, error: Exception) -> None:
         if not self.problem:
             self.problem = (
-                f"{self.path} cannot be written ({error}): free some disk space or mend its rights, and restart"
+                f"{self.path} cannot be written ({error}): free some disk space or correct its rights, and restart"
             )
             _log.warning("database_not_written", reason=str(error), path=str(self.path))
 
     def close(self) -> None:
-        """Close the database; a call that comes later raises ``sqlite3.ProgrammingError``."""
+        """Close the database; every later call raises ``sqlite3.ProgrammingError``."""
         self._connection.close()
 
     # --- asking ----------------------------------------------------------------------------------------------------
 
     async def ask(self, method: Callable[Concatenate[Ledger, P], T], *arguments: P.args, **options: P.kwargs) -> T:
-        """``await ledger.ask(Ledger.keys)``: run a method in a thread, one at a time (or here, if so it was opened)."""
+        """``await ledger.ask(Ledger.keys)``: run a method in a thread, one at a time, or here without ``threads``."""
         if not self._threads:
             await trio.lowlevel.checkpoint()
             return method(self, *arguments, **options)
@@ -136,7 +137,7 @@ class Ledger:
         return answer
 
     def _write(self, statements: Iterable[tuple[str, Iterable[tuple[object, ...]]]]) -> bool:
-        """All of it or nothing; False if the disk would not take it."""
+        """Write all of it in one transaction; False if the disk fails."""
         connection = self._connection
         try:
             connection.execute("begin immediate")
@@ -157,9 +158,9 @@ class Ledger:
     # --- the incarnation -------------------------------------------------------------------------------------------
 
     def next_incarnation(self) -> int:
-        """A number higher than ever before, on the disk before it is returned.
+        """A number higher than all before it, stored on the disk before it is returned.
 
-        It is also at least the Unix time, so that a lost database does not make this node's statements look old.
+        It is at least the Unix time, so that statements do not look old after the loss of the database.
         """
         row = self._connection.execute("select value from meta where name = 'inc'").fetchone()
         inc = max((row[0] if row else 0) + 1, int(self._wall()))
@@ -169,12 +170,12 @@ class Ledger:
     # --- addresses of peers ----------------------------------------------------------------------------------------
 
     def peers(self) -> list[tuple[bytes, tuple[str, ...], float]]:
-        """``(peer, addrs, last_ok)``, the latest first; ``last_ok`` is Unix seconds."""
+        """``(peer, addrs, last_ok)``, the latest first; ``last_ok`` is in Unix seconds."""
         rows = self._connection.execute("select peer, addrs, last_ok from peers order by last_ok desc")
         return [(peer, msgspec.json.decode(addrs, type=tuple[str, ...]), last_ok) for peer, addrs, last_ok in rows]
 
     def remember_peers(self, peers: Iterable[tuple[bytes, tuple[str, ...], float]]) -> bool:
-        """Add or renew addresses that worked; the oldest beyond :data:`MOST_PEERS` are dropped."""
+        """Add or renew working addresses; the oldest beyond :data:`MOST_PEERS` are dropped."""
         rows = [(peer, msgspec.json.encode(addrs), last_ok) for peer, addrs, last_ok in peers]
         drop = "delete from peers where peer in (select peer from peers order by last_ok desc limit -1 offset ?)"
         return self._write([("insert or replace into peers values (?, ?, ?)", rows), (drop, [(MOST_PEERS,)])])
@@ -187,30 +188,30 @@ class Ledger:
         return [ApiKey(n, digest, msgspec.json.decode(p, type=KeyPolicy), made) for n, digest, p, made in rows]
 
     def add_key(self, key: ApiKey) -> None:
-        """Store a key; raises ``ValueError`` if the name is taken, ``OSError`` if the disk would not take it."""
+        """Store a key; raises ``ValueError`` if the name exists, ``OSError`` if the disk fails."""
         row = (key.name, key.sha256, msgspec.json.encode(key.policy), key.created or self._wall())
         try:
             stored = self._write([("insert into keys values (?, ?, ?, ?)", [row])])
         except sqlite3.IntegrityError:
-            raise ValueError(f"there is a key named {key.name!r} already") from None
+            raise ValueError(f"a key named {key.name!r} already exists") from None
         if not stored:
             raise OSError(self.problem)
 
     def remove_key(self, name: str) -> bool:
-        """Forget a key; False if there was none of that name."""
+        """Delete a key; False if no key has that name."""
         there = self._connection.execute("select 1 from keys where name = ?", (name,)).fetchone() is not None
         if there and not self._write([("delete from keys where name = ?", [(name,)])]):
             raise OSError(self.problem)
         return there
 
     def version(self) -> int:
-        """Changes whenever another process has written: a reason to read the keys again."""
+        """A number that changes when another process has written, so that the keys must be read again."""
         return int(self._connection.execute("pragma data_version").fetchone()[0])
 
     def stamp(self) -> tuple[int, int] | None:
-        """Differs from before if anybody has written meanwhile, as far as the disk's clock can tell.
+        """A value that changes with each write, within the resolution of the disk's clock.
 
-        Unlike :meth:`version` it needs no lock and no thread.  Writes go to the ``-wal``, if the disk can have one.
+        Unlike :meth:`version` it needs no lock and no thread.  Writes go to the ``-wal`` file, if the disk allows one.
         """
         for path in (f"{self.path}-wal", self.path):
             with contextlib.suppress(OSError):
@@ -221,24 +222,24 @@ class Ledger:
     # --- high-water marks ------------------------------------------------------------------------------------------
 
     def marks(self) -> dict[tuple[bytes, int], tuple[int, int, float]]:
-        """What was seen of each author."""
+        """The high-water mark of each author and kind."""
         rows = self._connection.execute("select author, kind, inc, seq, wall from marks")
         return {(author, kind): (inc, seq, wall) for author, kind, inc, seq, wall in rows}
 
     def save_marks(self, marks: Marks, forget_before: float = 0.0) -> bool:
-        """Raise marks, and drop those kept until before ``forget_before`` (Unix seconds); a mark never goes back."""
+        """Raise marks, and drop those that expired before ``forget_before`` (Unix seconds); no mark is lowered."""
         rows = [(author, kind, *mark) for (author, kind), mark in marks.items()]
         raise_mark = (
             "insert into marks values (?, ?, ?, ?, ?) on conflict (author, kind) do update set inc = excluded.inc, "
             "seq = excluded.seq, wall = excluded.wall where (excluded.inc, excluded.seq) >= (marks.inc, marks.seq)"
         )
-        crowded = "delete from marks where wall < (select wall from marks order by wall desc limit 1 offset ?)"
+        surplus = "delete from marks where wall < (select wall from marks order by wall desc limit 1 offset ?)"
         drop = "delete from marks where wall < ?"
-        return self._write([(raise_mark, rows), (drop, [(forget_before,)]), (crowded, [(MOST_MARKS - 1,)])])
+        return self._write([(raise_mark, rows), (drop, [(forget_before,)]), (surplus, [(MOST_MARKS - 1,)])])
 
 
 def _out_of_room(error: Exception) -> bool:
-    """Whether the disk is the trouble (full, read-only, no rights) and not what is on it."""
+    """Whether the disk caused the error (full, read-only, no rights), and not its content."""
     if isinstance(error, OSError):
         return True
     words = ("disk is full", "readonly", "unable to open", "disk I/O error", "locked")

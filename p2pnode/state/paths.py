@@ -1,6 +1,6 @@
-"""Where the files of one node live: a single home directory with key, database, configuration and logs.
+"""The paths of a node's files: one home directory with key, database, configuration and logs.
 
-Not here: reading or writing any of them, or their modes (``keys``).
+Not here: reading, writing, or the modes of the files (``keys``).
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ class Paths:
 
     @property
     def daemon(self) -> Path:
-        """What a running daemon says of itself: its addresses and its process id."""
+        """The facts of a running daemon: its addresses and its process id."""
         return self.home / "daemon.json"
 
     @property
     def lock(self) -> Path:
-        """Held while a daemon runs: two of them would be one identity twice."""
+        """Locked while a daemon runs, because two daemons must not share an identity."""
         return self.home / "lock"
 
 
 def find_paths(home: str | Path | None = None, environ: Mapping[str, str] = os.environ) -> Paths:
-    """The home as given, else ``P2PNODE_HOME``, else this platform's directory for application data."""
+    """The given home, else ``P2PNODE_HOME``, else this platform's directory for application data."""
     chosen = home or environ.get(HOME_VARIABLE)
     if chosen:
         return Paths(Path(chosen).expanduser().absolute())

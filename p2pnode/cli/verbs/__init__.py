@@ -1,1 +1,1 @@
-"""One module per verb; each exports its click command as ``command``, and is imported when the verb is used."""
+"""One module per verb, which exports its click command as ``command`` and is imported on use."""

@@ -1,4 +1,4 @@
-"""``p2pnode ask``: one chat, streamed; the answer on stdout, who served it on stderr."""
+"""``p2pnode ask``: one chat; it streams the answer to stdout and prints the serving peer on stderr."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _stream(api: Api, body: JsonObject, options: Shared) -> None:
         finally:
             sys.stdout.write("\n")
             sys.stdout.flush()
-        options.talk.print(f"[dim]{_served(got, tokens, started, first)}[/]", soft_wrap=True)
+        options.err.print(f"[dim]{_served(got, tokens, started, first)}[/]", soft_wrap=True)
 
 
 def _served(stream: Stream, tokens: int, started: float, first: float | None) -> str:
@@ -89,7 +89,7 @@ def _prompt(prompt: str | None) -> str:
     if prompt is not None and prompt != "-":
         return prompt
     if prompt is None and sys.stdin.isatty():
-        raise click.UsageError("what should be asked? Give a PROMPT, or - to read it from stdin.")
+        raise click.UsageError("there is no prompt: give a PROMPT, or - to read it from stdin.")
     text = sys.stdin.read()
     if not text.strip():
         raise click.UsageError("stdin was empty, so there is nothing to ask.")

@@ -1,4 +1,4 @@
-"""``p2pnode doctor``: looks at this machine and says what to do about each thing that is wrong."""
+"""``p2pnode doctor``: runs the checks of ``checks`` on this machine and prints each problem with its fix."""
 
 from __future__ import annotations
 

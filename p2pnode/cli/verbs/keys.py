@@ -1,4 +1,4 @@
-"""``p2pnode keys``: API keys.  They live in the database of the node; a running daemon sees a change within seconds."""
+"""``p2pnode keys``: manages API keys in the database of the node; a running daemon sees a change within seconds."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Examples:
   p2pnode keys ls
   p2pnode keys rm laptop
 
-The secret is shown once; only its hash is kept. The first key is in the file
+The secret is shown once; only its hash is stored. The first key is in the file
 api-key of the home and is not listed here.
 """
 
 
 @click.group(name="keys", epilog=EPILOG, no_args_is_help=True)
 def command() -> None:
-    """API keys: make one, list them, take one back."""
+    """API keys: make one, list them, delete one."""
 
 
 @command.command(name="new", epilog="\b\nExample:\n  p2pnode keys new laptop > laptop.key")
@@ -39,7 +39,7 @@ def command() -> None:
 @json_flag
 @shared
 def new(options: Shared, name: str, policy: str, as_json: bool) -> int:
-    """Make a key called NAME.  The secret goes to stdout, once; nothing else does."""
+    """Make a key called NAME.  Only the secret goes to stdout, and it is shown once."""
     if not re.fullmatch(r"[\w.@-]{1,64}", name) or name == FIRST_KEY:
         message = f"{name!r} is no name for a key: up to 64 letters, digits, - _ . @, and not {FIRST_KEY!r}"
         raise click.UsageError(message)
@@ -52,12 +52,12 @@ def new(options: Shared, name: str, policy: str, as_json: bool) -> int:
         try:
             ledger.add_key(ApiKey(name, fingerprint(secret), rights, time.time()))
         except (ValueError, OSError) as error:
-            raise failed(f"{error}; `p2pnode keys ls` shows what there is") from None
+            raise failed(f"{error}; `p2pnode keys ls` lists the keys") from None
     if as_json:
         print_json({"name": name, "key": secret, "zone": rights.zone, "rpm": rights.rpm})
     else:
         sys.stdout.write(secret + "\n")
-        options.talk.print(f"Key {safe(name)} made. This is the only time its secret is shown.", soft_wrap=True)
+        options.err.print(f"Key {safe(name)} made. This is the only time its secret is shown.", soft_wrap=True)
     return OK
 
 
@@ -78,7 +78,7 @@ def listing(options: Shared, as_json: bool) -> int:
     ]
     options.out.print(table(("name", "zone", ("per minute", "right"), ("age", "right")), cells))
     if not keys:
-        options.talk.print("No keys but the first one, in the file api-key. Make one: p2pnode keys new NAME")
+        options.err.print("No keys but the first one, in the file api-key. Make one: p2pnode keys new NAME")
     return OK
 
 
@@ -86,15 +86,15 @@ def listing(options: Shared, as_json: bool) -> int:
 @click.argument("name")
 @shared
 def remove(options: Shared, name: str) -> int:
-    """Take the key called NAME back: it opens nothing any more."""
+    """Delete the key called NAME: the API no longer accepts it."""
     with _ledger(options) as ledger:
         try:
             gone = ledger.remove_key(name)
         except OSError as error:
             raise failed(str(error)) from None
     if not gone:
-        raise failed(f"there is no key named {name!r}; `p2pnode keys ls` shows what there is")
-    options.talk.print(f"Key {safe(name)} is gone.")
+        raise failed(f"there is no key named {name!r}; `p2pnode keys ls` lists the keys")
+    options.err.print(f"Key {safe(name)} is gone.")
     return OK
 
 

@@ -1,4 +1,4 @@
-"""``p2pnode models``: what can be asked for now."""
+"""``p2pnode models``: lists the models on offer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS = (
     "",
 )
 
-#: On how many peers the model is loaded, is asleep in memory, or would have to be read from disk.
+#: Counts of peers that have the model loaded, asleep in memory, or on disk.
 _STATES = {"warm": "warm", "sleeping": "asleep", "on_disk": "disk"}
 
 EPILOG = """\b
@@ -33,21 +33,21 @@ Examples:
 @json_flag
 @shared
 def command(options: Shared, as_json: bool) -> int:
-    """What can be asked for now: on how many peers, warm, sleeping or on disk there; context, price, expected wait."""
+    """The models on offer: peers with the model warm, sleeping or on disk; context, price, expected wait."""
     answer = options.api().get("/v1/models")
     if as_json:
         print_json(answer)
         return OK
     models = answer["data"]
     if not models:
-        options.talk.print(
-            "Nobody offers a model yet. Offer one with `p2pnode run --engine openai --engine-url URL`, or look at "
+        options.err.print(
+            "No peer offers a model yet. Offer one with `p2pnode run --engine openai --engine-url URL`, or look at "
             "`p2pnode peers`."
         )
         return OK
     options.out.print(table(COLUMNS, [row(model) for model in models]))
     if any(model.get("p2pnode", {}).get("simulated") for model in models):
-        options.talk.print("simulated: a mock engine answers with made-up text at the speed of the GPU it imitates.")
+        options.err.print("simulated: a mock engine answers with made-up text at the speed of the GPU it imitates.")
     return OK
 
 

@@ -1,4 +1,4 @@
-"""``p2pnode peers``: the table of the network as this node believes it to be."""
+"""``p2pnode peers``: prints this node's view of the network as a table."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ model; via: self, direct (a link stands), - (known, no link yet).
 
 
 @click.command(name="peers", epilog=EPILOG)
-@click.option("--all", "everybody", is_flag=True, help="Also those that are dead or have left.")
+@click.option("--all", "include_gone", is_flag=True, help="Also those that are dead or have left.")
 @json_flag
 @shared
-def command(options: Shared, everybody: bool, as_json: bool) -> int:
-    """Who is there: GPU, free and total memory, load, models (warm first), round trip, age of the advert."""
+def command(options: Shared, include_gone: bool, as_json: bool) -> int:
+    """The nodes: GPU, free and total memory, load, models (warm first), round trip, age of the advert."""
     answer = options.api().get("/v1/p2p/peers")
     if as_json:
         print_json(answer)
         return OK
-    peers = [peer for peer in answer["data"] if everybody or peer["state"] not in ("dead", "left")]
+    peers = [peer for peer in answer["data"] if include_gone or peer["state"] not in ("dead", "left")]
     options.out.print(draw(peers))
     if len(peers) <= 1:
-        options.talk.print("Nobody else is known yet. Start a second node with the line that `p2pnode run` printed.")
+        options.err.print("No other node is known yet. Start a second node with the line that `p2pnode run` printed.")
     return OK
 
 
 def draw(peers: list[JsonObject]) -> Table:
-    """The table of some peers, this node first."""
+    """The table of these peers, this node first."""
     ordered = sorted(peers, key=lambda peer: (not peer["self"], peer["state"] != "alive", peer["name"], peer["id"]))
     return table(COLUMNS, [row(peer) for peer in ordered])
 

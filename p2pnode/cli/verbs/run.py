@@ -1,4 +1,4 @@
-"""``p2pnode run``: flags over environment over file, then the daemon, in the foreground."""
+"""``p2pnode run``: reads flags, environment and file, and runs the daemon in the foreground."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def command(options: Shared, **flags: object) -> int:
 
 
 def launch(options: Shared, flags: JsonObject, root: Root | None = None) -> int:
-    """Read the configuration and run a composition root (``run_node`` unless told otherwise) until it ends."""
+    """Read the configuration and run a composition root (``run_node`` unless another one is given) until it ends."""
     from p2pnode import logs
 
     flags |= {"log_format": options.log_format, "log_level": options.log_level}

@@ -1,4 +1,4 @@
-"""``p2pnode sim``: the network simulator, which knows nothing of the daemon and brings its own command."""
+"""``p2pnode sim``: the command of the network simulator, which is independent of the daemon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``p2pnode status``: this node in ten lines.  The last ones are what is wrong and how to mend it."""
+"""``p2pnode status``: prints this node in ten lines, then its problems with their fixes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Exit code 0 when ready, 4 when something is wrong, 3 when no daemon runs.
 @json_flag
 @shared
 def command(options: Shared, as_json: bool) -> int:
-    """This node: id, addresses, API, engine, models, peers, jobs, what is wrong and how to mend it."""
+    """This node: id, addresses, API, engine, models, peers, jobs, problems and their fixes."""
     status = options.api().get("/v1/p2p/status")
     if as_json:
         print_json(status)
     else:
         console = options.out
         for name, text in lines(status):
-            # An address is there to be copied: it is never cut, whatever the width.
+            # Users copy these lines, so they are never cut.
             whole = name in ("address", "node", "api")
             console.print(
                 f"[bold]{name:<9}[/] {text}", overflow="ignore" if whole else "ellipsis", no_wrap=True, crop=not whole
@@ -43,7 +43,7 @@ def command(options: Shared, as_json: bool) -> int:
 
 
 def lines(status: JsonObject) -> Iterator[tuple[str, str]]:
-    """The lines, as name and text, made from the answer of ``/v1/p2p/status``."""
+    """Make the lines, as name and text, from the answer of ``/v1/p2p/status``."""
     name = f" ({safe(status['name'])})" if status.get("name") else ""
     state = "[green]ready[/]" if status.get("ready") else "[yellow]not ready[/]"
     yield "node", f"{safe(status['peer_id'])}{name}"

@@ -1,4 +1,4 @@
-"""``p2pnode why``: the route explained, before anything is sent or after it."""
+"""``p2pnode why``: explains the route of an imagined request, or of one that was sent."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ Examples:
 def command(
     options: Shared, model: str | None, prompt_tokens: int, max_tokens: int, request: str | None, as_json: bool
 ) -> int:
-    """Which peer would get a request for MODEL, and why: every candidate, term by term, and who is left out."""
+    """Which peer would get a request for MODEL, and why: every candidate, term by term, and the excluded peers."""
     if (model is None) == (request is None):
         raise click.UsageError("give a MODEL to explain, or --request ID of a request that was sent.")
     if request is not None:
         job = options.api().get(f"/v1/jobs/{request}")
         print_json(job) if as_json else draw_job(job, options)
         return OK
-    # The dry run measures the prompt itself, so the imagined one has the size that the estimate (bytes / 4) inverts.
+    # The dry run estimates tokens from the prompt (bytes / 4), so this prompt has the length that gives that estimate.
     body = {
         "model": model,
         "max_tokens": max_tokens,
@@ -51,7 +51,7 @@ def command(
 
 
 def draw_route(route: JsonObject, options: Shared, console: Console | None = None) -> None:
-    """Candidates best first with their terms; then who was filtered out and by what."""
+    """Print the candidates, best first, with their terms; then the excluded peers with the reasons."""
     candidates, excluded = route["candidates"], route["excluded"]
     console = console or options.out
     console.print(
@@ -71,8 +71,8 @@ def draw_route(route: JsonObject, options: Shared, console: Console | None = Non
         console.print(table(("peer", "reason", "detail"), rows))
     if not candidates:
         offered = any(peer["reason"] != "model" for peer in excluded)
-        nobody = "Nobody can take it" if offered else "Nobody offers it"
-        options.talk.print(f"{nobody}. `p2pnode models` lists what is offered now.")
+        reason = "No peer can take it" if offered else "No peer offers it"
+        options.err.print(f"{reason}. `p2pnode models` lists the models on offer.")
 
 
 TERMS = ("  term", ("value", "right"), "unit", "source", ("age", "right"), ("adds", "right"))
@@ -91,7 +91,7 @@ def _term(term: JsonObject) -> list[str]:
 
 
 def draw_job(job: JsonObject, options: Shared) -> None:
-    """What happened to one request, attempt by attempt."""
+    """Print one request, attempt by attempt."""
     console = options.out
     console.print(f"[bold]{safe(job['id'])}[/] {safe(job.get('model') or '')}: {safe(job['state'])}")
     rows = [
@@ -106,4 +106,4 @@ def draw_job(job: JsonObject, options: Shared) -> None:
     ]
     console.print(table((("try", "right"), "peer", "outcome", "code", ("took", "right")), rows))
     if not rows:
-        options.talk.print("No attempt was made.")
+        options.err.print("No attempt was made.")

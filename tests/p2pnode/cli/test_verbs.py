@@ -238,7 +238,7 @@ def test_a_model_that_nobody_offers_is_told_apart(daemon: FakeDaemon, capsys: py
     route = {"model": "m", "policy": "random", "candidates": [], "excluded": [other]}
     daemon.answers["/v1/p2p/route"] = (200, route)
     assert app.run(["why", "m"]) == FAILED
-    assert "Nobody offers it" in capsys.readouterr().err
+    assert "No peer offers it" in capsys.readouterr().err
 
 
 def test_status_says_what_is_wrong_and_how_to_mend_it(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,7 +316,7 @@ def test_models_say_when_they_are_simulated(daemon: FakeDaemon, capsys: pytest.C
     assert max(map(len, shown.out.splitlines())) <= 80
     daemon.answers["/v1/models"] = (200, {"data": []})
     assert app.run(["models"]) == OK
-    assert "Nobody offers a model" in capsys.readouterr().err
+    assert "No peer offers a model" in capsys.readouterr().err
 
 
 def test_ask_streams_to_stdout_and_says_who_served_on_stderr(
@@ -349,7 +349,7 @@ def test_ask_reads_stdin(
     ("events", "said"),
     [
         ([CHUNKS[1], {"error": {"message": "the peer died; ask again", "code": "peer_failed"}}], "the peer died"),
-        ([CHUNKS[1]], "cut before its end"),
+        ([CHUNKS[1]], "ended too early"),
     ],
 )
 def test_an_answer_that_breaks_off_is_a_failure_and_never_looks_complete(

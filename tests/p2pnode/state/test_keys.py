@@ -105,7 +105,7 @@ def test_what_belongs_to_another_is_refused(tmp_path: Path, monkeypatch: pytest.
 def test_a_damaged_node_key_is_not_replaced(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "node.key"
     write_secret(path, content)
-    with pytest.raises(KeyProblem, match=r"damaged.*put back a copy"):
+    with pytest.raises(KeyProblem, match=r"damaged.*restore a copy"):
         load_node_key(path)
     assert path.read_bytes() == content
 

@@ -63,7 +63,7 @@ def test_addresses_come_back_the_latest_first(ledger: Ledger, monkeypatch: pytes
 
 def test_keys_are_kept_as_hashes_only(ledger: Ledger, path: Path) -> None:
     ledger.add_key(ApiKey("laptop", fingerprint("sk-secret"), KeyPolicy("mine", 6)))
-    with pytest.raises(ValueError, match="there is a key named 'laptop' already"):
+    with pytest.raises(ValueError, match="a key named 'laptop' already exists"):
         ledger.add_key(ApiKey("laptop", fingerprint("sk-other")))
     (key,) = reopened(ledger).keys()
     assert (key.name, key.policy, key.created) == ("laptop", KeyPolicy("mine", 6), 1000.0)
