@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import zipfile
@@ -109,6 +110,46 @@ def test_names_say_what_a_thing_does() -> None:
                 if words & FORBIDDEN_WORDS:
                     found.append(f"{path.relative_to(ROOT)}:{node.name}")
     assert not found
+
+
+#: Files that a document names although they are not in the repository: a node writes them, or another project has them.
+NOT_HERE = {"config.toml", "compute/accelerator/README.md", "gossipsub-interop/network_graph.py"}
+FILE = re.compile(r"[\w./-]*\w\.(py|md|toml|csv|txt|mjs)")
+FOLDER = re.compile(rf"({'|'.join((*PACKAGES, 'tests'))})/[\w./-]*")
+MODULE = re.compile(rf"({'|'.join((*PACKAGES, 'tests'))})(\.\w+)+")
+
+
+def names_something(word: str, beside: Path, known: list[str]) -> bool:
+    """Whether a file, a folder, or a module with one attribute of that name is in the repository."""
+    if FILE.fullmatch(word):
+        return word in NOT_HERE or any(name == word or name.endswith(f"/{word}") for name in known)
+    if FOLDER.fullmatch(word):
+        return (ROOT / word).exists() or (beside / word).exists()
+    if MODULE.fullmatch(word):
+        path = ROOT.joinpath(*word.split("."))
+        module = path.parent.with_suffix(".py")
+        attribute = module.is_file() and path.name in module.read_text(encoding="utf-8")
+        return path.is_dir() or path.with_suffix(".py").is_file() or attribute
+    return True
+
+
+def test_documents_name_files_and_modules_that_exist() -> None:
+    known = [str(path.relative_to(ROOT)) for path in tracked()]
+    missing = [
+        f"{path.relative_to(ROOT)}:{number}: {word}"
+        for path in tracked()
+        if path.suffix == ".md" and path.name != "CHANGELOG.md"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        for quoted in re.findall(r"`([^`]+)`", line)
+        for word in (part.strip(".,;:()[]") for part in quoted.split())
+        if not names_something(word, path.parent, known)
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("word", ["link.py", "swarm/door.py", "tests/p2pnode/test_keys.py", "protocol.crowd.Crowd"])
+def test_a_name_of_something_that_moved_is_found(word: str) -> None:
+    assert not names_something(word, ROOT, [str(path.relative_to(ROOT)) for path in tracked()])
 
 
 @pytest.mark.slow
