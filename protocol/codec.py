@@ -1,8 +1,7 @@
-"""Bytes to values and back, with limits: the only place where msgpack from outside is decoded.
+"""Encodes values to bytes and decodes them under limits; msgpack from other nodes is decoded only here.
 
-Order: the length was checked by the framing (``mux``), then msgpack is unpacked under limits on every container
-(1 MiB of empty maps would otherwise become 77 MB of objects), then ``msgspec.convert`` gives a typed, frozen value or
-an error.
+The framing (``mux``) has checked the length before.  Unpacking limits every container, because 1 MiB of empty maps
+would otherwise become 77 MB of objects.  ``msgspec.convert`` then returns a typed, frozen value or raises.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from protocol.errors import BadFrame
 
 T = TypeVar("T")
 
-#: Largest message outside a job, bytes; a push of records is cut to it.
+#: Largest message outside a job, bytes; a push of records is limited to it.
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 MAX_ARRAY: Final = 1024
 MAX_STRING: Final = 4096
@@ -30,11 +29,11 @@ def pack(value: msgspec.Struct) -> bytes:
 
 
 def _finite(value: object) -> bool:
-    """Whether every number in it is; what was unpacked has no containers but tuples."""
+    """Whether all numbers in an unpacked value are finite; its only containers are tuples."""
     if type(value) is float:
         return value - value == 0.0
     if type(value) is tuple:
-        for item in value:  # no generator: this is asked for every value of every message
+        for item in value:  # no generator, because this runs for every value of every message
             kind = type(item)
             if (kind is tuple or kind is float) and not _finite(item):
                 return False
@@ -42,7 +41,7 @@ def _finite(value: object) -> bool:
 
 
 def unpack(data: bytes, kind: type[T]) -> T:
-    """Decode into ``kind``; raises ``BadFrame`` for anything else than one well-formed, finite value of that type."""
+    """Decode into ``kind``; raises ``BadFrame`` unless the data is one well-formed, finite value of that type."""
     if len(data) > MAX_MESSAGE_BYTES:
         raise BadFrame(f"a message of {len(data)} bytes")
     try:

@@ -1,6 +1,7 @@
-"""What the machines of a node may ask for.  Frozen values; performed by a driver in the order given.
+"""The effects that the machines of a node return: frozen values, which a driver performs in the given order.
 
-Who performs them: the swarm driver with trio and libp2p, the simulator with a heap.
+The swarm driver performs them with trio and libp2p, the simulator with its event loop.  Effects of a job are defined
+by the job machines (``jobs/``).
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ if TYPE_CHECKING:
     from protocol.statements.envelope import Envelope
     from protocol.wire.messages import NodeMessage
 
-#: Name of a timer: the machine, then whatever it needs to tell its timers apart.
+#: Name of a timer: the machine, then the parts that distinguish its timers.
 TimerKey = tuple[str | int | bytes, ...]
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
-    """Put a message on channel 0 of the link to ``peer``; dropped if there is none."""
+    """Send a message on channel 0 of the link to ``peer``; it is dropped if there is no link."""
 
     peer: PeerId
     message: NodeMessage
 
 
 class SetTimer(msgspec.Struct, frozen=True, gc=False):
-    """Give ``TimerFired(key)`` back at ``at`` (monotonic seconds).  Setting a key again moves it."""
+    """Deliver ``TimerFired(key)`` at ``at`` (monotonic seconds).  Setting a key again moves it."""
 
     key: TimerKey
     at: float
@@ -48,7 +49,7 @@ class Hangup(msgspec.Struct, frozen=True, gc=False):
 
 
 class Penalise(msgspec.Struct, frozen=True, gc=False):
-    """``peer`` sent what it must not; ``points`` add up in the driver to a ban."""
+    """``peer`` broke the protocol; the driver adds up its ``points`` to a ban."""
 
     peer: PeerId
     points: int
@@ -56,7 +57,7 @@ class Penalise(msgspec.Struct, frozen=True, gc=False):
 
 
 class PeerState(msgspec.Struct, frozen=True, gc=False):
-    """What this node now believes of ``peer``: ``alive``, ``suspect``, ``dead`` or ``left``.  For logs and views."""
+    """The state of ``peer`` changed to ``alive``, ``suspect``, ``dead`` or ``left``.  For logs and views."""
 
     peer: PeerId
     state: str

@@ -1,7 +1,7 @@
-"""Errors of the protocol.  A class's docstring is the message that the user reads; the argument adds the particulars.
+"""Errors of the protocol.  The docstring of a class is the message to the user; the argument adds details.
 
-``LocalProtocolError`` means that we broke the rules (a bug here), ``RemoteProtocolError`` that the peer did; only the
-second is held against anybody (h11's distinction).
+``LocalProtocolError`` means that this node broke the rules (a bug), ``RemoteProtocolError`` that the peer did.  Only
+the second earns penalty points (the distinction is h11's).
 """
 
 from __future__ import annotations

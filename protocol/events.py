@@ -1,6 +1,6 @@
-"""What may happen to the machines of a node.  Frozen values; do not subclass.
+"""The events that the machines of a node handle: frozen values, not to be subclassed.
 
-Who makes them: the swarm driver and the simulator.  The events of a job are in ``cascade`` and ``admission``.
+The swarm driver and the simulator create them.  Events of a job are defined by the job machines (``jobs/``).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from protocol.wire.messages import NodeMessage
 
 
 class LinkUp(msgspec.Struct, frozen=True, gc=False):
-    """A link to ``peer`` stands and both HELLOs were exchanged.
+    """A link to ``peer`` is up, and both HELLOs were exchanged.
 
-    ``address`` is the remote's IP address as text (network groups are made of it), ``outbound`` whether we dialled.
-    ``addrs`` are where the peer may be dialled: first, if we dialled, the address that worked, exactly as it was
-    given in ``Dial`` (that is how a seed of unknown identity is recognised); then what the peer says in HELLO.
+    ``address`` is the remote's IP address as text, which decides its network group; ``outbound`` is whether we
+    dialled.  ``addrs`` are addresses of the peer.  If we dialled, the first one is the address of ``Dial`` that
+    worked, unchanged, so that a seed of unknown identity can be recognised.  The others come from its HELLO.
     """
 
     peer: PeerId
@@ -28,14 +28,14 @@ class LinkUp(msgspec.Struct, frozen=True, gc=False):
 
 
 class LinkDown(msgspec.Struct, frozen=True, gc=False):
-    """The link to ``peer`` is gone, for whatever reason."""
+    """The link to ``peer`` is gone."""
 
     peer: PeerId
     reason: str
 
 
 class DialFailed(msgspec.Struct, frozen=True, gc=False):
-    """A dial that we asked for came to nothing.  ``peer`` is None for a seed whose peer id is not known."""
+    """A requested dial failed.  ``peer`` is None for a seed whose peer id is not known."""
 
     peer: PeerId | None
     addrs: tuple[str, ...]
@@ -57,7 +57,7 @@ class RoundTrip(msgspec.Struct, frozen=True, gc=False):
 
 
 class TimerFired(msgspec.Struct, frozen=True, gc=False):
-    """A timer that a machine had set went off."""
+    """A timer of a machine expired."""
 
     key: TimerKey
 
@@ -69,13 +69,13 @@ class Advertise(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReportLoad(msgspec.Struct, frozen=True, gc=False):
-    """This node's own load, as measured now; the gossip machine decides whether it is worth a statement."""
+    """This node's own load, measured now; the gossip machine decides whether to publish it."""
 
     load: Load
 
 
 class FindPeer(msgspec.Struct, frozen=True, gc=False):
-    """Look a peer's addresses up in the DHT; answered by ``Found`` with the same ``query``."""
+    """Look up a peer's addresses in the DHT; answered by ``Found`` with the same ``query``."""
 
     query: int
     target: PeerId

@@ -1,7 +1,8 @@
-"""Identities: who a peer is, which job this is, which model is meant.
+"""Ids of peers, jobs and models, and their text forms.
 
 A ``PeerId`` is the raw Ed25519 public key (32 bytes).  Its text form is the libp2p peer id of that key, so the
-identity that signs statements *is* the identity that Noise proves (libp2p specs, ``peer-ids/peer-ids.md``).
+identity that signs statements is the identity that Noise proves (libp2p specs, ``peer-ids/peer-ids.md``).
+Not here: signatures (``statements/keys``).
 """
 
 from __future__ import annotations
@@ -72,12 +73,12 @@ def peer_from_text(text: str) -> PeerId:
 
 
 def short(peer: PeerId) -> str:
-    """The last eight characters of the text form: what logs and tables show."""
+    """The last eight characters of the text form, for logs and tables."""
     return peer_text(peer)[-8:]
 
 
 def model_id(family: str, revision: str, quantization: str, template_hash: str, context: int) -> ModelId:
-    """Fingerprint of a model as served: two peers with the same one should give the same answers.
+    """Fingerprint of a served model: two peers with equal fingerprints should give equal answers.
 
     ``context`` is in tokens.  BLAKE2b-128 over the length-prefixed fields.
     """
@@ -89,8 +90,8 @@ def model_id(family: str, revision: str, quantization: str, template_hash: str, 
 
 
 def name_key(name: str) -> ModelId:
-    """Where the DHT keeps who serves a model of this *name*, whatever exactly they run under it.
+    """The DHT key for providers of a model with this *name*, independent of its fingerprint.
 
-    A caller knows names, not fingerprints, so that providers are published under both.
+    A caller knows names, not fingerprints, so providers are published under both.
     """
     return model_id(name, "", "", "", 0)

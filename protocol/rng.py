@@ -1,6 +1,6 @@
-"""The randomness a machine is given: whatever has these methods of ``random.Random``.
+"""The interface of the random number generator that a machine receives, a part of ``random.Random``.
 
-Each node gets its own, so that a run of the simulator repeats from its seed.
+Each node gets a generator of its own, so that a run of the simulator repeats from its seed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Every interval, bound and limit of the machines, with its unit and where its value comes from.
+"""The intervals, bounds and limits of the machines, each with its unit and the source of its value.
 
 The daemon and the simulator read the same settings under the same names.  Profiles: ``wan`` is the default, ``lan``
-and ``local`` are faster, ``test`` is for tests and demos.
+and ``local`` are faster, ``test`` is for tests and demos.  Not here: settings of the operator (``p2pnode/config.py``).
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ class GossipSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest_s: float = 30.0
     #: Upload allowed to gossip, bytes per second, over all links.
     budget_bytes_s: int = 8 * KIB
-    #: Bytes that a node which starts may spend on digests and what they show, at once; half of it is saved up again for
-    #: newcomers (simulated: with 64 KiB a cold start of 300 nodes takes a fifth longer).
+    #: Bytes that a starting node may spend at once on digests and the records that they request; half of it is
+    #: refilled for newcomers (simulated: with 64 KiB a cold start of 300 nodes takes a fifth longer).
     burst_bytes: int = 128 * KIB
-    #: Life of an advert, seconds (DESIGN 2.1: at most 120 s); re-stated every half of it.
+    #: Life of an advert, seconds (DESIGN 2.1: at most 120 s); it is published again after half of it.
     advert_ttl_s: int = 120
-    #: Shortest time between two loads of one node, seconds; stretches with the network (measured: 1 per 2-5 s).
+    #: Shortest time between two loads of one node, seconds; it grows with the network (measured: 1 per 2-5 s).
     load_period_s: float = 5.0
     #: Life of a load as a multiple of its period (guess: survives two losses).
     load_ttl_periods: float = 4.0
-    #: A load differing by this share from the last one is stated before its period is over.
+    #: A load that differs from the last one by this share is published before its period is over.
     load_change: float = 0.2
-    #: Clock error of another node that is tolerated, seconds (DESIGN 2.1).
+    #: Tolerated clock error of another node, seconds (DESIGN 2.1).
     skew_s: float = 120.0
     #: High-water marks outlive their statement by this long, seconds (DESIGN 2.1: 7 days).
     marks_s: float = 7 * 86400.0
@@ -45,7 +45,7 @@ class GossipSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class NeighbourSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Standing links (``overlay``)."""
 
-    #: Links to hold; half of them dialled by us (DESIGN 4: 6 to 8).
+    #: Links to maintain; this node dials half of them (DESIGN 4: 6 to 8).
     target: int = 8
     #: Most neighbours, inbound ones included; further links carry jobs only.
     most: int = 16
@@ -59,11 +59,11 @@ class NeighbourSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 class LivenessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Failure detection (``failure_detector``)."""
 
-    #: Seconds between two probes of a peer (given by the product: 30 s).
+    #: Seconds between two probes of a peer (the product's requirement: 30 s).
     period_s: float = 30.0
-    #: Missed probes until a peer counts as dead (given by the product: 3).
+    #: Missed probes until a peer counts as dead (the product's requirement: 3).
     misses: int = 3
-    #: Random peers without a link that are probed per period.
+    #: Random peers without a link to probe per period.
     probes: int = 2
 
 
@@ -81,27 +81,27 @@ class DhtSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refresh_s: float = 600.0
     #: Contacts per bucket from one network group (guess: geth allows 2 of 16).
     per_group: int = 4
-    #: Keys stored for others, and statements under one key.
+    #: Keys stored for other nodes, and statements under one key.
     store_keys: int = 4096
     store_per_key: int = 64
-    #: Clock error of an author that is tolerated, seconds (DESIGN 2.1).
+    #: Tolerated clock error of an author, seconds (DESIGN 2.1).
     skew_s: float = 120.0
-    #: Links made for look-ups are closed after this long without use, seconds (guess: outlives the pause between two
-    #: adverts, so that the closest peers that keep ours are not dialled each time).
+    #: Links made for look-ups are closed after this long without use, seconds (guess: longer than the pause between
+    #: two adverts, so that the peers that store ours need not be dialled each time).
     idle_s: float = 90.0
 
 
 class LinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The multiplexer (``mux``)."""
 
-    #: Bytes of job frames a channel may have in flight, returned at half.
+    #: Bytes of job frames that a channel may have in flight; credit is returned at half of it.
     credit_bytes: int = 256 * KIB
     #: Seconds of silence after which a PING is sent, and after which the link is dead.
     ping_s: float = 5.0
     dead_s: float = 15.0
     #: Most bytes handed to one write.
     write_bytes: int = 64 * KIB
-    #: Bytes one channel may put into a write before the next one's turn.
+    #: Bytes of one channel in a write before the next channel's turn.
     quantum_bytes: int = 16 * KIB
     #: Largest payload of one frame.
     frame_bytes: int = 64 * KIB
@@ -119,18 +119,18 @@ class CascadeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first_token_s: float = 5.0
     first_token_promises: float = 3.0
     frame_s: float = 6.0
-    #: Slowest progress allowed after the first token: this many bytes-bearing frames per second over the window.
+    #: Slowest progress after the first token: DELTA frames per second over the window.
     least_deltas_s: float = 0.5
     progress_window_s: float = 20.0
-    #: A whole job without a deadline of the caller's, seconds.
+    #: Longest job if the caller sets no deadline, seconds.
     total_s: float = 600.0
-    #: Peers asked for one job, the busy and the unreachable ones included (guess: what a view offers in one ranking).
+    #: Peers asked for one job, the busy and the unreachable ones included (guess: the length of one ranking).
     asked: int = 8
-    #: Slowest upload of a request's body that is waited for, bytes per second (guess: a bad mobile link).
+    #: Slowest tolerated upload of a request's body, bytes per second (guess: a bad mobile link).
     upload_bytes_s: int = 128 * KIB
-    #: Longest answer that is not streamed, bytes: it is held back until its end proved good.
+    #: Longest answer that is not streamed, bytes: it is buffered until its END was verified.
     answer_bytes: int = 16 * KIB * KIB
-    #: So many different peers failing within so many seconds look like trouble of our own (DESIGN 3.3).
+    #: If this many different peers fail within this many seconds, this node suspects its own network (DESIGN 3.3).
     own_fault_peers: int = 3
     own_fault_s: float = 10.0
 
@@ -139,7 +139,7 @@ class AdmissionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """One job at the worker (``admission``); bounds from DESIGN 3.1."""
 
     queue: int = 64
-    #: Jobs of one peer here, running and waiting: one gateway may serve many users (guess).
+    #: Running and waiting jobs of one peer: one gateway may serve many users (guess).
     per_peer: int = 64
     body_bytes: int = 8 * KIB * KIB
     output_bytes: int = 256 * KIB

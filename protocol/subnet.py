@@ -1,6 +1,7 @@
-"""The network group of an address: the part of it that one party controls, for an address costs what a name does not.
+"""Network groups: the part of an IP address that one party controls.
 
-Not here: how many peers of one group are too many (``routing_table``, ``peer_view``, ``overlay``).
+Limits per group bound an attacker, because addresses cost money and peer ids do not.
+Not here: the limits (``routing_table``, ``peer_view``, ``overlay``).
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import functools
 import ipaddress
 from typing import Final
 
-#: Addresses whose group is remembered (guess: those of two full views).
+#: Addresses with a cached group (guess: those of two full views).
 _ADDRESSES: Final = 8192
 
 
-#: Groups that are not limited: everybody on a loopback or private network has such an address.
+#: Groups without a limit: all nodes on a loopback or private network have such addresses.
 _PRIVATE: Final = (
     *("127.", "10.", "192.168.", "169.254.", "::1", "fc", "fd", "fe80", "0:0:0:0"),
     *(f"172.{number}." for number in range(16, 32)),
@@ -44,7 +45,7 @@ def network_group(address: str) -> str:
 
 @functools.lru_cache(_ADDRESSES)
 def _shared(name: str) -> str:
-    """One text for each group, however often it is worked out.  Not interned: strangers choose it, some may be kept."""
+    """One string object per group.  It is cached and not interned, because strangers choose the addresses."""
     return name
 
 

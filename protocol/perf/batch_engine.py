@@ -1,33 +1,33 @@
-"""The engine of a simulated GPU: slots, a batch that advances in steps, prompts that are read, memory that runs out.
+"""The engine of a simulated GPU, with continuous batching, chunked prefill, and a bounded KV cache.
 
 Theory of operation
 ===================
 
-*Steps.*  Running jobs share one batch; a step gives each of their sequences one token.  The machine keeps a count ``v``
-of the steps done, and knows for each job the count at which it ends, so that nothing happens per token: the next thing
-to happen is the smallest of a few counts, and ``WakeAt`` says when that is.  Jobs join and leave only where a step
-ends, where ``v`` is a whole number, as they do in a real engine.  ``step_clock`` turns counts into times; it is set
-anew at each change of the batch, at the latest after ``HORIZON`` steps.  With ``exact`` that is after every step, and
-blocks of the KV cache are counted one by one instead of on average: dear, for checking.
+*Steps.*  Running jobs share one batch; a step gives each of their sequences one token.  The machine counts the steps
+in ``v`` and knows for each job the count at which it ends.  So nothing happens per token: the next event is at the
+smallest of a few counts, and ``WakeAt`` gives its time.  As in a real engine, jobs join and leave only at the end of a
+step, where ``v`` is an integer.  ``step_clock`` turns counts into times; each change of the batch resets it, and at
+the latest ``HORIZON`` steps do.  With ``exact`` every step does, and blocks of the KV cache are counted one by one
+instead of on average, which is slow and serves as a check.
 
-*Prompts* are read one after the other, in chunks of ``CHUNK_TOKENS``.  A step with a chunk takes as long as both one
-after the other, so whoever decodes meanwhile gets a token per chunk.  The first token comes with the step after the
-last chunk.  A request needs ``REQUEST_S`` before it can be read, during which it has its slot.
+*Prompts* are processed one after the other, in chunks of ``CHUNK_TOKENS``.  A step with a chunk takes the time of
+both, so decoding jobs get one token per chunk meanwhile.  The first token of a job comes with the step after its last
+chunk.  Before its prompt, a request needs ``REQUEST_S``, during which it holds its slot.
 
-*Several models* take turns at the GPU: a round is one step of each that has sequences, and takes the sum.
+*Several models* take turns at the GPU: a round is one step of each model with sequences, and takes the sum.
 
-*Memory.*  The first job of the queue is taken if there is a slot and memory for its prompt and everybody's next token;
-those behind it wait, though they might fit.  When the next token would not fit, the youngest job is preempted: it goes
-back to the head of the queue and will have its prompt and all it had made read again.  A job that is alone is never
-preempted, and takes what it needs even if the whole memory is less.  Blocks of prompts are shared (``kv_cache``).
+*Memory.*  The first job of the queue is admitted if there is a slot, and memory for its prompt and the next token of
+all running jobs.  Later jobs wait even if they would fit.  When the next token would not fit, the youngest job is
+preempted: it returns to the head of the queue, and its prompt and its tokens are processed again.  A single job is
+never preempted, and gets memory even beyond the bound.  Jobs share the blocks of equal prompts (``kv_cache``).
 
-*Models* come and go (``model_cache``).  A job whose model is not resident waits for it outside the queue.
+*Models* are loaded and evicted (``model_cache``).  A job whose model is not resident waits for it outside the queue.
 
 ======== ======================== ============================================ ===================
 job is   event                    effects                                      then is
 ======== ======================== ============================================ ===================
 unknown  submit                   WakeAt                                       loading, waiting, reading
-loading  its model is there       ModelChanged                                 waiting, reading
+loading  its model is resident    ModelChanged                                 waiting, reading
 waiting  slot and memory          none                                         reading
 reading  its last chunk           none                                         decoding
 decoding a step                   FirstToken once, Finished at last            decoding, unknown
@@ -35,7 +35,7 @@ admitted memory is short          none                                         w
 any      cancel                   WakeAt                                       unknown
 ======== ======================== ============================================ ===================
 
-Not here: words and HTTP (the daemon's mock engine), who is let in (``admission``).
+Not here: text and HTTP (the daemon's mock engine), and the admission of jobs (``jobs/admission``).
 """
 
 from __future__ import annotations
@@ -64,15 +64,15 @@ from protocol.statements.adverts import Load, ModelState, Status
 
 __all__ = ["BatchEngine", "BatchingEffect", "Finished", "FirstToken", "ModelChanged", "UnknownModel", "WakeAt", "Work"]
 
-#: Steps after which the time of a step is computed anew even if nothing changes (guess).
+#: Steps after which the time of a step is recomputed even without a change (guess).
 HORIZON: Final = 256
-#: A millionth of a step is rounding, not time; so is a nanosecond.
+#: Tolerated rounding errors: a millionth of a step, and a nanosecond.
 _ROUNDING: Final = 1e-6
 _ROUNDING_S: Final = 1e-9
 
 
 class BatchEngine:
-    """See the module's docstring.  ``memory_bytes`` is for weights and KV cache; by default what the GPU has."""
+    """See the module's docstring.  ``memory_bytes`` bounds weights and KV cache; the default is the GPU's memory."""
 
     def __init__(
         self,
@@ -100,17 +100,17 @@ class BatchEngine:
         self._steps = 1 if exact else HORIZON
         self._kv = KvCache()
         self._jobs: dict[int, BatchJob] = {}
-        # Lists, because a deque is made for 64 and takes 760 bytes with nothing in it.
-        self._queue: list[BatchJob] = []  # those that left meanwhile are only marked as gone
+        # Lists, because an empty deque takes 760 bytes.
+        self._queue: list[BatchJob] = []  # cancelled jobs stay, marked as gone
         self._waiting = 0
-        self._admitted: dict[int, BatchJob] = {}  # those that have a slot, the oldest first
+        self._admitted: dict[int, BatchJob] = {}  # jobs with a slot, the oldest first
         self._unread: list[BatchJob] = []
         self._reading: BatchJob | None = None
         self._read_until = 0.0
         self._chunk_s = 0.0
-        self._ends: list[tuple[float, int, BatchJob]] = []  # by count; one that the job does not know any more is stale
+        self._ends: list[tuple[float, int, BatchJob]] = []  # by count; an entry that differs from ``job.end`` is stale
         self._firsts: list[tuple[float, BatchJob]] = []
-        self._own = 0.0  # bytes that jobs hold alone are own + growth * v
+        self._own = 0.0  # bytes that jobs hold without sharing: own + growth * v
         self._growth = 0.0
         self._sequences = 0
         self._clock = StepClock()
@@ -119,7 +119,7 @@ class BatchEngine:
         self._told = inf
 
     def submit(self, work: Work, now: float) -> list[BatchingEffect]:
-        """A job has come."""
+        """A job arrives."""
         lane = self._lanes.get(work.model)
         if lane is None:
             raise UnknownModel(work.model)
@@ -140,7 +140,7 @@ class BatchEngine:
         return self._planned(now, effects)
 
     def cancel(self, job: int, now: float) -> list[BatchingEffect]:
-        """Nobody wants the job any more; harmless if it is not known."""
+        """Cancel a job; no effect if it is not known."""
         effects = self._pass(now)
         left = self._jobs.get(job)
         if left is None:
@@ -158,12 +158,12 @@ class BatchEngine:
         return self._planned(now, effects)
 
     def timer(self, now: float) -> list[BatchingEffect]:
-        """The time of the newest ``WakeAt`` has come."""
+        """The time of the newest ``WakeAt`` is reached."""
         self._told = -inf
         return self._tell(self._pass(now))
 
     def throttle(self, factor: float, now: float) -> list[BatchingEffect]:
-        """The GPU runs at so much of its speed from now on; 0 is not at all."""
+        """From now on the GPU runs at ``factor`` of its speed; 0 stops it."""
         effects = self._pass(now)
         v = self._clock.count(now)
         self._clock.slow = 1.0 / factor if factor > 0 else inf
@@ -173,7 +173,7 @@ class BatchEngine:
     # --- models ----------------------------------------------------------------------------------------------------
 
     def wake(self, model: str, now: float) -> list[BatchingEffect]:
-        """Make it resident as soon as it fits."""
+        """Make a model resident as soon as it fits."""
         effects = self._pass(now)
         self._models.use(model, now)
         self._models.want(model)
@@ -181,11 +181,11 @@ class BatchEngine:
         return self._planned(now, effects)
 
     def sleep(self, model: str, now: float) -> list[BatchingEffect]:
-        """Put it aside, from where it comes back sooner; not if it has jobs or is not resident."""
+        """Move a model to host memory, from where it loads faster; no effect if it has jobs or is not resident."""
         return self._put(model, ModelState.SLEEPING, now)
 
     def evict(self, model: str, now: float) -> list[BatchingEffect]:
-        """Free what it takes; not if it has jobs or is on disk."""
+        """Free the memory of a model; no effect if it has jobs or is on disk."""
         return self._put(model, ModelState.ON_DISK, now)
 
     def _put(self, model: str, state: ModelState, now: float) -> list[BatchingEffect]:
@@ -219,7 +219,7 @@ class BatchEngine:
     # --- time ------------------------------------------------------------------------------------------------------
 
     def _pass(self, now: float) -> list[BatchingEffect]:
-        """Let everything happen that was due until now."""
+        """Perform all events that are due."""
         effects: list[BatchingEffect] = []
         while self._wake <= now:
             at = self._wake
@@ -231,7 +231,7 @@ class BatchEngine:
         return effects
 
     def _planned(self, now: float, effects: list[BatchingEffect]) -> list[BatchingEffect]:
-        """After a change from outside: what happens next, at once or later."""
+        """After an external change: plan the next event, and perform it if it is due."""
         self._plan(now)
         effects += self._pass(now)
         return self._tell(effects)
@@ -243,10 +243,10 @@ class BatchEngine:
         return effects
 
     def _boundary(self, v: float, now: float, effects: list[BatchingEffect]) -> None:
-        """A step ends at which something happens."""
+        """Handle the end of a step at which an event is planned."""
         anew = v - floor(self._clock.v) >= self._steps
         firsts, ends = self._firsts, self._ends
-        if firsts and firsts[0][0] <= v:  # no two of them are at one count, and the next is never stale
+        if firsts and firsts[0][0] <= v:  # each count has at most one, and the next is never stale
             job = firsts.pop(0)[1]
             job.unsaid = False
             effects.append(FirstToken(job.number, job.read_at))
@@ -272,11 +272,11 @@ class BatchEngine:
             self._rebase(v, now)
 
     def _rebase(self, v: float, now: float) -> None:
-        """The batch has changed."""
+        """Reset the clock after a change of the batch."""
         chunk_s = self._chunk_s if self._reading is not None else 0.0
         self._clock.draw(v, now, chunk_s, self._all)
         if self._reading is None and not self._sequences:
-            # Nothing runs: start to count anew, so that rounding does not add up.
+            # Nothing runs: restart the count, so that rounding errors do not accumulate.
             self._clock.v = self._growth = 0.0
             self._ends.clear()
             self._firsts.clear()
@@ -285,7 +285,7 @@ class BatchEngine:
             self._own = sum(job.own_bytes for job in self._admitted.values())
 
     def _plan(self, now: float) -> None:
-        """Find what happens next."""
+        """Find the next event."""
         if self._reading is None and not self._sequences:
             self._next_v = self._clock.v
             wake = max(now, self._unread[0].ready_at) if self._unread else inf
@@ -296,7 +296,7 @@ class BatchEngine:
         self._wake = wake if wake < due else due
 
     def _next_count(self, now: float) -> float:
-        """The count at which something happens to those that run."""
+        """The count of the next event of the running jobs."""
         ends, firsts = self._ends, self._firsts
         v = floor(self._clock.v) + self._steps + 0.0
         while ends and not (ends[0][2].decoding and ends[0][2].end == ends[0][0]):
@@ -322,10 +322,10 @@ class BatchEngine:
     def _next_step(self, now: float) -> float:
         return floor(self._clock.count(now) + _ROUNDING) + 1.0
 
-    # --- what a job goes through -----------------------------------------------------------------------------------
+    # --- the stages of a job ---------------------------------------------------------------------------------------
 
     def _fill(self, now: float) -> None:
-        """Give slots to those that wait, in their order, as far as there is memory."""
+        """Give slots to waiting jobs, in their order, as long as memory suffices."""
         queue = self._queue
         while queue and len(self._admitted) < self.slots:
             if not queue[0].gone:
@@ -335,7 +335,7 @@ class BatchEngine:
             queue.pop(0)
 
     def _admit(self, job: BatchJob, now: float) -> bool:
-        """A slot and the memory of the prompt, if there is enough of it for everybody's next token, too."""
+        """Give a job a slot and the memory of its prompt, if all running jobs still have memory for a token."""
         lane, kv, total = job.lane, self._kv, self._models.kv_bytes
         block = lane.timing.kv_bytes * self._block_tokens
         v = self._clock.count(now)
@@ -366,7 +366,7 @@ class BatchEngine:
         self._chunk_s = job.lane.timing.read_s(job.unread) / chunks
 
     def _join(self, job: BatchJob, v: float) -> None:
-        """Its prompt is read: from now on it has a token per step."""
+        """The prompt is processed: the job joins the batch and gets a token per step."""
         lane = job.lane
         self._reading = None
         job.decoding = True
@@ -383,7 +383,7 @@ class BatchEngine:
             self._firsts.append((job.first, job))
 
     def _release(self, job: BatchJob, v: float) -> None:
-        """Take its slot and its memory; what it has made stays with it."""
+        """Take back slot and memory of a job; the count of its tokens stays."""
         lane = job.lane
         del self._admitted[job.number]
         self._own -= job.own_bytes
@@ -405,7 +405,7 @@ class BatchEngine:
             self._kv.unpin(job.keys, lane.timing.kv_bytes * self._block_tokens, written)
 
     def _preempt(self, v: float) -> None:
-        """The youngest gives its memory back and waits before all others."""
+        """Preempt the youngest job: free its memory, and put it at the head of the queue."""
         job = next(reversed(self._admitted.values()))
         self._release(job, v)
         self._queue.insert(0, job)
@@ -419,7 +419,7 @@ class BatchEngine:
     # --- memory ----------------------------------------------------------------------------------------------------
 
     def _own_bytes(self, v: float) -> float:
-        """Bytes that all jobs hold alone at this count."""
+        """Bytes that the jobs hold without sharing, at this count."""
         if self._exact:
             made = ((job, v - job.origin if job.decoding else job.made) for job in self._admitted.values())
             return sum(job.held_bytes(tokens, self._block_tokens, True) for job, tokens in made)
@@ -432,12 +432,12 @@ class BatchEngine:
 
     @property
     def running(self) -> int:
-        """Jobs that have a slot."""
+        """Jobs with a slot."""
         return len(self._admitted)
 
     @property
     def waiting(self) -> int:
-        """Jobs that have none."""
+        """Jobs without a slot."""
         return self._waiting
 
     @property
@@ -448,36 +448,36 @@ class BatchEngine:
         return self._models.states[model]
 
     def tokens(self, job: int, now: float) -> float:
-        """Output tokens that each sequence of a job has; 0 if it is not known (any more)."""
+        """Output tokens of each sequence of a job; 0 if the job is not known."""
         known = self._jobs.get(job)
         if known is None:
             return 0.0
         if not known.decoding:
             return known.made
-        # Who asks before the timer has been told gets no more than is certain.
+        # Before a due timer was handled, only tokens up to the next event are certain.
         return min(self._clock.count(now), max(self._clock.v, self._next_v)) - known.origin
 
     def due(self, job: int, tokens: float) -> float:
-        """When each sequence of a job will have so many tokens, if nothing changes; infinity if it does not decode."""
+        """The time at which each sequence of a job has ``tokens``, without a change; infinity if it does not decode."""
         known = self._jobs.get(job)
         return self._clock.when(known.origin + tokens) if known is not None and known.decoding else inf
 
     def cached_tokens(self, blocks: tuple[int, ...], model: str) -> int:
-        """How much of a prompt that begins with these blocks would not have to be read."""
+        """Tokens of a prompt with these first blocks that are in the cache."""
         lane = self._lanes[model]
         return self._kv.known(lane.keys(blocks, len(blocks))) * self._block_tokens
 
     def kv_used_bytes(self, now: float) -> float:
-        """Bytes of the KV cache that jobs hold."""
+        """Bytes of the KV cache that jobs use."""
         return min(self._models.kv_bytes, self._own_bytes(self._clock.count(now)) + self._kv.pinned_bytes)
 
     @property
     def busy_s(self) -> float:
-        """Seconds during which the GPU was in use, up to the last change of the batch."""
+        """Seconds in which the GPU was busy, up to the last change of the batch."""
         return self._clock.busy_s
 
     def load(self, now: float) -> Load:
-        """What is gossiped of it."""
+        """The load for gossip."""
         total, step_s, slow = self._models.kv_bytes, self._clock.step_s(now), self._clock.slow
         return Load(
             status=int(Status.BUSY if self._waiting else Status.ONLINE),
@@ -494,7 +494,7 @@ class BatchEngine:
         )
 
     def _queued_tokens(self) -> int:
-        """Tokens of prompts that have to be read before a new one."""
+        """Prompt tokens that are processed before those of a new job."""
         unread = sum(job.unread for job in self._unread) + (self._reading.unread if self._reading else 0)
         waits = sum(job.prompt + job.made for job in self._queue if not job.gone)
         return unread + waits + sum(job.prompt for lane in self._all for job in lane.cold if not job.gone)

@@ -1,9 +1,9 @@
-"""How long a GPU takes for a model: seconds to the first token, seconds per token.
+"""Predicts the time of a model on a GPU: seconds to the first token, and seconds per token.
 
 Theory of operation
 ===================
 
-A step computes and reads memory at once, neither perfectly overlapped: the root of the sum of squares of both times
+A step computes and reads memory, with partial overlap: it takes the root of the sum of squares of both times
 (against 20,091 measured layer times on A40, A100 and H100: 9 % mean error, the larger of the two alone 12 %, peak
 figures of the data sheet 42 %).  ::
 
@@ -11,14 +11,14 @@ figures of the data sheet 42 %).  ::
     prefill/s = Ep F / (2 A);                      beyond 8,192 tokens 2 L h n^2 / (Ep F) seconds more
     TTFT      = 16 ms + wait for room in the KV cache + (queued + prompt - cached tokens) / prefill
     ITL       = step
-    wait      = (c + n - room) / c of the life of a job, o ITL: as much context as is too much has to end first
+    wait      = (c + n - room) / c of the duration of a job, o ITL: jobs with the surplus context have to end first
 
-``A`` active parameters, ``b`` jobs in the batch, ``c`` tokens of context they hold, ``F`` dense peak of the type that
-the weights are computed in, ``W_b`` bytes of weights that a batch touches (all, but for mixtures of experts), ``K`` KV
-bytes per token, ``M`` bytes per second of memory, ``L`` layers, ``h`` width, ``n`` tokens of a prompt, ``o`` of an
-answer.  Several GPUs count as one of their sum.  :func:`step_s` and :func:`prefill_s` take numbers or numpy columns.
+``A`` active parameters, ``b`` jobs in the batch, ``c`` tokens of their context, ``F`` dense peak in the type of the
+computation, ``W_b`` bytes of weights that a batch reads (all of them, except in a mixture of experts), ``K`` KV bytes
+per token, ``M`` bytes per second of memory, ``L`` layers, ``h`` width, ``n`` tokens of a prompt, ``o`` tokens of an
+answer.  Several GPUs count as one with their sum.  :func:`step_s` and :func:`prefill_s` take numbers or numpy columns.
 
-Not here: the network, loading a model, what this node learned of a peer.
+Not here: the network, and measurements of a peer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from protocol.arrays import FloatArray
 from protocol.perf.gpu_catalog import MIB, ModelShape, bits_per_weight, bytes_per_weight
 from protocol.statements.adverts import Gpu, ModelState
 
-#: Share of the peak that is reached, fitted on the layer times of vidur (compute, weights); BLIS (KV, whole prefill).
+#: Achieved share of the peak, fitted on the layer times of vidur (compute, weights); BLIS (KV, whole prefill).
 COMPUTE_SHARE: Final = 0.64
 WEIGHTS_SHARE: Final = 0.70
 KV_SHARE: Final = 0.51
@@ -40,22 +40,22 @@ LAYER_S: Final = 32e-6
 STEP_S: Final = 126e-6
 JOB_S: Final = 4.4e-6
 REQUEST_S: Final = 16e-3
-#: Prompts beyond this many tokens pay for attention, too.
+#: Attention adds to the time of prompts beyond this many tokens.
 LONG_PROMPT: Final = 8192
 #: Share of the memory that an engine uses (vLLM's default).
 MEMORY_SHARE: Final = 0.9
-#: A machine that says nothing of its speed (guess: a desktop processor): dense TFLOPS, GB/s.
+#: A machine that reports no speed (guess: a desktop CPU): dense TFLOPS, GB/s.
 UNKNOWN_TFLOPS: Final = 1.0
 UNKNOWN_GB_S: Final = 40.0
-#: Copying a sleeping model back and waking it: PCIe 4.0 x16 in practice (guess), vLLM's sleep mode.
+#: Waking a sleeping model: PCIe 4.0 x16 in practice (guess), and the constant part of vLLM's sleep mode.
 PCIE_BYTES_S: Final = 25e9
 WAKE_S: Final = 0.3
 #: Loading a model: a usual NVMe disk (guess), start of an engine (published: 10 to 30 s for small models).
 DISK_BYTES_S: Final = 2e9
 START_S: Final = 15.0
-#: Length of an answer where nobody says (guess: the default of ``JobQuery``).
+#: Length of an answer without a limit (guess: the default of ``JobQuery``).
 ANSWER_TOKENS: Final = 256
-#: Slower than this nothing is taken to be, so that no claim makes a number that is none (guess): TFLOPS, GB/s.
+#: Least accepted speeds, so that no claim leads to a division by zero (guess): TFLOPS, GB/s.
 LEAST_TFLOPS: Final = 1e-3
 LEAST_GB_S: Final = 0.1
 #: fp8 and fp4 in hardware from these compute capabilities on; before, such weights are computed as fp16.
@@ -80,7 +80,7 @@ class Prediction:
 def step_s(
     shape: ModelShape, *, flops: Numbers, bytes_s: Numbers, weights: Numbers, batch: Numbers, context: Numbers
 ) -> Numbers:
-    """Seconds until each of ``batch`` jobs, which hold ``context`` tokens in all, has its next token.
+    """Seconds until each of ``batch`` jobs, with ``context`` tokens in all, has its next token.
 
     ``weights`` is the size of all weights in bytes.
     """
@@ -92,7 +92,7 @@ def step_s(
 
 
 def prefill_s(shape: ModelShape, flops: Numbers, tokens: float) -> Numbers:
-    """Seconds to read ``tokens`` tokens of prompts, one prompt being at most that long."""
+    """Seconds to process ``tokens`` tokens of one prompt."""
     work = 2 * shape.active_params * tokens
     if tokens > LONG_PROMPT:
         work += 2 * shape.layers * shape.hidden * tokens**2
@@ -101,13 +101,13 @@ def prefill_s(shape: ModelShape, flops: Numbers, tokens: float) -> Numbers:
 
 
 def backlog_s(shape: ModelShape, flops: Numbers, queued_tokens: Numbers) -> Numbers:
-    """Seconds until ``queued_tokens`` tokens of other prompts are read."""
+    """Seconds until ``queued_tokens`` tokens of other prompts are processed."""
     seconds: Numbers = 2 * shape.active_params * queued_tokens / (PREFILL_SHARE * flops)
     return seconds
 
 
 def cold_s(state: int, weights: Numbers) -> Numbers:
-    """Seconds until a model that is in ``state`` is resident; ``weights`` is its size in bytes."""
+    """Seconds until a model in ``state`` is resident; ``weights`` is its size in bytes."""
     if state == ModelState.RESIDENT:
         return weights * 0
     if state == ModelState.SLEEPING:
@@ -116,7 +116,7 @@ def cold_s(state: int, weights: Numbers) -> Numbers:
 
 
 def touched_share(shape: ModelShape, batch: Numbers) -> Numbers:
-    """The share of the weights that a batch reads: of a mixture, the experts that at least one of its tokens chose."""
+    """The share of the weights that a batch reads; in a mixture, the experts that at least one of its tokens chose."""
     if not shape.is_mixture:
         return batch * 0 + 1
     idle = 1 - shape.experts_per_token / shape.experts
@@ -126,7 +126,7 @@ def touched_share(shape: ModelShape, batch: Numbers) -> Numbers:
 
 
 def peak_flops(gpu: Gpu, quantization: str = "") -> float:
-    """Dense peak, FLOP/s, of all GPUs of an entry in the type that weights of this quantization are computed in."""
+    """Dense peak, FLOP/s, of all GPUs of an entry, in the type in which this quantization computes."""
     bits, label = bits_per_weight(quantization), quantization.lower()
     tflops = max(gpu.bf16_tflops, gpu.fp16_tflops)
     if bits == 8 and "fp8" in label and (gpu.compute_capability >= _FP8_FROM or not gpu.compute_capability):
@@ -161,11 +161,11 @@ def predict(
     cached_tokens: int = 0,
     answer_tokens: int = ANSWER_TOKENS,
 ) -> Prediction:
-    """What one more job can expect.
+    """The prediction for one more job.
 
-    ``batch`` counts it; ``context`` is the tokens that the other jobs hold, ``queued_tokens`` what waits to be read
-    before it, ``cached_tokens`` the part of the prompt that needs no reading, ``answer_tokens`` the usual length.
-    More load never makes it faster.
+    ``batch`` includes it; ``context`` is the tokens of the other jobs, ``queued_tokens`` the prompt tokens before it,
+    ``cached_tokens`` the cached part of its prompt, ``answer_tokens`` the usual length of an answer.
+    The prediction never falls with more load.
     """
     flops, bytes_s = peak_flops(gpu, quantization), memory_bytes_s(gpu)
     itl = step_s(

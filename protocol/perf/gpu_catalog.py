@@ -1,8 +1,8 @@
-"""What is known of accelerators and of models before anybody measured: look-up by name in the tables of ``tables/``.
+"""Published facts of GPUs and models: look-up by name in the tables of ``tables/``.
 
-Names are matched as people and drivers write them (``4090``, ``NVIDIA A100-SXM4-80GB``).  A model that is not in the
-table gets a shape guessed from the size in its name, so that every prediction has a number to start from.
-Not here: how long anything takes (``cost_model``).
+Names may have the forms that people and drivers write (``4090``, ``NVIDIA A100-SXM4-80GB``).  A model without an entry
+gets a shape guessed from the size in its name, so that every prediction has a starting point.
+Not here: times (``cost_model``).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from protocol.errors import LocalProtocolError
 from protocol.statements.adverts import Gpu, ModelOffer
 
 MIB: Final = 1 << 20
-#: Names remembered; peers choose the names of what they offer, so there has to be a bound (guess).
+#: Names in the caches, which need a bound because peers choose the names (guess).
 _NAMES_REMEMBERED: Final = 4096
 
 # --- accelerators ----------------------------------------------------------------------------------------------------
 
-#: Words in a driver's name that say nothing about which card it is.
+#: Words in a driver's name that do not identify the card.
 _BRANDS: Final = frozenset(
     (
         *("nvidia", "amd", "geforce", "radeon", "tesla", "instinct", "rtx", "gtx", "rx"),
         *("graphics", "gpu", "generation", "edition", "workstation", "server", "oam"),
     )
 )
-#: Parts that are slower in a laptop under the same number: better unknown than wrong.
+#: Words of laptop cards, which are slower than desktop cards of the same number; such a card counts as unknown.
 _LAPTOP: Final = frozenset(("laptop", "mobile", "max-q", "maxq"))
 _FORM_FACTOR: Final = re.compile(r"pcie|sxm\d*|nvl|hbm\d+e?|gddr\d+x?")
 _MEMORY: Final = re.compile(r"(\d+)gb")
@@ -99,7 +99,7 @@ def _accelerators() -> tuple[_Entry, ...]:
 
 
 def gpu_names() -> tuple[str, ...]:
-    """Every accelerator of the table, as it is called there."""
+    """The names of all accelerators in the table."""
     return tuple(entry.gpu.model for entry in _accelerators())
 
 
@@ -107,8 +107,8 @@ def gpu_names() -> tuple[str, ...]:
 def find_gpu(name: str, vram_mib: int = 0) -> Gpu | None:
     """The accelerator that ``name`` means, or None.
 
-    Variants of one card are told apart by form factor, kind of memory, and its size in the name or in ``vram_mib``;
-    with nothing to go by it is the first in the table, which is the slowest.
+    Form factor, type of memory, and memory size (in the name or in ``vram_mib``) distinguish variants of one card.
+    Without them it is the first variant in the table, which is the slowest.
     """
     words = _words(name)
     if not _LAPTOP.isdisjoint(words):
@@ -137,9 +137,9 @@ def gpu_spec(name: str) -> Gpu:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What a prediction needs to know of a model.  ``params`` are counts, ``kv_bytes`` bytes per token of context.
+    """The facts of a model for predictions.  ``params`` are counts, ``kv_bytes`` is bytes per token of context.
 
-    ``known`` is False when the shape was guessed from the name, ``sized`` False when not even that was possible.
+    ``known`` is False if the shape was guessed from the name, ``sized`` is False if even the size was guessed.
     """
 
     name: str
@@ -156,13 +156,13 @@ class ModelShape:
 
     @property
     def is_mixture(self) -> bool:
-        """Whether a token uses some of the experts only."""
+        """Whether a token uses only some of the experts."""
         return 0 < self.experts_per_token < self.experts
 
 
-#: Parameters of a model that does not say (guess: the size that most people try first), in 10^9.
+#: Parameters of a model without a size, in 10^9 (guess: a popular size).
 _DEFAULT_PARAMS_B: Final = 8.0
-#: Largest size in a name that is believed, 10^9 parameters (guess).
+#: Largest accepted size in a name, 10^9 parameters (guess).
 _MOST_PARAMS_B: Final = 10_000.0
 _SIZE: Final = re.compile(r"(?<![a-z0-9.])(?:(\d{1,3})x)?(\d{1,5}(?:\.\d{1,3})?)([bm])(?![a-z0-9])")
 _ACTIVE: Final = re.compile(r"(?<![a-z0-9])a(\d{1,4}(?:\.\d{1,3})?)b(?![a-z0-9])")
@@ -199,7 +199,7 @@ def model_names() -> tuple[str, ...]:
 
 
 def _stem(name: str) -> str:
-    """``meta-llama/Meta-Llama-3.1-8B-Instruct-AWQ`` → ``llama-3.1-8b``: what variants of one architecture share."""
+    """``meta-llama/Meta-Llama-3.1-8B-Instruct-AWQ`` → ``llama-3.1-8b``: the part that variants of a model share."""
     stem = re.sub(r"[\s_:]+", "-", name.lower().rpartition("/")[2]).removeprefix("meta-")
     return re.sub(r"-(instruct|chat|base|it|hf|awq|gptq|fp8|dynamic|int[48]|bf16|fp16|v0\.\d|\d{4})(?=-|$)", "", stem)
 
@@ -242,7 +242,7 @@ def shape_of(name: str, params_b: float = 0.0) -> ModelShape:
 
 
 def _size_in(name: str) -> tuple[float, int]:
-    """Parameters in 10^9 and experts that a name speaks of (``8x7b``, ``0.6b``, ``270m``); 0 where it does not."""
+    """Parameters in 10^9 and experts in a name (``8x7b``, ``0.6b``, ``270m``); 0 if it has none."""
     match = _SIZE.search(name)
     if match is None:
         return 0.0, 0
@@ -250,13 +250,13 @@ def _size_in(name: str) -> tuple[float, int]:
     experts = int(match[1] or 0)
     if experts <= _EXPERTS_USED:
         return size * max(1, experts), 0
-    # The experts share their attention, so that 8 x 7 is 46.7 and not 56 (Mixtral).
+    # The experts share their attention layers, so 8 x 7 is 46.7 and not 56 (Mixtral).
     return size * experts * 0.834, experts
 
 
 # --- quantization ----------------------------------------------------------------------------------------------------
 
-#: Bits per weight by what the label contains; the first that fits counts.
+#: Bits per weight by patterns in the label; the first match counts.
 _BITS: Final = (
     (re.compile(r"fp4|mxfp4|nvfp4|nf4|int4|w4|awq|gptq|marlin|(^|[^a-z0-9])i?q4|4bit|4-bit"), 4.0),
     (re.compile(r"(^|[^a-z0-9])i?q[23]"), 3.0),
@@ -267,30 +267,30 @@ _BITS: Final = (
 )
 #: Scales and zero points of weights quantized in groups (measured on the public AWQ and GPTQ builds: 4 to 8 %).
 _QUANTIZED_OVERHEAD: Final = 1.06
-#: Memory beyond the weights that it takes to start: activations, a little KV cache (guess).
+#: Memory that an engine needs to start, relative to the weights: activations, a small KV cache (guess).
 _START_OVERHEAD: Final = 1.2
 
 
 @lru_cache(maxsize=_NAMES_REMEMBERED)
 def bits_per_weight(quantization: str) -> float:
-    """4 for ``awq``, 8 for ``fp8``, 16 for what is unknown or not quantized."""
+    """4 for ``awq``, 8 for ``fp8``, 16 for unknown labels and for no quantization."""
     lowered = quantization.lower()
     return next((bits for pattern, bits in _BITS if pattern.search(lowered)), 16.0)
 
 
 def bytes_per_weight(quantization: str) -> float:
-    """Bytes that one parameter takes in memory, scales included."""
+    """Bytes of one parameter in memory, scales included."""
     bits = bits_per_weight(quantization)
     return bits / 8 * (_QUANTIZED_OVERHEAD if bits < 16 else 1.0)
 
 
 def weight_bytes(offer: ModelOffer) -> float:
-    """Size of an offered model's weights, bytes; guessed where nothing is said."""
+    """Size of an offered model's weights, bytes; guessed if the offer does not say."""
     return shape_of(offer.name, offer.params_b).params * bytes_per_weight(offer.quantization or offer.name)
 
 
 def need_mib(offer: ModelOffer) -> float:
-    """GPU memory it takes to serve an offered model, MiB: as declared, else estimated from its size; 0 if unknown."""
+    """GPU memory that an offered model needs, MiB: as declared, else estimated from its size; 0 if unknown."""
     if offer.vram_mib:
         return float(offer.vram_mib)
     if not shape_of(offer.name, offer.params_b).sized:

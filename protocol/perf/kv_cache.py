@@ -1,15 +1,15 @@
-"""The KV cache of one engine: which blocks of prompts it holds for whom, and which it still remembers.
+"""The prefix cache of one engine: the prompt blocks that jobs use, and idle blocks that a later prompt may reuse.
 
 Theory of operation
 ===================
 
-A prompt begins with blocks that other prompts may begin with, too.  A block stands for itself *and all before it*, so
-its key is a chain: key(i) = mix(key(i - 1), id of block i), which starts with the model.  A block that some job uses is
-*pinned* and counted once however many use it; one that nobody uses any more is *idle*: it is remembered until its
-memory is needed, the longest unused first, and of one prompt the last block first.  What a job holds alone (the rest
-of its prompt, its answer) is no business of this class: whoever asks says how much memory is left.
+Different prompts may begin with equal blocks.  A block is identified by itself *and all blocks before it*, so its key
+is a chain: key(i) = mix(key(i - 1), id of block i), starting with the model.  A block in use is *pinned* and counted
+once, independently of the number of its jobs.  A block without a job is *idle*.  It stays cached until its memory is
+needed; the least recently used block is evicted first, and of one prompt the last block.  Not here: memory that a job
+does not share (the rest of its prompt, its answer); the caller passes the free memory.
 
-Memory is counted in bytes, because models differ in what a token takes; all blocks of one model have one size.
+Memory is counted in bytes, because the size of a token differs by model; all blocks of one model have one size.
 
 Not here: when jobs get memory (``batch_engine``).
 """
@@ -21,14 +21,14 @@ from collections.abc import Iterable
 from itertools import accumulate
 from typing import Final
 
-#: Idle blocks remembered where memory has no known bound (guess: 1 M tokens in blocks of 16).
+#: Most idle blocks if the memory is unbounded (guess: 1 M tokens in blocks of 16).
 MOST_IDLE: Final = 65_536
 
 Keys = tuple[int, ...]
 
 
 def _mix(parent: int, block: int) -> int:
-    return hash((parent, block))  # of numbers only, so that it does not depend on the hash seed
+    return hash((parent, block))  # of integers only, so it does not depend on the hash seed
 
 
 def chain(root: int, blocks: Iterable[int]) -> Keys:
@@ -45,11 +45,11 @@ class KvCache:
         self.pinned_bytes = 0.0
         self.idle_bytes = 0.0
         self._pins: dict[int, int] = {}
-        # The size of each, the longest unused first.
+        # The size of each, the least recently used first.
         self._idle: OrderedDict[int, float] = OrderedDict()
 
     def known(self, keys: Keys) -> int:
-        """How many blocks at the start are held."""
+        """The number of cached blocks at the start of a prompt."""
         count = 0
         for key in keys:
             if key not in self._pins and key not in self._idle:
@@ -58,7 +58,7 @@ class KvCache:
         return count
 
     def unpinned(self, keys: Keys) -> int:
-        """How many of the blocks would be pinned anew."""
+        """The number of these blocks that no job uses."""
         return sum(key not in self._pins for key in keys)
 
     def pin(self, keys: Keys, size: float) -> None:
@@ -72,7 +72,7 @@ class KvCache:
                     self.idle_bytes -= size
 
     def unpin(self, keys: Keys, size: float, written: int) -> None:
-        """A job is done with these blocks, of which it has written the first ``written``."""
+        """A job no longer uses these blocks, of which it has written the first ``written``."""
         for place in range(len(keys) - 1, -1, -1):
             key = keys[place]
             uses = self._pins[key] - 1
@@ -86,7 +86,7 @@ class KvCache:
                 self.idle_bytes += size
 
     def trim(self, room: float) -> None:
-        """Forget idle blocks until the rest fits into ``room`` bytes."""
+        """Evict idle blocks until the rest fits into ``room`` bytes."""
         idle = self._idle
         while idle and (self.idle_bytes > room or len(idle) > MOST_IDLE):
             self.idle_bytes -= idle.popitem(last=False)[1]

@@ -1,18 +1,17 @@
-"""Which models are in the memory of a simulated GPU: loading, sleeping, leaving, and what that leaves for the KV cache.
+"""The models in the memory of a simulated GPU: loading, sleeping, eviction, and the memory left for the KV cache.
 
 Theory of operation
 ===================
 
-A model that somebody wants is loaded when its weights fit beside those that are there and what the KV cache is using;
-models that nobody has used for the longest time leave for the disk to make room, but never one that has jobs.  One
-model is loaded at a time (there is one disk); those that do not fit yet wait in their order, and do not keep the
-models that are there from taking more jobs.  A model that is alone always fits: what the memory cannot hold runs all
-the same, without a bound on its KV cache.
+A wanted model is loaded when its weights fit beside the resident models and the used part of the KV cache.  To make
+room, the least recently used models without jobs are moved to the disk.  One model is loaded at a time (there is one
+disk); models that do not fit yet wait in order, and resident models take jobs meanwhile.  A single model always fits:
+if it exceeds the memory, it runs without a bound on its KV cache.
 
 ========== ================= ===========================================================
 state      event             then
 ========== ================= ===========================================================
-on disk    wanted            resident after reading it and starting (``cost_model.cold_s``)
+on disk    wanted            resident after reading and starting it (``cost_model.cold_s``)
 sleeping   wanted            resident after copying it back
 resident   sleep             sleeping, if it has no jobs
 not on     evict, or room    on disk, if it has no jobs and is not being loaded
@@ -31,12 +30,12 @@ from protocol.perf.gpu_catalog import MIB
 from protocol.perf.model_timing import ModelTiming
 from protocol.statements.adverts import ModelState
 
-#: Name of a model, and what it has become.
+#: Name of a model, and its new state.
 Changed = tuple[str, ModelState]
 
 
 class ModelCache:
-    """See the module's docstring.  ``memory_bytes`` is what weights and KV cache may use together."""
+    """See the module's docstring.  ``memory_bytes`` bounds weights and KV cache together."""
 
     __slots__ = ("_memory_bytes", "_paces", "_used_at", "_wanted", "due", "kv_bytes", "loading", "loads", "states")
 
@@ -46,31 +45,31 @@ class ModelCache:
         self.states = dict.fromkeys(paces, ModelState.ON_DISK)
         self.states |= dict.fromkeys(resident, ModelState.RESIDENT)
         self._used_at = dict.fromkeys(paces, -inf)
-        # Models that wait to be loaded, the first first.
+        # Models that wait to be loaded, in order.
         self._wanted: dict[str, None] = {}
-        #: The model on its way into memory, and when it is there.
+        #: The model that is being loaded, and the time of its end.
         self.loading: str | None = None
         self.due = inf
         self.loads = 0
-        #: Bytes for the KV cache; infinite where the memory has no bound.
+        #: Bytes for the KV cache; infinite if the memory is unbounded.
         self.kv_bytes = self._kv_room()
 
     def weights(self) -> float:
-        """Bytes of the models that are in memory or on their way."""
+        """Bytes of the models that are resident or being loaded."""
         states = self.states
         there = sum(self._paces[name].weights for name in states if states[name] == ModelState.RESIDENT)
         return there + (self._paces[self.loading].weights if self.loading else 0.0)
 
     def free_mib(self) -> int:
-        """Memory that no model takes, MiB; 0 if its size is not known."""
+        """Memory without a model, MiB; 0 if its size is not known."""
         return max(0, int((self._memory_bytes - self.weights()) / MIB)) if self._memory_bytes < inf else 0
 
     def use(self, model: str, now: float) -> None:
-        """A job of this model has come."""
+        """A job of this model arrived."""
         self._used_at[model] = now
 
     def want(self, model: str) -> None:
-        """Load it as soon as it fits; harmless if it is there."""
+        """Load a model as soon as it fits; no effect if it is resident."""
         if self.states[model] != ModelState.RESIDENT and model != self.loading:
             self._wanted[model] = None
 
@@ -80,7 +79,7 @@ class ModelCache:
         return bool(self._wanted) and self.loading is None
 
     def begin(self, now: float, busy: Callable[[str], bool], kv_used: float) -> list[Changed]:
-        """Start to load the model that waits longest, if it can be made to fit; only if one ``waits``."""
+        """Start to load the first waiting model, if it can be made to fit; only if one ``waits``."""
         model = next(iter(self._wanted))
         leave = self._leavers(model, busy, kv_used)
         if leave is None:
@@ -93,7 +92,7 @@ class ModelCache:
         return changed
 
     def _leavers(self, model: str, busy: Callable[[str], bool], kv_used: float) -> list[str] | None:
-        """Who has to leave so that the model fits; None if that is not enough."""
+        """The models to evict so that the model fits; None if that is not enough."""
         here = [name for name, state in self.states.items() if state == ModelState.RESIDENT]
         lack = self.weights() + self._paces[model].weights + kv_used - self._memory_bytes
         leave: list[str] = []
@@ -105,14 +104,14 @@ class ModelCache:
         return leave if lack <= 0 or len(leave) == len(here) else None
 
     def finish(self) -> Changed:
-        """The model that was being loaded is there."""
+        """The loading model is resident now."""
         model, self.loading, self.due = self.loading, None, inf
         assert model is not None
         self.loads += 1
         return self.move(model, ModelState.RESIDENT)
 
     def move(self, model: str, state: ModelState) -> Changed:
-        """It is in this state from now on."""
+        """Set the state of a model."""
         self.states[model] = state
         self.kv_bytes = self._kv_room()
         return model, state

@@ -1,8 +1,8 @@
-"""How fast one model runs on one machine: the formulas of ``cost_model``, solved for as far as the machine decides.
+"""The speed of one model on one simulated machine: the formulas of ``cost_model`` with precomputed constants.
 
-``cost_model`` answers for any peer from what it claims; a ``ModelTiming`` is what one simulated machine really does.
-It has an ``efficiency`` that no statement tells, so that no prediction is perfect, and its constants are computed once,
-because an engine asks whenever its batch changes.
+``cost_model`` predicts any peer from its claims; a ``ModelTiming`` is the real speed of a simulated machine.  Its
+``efficiency`` is in no statement, so that no prediction is perfect.  The constants are computed once, because an
+engine uses them at each change of its batch.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from protocol.perf.cost_model import (
 from protocol.perf.gpu_catalog import MIB, ModelShape, bytes_per_weight
 from protocol.statements.adverts import Gpu
 
-#: Most tokens of a prompt that one step reads (the share of vLLM's budget per step that its tuning guide starts from).
+#: Most prompt tokens in one step (the budget per step with which vLLM's tuning guide starts).
 CHUNK_TOKENS: Final = 2048
 
 
 class ModelTiming:
-    """Timing of one model on one machine; ``scale`` 0 makes everything take no time.
+    """Timing of one model on one machine; with ``scale`` 0 all times are 0.
 
-    ``efficiency`` is a hidden factor on the speed of the GPU.
+    ``efficiency`` is a hidden factor of the GPU's speed.
     """
 
     __slots__ = (
@@ -54,20 +54,20 @@ class ModelTiming:
         self.efficiency = efficiency
         self.weights = shape.params * bytes_per_weight(quantization)
         self.kv_bytes = shape.kv_bytes
-        #: What an engine may use of the memory, bytes; infinite if its size is not known.
+        #: Memory for an engine, bytes; infinite if its size is not known.
         self.memory_bytes = gpu.vram_mib * gpu.count * MIB * MEMORY_SHARE or float("inf")
-        #: Seconds that a request takes before it is seen by the engine; many at once do not hold each other up.
+        #: Seconds before the engine sees a request; requests do not delay each other.
         self.request_s = scale * REQUEST_S
         self._flops = peak_flops(gpu, quantization)
         self._slower = scale / efficiency
         self._compute_s = self._slower * 2 * shape.active_params / (COMPUTE_SHARE * self._flops)
         self._weights_s = self._slower * self.weights / (WEIGHTS_SHARE * memory_bytes_s(gpu))
         self._kv_s = self._slower * shape.kv_bytes / (KV_SHARE * memory_bytes_s(gpu))
-        #: By the size of the batch: compute squared, time to read the weights, overhead.
+        #: By batch size: compute time squared, time to read the weights, overhead.
         self._rows: list[tuple[float, float, float]] = []
 
     def step(self, sequences: int, context_tokens: float) -> tuple[float, float]:
-        """Seconds until every one of so many sequences has its next token, and how much a token of context adds."""
+        """Seconds until each of ``sequences`` has its next token, and the seconds that one token of context adds."""
         rows = self._rows
         while len(rows) <= sequences:
             rows.append(self._row(len(rows)))
@@ -82,9 +82,9 @@ class ModelTiming:
         return (self._compute_s * sequences) ** 2, weights_s, overhead_s
 
     def read_s(self, tokens: int) -> float:
-        """Seconds of the GPU that it takes to read so many tokens of a prompt."""
+        """Seconds of the GPU to process ``tokens`` tokens of a prompt."""
         return self._slower * prefill_s(self.shape, self._flops, float(tokens))
 
     def load_s(self, state: int) -> float:
-        """Seconds until the model is resident; disks and buses have no hidden factor."""
+        """Seconds until the model is resident; ``efficiency`` does not apply to disks and buses."""
         return self.scale * cold_s(state, self.weights)

@@ -1,6 +1,6 @@
-"""What goes into the engine machine and comes out of it, and what it remembers of a job and of a model.
+"""The input and the effects of the batch engine, and its state per job and per model.
 
-Not here: what it does with them (``batch_engine``).
+Not here: the engine itself (``batch_engine``).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from protocol.perf.kv_cache import Keys, chain
 from protocol.perf.model_timing import ModelTiming
 from protocol.statements.adverts import ModelState
 
-#: A millionth of a token is rounding.
+#: Tolerated rounding error, tokens.
 _ROUNDING: Final = 1e-6
 
 
 class Work(msgspec.Struct, frozen=True, gc=False):
-    """A job for the engine: so many ``sequences`` of ``output_tokens`` each.
+    """A job for the engine: ``sequences`` sequences of ``output_tokens`` tokens each.
 
-    ``blocks`` are the ids of the blocks that the prompt begins with; equal ids after equal ids are equal text.
+    ``blocks`` are the ids of the first blocks of the prompt; equal ids after equal ids mean equal text.
     """
 
     job: int
@@ -47,13 +47,13 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 
 class WakeAt(msgspec.Struct, frozen=True, gc=False):
-    """Call ``timer`` then.  The newest replaces all before; infinity means that nothing is waited for."""
+    """Call ``timer`` at this time.  The newest effect replaces earlier ones; infinity means that nothing is planned."""
 
     at: float
 
 
 class ModelChanged(msgspec.Struct, frozen=True, gc=False):
-    """A model has become resident, sleeps or is on disk: advertise it anew."""
+    """The state of a model changed, so the advert is out of date."""
 
     model: str
     state: ModelState
@@ -63,11 +63,11 @@ BatchingEffect = FirstToken | Finished | WakeAt | ModelChanged
 
 
 class UnknownModel(LocalProtocolError):
-    """A job was given to an engine that does not have its model."""
+    """The engine does not have the model of this job."""
 
 
 class Lane:
-    """One model: its part of the batch.  The context it holds is ``context + sequences * v`` tokens."""
+    """The part of the batch that belongs to one model.  Its context is ``context + sequences * v`` tokens."""
 
     __slots__ = ("cold", "context", "index", "jobs", "moves", "sequences", "timing")
 
@@ -79,29 +79,29 @@ class Lane:
         self.context = 0.0
         #: Jobs that wait for the model to be loaded.
         self.cold: list[BatchJob] = []
-        #: How often it has left the memory: what was cached before is not known any more.
+        #: How often the model was evicted; each eviction invalidates its cached blocks.
         self.moves = 0
 
     def keys(self, blocks: tuple[int, ...], most: int) -> Keys:
-        """What the cache calls the first ``most`` blocks of a prompt."""
+        """The cache keys of the first ``most`` blocks of a prompt."""
         if not blocks:
             return ()
-        # A hash of numbers only, so that it does not depend on the hash seed.
+        # A hash of integers only, so it does not depend on the hash seed.
         return chain(hash((self.index, self.moves)), blocks[:most])
 
     def add(self, job: BatchJob) -> None:
-        """A job of this model joins the batch at ``job.origin + job.made``."""
+        """Add a job of this model to the batch at ``job.origin + job.made``."""
         self.sequences += job.sequences
         self.context += job.sequences * (job.prompt - job.origin)
 
     def remove(self, job: BatchJob) -> None:
-        """It leaves the batch."""
+        """Remove a job from the batch."""
         self.sequences -= job.sequences
         self.context -= job.sequences * (job.prompt - job.origin)
 
 
 class BatchJob:
-    """``made`` tokens were made before it was last admitted; it decodes from ``origin`` (less ``made``) to ``end``."""
+    """A job: ``made`` tokens existed before its last admission; it decodes from ``origin + made`` to ``end``."""
 
     __slots__ = (
         *(
@@ -137,9 +137,9 @@ class BatchJob:
         self.unsaid = True
 
     def held_bytes(self, made: float, block: int, whole: bool) -> float:
-        """Bytes of the KV cache that it holds alone with so many tokens made.
+        """Bytes of the KV cache that it does not share, with ``made`` tokens.
 
-        In whole blocks of ``block`` tokens, or as if the last of each sequence were half full on average.
+        With ``whole`` it counts complete blocks of ``block`` tokens; otherwise each last block counts as half full.
         """
         full, rest = divmod(self.prompt - len(self.keys) * block, block)
         last = ceil((rest + made - _ROUNDING) / block) * block if whole else rest + made + 0.5 * (block - 1)

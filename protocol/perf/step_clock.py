@@ -1,9 +1,9 @@
-"""The clock of a simulated batch: it counts steps, which take longer the more context the batch has gathered.
+"""The clock of a simulated batch: it converts between time and a count of steps, which get slower as the context grows.
 
-Theory of operation.  Between two changes of the batch its context grows by as many tokens per step as it has sequences,
-and the time of a step grows with it, nearly on a line.  So ``n`` steps after the last change take ``a n + q n^2``
-seconds: time and count follow from each other without a loop.  Whoever owns the clock draws the line anew when the
-batch changes.  Not here: what happens at which count.
+Theory of operation.  Between two changes of the batch, each step adds one token of context per sequence, and the time
+of a step grows almost linearly with the context.  So ``n`` steps after the last change take ``a n + q n^2`` seconds,
+and time and count follow from each other without a loop.  The engine calls ``draw`` after each change of the batch.
+Not here: the events at a count.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from protocol.perf.sequences import Lane
 
 
 class StepClock:
-    """At the time ``at`` it showed ``v``; ``slow`` multiplies all times, infinity stops it."""
+    """At the time ``at`` the count was ``v``; ``slow`` multiplies all times, infinity stops the clock."""
 
     __slots__ = ("_a", "_q", "at", "busy_s", "slow", "v")
 
@@ -23,13 +23,13 @@ class StepClock:
         self.v = 0.0
         self.at = 0.0
         self.slow = 1.0
-        #: Seconds during which steps were made, up to the last change.
+        #: Seconds in which steps ran, up to the last change.
         self.busy_s = 0.0
         self._a = 0.0
         self._q = 0.0
 
     def draw(self, v: float, now: float, chunk_s: float, lanes: Iterable[Lane]) -> None:
-        """The batch has changed at this count and time; each step reads ``chunk_s`` seconds of a prompt, too."""
+        """The batch changed at this count and time; each step also takes ``chunk_s`` seconds for a prompt chunk."""
         if self._a:
             self.busy_s += now - self.at
         self.v, self.at = v, now
@@ -47,7 +47,7 @@ class StepClock:
         self._a, self._q = a, q
 
     def count(self, now: float) -> float:
-        """What it shows at a moment that is not before the last change, if nothing changes until then."""
+        """The count at a time after the last change, if no change comes before."""
         passed = now - self.at
         if passed <= 0.0 or self._a <= 0.0:
             return self.v
@@ -56,10 +56,10 @@ class StepClock:
         return self.v + passed / self._a
 
     def when(self, v: float) -> float:
-        """The time at which it shows this count."""
+        """The time of this count."""
         steps = v - self.v
         return self.at + steps * (self._a + self._q * steps) if steps > 0.0 else self.at
 
     def step_s(self, now: float) -> float:
-        """Seconds that a step takes at this moment; 0 if nothing runs."""
+        """Seconds of a step at this time; 0 if nothing runs."""
         return self._a + 2.0 * self._q * (self.count(now) - self.v)

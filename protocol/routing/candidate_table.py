@@ -1,7 +1,7 @@
-"""Everybody who offers one model, as filters and policies see them: the columns of those rows, side by side.
+"""The peers that offer one model, as a table of columns that filters and policies compute with.
 
-A ``CandidateTable`` lives for one decision.  It gathers a column when first asked for it, so that a policy pays only
-for what it reads.  Who makes it: ``ranking`` and ``catalog``.  Who reads it: ``filters``, ``policies``.
+A ``CandidateTable`` exists for one decision.  It gathers a column on first use, so a policy pays only for the columns
+that it reads.  Not here: which peers may be asked (``filters``) and their order (``policies``, ``ranking``).
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from protocol.perf.cost_model import REQUEST_S, backlog_s, cold_s, prefill_s, st
 from protocol.perf.gpu_catalog import ModelShape, shape_of
 from protocol.statements.adverts import ModelOffer, ModelState
 
-#: Constants of splitmix64 (Steele, Lea, Flood 2014): numbers without a pattern, a thousand at a time.
+#: Constants of splitmix64 (Steele, Lea, Flood 2014), which gives a thousand random numbers in one numpy call.
 _GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX: Final = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _WORD: Final = (1 << 64) - 1
 
 
-#: The first steps of every sequence, made once; longer ones are made when they are needed.
+#: The first steps of every sequence, computed once; longer sequences are computed on demand.
 _STEPS: Final = np.arange(1, 1025, dtype=np.uint64) * _GAMMA
 _30, _27, _31, _12 = (np.uint64(bits) for bits in (30, 27, 31, 12))
 
 T = TypeVar("T")
 
 
-class _once(Generic[T]):  # noqa: N801 - it is used as a word
-    """A property that is worked out when first asked for.
+class _once(Generic[T]):  # noqa: N801 - a decorator
+    """A property that is computed on first use.
 
-    ``functools.cached_property`` takes a lock for each, which is a tenth of a decision.
+    ``functools.cached_property`` takes a lock for each one, which costs a tenth of a decision.
     """
 
     def __init__(self, work_out: Callable[[Any], T]) -> None:
@@ -64,12 +64,12 @@ def noise(seed: int, size: int) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class JobQuery:
-    """What a job needs and what its caller wishes.
+    """The requirements of a job and the preferences of its caller.
 
-    ``max_price`` is USD per million tokens of answer.  ``order``, ``only`` and ``ignore`` name peers: by id, by the
-    short id that tables show, or by the name they give themselves, which anybody may give himself.  ``zone`` is
-    ``local``, ``mine``, ``trusted`` or ``anyone``; ``trusted`` are the peers that the middle two allow.  ``sort`` is
-    ``price``, ``throughput`` or ``latency`` instead of the policy.  ``exclude`` are those who were tried.
+    ``max_price`` is in USD per million tokens of answer.  ``order``, ``only`` and ``ignore`` name peers by id, by short
+    id, or by label, which a peer chooses freely.  ``zone`` is ``local``, ``mine``, ``trusted`` or ``anyone``;
+    ``trusted`` are the peers that the middle two allow.  ``sort`` is ``price``, ``throughput`` or ``latency``, and
+    replaces the policy.  ``exclude`` are the peers that were tried already.
     """
 
     model: str
@@ -88,7 +88,7 @@ class JobQuery:
 
 
 class CandidateTable:
-    """The peers that offer ``query.model``, at one moment; a place is a position in all of the arrays."""
+    """The peers that offer ``query.model``, at one moment; a place is an index into all arrays."""
 
     def __init__(self, view: PeerView, offers: Offers, query: JobQuery, now: float, seed: int = 0) -> None:
         self.view = view
@@ -103,11 +103,11 @@ class CandidateTable:
         return len(self.offers)
 
     def offer(self, place: int) -> ModelOffer:
-        """What the peer at a place offers."""
+        """The offer of the peer at a place."""
         return self.offers.offers[int(self.offers.rows[place])]
 
     def record(self, place: int) -> PeerRecord:
-        """Who is at a place."""
+        """The record of the peer at a place."""
         return self.view.at(int(self._rows[place]))
 
     def column(self, name: str) -> npt.NDArray[Any]:
@@ -119,7 +119,7 @@ class CandidateTable:
 
     @_once
     def _table(self) -> npt.NDArray[np.void]:
-        """Their rows of the view: a row lies in one piece, so that it is copied as cheaply as one of its fields."""
+        """Their rows of the view.  A row is contiguous, so copying it costs as little as copying one field."""
         return self.view.columns.rows(self._rows)
 
     def offered(self, name: str) -> npt.NDArray[Any]:
@@ -128,41 +128,41 @@ class CandidateTable:
 
     @_once
     def warm(self) -> BoolArray:
-        """Who has the model resident."""
+        """Whether a peer has the model resident."""
         return self.offers.warm
 
     @_once
     def all_warm(self) -> bool:
-        """Whether everybody has."""
+        """Whether all peers have the model resident."""
         return bool(self.warm.all())
 
     @_once
     def noise(self) -> FloatArray:
-        """One draw for each of them."""
+        """One random number per peer."""
         return noise(self._seed, len(self))
 
     @_once
     def jobs(self) -> FloatArray:
-        """Jobs that run and wait there: what the load said, and what we sent and got back since it arrived."""
+        """Running and waiting jobs: those of the load, corrected by our own jobs since it arrived."""
         inflight = self.column("inflight")
         jobs: FloatArray = np.maximum(inflight, self.column("jobs") + inflight - self.column("covered"))
         return jobs
 
     @_once
     def slots(self) -> FloatArray:
-        """Places for jobs, assumed where a peer does not say."""
+        """Slots for jobs; a default if the peer reports none."""
         return self.column("places")
 
     @_once
     def rtt(self) -> FloatArray:
-        """Round trip, seconds: none to this node, assumed where it was never measured."""
+        """Round trip, seconds: 0 for this node, a default if it was never measured."""
         return self.column("way")
 
     # --- predicted seconds ---------------------------------------------------------------------------------------
 
     @_once
     def shape(self) -> ModelShape:
-        """The model's shape, of the table or guessed from its name."""
+        """The model's shape, from the table or guessed from its name."""
         return shape_of(self.query.model)
 
     @_once
@@ -172,7 +172,7 @@ class CandidateTable:
 
     @_once
     def itl(self) -> FloatArray:
-        """Seconds per token with this job in the batch; the others are taken to be as long as it is."""
+        """Seconds per token with this job in the batch; all other jobs are assumed to be as long as this one."""
         bytes_s: FloatArray = self.column("bytes_s")
         batch: FloatArray = np.minimum(self.jobs, self.slots - 1) + 1
         context: FloatArray = batch * (self.query.prompt_tokens + self.query.max_tokens / 2)
@@ -181,12 +181,12 @@ class CandidateTable:
 
     @_once
     def prefill(self) -> FloatArray:
-        """Seconds to read the prompt."""
+        """Seconds to process the prompt."""
         return REQUEST_S + prefill_s(self.shape, self.flops, float(self.query.prompt_tokens))
 
     @_once
     def queue(self) -> FloatArray:
-        """Seconds until it is this job's turn: prompts that wait to be read, jobs that have no place yet."""
+        """Seconds until this job's turn: queued prompts, and jobs without a slot."""
         prompts: FloatArray = self.column("prefill")
         ahead = np.maximum(0.0, self.jobs - self.slots + 1)
         queue: FloatArray = ahead / self.slots * self.query.max_tokens * self.itl

@@ -1,7 +1,7 @@
-"""What can be asked for now: the models of all peers that are there, one summary each.
+"""The models on offer now, with one summary each over all available peers.
 
-It counts what stands: a peer that is dead, leaving, or silent for too long offers nothing.  Everything but the counts
-is the peers' own claim.
+A peer that is dead, leaving, or silent for too long counts for nothing.  All figures but the counts are claims of the
+peers.  Not here: the choice of a peer (``ranking``).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from protocol.membership.peer_view import PeerView
 from protocol.routing.candidate_table import CandidateTable, JobQuery
 from protocol.statements.adverts import ModelState, Status
 
-#: ``Advert.runtime`` of an engine that makes its answers up.
+#: ``Advert.runtime`` of an engine with made-up answers.
 SIMULATED: Final = "simulated"
-#: Most names listed (guess): names cost nothing, and a list of them is asked for often.
+#: Most names in the list (guess): a peer can make up names, and clients request the list often.
 MOST: Final = 1000
 
 
@@ -28,8 +28,8 @@ MOST: Final = 1000
 class ModelSummary:
     """One name on offer.  Prices are the lowest (USD per million tokens), ``context_length`` the largest (tokens).
 
-    ``simulated`` is True if nobody offers the real thing.  ``expected_wait_s`` is the least time to the first token
-    of a short prompt that any peer is predicted to need.
+    ``simulated`` is True if all offers are simulated.  ``expected_wait_s`` is the shortest predicted time to the first
+    token of a short prompt.
     """
 
     name: str
@@ -48,20 +48,20 @@ class ModelSummary:
 
 
 def catalog(view: PeerView, now: float) -> list[ModelSummary]:
-    """The models that those who are there offer, by name; of very many names those that most peers offer."""
+    """The models of all available peers, by name; of more than ``MOST`` names those with the most peers."""
     summaries = (_summary(view, name, now) for name in sorted(view.models(MOST)))
     return [summary for summary in summaries if summary is not None]
 
 
 def anything(view: PeerView, now: float) -> bool:
-    """Whether the catalog has anything in it, without making it."""
-    crowds = (CandidateTable(view, _offers(view, name), JobQuery(name), now) for name in view.models(MOST))
-    return any(_there(table).any() for table in crowds)
+    """Whether the catalog has an entry, without making it."""
+    tables = (CandidateTable(view, _offers(view, name), JobQuery(name), now) for name in view.models(MOST))
+    return any(_available(table).any() for table in tables)
 
 
 def _summary(view: PeerView, name: str, now: float) -> ModelSummary | None:
     table = CandidateTable(view, _offers(view, name), JobQuery(name), now)
-    places = np.flatnonzero(_there(table))
+    places = np.flatnonzero(_available(table))
     if not places.size:
         return None
     states = np.bincount(table.offered("state")[places], minlength=len(ModelState))
@@ -87,15 +87,15 @@ def _summary(view: PeerView, name: str, now: float) -> ModelSummary | None:
 
 def _offers(view: PeerView, name: str) -> Offers:
     offers = view.offers(name)
-    assert offers is not None, "the view names models that somebody offers"
+    assert offers is not None, "the view names only models that a peer offers"
     return offers
 
 
-def _there(table: CandidateTable) -> BoolArray:
-    there: BoolArray = (
+def _available(table: CandidateTable) -> BoolArray:
+    available: BoolArray = (
         (table.column("alive") > 0)
         & (table.column("advert_until") > table.now)
         & (table.column("status") <= int(Status.BUSY))
         & (table.column("protocol") == PROTOCOL_VERSION)
     )
-    return there
+    return available

@@ -1,7 +1,8 @@
-"""Who cannot or must not take a job, and by which number: the filters before any policy.
+"""The filters, which exclude peers before a policy orders the rest, and explain each exclusion.
 
-Each filter is a name and two functions: who of a crowd it removes (``None``: nobody, without looking), and the sentence
-about one whom it removed.  The order is that of the table at the end; a peer is reported under the first that fits.
+A filter is a name and two functions.  The first returns a mask of the excluded candidates, or ``None`` if it cannot
+exclude any; the second explains one exclusion.  The table at the end defines the order; a peer is reported under the
+first filter that excludes it.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from protocol.membership.peer_record import PeerRecord
 from protocol.routing.candidate_table import CandidateTable
 from protocol.statements.adverts import Load, Status
 
-#: How many characters of a peer's text form tables show (``ids.short``), and the numbers they can be.
+#: Characters of a short id (``ids.short``), and the number of different ones.
 _SHORT: Final = 8
 _SHORT_RANGE: Final = 58**_SHORT
-#: What ``quantizations`` calls an offer that says nothing of it (OpenRouter's word).
+#: The value of ``quantizations`` for an offer without one (OpenRouter's word).
 _UNKNOWN: Final = "unknown"
 
 
 class Case:
-    """One of a crowd, to say a sentence about."""
+    """One candidate, for its explanation."""
 
     def __init__(self, table: CandidateTable, place: int) -> None:
         self.table = table
@@ -41,7 +42,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """One reason not to ask a peer.  ``closed``: the view's column ``open_until`` counts it in already."""
+    """One reason not to ask a peer.  ``closed``: the view's column ``open_until`` already includes it."""
 
     reason: str
     removes: Callable[[CandidateTable], BoolArray | None]
@@ -50,7 +51,7 @@ class Filter:
 
 
 class Named:
-    """Peers that a caller named: by id, by the short id that tables show, or by the name they give themselves."""
+    """Peers that a caller named by id, by short id, or by the label that they chose."""
 
     def __init__(self, texts: tuple[str, ...]) -> None:
         self._texts = {text: place for place, text in reversed(tuple(enumerate(texts)))}
@@ -66,14 +67,14 @@ class Named:
                 self._peers[peer] = place
 
     def place(self, record: PeerRecord) -> int | None:
-        """The first place at which the list names this peer."""
+        """The first index at which the list names this peer."""
         found = [self._peers.get(record.peer), self._texts.get(record.advert.name) if record.advert else None]
         if self._shorts:
             found.append(self._shorts.get(int.from_bytes(libp2p_bytes(record.peer), "big") % _SHORT_RANGE))
         return min((place for place in found if place is not None), default=None)
 
     def places(self, table: CandidateTable) -> list[int | None]:
-        """The same for a whole crowd."""
+        """The same for all candidates of a table."""
         return [self.place(table.record(place)) for place in range(len(table))]
 
 
@@ -219,7 +220,7 @@ def _too_dear(case: Case) -> str:
     return f"asks {case.offer.price_out:g} USD per million tokens, at most {case.query.max_price:g}"
 
 
-#: First the caller's will, then what stands, then what fits.
+#: First the caller's restrictions, then the state of the peer, then its fit for the job.
 FILTERS: Final = (
     Filter("already_tried", _tried, lambda _: "this job was tried there"),
     Filter("zone", _zone, lambda case: f"outside the zone {case.query.zone!r}"),
@@ -241,6 +242,6 @@ _OPEN: Final = tuple(each for each in FILTERS if not each.closed)
 
 
 def removed_by(table: CandidateTable) -> list[BoolArray | None]:
-    """Whom all filters together remove, where nobody asks which: those that the view keeps current count as one."""
+    """The masks of all filters, for a caller that needs no reasons: ``open_until`` replaces the ``closed`` ones."""
     closed: BoolArray = table.column("open_until") <= table.now
     return [closed, *(each.removes(table) for each in _OPEN)]

@@ -1,10 +1,10 @@
-"""How candidates are ordered: one function per policy, over all peers that offer a model at once.
+"""The policies that order candidates: one function each, over all peers that offer a model at once.
 
-A policy says what counts (its *parts*); ``ranking`` adds or multiplies them up, puts peers with a warm model or a free
-place first where the policy wants it, and explains the parts.  Every policy is selectable by name, and the simulator
-compares them; ``SORTS`` are what a caller may ask for instead.
+A policy defines the terms of a score (its *parts*).  ``ranking`` adds or multiplies them, puts peers with a warm model
+or a free slot first if the policy says so, and explains the parts.  Every policy is selectable by name, and the
+simulator compares them; ``SORTS`` are the alternatives that a caller may choose.
 
-Not here: who may not be asked at all (``filters``).
+Not here: which peers may be asked at all (``filters``).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from protocol.perf.cost_model import ANSWER_TOKENS, LEAST_TFLOPS
 from protocol.routing.candidate_table import CandidateTable
 from protocol.statements.adverts import ModelState
 
-#: Where a number comes from: statements of the peer, our link to it, our own count, our own die.
+#: The source of a number: the peer's advert or load, our link to it, or this node itself.
 Basis = Literal["advert", "load", "link", "own"]
 
-#: Weights of the seed formula, as NeuralGrid published them; and what keeps a free peer from scoring infinity.
+#: Weights of the seed formula, as NeuralGrid published them; the floor bounds the score of a peer without a price.
 VRAM_WEIGHT: Final = 0.3
 TFLOPS_WEIGHT: Final = 0.5
 PRICE_WEIGHT: Final = 0.2
@@ -32,24 +32,24 @@ PRICE_FLOOR: Final = 0.01
 MATCH: Final = (1.0, 0.5, 0.25)
 #: Round trip that halves a peer's score under GPU Torrent's latency penalty, seconds (guess).
 HALVING_RTT_S: Final = 0.1
-#: Share of free memory of a peer that does not say what it has (guess).
+#: Share of free memory of a peer that does not report it (guess).
 UNKNOWN_FREE: Final = 0.5
-#: Temperature of the draw by seconds: a peer that is twice as fast is asked ten times as often (DESIGN 5; 0.1 to 0.6
-#: differ little in the simulator, 0 herds).
+#: Temperature of the draw by seconds: a peer that is twice as fast is chosen ten times as often (DESIGN 5; 0.1 to 0.6
+#: differ little in the simulator, with 0 all nodes choose the same peer).
 TEMPERATURE: Final = 0.3
-#: No job is taken to need less, seconds, so that a logarithm exists.
+#: Least predicted duration of a job, seconds, so that its logarithm exists.
 LEAST_S: Final = 1e-3
-#: What being drawn by ``power-of-two`` is worth: more than any load.
+#: The score of a peer that ``power-of-two`` drew: more than any load.
 DRAWN: Final = 1e6
-#: Weight of a GPU that is not known, TFLOPS (guess: a small one).
+#: Weight of an unknown GPU, TFLOPS (guess: a small one).
 UNKNOWN_WEIGHT: Final = 10.0
 
 
 @dataclass(slots=True)
 class Part:
-    """One term for everybody: raw ``values`` in ``unit``, what they make of the score, and where they come from.
+    """One term for all candidates: raw ``values`` in ``unit``, what each ``makes`` of the score, and their source.
 
-    ``known`` tells where the value is more than an assumption, for whoever explains; None where it always is.
+    ``known`` returns, for an explanation, which values are not assumptions; None if none is.
     """
 
     name: str
@@ -64,10 +64,10 @@ class Part:
 class Policy:
     """A way to order candidates; the highest score goes first.
 
-    ``product``: the parts are multiplied, not added.  ``warm_first``: a peer with the model resident comes before any
-    that has to load it.  ``free_first``: a peer with a free place comes before any without.  ``temperature``: peers are
-    drawn one after the other, each with weight seconds^(-1/temperature), where the score is minus the seconds; 0 takes
-    the best.
+    ``product``: the parts are multiplied, not added.  ``warm_first``: a peer with the model resident comes before all
+    peers that have to load it.  ``free_first``: a peer with a free slot comes before all peers without.
+    ``temperature``: peers are drawn one after the other, each with weight seconds^(-1/temperature), where the score is
+    minus the seconds; 0 takes the best.
     """
 
     name: str
@@ -79,16 +79,16 @@ class Policy:
     temperature: float = 0.0
 
     def scores(self, parts: list[Part]) -> FloatArray:
-        """What the parts come to."""
+        """The sum or the product of the parts."""
         score = parts[0].makes
         for part in parts[1:]:
             score = score * part.makes if self.product else score + part.makes
         return score
 
     def keys(self, scores: FloatArray, noise: FloatArray) -> FloatArray:
-        """What orders the peers, highest first: the scores, or a draw by them.
+        """The sort keys of the peers, highest first: the scores, or a draw by them.
 
-        The draw is weighted sampling without replacement: the highest of ``log weight + Gumbel noise`` (Yellott 1977).
+        The draw is weighted sampling without replacement: it sorts by ``log weight + Gumbel noise`` (Yellott 1977).
         """
         if not self.temperature:
             return scores
@@ -97,9 +97,9 @@ class Policy:
 
 
 def vram_fit(need_mib: FloatArray, vram_mib: FloatArray) -> FloatArray:
-    """1 for a GPU that is just large enough, less the larger it is; 0 where it is too small or either is unknown.
+    """1 for a GPU that is just large enough, less for a larger one; 0 if it is too small or a size is unknown.
 
-    Right-sizing: the published term rewards memory that the model does not need, so that large cards fill up with
+    This is right-sizing.  The published term rewards memory that the model does not need, so large cards fill up with
     small models.
     """
     fits = (need_mib > 0) & (need_mib <= vram_mib)
@@ -120,7 +120,7 @@ def neuralgrid(table: CandidateTable) -> list[Part]:
 
 
 def neuralgrid_published(table: CandidateTable) -> list[Part]:
-    """The seed formula as described: its memory term is the share that stays empty, so that the largest card wins."""
+    """The seed formula as published: its memory term is the share that stays empty, so the largest card wins."""
     vram, need = table.column("vram"), table.offered("need_mib")
     known = (vram > 0) & (need > 0)
     spare = np.maximum(0.0, np.divide(vram - need, vram, out=np.zeros(len(table)), where=known))
@@ -142,23 +142,23 @@ def gputorrent(table: CandidateTable) -> list[Part]:
 
 
 def least_loaded(table: CandidateTable) -> list[Part]:
-    """Fewest jobs per place, ours that its load cannot know of included."""
+    """Fewest jobs per slot, including our own jobs that the load does not contain yet."""
     load = table.jobs / table.slots
     return [Part("jobs per place", load, "jobs", -load, "load", lambda: table.column("slots") > 0)]
 
 
 def power_of_two(table: CandidateTable) -> list[Part]:
-    """Two at random, and of these the one with fewer jobs per place (Mitzenmacher 2001)."""
+    """Draw two peers at random, and take the one with fewer jobs per slot (Mitzenmacher 2001)."""
     drawn = np.zeros(len(table))
     drawn[np.argsort(-table.noise)[:2]] = 1.0
     return [Part("drawn", drawn, "", DRAWN * drawn, "own"), *least_loaded(table)]
 
 
 def weighted_round_robin(table: CandidateTable) -> list[Part]:
-    """A share of the jobs in proportion to compute, drawn anew for each job.
+    """A share of the jobs in proportion to compute, drawn for each job.
 
-    The draw is weighted sampling without replacement (Efraimidis and Spirakis 2006), in logarithms: unlike a turn that
-    moves on, it needs no state and no two nodes walk in step.
+    The draw is weighted sampling without replacement (Efraimidis and Spirakis 2006), in logarithms.  Unlike a
+    rotation, it needs no state, and the nodes do not synchronise.
     """
     tflops = table.column("tflops")
     weight = np.maximum(np.where(tflops > 0, tflops, UNKNOWN_WEIGHT), LEAST_TFLOPS)
@@ -169,12 +169,12 @@ def weighted_round_robin(table: CandidateTable) -> list[Part]:
 
 
 def random(table: CandidateTable) -> list[Part]:
-    """Anybody."""
+    """Any peer, with equal probability."""
     return [Part("draw", table.noise, "", table.noise, "own")]
 
 
 def cheapest(table: CandidateTable) -> list[Part]:
-    """What the job would cost, USD."""
+    """The price of the job, USD."""
     query = table.query
     prompt = table.offered("price_in") * query.prompt_tokens / 1e6
     answer = table.offered("price_out") * query.max_tokens / 1e6
@@ -191,7 +191,7 @@ def fastest(table: CandidateTable) -> list[Part]:
 
 
 def soonest(table: CandidateTable) -> list[Part]:
-    """Fewest seconds to the first token: the way there, loading the model, the queue, the prompt."""
+    """Fewest seconds to the first token: round trip, loading of the model, queue, prompt."""
 
     def known() -> BoolArray:
         says: BoolArray = table.column("tflops") > 0
@@ -206,7 +206,7 @@ def soonest(table: CandidateTable) -> list[Part]:
 
 
 def expected_seconds(table: CandidateTable) -> list[Part]:
-    """Seconds to the end of the answer: those to its first token, and each token after it."""
+    """Seconds to the end of the answer: the time to its first token and the time of all tokens after it."""
     tokens = float(min(table.query.max_tokens, ANSWER_TOKENS))
     answer = table.itl * tokens
     return [*soonest(table), Part("answer", answer, "s", -answer, "load", _bandwidth_known(table))]
@@ -220,13 +220,13 @@ def _bandwidth_known(table: CandidateTable) -> Callable[[], BoolArray]:
     return lambda: table.column("bandwidth") > 0
 
 
-#: What ``--policy`` may name; the first is the default.
+#: The policies of ``--policy``; the first is the default.
 POLICIES: Final[dict[str, Policy]] = {
     policy.name: policy
     for policy in (
         Policy(
             "expected-seconds",
-            "the soonest answer, drawn so that not everybody asks the same peer",
+            "the soonest answer, drawn so that not all nodes choose the same peer",
             expected_seconds,
             warm_first=False,
             free_first=False,
@@ -235,7 +235,7 @@ POLICIES: Final[dict[str, Policy]] = {
         Policy("neuralgrid", "just enough memory, much compute, a low price", neuralgrid),
         Policy(
             "neuralgrid-published",
-            "much spare memory, much compute, a low price, whoever is busy",
+            "much spare memory, much compute, a low price, whatever the load",
             neuralgrid_published,
             warm_first=False,
             free_first=False,
@@ -244,12 +244,12 @@ POLICIES: Final[dict[str, Policy]] = {
         Policy("least-loaded", "fewest jobs per place", least_loaded),
         Policy("power-of-two", "the less loaded of two", power_of_two),
         Policy("weighted-round-robin", "a share of the jobs in proportion to compute", weighted_round_robin),
-        Policy("random", "anybody", random, warm_first=False, free_first=False),
+        Policy("random", "any peer", random, warm_first=False, free_first=False),
     )
 }
 DEFAULT: Final = "expected-seconds"
 
-#: What a caller may ask for instead of the policy.
+#: The orders that a caller may choose instead of the policy.
 SORTS: Final[dict[str, Policy]] = {
     policy.name: policy
     for policy in (

@@ -1,21 +1,20 @@
-"""Who should run a job: everybody who offers the model, less those who cannot, in the order of a policy.
+"""Ranks the peers for a job: all that offer the model, without the excluded ones, in the order of a policy.
 
 Theory of operation
 ===================
 
 ::
 
-    crowd      the rows that offer the model, their columns side by side      (peerview keeps them current)
-    filters    who cannot or must not, the first reason counts                (filters)
-    parts      the policy's terms, for everybody at once; added or multiplied (policies)
-    order      named by ``order`` > not doubted > warm > a free place > score > a draw
+    table      the rows that offer the model, as columns                     (``candidate_table``, ``peer_view``)
+    filters    exclude peers; the first reason counts                        (``filters``)
+    parts      the policy's terms for all peers at once, added or multiplied (``policies``)
+    order      named by ``order`` > not suspect > warm > a free slot > score > a draw
 
-The draw decides between equals, so that a thousand nodes with the same view do not all choose the same peer; a policy
-with a temperature draws by the score itself.  This
-node is a candidate like any other, with no way to go.  For a job nothing is explained (0.2 ms among 1,000 peers,
-measured); the dry run explains everybody.
+The draw decides between equal peers, so that a thousand nodes with the same view do not all choose the same one; a
+policy with a temperature draws by the score itself.  This node is a candidate like any other, with a round trip of 0.
+For a job nothing is explained (0.2 ms among 1,000 peers, measured); the dry run explains all peers.
 
-Not here: asking anybody, the next attempt (``cascade``).
+Not here: asking a peer, and the next attempt (``jobs/cascade``).
 """
 
 from __future__ import annotations
@@ -52,8 +51,8 @@ __all__ = [
     "similar",
 ]
 
-#: Names told in the detail of a peer that does not offer the model.
-_NAMES_TOLD: Final = 3
+#: Names in the detail of a peer that does not offer the model.
+_NAMES_SHOWN: Final = 3
 #: Names compared to find similar ones (guess: 20 ms).
 _NAMES_COMPARED: Final = 1000
 
@@ -61,8 +60,8 @@ _NAMES_COMPARED: Final = 1000
 class Term(msgspec.Struct, frozen=True, gc=False):
     """One part of a candidate's score.
 
-    ``source`` is ``declared`` (the peer says so), ``measured`` (it is this node), ``observed`` (seen from here) or
-    ``assumed``; ``contribution`` is what the term adds to the score, or multiplies it by under ``gputorrent``.
+    ``source`` is ``declared`` (by the peer), ``measured`` (on this node), ``observed`` (from here) or ``assumed``;
+    ``contribution`` is the summand of the score, or its factor under ``gputorrent``.
     """
 
     name: str
@@ -74,7 +73,7 @@ class Term(msgspec.Struct, frozen=True, gc=False):
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """A peer that may be asked."""
+    """A peer that may get the job."""
 
     peer: PeerId
     score: float
@@ -84,7 +83,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 
 
 class Excluded(msgspec.Struct, frozen=True, gc=False):
-    """A peer that will not be asked: the filter that removed it, and its number."""
+    """An excluded peer: the filter that excluded it, and the explanation."""
 
     peer: PeerId
     reason: str
@@ -92,9 +91,9 @@ class Excluded(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ranking(msgspec.Struct, frozen=True, gc=False):
-    """The answer, best candidate first.  ``excluded`` is empty unless it was to be explained.
+    """The result, best candidate first.  ``excluded`` is empty without ``explain``.
 
-    ``offered`` is how many say to offer the model, the excluded among them included.
+    ``offered`` is the number of peers that offer the model, excluded ones included.
     """
 
     query: JobQuery
@@ -105,7 +104,7 @@ class Ranking(msgspec.Struct, frozen=True, gc=False):
 
 
 def policy_named(name: str) -> Policy:
-    """A policy; raises ``LocalProtocolError``, which names those that exist."""
+    """A policy; raises ``LocalProtocolError``, which names the existing ones."""
     policy = POLICIES.get(name)
     if policy is None:
         raise LocalProtocolError(f"no policy {name!r}; choose one of {', '.join(POLICIES)}")
@@ -115,7 +114,7 @@ def policy_named(name: str) -> Policy:
 def rank(
     view: PeerView, query: JobQuery, policy: str, rng: Rng, now: float, limit: int = 8, explain: bool = False
 ) -> Ranking:
-    """The best ``limit`` candidates for a job; explained, all of them, and why not the others."""
+    """The best ``limit`` candidates for a job; with ``explain``, all of them and the reasons of the exclusions."""
     chosen = SORTS.get(query.sort or "") or policy_named(policy)
     view.want(query.model)
     offers = view.offers(query.model)
@@ -144,7 +143,7 @@ def rank(
 
 
 def _order(places: IntArray, table: CandidateTable, policy: Policy, keys: FloatArray, most: int) -> list[int]:
-    """The first ``most`` of these places in order.  Most are not looked at twice: sorting is the dear part."""
+    """The first ``most`` of these places in order.  A partition discards most, because sorting is slow."""
     tiers = _tiers(table, policy)
     if most < len(places):
         front = places[tiers[places] == tiers[places].min()] if tiers.any() else places
@@ -156,7 +155,7 @@ def _order(places: IntArray, table: CandidateTable, policy: Policy, keys: FloatA
 
 
 def _tiers(table: CandidateTable, policy: Policy) -> IntArray:
-    """What comes before the score; the lowest goes first."""
+    """The tier of each peer, which counts before the score; the lowest goes first."""
     tiers: IntArray = (table.column("alive") == SUSPECT) * 4
     if policy.warm_first:
         tiers = tiers + ~table.warm * 2
@@ -207,8 +206,8 @@ def _offers_instead(record: PeerRecord) -> str:
     names = [offer.name for offer in record.advert.models]
     if not names:
         return "offers no model"
-    more = f" and {len(names) - _NAMES_TOLD} more" if len(names) > _NAMES_TOLD else ""
-    return f"offers {', '.join(names[:_NAMES_TOLD])}{more}"
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return f"offers {', '.join(names[:_NAMES_SHOWN])}{more}"
 
 
 def similar(view: PeerView, model: str, most: int = 5) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
-"""What a node says of itself: ``Advert`` (slow: hardware, models, price, addresses) and ``Load`` (small and fast).
+"""The content of statements: ``Advert`` (slow: hardware, models, addresses), ``Load`` (small, fast), ``Provider``.
 
-Both travel sealed (``envelope``) as msgpack arrays.  Fields are only ever appended: a reader of an older version skips
-what it does not know, and relays it untouched because the sealed bytes are relayed, not the decoded value.
-Everything here is a *claim* of its author; nothing is checked but type and range.
+They travel in an ``envelope`` as msgpack arrays.  Fields are only ever appended.  A reader of an older version skips
+unknown fields, and relays them, because it relays the sealed bytes and not the decoded value.
+All of it is a *claim* of its author; only type and range are checked.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ModelState(IntEnum):
 
 
 class Status(IntEnum):
-    """Whether a node takes jobs.  ``BUSY`` does, but they wait; ``LEFT`` is the last word of one that leaves."""
+    """Whether a node takes jobs.  ``BUSY`` means that new ones wait; ``LEFT`` is the last statement of a node."""
 
     ONLINE = 0
     BUSY = 1
@@ -105,7 +105,7 @@ class Advert(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):
-    """The fast statement of a node: what its engine and GPU are doing right now."""
+    """The fast statement of a node: the current state of its engine and GPU."""
 
     status: Annotated[int, Meta(ge=0, le=3)] = int(Status.ONLINE)
     free_vram_mib: Count = 0
@@ -122,7 +122,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Provider(msgspec.Struct, frozen=True, array_like=True):
-    """A node's statement that it serves a model: what the DHT stores under the model's fingerprint."""
+    """A node's statement that it serves a model; the DHT stores it under the model's fingerprint."""
 
     model: Annotated[bytes, Meta(min_length=16, max_length=16)]
     addrs: Annotated[tuple[Name, ...], Meta(max_length=MAX_ADDRS)] = ()

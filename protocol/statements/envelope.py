@@ -1,14 +1,14 @@
-"""Signed statements: what a node says of itself, sealed so that anyone can relay it and nobody can change it.
+"""Signed statements: every node can relay them, and only their author can make them.
 
 Layout of the wire form (all integers big-endian), 120 bytes and the payload::
 
     version u8 | kind u8 | author 32 | inc u64 | seq u32 | issued u64 (ms, Unix) | ttl u16 (s) | signature 64 | payload
 
-The signature (Ed25519, RFC 8032) is over ``domain(kind) || header || payload``: the bytes as received, never a
-re-encoding, and never the same under another domain.  Order of validation: length, header, signature; :func:`read`
-decodes the payload after the signature held (libp2p RFC 0002 discards without deserialising, too).
+The signature (Ed25519, RFC 8032) covers ``domain(kind) || header || payload``, in the bytes as received and never
+re-encoded.  The domain prevents its use for another kind.  Order of validation: length, header, signature;
+:func:`read` decodes the payload only after the signature was verified (as libp2p RFC 0002 does).
 
-Not here: the fields of a payload (``adverts``), which statement is newer than which (``versions``).
+Not here: the fields of a payload (``adverts``) and the order of statements (``versions``).
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _HEADER = struct.Struct(">BB32sQIQH")
 OVERHEAD_BYTES: Final = _HEADER.size + SIGNATURE_BYTES
 #: Longest payload of any statement; with the overhead a record stays under 4 KiB (DESIGN 3.1).
 MAX_PAYLOAD_BYTES: Final = 4096 - OVERHEAD_BYTES
-#: Longest life a statement may claim, seconds (threat model: a replayed statement lives no longer than this).
+#: Longest life of a statement, seconds (threat model: it bounds the life of a replayed statement).
 MAX_TTL_S: Final = 3600
-#: Statements that :func:`parse_again` remembers (guess: 10 MB at most).
+#: Statements in the cache of :func:`parse_again` (guess: 10 MB at most).
 _REMEMBERED: Final = 8192
-#: Authors of statements, of either kind, of whom every statement has the same key object (guess: all marks of a node;
-#: measured: 18 MB at most): what is looked up for every statement received is then found by identity.
+#: Author and kind pairs whose statements share one key object (guess: all marks of a node; measured: 18 MB at most).
+#: The look-up for each received statement then compares by identity.
 _AUTHORS: Final = 65536
-#: Author and kind: what a mark is kept for.
+#: Author and kind: the key of a mark.
 Key = tuple[PeerId, int]
-#: The time of a statement that was not seen in this life of the node.
+#: The time of a statement that was not seen since the node started.
 UNSEEN: Final = -math.inf
 #: The last incarnation.
 MAX_INC: Final = (1 << 64) - 1
@@ -59,13 +59,13 @@ def _key(author: PeerId, kind: int) -> tuple[PeerId, int]:
 class Mark:
     """The newest statement of one author and kind.
 
-    ``until`` is when that statement runs out (monotonic), ``UNSEEN`` if it was seen before a restart only.
-    ``envelope`` is the statement itself while the view holds it.  ``tag`` is its hash for digests; it counts there
-    until it runs out.  ``keep`` is until when a mark of an earlier life is kept; others are for ``marks_s`` after
+    ``until`` is the expiry of that statement (monotonic), ``UNSEEN`` if it was seen before a restart only.
+    ``envelope`` is the statement itself while the view holds it.  ``tag`` is its hash for digests, which include it
+    until it expires.  ``keep`` is the expiry of a mark from before a restart; other marks expire ``marks_s`` after
     ``until``.
 
-    A key has the same mark from when its statement is held until one comes that is not (:class:`Seen`), so that a mark
-    stands for its key; whoever has it on a list then has to let go of it.
+    While the statements of a key are held, the key has one mark object, which lists can use in place of the key.  A
+    statement that is not held replaces the mark (:class:`Seen`), and lists then have to drop the old one.
     """
 
     __slots__ = ("envelope", "inc", "keep", "seq", "tag", "until")
@@ -79,23 +79,23 @@ class Mark:
         self.envelope: Envelope | None = None
 
     def lives(self, now: float) -> bool:
-        """Whether the statement has been seen in this life and has not run out."""
+        """Whether the statement was seen since the start and has not expired."""
         return self.until > now
 
 
 class Seen(Mark):
-    """The mark of a statement that is not held.  Never changed, only replaced: all who have seen that may share it."""
+    """The mark of a statement that is not held.  It is never changed, only replaced, so nodes can share the object."""
 
     __slots__ = ()
 
 
 class Envelope:
-    """One statement, parsed as far as its fixed header.  Immutable by convention and shared between all who hold it.
+    """One statement with its parsed header.  It is immutable by convention, and all its holders share it.
 
-    ``issued`` is seconds since the epoch by the author's clock, ``ttl`` seconds, ``key`` what marks are kept under.
-    :meth:`check` verifies the signature once and remembers the result on the object, so that a simulation of ten
-    thousand holders of the same object verifies it once; ``value`` (what it says, once ``adverts`` has decoded it),
-    ``tag``, and ``seen`` (the last mark of those who do not hold it) are remembered for the same reason.
+    ``issued`` is seconds since the epoch by the author's clock, ``ttl`` is in seconds, ``key`` is the key of its mark.
+    :meth:`check` verifies the signature once and caches the result on the object: in a simulation, ten thousand
+    holders share it.  ``value`` (the decoded payload), ``tag`` and ``seen`` (the last mark of nodes that do not hold
+    it) are cached for the same reason.
     """
 
     __slots__ = (
@@ -118,7 +118,7 @@ class Envelope:
         self, kind: int, author: PeerId, inc: int, seq: int, issued: float, ttl: int, payload: bytes, wire: bytes
     ) -> None:
         self.kind = kind
-        #: A pair of author and kind; said to be anything so that compiled code, too, keeps the one object of the pair.
+        #: A pair of author and kind; typed ``Any``, because compiled code would rebuild a typed tuple.
         self.key: Any = _key(author, kind)
         self.author: PeerId = self.key[0]
         self.inc = inc
@@ -139,19 +139,19 @@ class Envelope:
 
     @property
     def body(self) -> bytes:
-        """What is signed: header and payload, without the signature."""
+        """The signed bytes: header and payload, without the signature."""
         return self.wire[: _HEADER.size] + self.payload
 
     @property
     def tag(self) -> int:
-        """The hash of kind, author and version, 64 bits and never 0: what digests are made of."""
+        """The hash of kind, author and version for digests, 64 bits and never 0."""
         if not self._tag:
             digest = hashlib.blake2b(self.wire[1:46], digest_size=8).digest()  # kind, author, inc, seq
             self._tag = int.from_bytes(digest, "big") or 1
         return self._tag
 
     def check(self) -> bool:
-        """Whether the signature holds over the bytes received; that of an unknown kind never does."""
+        """Whether the signature is valid for the received bytes; for an unknown kind it never is."""
         if self._verified is None:
             header = self.wire[: _HEADER.size]
             signature = self.wire[_HEADER.size : OVERHEAD_BYTES]
@@ -161,7 +161,7 @@ class Envelope:
 
 
 def seal(signer: Signer, kind: int, version: tuple[int, int], issued: float, ttl: int, payload: bytes) -> Envelope:
-    """Sign ``payload``; raises ``LocalProtocolError`` where the result would be refused by everybody."""
+    """Sign ``payload``; raises ``LocalProtocolError`` if every receiver would refuse the result."""
     if kind not in _DOMAINS:
         raise LocalProtocolError(f"no statement of kind {kind}")
     if len(payload) > MAX_PAYLOAD_BYTES:
@@ -179,9 +179,9 @@ def seal(signer: Signer, kind: int, version: tuple[int, int], issued: float, ttl
 
 
 def parse(wire: bytes) -> Envelope:
-    """Read the header of a statement; raises ``BadEnvelope``.  The signature is *not* yet checked.
+    """Read the header of a statement; raises ``BadEnvelope``.  It does *not* check the signature.
 
-    A kind that this version does not know is no error: a newer node may have made it, and its relayer understood it.
+    An unknown kind is no error: a newer node may have made the statement, and another one relayed it.
     """
     if not OVERHEAD_BYTES <= len(wire) <= OVERHEAD_BYTES + MAX_PAYLOAD_BYTES:
         raise BadEnvelope(f"{len(wire)} bytes")
@@ -193,16 +193,16 @@ def parse(wire: bytes) -> Envelope:
     return Envelope(kind, PeerId(author), inc, seq, issued_ms / 1000, ttl, wire[OVERHEAD_BYTES:], bytes(wire))
 
 
-#: ``parse`` for statements that come again and again, as those of the DHT do: the same bytes give the same object, on
-#: which signature and value are remembered.
+#: ``parse`` with a cache, for statements that arrive repeatedly, as those of the DHT do: equal bytes give the same
+#: object, with its cached signature check and value.
 parse_again: Final = functools.lru_cache(_REMEMBERED)(parse)
 
 
 def remaining_s(envelope: Envelope, wall: float, skew_s: float) -> float:
-    """How long to keep a statement that arrives now, seconds, to be counted on the receiver's monotonic clock.
+    """The remaining life of a statement that arrives now, seconds, on the receiver's monotonic clock.
 
-    ``wall`` is our clock (Unix seconds), ``skew_s`` the error of the author's that is tolerated (DESIGN 2.1).
-    Raises ``StaleStatement``, for which nobody is to blame: too old, or from the future.
+    ``wall`` is our clock (Unix seconds), ``skew_s`` the tolerated error of the author's clock (DESIGN 2.1).
+    Raises ``StaleStatement``, without blame, for a statement that is too old or from the future.
     """
     left = envelope.issued + envelope.ttl - wall + skew_s
     if left <= 0:
@@ -224,9 +224,9 @@ def statement(
 
 
 def read(envelope: Envelope) -> Advert | Load | Provider:
-    """Decode what a statement says; raises ``BadEnvelope``, or ``UnknownStatement`` if a newer version may say it.
+    """Decode the payload; raises ``BadEnvelope``, or ``UnknownStatement`` if a newer version may allow it.
 
-    The value is remembered on the envelope: whoever else holds the same object need not decode it.
+    The value is cached on the envelope for all holders of the object.
     """
     if envelope.value is not None:
         return envelope.value

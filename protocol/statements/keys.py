@@ -1,6 +1,6 @@
-"""Ed25519 keys: signing and verification (RFC 8032), and the numbers of the kinds of signed statements.
+"""Signs and verifies with Ed25519 (RFC 8032), and numbers the kinds of signed statements.
 
-Not here: the layout of a statement (``envelope``), where a key is stored (``p2pnode.state.keys``).
+Not here: the layout of a statement (``envelope``) and the storage of a key (``p2pnode.state.keys``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PROVIDER: Final = 3
 
 
 class Signer(Protocol):
-    """Whoever holds a private key."""
+    """The holder of a private key."""
 
     @property
     def peer_id(self) -> PeerId: ...

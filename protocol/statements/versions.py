@@ -1,23 +1,23 @@
-"""How old a statement is and whether a newer one was seen: the clock that statements are judged by, and the marks.
+"""Age and version of statements: the clock that decides their age, and the high-water marks that decide their order.
 
 Theory of operation
 ===================
 
-*Versions.*  Statements of one author and kind are ordered by ``(inc, seq)``.  A ``Mark`` remembers the newest one
-whose signature held; nothing older is ever taken again, and the mark outlives the statement by days and, exported, a
-restart.  A statement that ran out here is not taken again either, although a neighbour may still hold it: otherwise
-the dead would circulate for as long as clocks are allowed to differ.
+*Versions.*  Statements of one author and kind are ordered by ``(inc, seq)``.  A ``Mark`` stores the newest one with a
+valid signature, and no older one is accepted afterwards.  The mark outlives the statement by days and, exported, a
+restart.  An expired statement is not accepted again, although a neighbour may still hold it; otherwise statements of
+dead nodes would circulate as long as clocks may differ.
 
-*Life.*  A statement lives for ``min(ttl, issued + ttl - wall + skew)`` seconds from its receipt, counted on our own
-monotonic clock: once it is in, no clock can shorten or stretch its life.  Outside ``[wall - ttl - skew, wall + skew]``
-it is ignored, and nobody is blamed: a wrong clock is no crime, and the wrong one may be ours.
+*Life.*  A statement lives for ``min(ttl, issued + ttl - wall + skew)`` seconds from its receipt, on our own monotonic
+clock, so no wall clock can change its life afterwards.  Outside ``[wall - ttl - skew, wall + skew]`` it is ignored
+without blame, because the wrong clock may be ours.
 
-*Our own clock.*  ``wall`` as it stood at the start is carried forward by the monotonic clock.  When the system's wall
-clock jumps away from it (set by hand, or the machine slept), there are two opinions on what time it is, and the
-statements of others vote: each author's newest counts for the clock that it fits.  Until then a statement may fit
-either.  So a jump of an hour neither blinds this node nor makes its own statements unusable.
+*Our own clock.*  The node extrapolates the ``wall`` of its start with the monotonic clock.  If the system's wall clock
+jumps (it was set, or the machine slept), there are two candidates for the time, and the statements of other nodes
+vote: each author's newest counts for the clock that it fits.  Until the vote is decided, a statement may fit either
+clock.  So after a jump of an hour the node still accepts statements, and others accept its own.
 
-Not here: signatures (``envelope``), what to do with a statement (``gossip``).
+Not here: signatures (``envelope``), and the use of a statement (``gossip``).
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from typing import Any, Final
 from protocol.ids import PeerId
 from protocol.statements.envelope import MAX_TTL_S, UNSEEN, Envelope, Key, Mark, Seen
 
-#: What outlives a restart: ``inc``, ``seq`` and until when to keep it (seconds since the epoch).
+#: The marks across a restart: ``inc``, ``seq`` and the mark's expiry (seconds since the epoch).
 MarkTable = Mapping[Key, tuple[int, int, float]]
 
-#: A difference between the two clocks below this is drift and simply followed, seconds (guess: NTP steps are smaller).
+#: A smaller difference between the two clocks is drift, which the node follows, seconds (guess: NTP steps are smaller).
 JUMP_S: Final = 5.0
-#: Authors whose opinion on our clock is remembered (guess).
+#: Authors with a vote on our clock (guess).
 MAX_VOTES: Final = 256
-#: Marks kept at once: eight times a full view of two kinds (guess; about 10 MB).
+#: Most marks: eight times a full view of two kinds (guess; about 10 MB).
 MAX_MARKS: Final = 65536
-#: Part of the marks that make room when there is none (guess: whoever is found in one pass over all of them).
+#: The fraction 1/64 of the marks is evicted when the table is full (guess: one pass over all of them finds these).
 _FORGOTTEN_SHARE: Final = 64
-#: How exactly it is known when a statement that is not held runs out: this part of its life (guess).  Until then two
-#: nodes may differ in what they count as living, which costs them a summary and no more.
+#: Resolution of the expiry of a statement that is not held, as a part of its life (guess).  Within it two nodes may
+#: count different statements as living, which costs them one summary.
 SEEN_SHARE: Final = 0.25
 #: Buckets of authors in a digest: keys are uniform, so the first byte is as good as any hash.
 BUCKETS: Final = 256
 
 
 class WallClock:
-    """The time of day that this node believes in, although its system clock may jump."""
+    """This node's estimate of the wall-clock time; its system clock may jump."""
 
     def __init__(self, now: float, wall: float) -> None:
         self._offset = wall - now
@@ -59,16 +59,16 @@ class WallClock:
         self._votes: dict[PeerId, bool] = {}
 
     def read(self, now: float) -> float:
-        """Seconds since the epoch, as believed."""
+        """The estimate, seconds since the epoch."""
         return now + self._offset
 
     @property
     def disputed(self) -> bool:
-        """Whether the system clock has jumped and nobody has confirmed it yet."""
+        """Whether the system clock has jumped and no vote has confirmed it yet."""
         return self._rival is not None
 
     def observe(self, now: float, wall: float) -> None:
-        """Compare with the system clock; drift is followed, a jump becomes a rival."""
+        """Compare with the system clock: follow drift, and keep a jump as a rival."""
         offset = wall - now
         if abs(offset - self._offset) <= JUMP_S:
             self._offset = offset
@@ -79,14 +79,14 @@ class WallClock:
             self._votes.clear()
 
     def life(self, envelope: Envelope, skew_s: float, now: float) -> float:
-        """Seconds that a statement received now may live; 0 means that it is to be ignored."""
+        """The life of a statement received now, seconds; 0 means that it must be ignored."""
         life = _life(envelope, now + self._offset, skew_s)
         if self._rival is not None and life <= 0:
             life = _life(envelope, now + self._rival, skew_s)
         return life
 
     def vote(self, envelope: Envelope, skew_s: float, now: float) -> bool:
-        """Let a verified statement say which clock is right; True if that changed what we believe."""
+        """Let a verified statement vote for one of the clocks; True if the vote changed the estimate."""
         if self._rival is None:
             return False
         believed = _life(envelope, now + self._offset, skew_s) > 0
@@ -103,7 +103,7 @@ class WallClock:
 
 
 def _life(envelope: Envelope, wall: float, skew_s: float) -> float:
-    """``envelope.remaining_s`` for the many, without an exception for those that are out of their time."""
+    """``envelope.remaining_s`` for the hot path: 0 instead of an exception for a stale statement."""
     left = envelope.issued + envelope.ttl - wall + skew_s
     if left <= 0 or envelope.issued > wall + skew_s:
         return 0.0
@@ -111,7 +111,7 @@ def _life(envelope: Envelope, wall: float, skew_s: float) -> float:
 
 
 def _only_seen(envelope: Envelope, until: float) -> Seen:
-    """Its ``until`` is rough, so that whoever sees the statement at about one time has the same mark."""
+    """A mark with a rounded ``until``, so that nodes that see the statement at about the same time share it."""
     step = envelope.ttl * SEEN_SHARE
     until = math.ceil(until / step) * step
     mark: Seen | None = envelope.seen
@@ -121,35 +121,35 @@ def _only_seen(envelope: Envelope, until: float) -> Seen:
 
 
 class HighWaterMarks:
-    """All marks of a node as their keys came, and the hashes of what lives, by the first byte of the author.
+    """All marks of a node in insertion order, and the hashes of living statements by the first byte of the author.
 
-    Keys are said to be anything where they are kept, so that compiled code, too, keeps the one object.
+    Stored keys have the type ``Any``, because compiled code would rebuild a typed tuple.
 
-    The hashes are kept current as marks change.  That time passes changes them only when a statement runs out without
-    a newer one: ``_sure_until`` is when that may be next, and only then all are looked at; what ran out up to
-    ``_counted_at`` is no part of the hashes any more.  ``_kept_until`` is the same for marks that are to be forgotten.
+    Each change of a mark updates the hashes.  They also change when a statement expires without a newer one.
+    ``_sure_until`` is the earliest such time, and only then all marks are examined; statements that expired up to
+    ``_counted_at`` are no longer part of the hashes.  ``_kept_until`` is the same for the expiry of marks.
     """
 
     def __init__(self, marks_s: float, most: int = MAX_MARKS) -> None:
         self._marks_s = marks_s
         self._most = most
-        #: By ``Key``.  A mark that is replaced keeps its place: a dict from which much is taken doubles its size.
+        #: By ``Key``.  A replaced mark keeps its position: a dict with many deletions doubles its size.
         self._marks: dict[Any, Mark] = {}
-        self._hashes = array("Q", bytes(8 * BUCKETS))  # 2 KiB; 8 as a list of numbers
+        self._hashes = array("Q", bytes(8 * BUCKETS))  # 2 KiB; a list would take 8
         self._living = 0
         self._sure_until = self._kept_until = math.inf
         self._counted_at = UNSEEN
-        #: The keys in their order, once somebody has asked for it, and the first byte of each.
+        #: The sorted keys, made on demand, and the first byte of each.
         self._sorted: list[Any] | None = None
         self._buckets = bytearray()
-        #: Lookup by key; bound once because every record received goes through it.
+        #: Look-up by key; bound once, because every received record uses it.
         self.get = self._marks.get
 
     def __len__(self) -> int:
         return len(self._marks)
 
     def items(self) -> Iterator[tuple[Key, Mark]]:
-        """Every mark, in the order in which their keys came."""
+        """Every mark, in insertion order of the keys."""
         return iter(self._marks.items())
 
     def within(self, bucket: int) -> list[tuple[Key, Mark]]:
@@ -171,7 +171,7 @@ class HighWaterMarks:
             self._discount(key, mark)
         if not held:
             if mark is not None:
-                mark.envelope = None  # whoever still has it sees that nothing is there
+                mark.envelope = None  # holders of the old mark see that it is empty
             mark = _only_seen(envelope, until)
         else:
             if mark is None or isinstance(mark, Seen):
@@ -187,13 +187,13 @@ class HighWaterMarks:
         return mark
 
     def _discount(self, key: Any, mark: Mark) -> None:
-        """Take a statement off the hashes, if it is part of them."""
+        """Remove a statement from the hashes, if it is part of them."""
         if mark.until > self._counted_at:
             self._hashes[key[0][0]] ^= mark.tag
             self._living -= 1
 
     def _make_room(self, key: Any) -> None:
-        """A new key comes: if there are too many, drop a few that ran out first, rather those that nobody holds."""
+        """Prepare for a new key: a full table evicts the marks that expire first, and marks not held before others."""
         if len(self._marks) >= self._most:
             items = self._marks.items()
             order = [(mark.envelope is not None, self._keep(mark), place) for place, (_, mark) in enumerate(items)]
@@ -207,22 +207,22 @@ class HighWaterMarks:
 
     def _drop(self, key: Any) -> None:
         mark = self._marks.pop(key)
-        self._sorted = None  # many go at once, rarely: it is made anew once somebody asks
+        self._sorted = None  # evictions are rare and many at once, so it is rebuilt on demand
         self._discount(key, mark)
         mark.envelope = None
 
     def hashes(self, now: float) -> array[int]:
-        """The hash of each bucket of authors over all statements that live; change nothing there."""
+        """The hash of each bucket of authors over all living statements; callers must not change the array."""
         self._make_sure(now)
         return self._hashes
 
     def living(self, now: float) -> int:
-        """How many statements live."""
+        """The number of living statements."""
         self._make_sure(now)
         return self._living
 
     def _make_sure(self, now: float) -> None:
-        """Let go of statements that ran out, and take them off the hashes."""
+        """Drop expired statements, and remove them from the hashes."""
         if now < self._sure_until:
             return
         self._sure_until = math.inf
@@ -238,7 +238,7 @@ class HighWaterMarks:
         return max(mark.keep, mark.until + self._marks_s)
 
     def sweep(self, now: float) -> None:
-        """Let go of statements that ran out and of marks that are older than they are kept."""
+        """Drop expired statements and expired marks."""
         self._make_sure(now)
         if now < self._kept_until:
             return
@@ -247,11 +247,11 @@ class HighWaterMarks:
         self._kept_until = min(map(self._keep, self._marks.values()), default=math.inf)
 
     def export(self, now: float, wall: float) -> dict[Key, tuple[int, int, float]]:
-        """What has to survive a restart."""
+        """The marks for the next start of this node."""
         return {key: (mark.inc, mark.seq, self._keep(mark) - now + wall) for key, mark in self._marks.items()}
 
     def load(self, table: MarkTable, now: float, wall: float) -> None:
-        """Take up what an earlier life of this node exported."""
+        """Load the marks that this node exported before a restart."""
         self._sorted = None
         for key, (inc, seq, until) in list(table.items())[-self._most :]:
             keep = min(until - wall, self._marks_s + MAX_TTL_S)

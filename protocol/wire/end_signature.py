@@ -1,7 +1,7 @@
-"""The signed end of a job: made by the worker, checked by the entry.
+"""Signs and verifies the END of a job.
 
-The signature is the worker's over ``END_DOMAIN || job || msgpack of END with an empty signature``, so that an END
-proves who said what under which job, to anybody who holds the answer.
+The worker signs ``END_DOMAIN || job || msgpack of END with an empty signature``.  So an END and an answer together
+prove to third parties which worker gave this answer to which job.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from protocol.ids import JobId, PeerId
 from protocol.statements.keys import Signer, verify
 from protocol.wire.messages import End
 
-#: An END is signed under a domain of its own; it never travels in an envelope.
+#: The signature domain of END, which never travels in an envelope.
 END_DOMAIN: Final = b"p2pnode/end/1\0"
 
 
@@ -24,7 +24,7 @@ def _text(job: JobId, end: End) -> bytes:
 
 
 def sign_end(signer: Signer, job: JobId, end: End) -> End:
-    """``end`` with the signature of this worker."""
+    """Add the signature of this worker to ``end``."""
     return msgspec.structs.replace(end, signature=signer.sign(_text(job, end)))
 
 

@@ -1,7 +1,8 @@
-"""The typed messages that cross a link, and the frame kind of each.
+"""The typed messages of a link, and the frame kind of each.
 
-A frame (``mux``) has a channel, a kind and a payload.  Kinds below 16 belong to the link itself; 16 to 31 travel on
-channel 0 between nodes; from 32 on they belong to the job whose channel they are on.  Fields are only ever appended.
+A frame (``mux``) has a channel, a kind and a payload.  Kinds below 16 belong to the link itself, kinds 16 to 31 travel
+on channel 0 between nodes, and kinds from 32 on belong to the job of their channel.  Fields are only ever appended.
+Not here: the reaction to a message (the machines).
 """
 
 from __future__ import annotations
@@ -68,11 +69,11 @@ class Records(msgspec.Struct, frozen=True):
 
 
 class Digest(msgspec.Struct, frozen=True, array_like=True):
-    """What the sender holds, so that the receiver can send what is missing.
+    """The versions that the sender holds, so that the receiver can send newer ones.
 
     ``buckets`` is the hash per bucket of the author space (8 bytes each) or empty; ``entries`` are
     ``(kind, author, inc, seq)`` of the buckets numbered in ``listed``.  ``reply`` asks the receiver to answer with
-    its own digest of the same buckets; ``have`` to ask for those of the entries that it lacks.
+    its own digest of the same buckets; ``have`` announces entries that the receiver may request.
     """
 
     buckets: Annotated[bytes, Meta(max_length=8 * 256)] = b""
@@ -83,7 +84,7 @@ class Digest(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Doubt(msgspec.Struct, frozen=True, array_like=True):
-    """The sender could not reach ``peer``, whose newest load it knows is ``(inc, seq)``: a reason to look."""
+    """The sender could not reach ``peer``, whose newest known load is ``(inc, seq)``: a reason to probe it."""
 
     peer: Key32
     inc: int
@@ -91,7 +92,7 @@ class Doubt(msgspec.Struct, frozen=True, array_like=True):
 
 
 class DhtQuery(msgspec.Struct, frozen=True, array_like=True):
-    """Ask for the nodes closest to ``target`` (32-byte key), and, if ``values``, what is stored under it."""
+    """Ask for the nodes closest to ``target`` (32-byte key) and, with ``values``, for the statements under it."""
 
     query: Annotated[int, Meta(ge=0, lt=1 << 32)]
     target: Key32
@@ -99,7 +100,7 @@ class DhtQuery(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Contact(msgspec.Struct, frozen=True, array_like=True):
-    """A peer and where it was last reachable: a hint."""
+    """A peer and its last working addresses, as a hint."""
 
     peer: Key32
     addrs: Annotated[tuple[Text, ...], Meta(max_length=4)] = ()
@@ -114,7 +115,7 @@ class DhtReply(msgspec.Struct, frozen=True, array_like=True):
 
 
 class DhtStore(msgspec.Struct, frozen=True, array_like=True):
-    """Please keep this sealed statement under ``target``."""
+    """Ask the receiver to store a sealed statement under ``target``."""
 
     target: Key32
     value: Wire
@@ -126,7 +127,7 @@ class DhtStore(msgspec.Struct, frozen=True, array_like=True):
 class JobRequest(msgspec.Struct, frozen=True, array_like=True):
     """The entry asks the worker to run a job; ``body_bytes`` of BODY frames follow at once.
 
-    ``path`` is one of the OpenAI paths; ``deadline_ms`` is what is left of the caller's deadline, 0 for none.
+    ``path`` is one of the OpenAI paths; ``deadline_ms`` is the time left until the caller's deadline, 0 for none.
     """
 
     job: Job16
@@ -149,7 +150,7 @@ class Accept(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Busy(msgspec.Struct, frozen=True, array_like=True):
-    """The worker cannot take the job now; nobody is to blame."""
+    """The worker cannot take the job now, which is no failure."""
 
     retry_ms: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
     running: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
@@ -157,10 +158,10 @@ class Busy(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Refuse(msgspec.Struct, frozen=True, array_like=True):
-    """The worker will not do this job.  ``status`` is the HTTP status it means.
+    """The worker refuses the job.  ``status`` is the corresponding HTTP status.
 
-    ``final`` says that the request itself is at fault, so that asking another peer cannot help; ``param`` names the
-    field of the request.  May come before ACCEPT or after it, never after the first DELTA.
+    ``final`` means that the request itself is wrong, so another peer cannot help; ``param`` names its field.
+    It comes before or after ACCEPT, but never after the first DELTA.
     """
 
     status: Annotated[int, Meta(ge=400, le=599)]
@@ -171,10 +172,10 @@ class Refuse(msgspec.Struct, frozen=True, array_like=True):
 
 
 class End(msgspec.Struct, frozen=True, array_like=True):
-    """The signed end of a job: without it an answer is not complete.
+    """The signed end of a job, without which an answer is incomplete.
 
-    ``finish`` is ``stop`` (all was said) or ``error``; ``sha256`` is over all DELTA payloads in order; ``signature``
-    is the worker's over ``END_DOMAIN || job || msgpack of the other fields``.
+    ``finish`` is ``stop`` (the answer is complete) or ``error``; ``sha256`` covers all DELTA payloads in order;
+    ``signature`` is the worker's over ``END_DOMAIN || job || msgpack of the other fields``.
     """
 
     finish: Code
@@ -222,7 +223,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(kind: int, payload: bytes) -> Message:
-    """The message in a frame; raises ``BadFrame`` or ``BadEnvelope``.  Signatures are left to the machines."""
+    """The message in a frame; raises ``BadFrame`` or ``BadEnvelope``.  The machines check signatures."""
     if len(payload) > MAX_MESSAGE_BYTES:
         raise BadFrame(f"{len(payload)} bytes in a message of kind {kind}")
     if kind == RECORDS:

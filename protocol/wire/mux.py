@@ -1,30 +1,30 @@
-"""The multiplexer inside one byte stream between two nodes: many jobs, one writer, no I/O.
+"""The multiplexer of one byte stream between two nodes: many jobs, one writer, no I/O.
 
-Not here: sockets, tasks and waiting (the driver of a link does those), and what messages mean (``messages``).
+Not here: sockets, tasks and waiting (the driver of a link), and the meaning of messages (``messages``).
 
 Theory of operation
 -------------------
-A frame is ``channel u32 | kind u8 | length u24 | payload``, big-endian.  Channel 0 carries what nodes say to each other
-(kinds below 32); every other channel is one job (kinds from 32 on).  Two rules carry the rest:
+A frame is ``channel u32 | kind u8 | length u24 | payload``, big-endian.  Channel 0 carries messages between the nodes
+(kinds below 32); every other channel is one job (kinds from 32 on).  Two rules explain the rest:
 
-* *Nothing is written when it is sent.*  ``send`` queues; ``data_to_send`` takes what waits, as one write of at most
-  ``write_bytes`` (or one larger frame).  Frames that queue up while a write is under way leave together, which is
-  where the speed comes from.  Order: the link's own frames (PING, PONG, CREDIT, RST), then channel 0 (at most half of
-  the write while jobs wait), then the channels round robin, ``quantum_bytes`` a turn; what a long frame took beyond
-  its turn is owed in the next, so an upload cannot hold up the tokens of others.
-* *What a receiver has to hold is bounded by credit.*  On a channel a sender may have ``credit_bytes`` outstanding,
-  counted as payload + 8 for each frame; the receiver says ``consumed`` when it is done with frames, and half of the
-  credit goes back at once in a CREDIT frame.  Channel 0 has no credit: its queue is bounded at the sender, and
-  ``send`` says False for what it dropped.
+* *``send`` only queues.*  ``data_to_send`` returns queued frames as one write of at most ``write_bytes`` (or one
+  larger frame).  Frames that queue up during a write leave together, which makes the link fast.  Order: the link's
+  own frames (PING, PONG, CREDIT, RST), then channel 0 (at most half of the write while jobs wait), then the channels
+  round robin with ``quantum_bytes`` per turn.  Bytes of a long frame beyond its turn are deducted from the next one,
+  so an upload cannot delay the tokens of other jobs.
+* *Credit bounds the receiver's memory.*  On a channel a sender may have ``credit_bytes`` outstanding, counted as
+  payload + 8 for each frame.  The receiver calls ``consumed`` when it has processed frames, and returns credit in a
+  CREDIT frame as soon as half of it is consumed.  Channel 0 has no credit: the sender bounds its queue, and ``send``
+  returns False for a dropped frame.
 
-A channel is opened by its first frame, a REQ on an id that the receiver does not hold; the dialler's ids are odd, the
-acceptor's even.  RST cancels, either way: it overtakes and discards what waits on its channel, and never comes before
-the REQ that it cancels.  Frames that were on their way when a channel ended arrive late; they are dropped silently.
+The first frame of a channel, a REQ on an id that the receiver does not hold, opens it; the dialler's ids are odd, the
+acceptor's even.  RST cancels from either end: it overtakes and discards the queued frames of its channel, and never
+precedes the REQ that it cancels.  Frames in flight when a channel ends arrive late and are dropped silently.
 
 ======== ============================ ======================================= ===========
 state    what happens                 what is done                            next state
 ======== ============================ ======================================= ===========
-(none)   ``open()``                   an id is taken                          open
+(none)   ``open()``                   an id is allocated                      open
 (none)   REQ, the peer's parity       ``Opened``, ``Frame``                   open
 (none)   REQ, our parity              ``BadFrame``                            link ends
 (none)   any other job frame, RST     dropped                                 (none)
@@ -32,9 +32,9 @@ open     job frame within credit      ``Frame``                               op
 open     job frame beyond credit      ``CreditExceeded``                      link ends
 open     RST                          queue discarded, ``Reset``              (none)
 open     ``reset()``                  queue discarded, RST queued             (none)
-open     ``close()``, nothing waits   forgotten                               (none)
-open     ``close()``, frames wait     they still leave                        draining
-draining last frame left              forgotten                               (none)
+open     ``close()``, queue empty     forgotten                               (none)
+open     ``close()``, frames queued   they are still sent                     draining
+draining last frame sent              forgotten                               (none)
 draining job frame, CREDIT            dropped                                 draining
 draining RST                          queue discarded                         (none)
 ======== ============================ ======================================= ===========
@@ -57,18 +57,18 @@ from protocol.wire.messages import CREDIT, GOAWAY, HELLO, PING, PONG, REQ, RST
 _HEADER: Final = struct.Struct(">II")  # channel, kind << 24 | length
 _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
-#: Bytes of a frame beside its payload; they count against the credit, so that empty frames cost something.
+#: Bytes of a frame beside its payload; they count against the credit, so that empty frames are not free.
 FRAME_OVERHEAD: Final = _HEADER.size
 #: Kinds from here on belong to jobs.
 _JOB_KINDS: Final = 32
 _NODE_KINDS: Final = 16
 _MAX_CHANNEL: Final = (1 << 32) - 1
-#: A link that is never silent is pinged all the same after this many ``ping_s``, for the round trip (guess).
+#: A busy link is also pinged, every this many ``ping_s``, to measure the round trip (guess).
 _RTT_PERIODS: Final = 4
 
 
 class ResetCode(IntEnum):
-    """Why a channel was cancelled.  Unknown codes are passed on as numbers."""
+    """The reason of a cancellation.  Unknown codes stay numbers."""
 
     CANCELLED = 0
     DEADLINE = 1
@@ -84,7 +84,7 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """A frame for the driver: HELLO, GOAWAY or a message on channel 0, or a job's."""
+    """A frame for the driver: HELLO, GOAWAY, a message on channel 0, or a frame of a job."""
 
     channel: int
     kind: int
@@ -92,7 +92,7 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reset(msgspec.Struct, frozen=True, gc=False):
-    """The peer cancelled a channel, which is forgotten already."""
+    """The peer cancelled a channel, which no longer exists here."""
 
     channel: int
     code: int
@@ -111,7 +111,7 @@ class Rtt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Dead(msgspec.Struct, frozen=True, gc=False):
-    """Nothing was heard for ``dead_s``, a PING included: close the link."""
+    """The peer sent nothing for ``dead_s`` and did not answer a PING: close the link."""
 
 
 LinkEvent = Opened | Frame | Reset | Credited | Rtt | Dead
@@ -124,19 +124,19 @@ class _Channel:
 
     def __init__(self, channel: int, credit: int, started: bool) -> None:
         self.id = channel
-        self.out: deque[bytes] = deque()  # not empty exactly while the channel waits in ``Mux._ready``
-        self.credit = credit  # what we may still send
-        self.allowance = credit  # what the peer may still send
-        self.owed = 0  # consumed, not yet returned
-        self.turn = 0  # bytes left of this turn; negative: owed to the others
-        self.started = started  # whether the peer knows of it
+        self.out: deque[bytes] = deque()  # not empty exactly while the channel is in ``Mux._ready``
+        self.credit = credit  # bytes that we may still send
+        self.allowance = credit  # bytes that the peer may still send
+        self.owed = 0  # bytes consumed and not yet returned
+        self.turn = 0  # bytes left of this turn; negative after a frame that exceeded it
+        self.started = started  # whether the peer knows the channel
         self.closing = False
 
 
 class Mux:
     """One end of a link.  ``dialer`` says whether this end made the connection.
 
-    ``rng`` has to be one that the peer cannot guess: who knows the next PING answers it early and seems near.
+    The peer must not be able to predict ``rng``: with the next PING known it could answer early and seem near.
     """
 
     def __init__(self, settings: LinkSettings, dialer: bool, rng: Rng) -> None:
@@ -149,8 +149,8 @@ class Mux:
         self._next = 1 if dialer else 2
         self._channels: dict[int, _Channel] = {}
         self._draining: dict[int, _Channel] = {}
-        self._taken = [0, 0]  # by parity; a channel that drains keeps its place, or answers nobody reads pile up
-        # Output: the link's own frames, channel 0, and the channels that have something to say.
+        self._taken = [0, 0]  # by parity; draining channels count, or unread answers would accumulate
+        # Output: the link's own frames, channel 0, and the channels with queued frames.
         self._urgent: deque[bytes] = deque()
         self._control: deque[bytes] = deque()
         self._ready: deque[_Channel] = deque()
@@ -169,7 +169,7 @@ class Mux:
     # --- sending -------------------------------------------------------------------------------------------------
 
     def open(self) -> int:
-        """Take a channel for a new job; the peer learns of it from the REQ that is sent first."""
+        """Allocate a channel for a new job; its first frame, a REQ, tells the peer."""
         if self._taken[self._parity] >= self._settings.channels:
             raise LocalProtocolError(f"{self._settings.channels} jobs are open on this link")
         if self._next > _MAX_CHANNEL:
@@ -186,9 +186,9 @@ class Mux:
         return found.credit if found is not None else 0
 
     def send(self, channel: int, kind: int, payload: bytes) -> bool:
-        """Queue one frame.  False: channel 0 has too much waiting and the frame was dropped.
+        """Queue one frame.  False: the queue of channel 0 is full, and the frame was dropped.
 
-        Raises ``LocalProtocolError`` for a channel that is not open, a frame too long or more than the credit.
+        Raises ``LocalProtocolError`` for a channel that is not open, a frame that is too long, or missing credit.
         """
         size = len(payload)
         if size > self._settings.frame_bytes:
@@ -219,7 +219,7 @@ class Mux:
         return True
 
     def reset(self, channel: int, code: int = ResetCode.CANCELLED) -> None:
-        """Cancel a job: at once, without waiting, harmless if the channel is gone."""
+        """Cancel a job at once; no effect if the channel is gone."""
         found = self._channels.get(channel)
         if found is not None:
             self._forget(found)
@@ -227,7 +227,7 @@ class Mux:
                 self._push(channel, RST, _U32.pack(code))
 
     def close(self, channel: int) -> None:
-        """Forget a channel after its normal end; what waits on it still leaves.  Harmless if it is gone."""
+        """Forget a channel after its normal end; its queued frames are still sent.  No effect if it is gone."""
         found = self._channels.get(channel)
         if found is not None:
             del self._channels[channel]
@@ -238,7 +238,7 @@ class Mux:
                 self._taken[channel & 1] -= 1
 
     def consumed(self, channel: int, size: int) -> None:
-        """The driver is done with received frames of together ``size`` bytes (payload + 8 each)."""
+        """The driver has processed received frames of ``size`` bytes in all (payload + 8 each)."""
         found = self._channels.get(channel)
         if found is None:
             return
@@ -269,16 +269,16 @@ class Mux:
 
     @property
     def has_data(self) -> bool:
-        """Whether ``data_to_send`` would give anything."""
+        """Whether ``data_to_send`` would return data."""
         return bool(self._urgent or self._control or self._ready)
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes queued and not yet taken by ``data_to_send``."""
+        """Queued bytes that ``data_to_send`` has not returned yet."""
         return self._urgent_bytes + self._control_bytes + self._job_bytes
 
     def data_to_send(self) -> bytes:
-        """The next write; ``b""`` if nothing waits.  What was taken counts as sent."""
+        """The next write; ``b""`` if nothing is queued.  Returned data counts as sent."""
         limit = self._settings.write_bytes
         parts: list[bytes] = []
         if self.waiting_bytes <= limit:
@@ -302,7 +302,7 @@ class Mux:
         return b"".join(parts)
 
     def _move(self, queue: deque[bytes], parts: list[bytes], size: int, limit: int) -> int:
-        """Take frames from a queue until a write of ``limit`` is full; a first frame always fits."""
+        """Move frames from a queue until a write of ``limit`` is full; a first frame always fits."""
         while queue and (not parts or size + len(queue[0]) <= limit):
             frame = queue.popleft()
             size += len(frame)
@@ -310,7 +310,7 @@ class Mux:
         return size
 
     def _rounds(self, parts: list[bytes], size: int, limit: int) -> int:
-        """Deficit round robin over the channels that wait; gives the bytes taken."""
+        """Deficit round robin over the ready channels; returns the bytes moved."""
         ready = self._ready
         before = size
         while ready:
@@ -320,7 +320,7 @@ class Mux:
                 channel.turn += self._settings.quantum_bytes
             while out and channel.turn > 0:
                 if parts and size + len(out[0]) > limit:
-                    return size - before  # the turn goes on in the next write
+                    return size - before  # the turn continues in the next write
                 frame = out.popleft()
                 channel.started = True
                 channel.turn -= len(frame)
@@ -343,7 +343,7 @@ class Mux:
     # --- receiving -----------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes, now: float) -> list[LinkEvent]:
-        """What the bytes say, however they were cut.  Raises ``RemoteProtocolError``, and then again for ever."""
+        """Parse bytes, cut at any position.  After a ``RemoteProtocolError`` every further call raises it again."""
         if self._broken is not None:
             raise self._broken
         rest = self._rest
@@ -368,7 +368,7 @@ class Mux:
         return events
 
     def _parse(self, data: bytes, events: list[LinkEvent], now: float) -> int:
-        """The hot loop: whole frames into events; gives the bytes used and notes what the next frame needs."""
+        """The hot loop: turn complete frames into events.  Returns the bytes used, and stores the next frame's need."""
         position, end, longest = 0, len(data), self._settings.frame_bytes
         unpack, find, append = _HEADER.unpack_from, self._channels.get, events.append
         self._need = FRAME_OVERHEAD
@@ -385,7 +385,7 @@ class Mux:
                 break
             position = stop
             payload = data[start:stop]
-            if kind < 32:  # _JOB_KINDS, as a constant the compiler can see
+            if kind < 32:  # _JOB_KINDS, as a literal for the compiler
                 self._link_frame(channel, kind, payload, events, now)
                 continue
             found = find(channel)
@@ -402,14 +402,14 @@ class Mux:
         return position
 
     def _unknown(self, channel: int, kind: int) -> _Channel | None:
-        """A job frame on a channel that is not open: the beginning of a job, or late."""
+        """A job frame on a channel that is not open: it begins a job, or it is late."""
         if channel == 0:
             raise BadFrame(f"a frame of kind {kind} on channel 0")
         if kind != REQ or channel in self._draining:
             return None
         if channel & 1 == self._parity:
             raise BadFrame(f"channel {channel} is not the peer's to open")
-        # Half as many again: the peer may have seen a job end before this end forgot its channel.
+        # Tolerate half as many again: the peer may have seen the end of a job before this end forgot its channel.
         if self._taken[channel & 1] >= self._settings.channels * 3 // 2:
             raise BadFrame(f"more than {self._settings.channels} channels")
         self._taken[channel & 1] += 1
@@ -430,11 +430,11 @@ class Mux:
             if kind == PING:
                 self._push(0, PONG, payload)
             elif self._pinged is not None and payload == self._nonce:
-                self._nonce = b""  # a second PONG means nothing
+                self._nonce = b""  # a second PONG is ignored
                 events.append(Rtt(max(0.0, now - self._pinged)))
         elif kind >= _NODE_KINDS or kind in (HELLO, GOAWAY):
             events.append(Frame(0, kind, payload))
-        # The other kinds of the link are reserved: a newer peer may send them, this version passes over them.
+        # The other kinds of the link are reserved: a newer peer may send them, and this version ignores them.
 
     def _channel_frame(self, channel: int, kind: int, number: int, events: list[LinkEvent]) -> None:
         found = self._channels.get(channel)
@@ -456,7 +456,7 @@ class Mux:
     # --- life ----------------------------------------------------------------------------------------------------
 
     def next_deadline(self, now: float) -> float:
-        """When ``tick`` is due (monotonic seconds).  The first call starts the clock."""
+        """The time of the next ``tick`` (monotonic seconds).  The first call starts the clock."""
         if self._heard is None:
             self._heard = now
         if self._pinged is None:
@@ -465,10 +465,10 @@ class Mux:
         return due if self._asked is None else min(due, self._asked + self._patience_s)
 
     def tick(self, now: float) -> list[LinkEvent]:
-        """Queue a PING if one is due; ``[Dead()]`` if an earlier one and everything else stayed unanswered.
+        """Queue a PING if one is due; ``[Dead()]`` if an earlier one was not answered in time.
 
-        Patience runs from the first unanswered PING, not from the last frame, so that a node that slept itself (a
-        laptop's lid, SIGSTOP) asks before it gives up its links.
+        The time limit starts with the first unanswered PING, not with the last frame.  So a node that slept itself (a
+        closed laptop, SIGSTOP) pings before it gives up its links.
         """
         if self.next_deadline(now) > now:
             return []
@@ -480,7 +480,7 @@ class Mux:
         return []
 
     def ping(self, now: float) -> None:
-        """Ask for a round trip now; answered by ``Rtt``."""
+        """Queue a PING now; its answer is reported as ``Rtt``."""
         self._nonce = _U64.pack(self._rng.getrandbits(64))
         self._pinged = now
         self._push(0, PING, self._nonce)
