@@ -1,7 +1,7 @@
-"""The slots of the engine: drives ``protocol.jobs.admission`` for this node's own jobs and for guests' jobs.
+"""Drives ``protocol.jobs.admission``: it assigns the engine's slots to this node's own jobs and to guests' jobs.
 
-One per engine, so that both are counted together.  It does not know what a job is; whoever holds a ``Slot`` may use
-the engine once ``wait`` returns, and gives the place back by leaving its block.
+There is one per engine, so that it counts both kinds.  The holder of a ``Slot`` may use the engine once ``wait``
+returns, and frees the slot when it leaves the block.  Not here: what a job does with the engine (``execute``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class TurnedAway(Exception):
-    """There is no place for the job; ``message`` is what to tell whoever brought it."""
+    """The job was not admitted; ``message`` is the answer to its sender."""
 
     def __init__(self, message: Busy | Refuse) -> None:
         super().__init__(str(message))
@@ -43,34 +43,34 @@ class TurnedAway(Exception):
 
 
 class Slot:
-    """A job's place, in the queue or at the engine.  Leaving the block gives it back."""
+    """A job's slot at the engine, or its position in the queue.  Leaving the block frees it."""
 
     def __init__(self, places: EngineSlots, number: int) -> None:
         self._owner = places
         self._number = number
         self._admitted = trio.Event()
-        #: How many were before it when it came, and the seconds to its first token that may be promised.
+        #: Jobs before it on arrival, and the promised seconds to its first token.
         self.position = 0
         self.promise_s = 0.0
 
     async def wait(self) -> None:
-        """Until it is this job's turn."""
+        """Wait until the job is admitted."""
         await self._admitted.wait()
 
     def ready(self) -> None:
-        """The request is here whole; before that nobody is admitted."""
+        """The request arrived completely; before that the job is not admitted."""
         self._owner.feed(Ready(self._number))
 
     def first_output(self) -> None:
-        """A piece of a stream has come; only the first counts."""
+        """A piece of a stream arrived; only the first call counts."""
         self._owner.feed(FirstOutput(self._number))
 
     def leave(self) -> None:
-        """Give the place back; harmless when that was done."""
+        """Free the slot; no effect if it is free."""
         self._owner.feed(Left(self._number))
 
     def admit(self) -> None:
-        """It is this job's turn (called by ``EngineSlots``)."""
+        """Admit the job (called by ``EngineSlots``)."""
         self._admitted.set()
 
     def __enter__(self) -> Slot:
@@ -101,9 +101,9 @@ class EngineSlots:
         return self._machine.waiting
 
     def arrive(self, peer: PeerId | None, prompt_tokens: int, stream: bool, ready: bool = True) -> Slot:
-        """A place for a job of ``peer`` (None: this node's own); raises ``TurnedAway``.
+        """Request a slot for a job of ``peer`` (None: this node's own); raises ``TurnedAway``.
 
-        If its request is not here whole yet (``ready``), say so by ``Slot.ready`` when it is.
+        Without ``ready``, the caller calls ``Slot.ready`` once the request has arrived completely.
         """
         slots = max(1, self._engine.load().slots)
         if slots != self._slots:
@@ -118,11 +118,11 @@ class EngineSlots:
         return place
 
     def drain(self) -> None:
-        """Take no more guests."""
+        """Admit no more jobs of guests."""
         self.feed(Drain())
 
     def feed(self, event: AdmissionEvent) -> Busy | Refuse | None:
-        """Tell the machine and do what it says; gives what a job is turned away with."""
+        """Give the machine an event and perform its effects; returns the message that turns a job away."""
         turned_away = None
         for effect in self._machine.handle(event, trio.current_time()):
             match effect:

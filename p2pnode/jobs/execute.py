@@ -1,7 +1,7 @@
-"""Runs one job on the engine: what the worker does for guests and ``dispatch`` for this node's own jobs.
+"""Runs one job on the engine, for the worker (jobs of guests) and for ``dispatch`` (this node's own jobs).
 
-Whatever goes wrong comes back as a ``Refuse``, whose status says whose fault it was; only ``Cancelled`` passes through.
-Not here: admission (``engine_slots``), frames (``worker``).
+A failure is returned as a ``Refuse``, whose status says whether the request or the node is at fault; only
+``Cancelled`` is raised.  Not here: admission (``engine_slots``), frames (``worker``).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 #: Bytes of one piece of an answer that is not streamed.
 PIECE_BYTES: Final = 32 * 1024
-#: Bytes of one event of a stream: what a frame holds.
+#: Bytes of one event of a stream: the size of a frame.
 MOST_EVENT_BYTES: Final = 64 * 1024
-#: Characters of a code and of a message that travel.
+#: Most characters of a code and of a message.
 _CODE: Final = 64
 _MESSAGE: Final = 1000
 
@@ -31,7 +31,7 @@ Sink = Callable[[list[bytes]], Awaitable[None]]
 
 
 async def run_on_engine(engine: Engine, job: EngineJob, tally: Tally, sink: Sink) -> Refuse | None:
-    """Give every piece to ``sink``; None when the answer is complete, else what went wrong."""
+    """Pass every piece to ``sink``; returns None when the answer is complete, else the failure."""
     if job.stream:
         body = asking_for_usage(job.path, job.body)
         job = EngineJob(job.path, job.model, body, True, job.client, job.prompt_tokens, job.max_tokens)
@@ -44,7 +44,7 @@ async def run_on_engine(engine: Engine, job: EngineJob, tally: Tally, sink: Sink
         log.exception(
             "engine_defect", extra={"note": "a defect of p2pnode or of its engine adapter; please report this"}
         )
-        return Refuse(500, "engine_failed", "the node that ran it made a mistake; its log says more")
+        return Refuse(500, "engine_failed", "the serving node has a defect; its log says more")
     return None
 
 
@@ -57,7 +57,7 @@ async def _pass_on(reply: EngineReply, stream: bool, tally: Tally, sink: Sink) -
 
 
 def _event(piece: bytes) -> bytes:
-    """One event as it may travel: one JSON object on one line."""
+    """One event in the form for the wire: one JSON object on one line."""
     if b"\n" in piece or b"\r" in piece:
         piece = piece.replace(b"\r", b"").replace(b"\n", b"")
     if len(piece) > MOST_EVENT_BYTES:
@@ -78,9 +78,9 @@ def _cut(pieces: list[bytes]) -> list[bytes]:
 
 
 def refusal_of(failed: EngineFailed) -> Refuse:
-    """What an engine's failure means to the entry.
+    """The refusal for an engine's failure.
 
-    ``final`` is what every other peer would say as well: not that *this* engine lacks the model or the time.
+    It is ``final`` if every other peer would refuse as well, and not if only this engine lacks the model or the time.
     """
     status = failed.status if 400 <= failed.status < 600 else 502
     final = status < 500 and status not in (408, 429) and failed.code != "model_not_found"

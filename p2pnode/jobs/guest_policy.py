@@ -1,7 +1,7 @@
-"""What a guest's request may say: everything that OpenAI's API has, and nothing that reaches around it.
+"""Checks a guest's request: it may use all of OpenAI's API, but no field that reaches beyond it.
 
-Engines trust whoever sends them requests; some of their own fields make them fetch, load, evaluate or reorder things.
-Those are refused by name (DESIGN 2.2); unknown fields pass.
+Engines trust the sender of a request; some of their own fields make them fetch, load, evaluate or reorder things.
+Those fields are refused by name (DESIGN 2.2); unknown fields pass.  Not here: limits of the API (``http``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 from protocol.wire.messages import JobRequest, Refuse
 
-#: Fields that a guest must not set, and beginnings of such.
+#: Fields that a guest must not set, and prefixes of such fields.
 DENIED: Final = frozenset(
     {
         "prompt_embeds",
@@ -33,14 +33,14 @@ MOST: Final = {"n": 4, "best_of": 4, "logprobs": 5, "top_logprobs": 5}
 MOST_MEDIA_BYTES: Final = 4 * 1024 * 1024
 
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-#: Something in the body may hold a URL that the engine would fetch; then it is decoded whole.
+#: If this matches, the body may contain a URL that the engine would fetch, and is decoded completely.
 _MAY_HOLD_URL: Final = re.compile(rb"_url|\\u", re.IGNORECASE)
 
 
 def check_guest(request: JobRequest, body: bytes) -> Refuse | None:
-    """Why this request is not run for a guest; None if it is."""
+    """The refusal of this request; None if a guest may send it."""
     try:
-        body.decode()  # the decoder skips what it does not read, invalid UTF-8 included
+        body.decode()  # the decoder does not notice invalid UTF-8 in fields that it skips
         fields = _OBJECT.decode(body)
         return _check(request, fields) or _check_media(fields, body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -56,7 +56,7 @@ def _check(request: JobRequest, fields: dict[str, msgspec.Raw]) -> Refuse | None
             value: Any = msgspec.json.decode(fields[name])
             if isinstance(value, int | float) and value > most:
                 return _refuse(name, f"{name} is {value}; a node that is not one's own allows {most}.")
-    # The engine reads the body, everybody else what was said beside it: the two must not differ.
+    # The engine reads the body, and this node reads the REQ: the two must agree.
     if msgspec.json.decode(fields.get("model", b'""')) != request.model:
         return _refuse("model", "model in the body is not the one that was asked for.")
     if (msgspec.json.decode(fields.get("stream", b"false")) is True) != request.stream:
@@ -65,7 +65,7 @@ def _check(request: JobRequest, fields: dict[str, msgspec.Raw]) -> Refuse | None
 
 
 def _check_media(fields: dict[str, msgspec.Raw], body: bytes) -> Refuse | None:
-    """Pictures and sound come inside the request, or not at all: a node fetches nothing for a guest."""
+    """Pictures and sound must be inside the request, because a node fetches nothing for a guest."""
     if not _MAY_HOLD_URL.search(body):
         return None
     for name in ("messages", "input"):
@@ -79,7 +79,7 @@ def _check_media(fields: dict[str, msgspec.Raw], body: bytes) -> Refuse | None:
 
 
 def _foreign_url(value: Any, where: str) -> str:
-    """Where in ``value`` something other than a short ``data:`` URL stands as a URL; empty if nowhere."""
+    """The path in ``value`` of a URL that is not a short ``data:`` URL; empty if there is none."""
     if isinstance(value, list):
         return next((found for i, item in enumerate(value) if (found := _foreign_url(item, f"{where}[{i}]"))), "")
     if not isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""A job as the entry knows it: what is asked for, what became of it, and the book of recent ones.
+"""Jobs at the entry: the specification of a job, its record, and the book of recent records.
 
-The book is what ``/v1/jobs`` and ``why --request`` show: who was tried, when, with what outcome.  It never holds a
-prompt or an answer.
+``/v1/jobs`` and ``why --request`` show the records: the attempts with their peers, times and outcomes.  A record never
+contains a prompt or an answer.  Not here: running a job (``dispatch``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import trio
 if TYPE_CHECKING:
     from protocol.routing.ranking import JobQuery
 
-#: Records kept, and for how long after the job has ended, seconds (the interface promises an hour).
+#: Most records, and their life after the end of the job, seconds (the API promises an hour).
 MOST_RECORDS: Final = 10_000
 KEPT_S: Final = 3600.0
 
@@ -32,9 +32,9 @@ ENDED: Final = frozenset({COMPLETED, FAILED, CANCELLED})
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What the caller wants.  ``deadline`` is on trio's clock; ``usage``: the stream is to end with the usage event.
+    """The caller's request.  ``deadline`` is on trio's clock; with ``usage`` the stream ends with the usage event.
 
-    ``prompt_tokens`` is an estimate, ``max_tokens`` 0 if the caller set none; ``client`` names the key that was used.
+    ``prompt_tokens`` is an estimate, ``max_tokens`` is 0 if the caller set none; ``client`` names the caller's key.
     """
 
     job_id: bytes
@@ -52,9 +52,9 @@ class JobSpec:
 
 
 class JobFailed(Exception):
-    """The job came to nothing; the fields are what the caller is told.
+    """The job failed; the fields are for the caller.
 
-    ``retry_after`` is seconds, ``should_retry`` False where a retry cannot help; ``type`` is OpenAI's, empty for the
+    ``retry_after`` is in seconds, ``should_retry`` is False if a retry cannot help; ``type`` is OpenAI's, empty for the
     usual one of the status.
     """
 
@@ -79,7 +79,7 @@ class JobFailed(Exception):
 
 
 class AttemptRecord(msgspec.Struct):
-    """One try at one peer.  Times in ``ms`` count from when the peer was asked; ``started`` is Unix time."""
+    """One attempt at one peer.  Times in ``ms`` count from the request to the peer; ``started`` is Unix time."""
 
     peer: str
     started: float
@@ -93,14 +93,14 @@ class AttemptRecord(msgspec.Struct):
 
 
 class Timings(msgspec.Struct):
-    """Milliseconds since the job came: when a peer was committed to, and when all was over."""
+    """Milliseconds since the arrival of the job until the entry committed to a peer, and until its end."""
 
     committed_ms: float | None = None
     total_ms: float | None = None
 
 
 class JobRecord(msgspec.Struct):
-    """What is remembered of a job.  ``id`` is the request's, ``job`` the one that peers see."""
+    """The record of a job.  ``id`` is the request's, ``job`` is the id that peers see."""
 
     id: str
     job: str
@@ -146,7 +146,7 @@ class JobBook:
 
     @property
     def running(self) -> int:
-        """Jobs that have not ended."""
+        """The number of jobs that have not ended."""
         return len(self._running)
 
     def begin(self, spec: JobSpec, cancel: Callable[[], None]) -> JobRecord:
@@ -169,7 +169,7 @@ class JobBook:
         return record
 
     def end(self, record: JobRecord) -> None:
-        """The job is over; the record has its last state."""
+        """The job ended; the record has its last state."""
         self._running.pop(record.job, None)
         if record.job in self._records:
             self._records[record.job] = (record, self._clock())
@@ -186,7 +186,7 @@ class JobBook:
         return found[0] if found is not None else None
 
     def cancel(self, text: str) -> bool:
-        """End a job that runs; False if it is over or unknown."""
+        """Cancel a running job; False if it has ended or is unknown."""
         cancel = self._running.get(self._names.get(text, text))
         if cancel is None:
             return False
@@ -194,7 +194,7 @@ class JobBook:
         return True
 
     def _tidy(self) -> None:
-        """Drop the oldest: those beyond the bound, and those that ended an hour ago."""
+        """Drop the oldest records: those beyond the bound, and those that ended an hour ago."""
         while self._records:
             job, (record, at) = next(iter(self._records.items()))
             expired = record.ended and at <= self._clock() - self._kept_s

@@ -1,6 +1,6 @@
-"""Who used how many tokens: asks the engine for it in every stream, and takes out what the caller did not ask for.
+"""Counts the tokens of an answer: it requests usage from the engine, and drops a usage event that the caller did not.
 
-Bodies and events stay bytes: a cheap look decides whether something has to be decoded at all.
+Bodies and events stay bytes: a substring search decides whether something must be decoded at all.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import msgspec
 
 from p2pnode.engine.base import CHAT, COMPLETIONS
 
-#: A whole answer up to this many bytes is kept to read its usage at the end (embeddings are longer).
+#: An answer without streaming up to this size is buffered to read its usage (embeddings are longer).
 MOST_READ_BYTES: Final = 1024 * 1024
-_WISH: Final = b'"stream_options":{"include_usage":true}'
+_REQUEST_USAGE: Final = b'"stream_options":{"include_usage":true}'
 _MARKS: Final = (b'"usage":{', b'"usage": {')
 
 
@@ -38,16 +38,16 @@ _PIECE: Final = msgspec.json.Decoder(_Piece)
 
 
 def asking_for_usage(path: str, body: bytes) -> bytes:
-    """The body of a stream with ``stream_options.include_usage`` set; other paths tell it unasked."""
+    """Set ``stream_options.include_usage`` in the body of a stream; other endpoints always report usage."""
     if path not in (CHAT, COMPLETIONS):
         return body
     end = body.rfind(b"}")
     if end < 0:
-        return body  # the engine says what is wrong with it
+        return body  # the engine reports the error
     if b'"stream_options"' in body:
         return _merged(body)
     comma = b"," if body[:end].rstrip()[-1:] != b"{" else b""
-    return b"".join((body[:end], comma, _WISH, body[end:]))
+    return b"".join((body[:end], comma, _REQUEST_USAGE, body[end:]))
 
 
 def _merged(body: bytes) -> bytes:
@@ -58,12 +58,12 @@ def _merged(body: bytes) -> bytes:
         return body
     if options is not None and not isinstance(options, dict):
         return body
-    wish = msgspec.json.encode((options or {}) | {"include_usage": True})
-    return msgspec.json.encode(fields | {"stream_options": msgspec.Raw(wish)})
+    with_usage = msgspec.json.encode((options or {}) | {"include_usage": True})
+    return msgspec.json.encode(fields | {"stream_options": msgspec.Raw(with_usage)})
 
 
 class Tally:
-    """Counts the tokens of one answer on its way through.  ``wanted``: the caller asked for the usage event."""
+    """Counts the tokens of one answer as it passes.  ``wanted``: the caller requested the usage event."""
 
     def __init__(self, path: str, stream: bool, wanted: bool) -> None:
         self._stream = stream
@@ -74,7 +74,7 @@ class Tally:
         self._usage: _Usage | None = None
 
     def pass_on(self, pieces: list[bytes]) -> list[bytes]:
-        """The pieces that the caller gets."""
+        """The pieces for the caller."""
         if not self._stream:
             self._length += sum(map(len, pieces))
             if self._length <= MOST_READ_BYTES:
@@ -86,7 +86,7 @@ class Tally:
         return [piece for piece in pieces if not self._is_usage(piece)]
 
     def _is_usage(self, piece: bytes) -> bool:
-        """Read the usage in a piece, and whether it is all there is in it and was not asked for."""
+        """Read the usage in a piece; True if the piece has nothing else and the caller did not request it."""
         if not any(mark in piece for mark in _MARKS):
             return False
         try:
@@ -98,7 +98,7 @@ class Tally:
         return self._drops and read.usage is not None and read.choices == []
 
     def tokens(self) -> tuple[int, int]:
-        """Tokens in and out: as the engine counted, else the pieces of the stream."""
+        """Tokens in and out: the engine's count, else the number of streamed pieces."""
         if self._usage is None and self._whole and self._length <= MOST_READ_BYTES:
             self._is_usage(b"".join(self._whole))
         usage = self._usage

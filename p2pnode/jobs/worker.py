@@ -1,10 +1,9 @@
-"""One job at the worker: checks what a peer asks for, waits for a place at the engine, and sends back what it says.
+"""One job at the worker: it checks the request of a peer, waits for a slot of the engine, and sends the answer.
 
-Four tasks hang on a job, in a nursery of its own that ends when any of them has ended it: one *listens* to the channel
-(the body, then the entry's cancelling), one *produces* (admission, engine), one *sends*, which is the only one that
-writes to the channel and so also says BEAT when there is nothing else to say; the fourth is the clock of the caller's
-deadline.  Between producing and sending lies a buffer with a bound, so that a slow reader slows the engine down, and a
-reader that has stopped ends it.
+Each job has a nursery with four tasks, and any of them can end the job.  One *listens* to the channel (the body, then
+a cancellation by the entry).  One *produces* (admission, engine).  One *sends*: only it writes to the channel, so it
+also sends BEAT while there is no output.  The fourth waits for the caller's deadline.  A bounded buffer between
+producing and sending slows the engine down for a slow reader, and a stalled reader ends the job.
 
 A guest's job can end only itself.  Not here: order and bounds (``engine_slots``), the request's fields
 (``guest_policy``), tokens and engine errors (``execute``).
@@ -58,15 +57,15 @@ log = logging.getLogger(__name__)
 
 Frames = list[tuple[int, bytes]]
 
-#: Slowest upload of a body that is waited for, bytes per second (DESIGN 2.7), and what any body gets, seconds.
+#: Slowest tolerated upload of a body, bytes per second (DESIGN 2.7), and the seconds that every body gets.
 LEAST_UPLOAD_BYTES_S: Final = 8 * 1024
 BODY_S: Final = 10.0
-#: Bytes of all requests that may wait here together (guess: eight of the longest).
+#: Bytes of all waiting requests together (guess: eight of the longest).
 BODIES_BYTES: Final = 64 * 1024 * 1024
 
 
 class Worker:
-    """Does the jobs of peers.  ``engine_slots`` are shared with whoever else uses the engine; by default its own."""
+    """Runs the jobs of peers.  It shares the engine's slots with ``dispatch``; by default it has its own."""
 
     def __init__(
         self, engine: Engine | None, signer: Signer, settings: NodeSettings, places: EngineSlots | None = None
@@ -81,11 +80,11 @@ class Worker:
 
     @property
     def running(self) -> int:
-        """Jobs of peers that are here, those that wait included."""
+        """Jobs of peers, waiting ones included."""
         return self._running
 
     def drain(self) -> None:
-        """Take no more jobs; those that are here may finish."""
+        """Take no more jobs; present ones may finish."""
         if self.places is not None:
             self.places.drain()
 
@@ -109,18 +108,18 @@ class Worker:
     async def _take(self, channel: Channel, request: JobRequest, frames: Frames) -> None:
         refuse = self._check(request)
         if refuse is not None or self._engine is None or self.places is None:
-            await _say_last(channel, refuse or _NO_ENGINE)
+            await _send_last(channel, refuse or _NO_ENGINE)
             return
         if self._taken.known(channel.peer, request.job, trio.current_time()):
-            await _say_last(channel, _TWICE)
+            await _send_last(channel, _TWICE)
             return
         if self._bodies + request.body_bytes > BODIES_BYTES:
-            await _say_last(channel, Busy(1000, self.places.running, self.places.waiting))
+            await _send_last(channel, Busy(1000, self.places.running, self.places.waiting))
             return
         try:
             place = self.places.arrive(channel.peer, request.prompt_tokens, request.stream, ready=False)
         except TurnedAway as away:
-            await _say_last(channel, away.message)
+            await _send_last(channel, away.message)
             return
         self._taken.note(channel.peer, request.job, trio.current_time())
         self._bodies += request.body_bytes
@@ -136,7 +135,7 @@ class Worker:
             await _Task(engine, self._signer, self._settings, channel, request, place).run(frames)
 
     def _check(self, request: JobRequest) -> Refuse | None:
-        """Why this node will not do it, as far as the REQ tells."""
+        """The refusal that follows from the REQ alone; None if there is none."""
         engine = self._engine
         if engine is None:
             return _NO_ENGINE
@@ -166,13 +165,13 @@ def _read_request(frames: Frames) -> JobRequest:
     return request
 
 
-async def _say_last(channel: Channel, message: JobMessage) -> None:
+async def _send_last(channel: Channel, message: JobMessage) -> None:
     await channel.send(kind_of(message), encode(message))
     channel.close()
 
 
 class _Output:
-    """Pieces between the engine and the wire: at most ``most`` bytes, and then how it ended."""
+    """The buffer between engine and wire: at most ``most`` bytes of pieces, then the result."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -183,7 +182,7 @@ class _Output:
         self.refuse: Refuse | None = None
 
     async def put(self, pieces: list[bytes]) -> None:
-        """Add pieces; waits while there is no room."""
+        """Add pieces; waits while the buffer is full."""
         while self._size >= self._most:
             await self._changed.wait()
         self._pieces += pieces
@@ -191,13 +190,13 @@ class _Output:
         self._notify()
 
     def finish(self, refuse: Refuse | None) -> None:
-        """Nothing more will come; ``refuse`` is what went wrong."""
+        """The output is complete; ``refuse`` is the failure, if any."""
         self.over = True
         self.refuse = refuse
         self._notify()
 
     async def take(self) -> list[bytes]:
-        """All that waits; empty once it is over."""
+        """All buffered pieces; empty at the end."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._pieces and not self.over:
             await self._changed.wait()
@@ -236,7 +235,7 @@ class _Task:
         self._nursery: trio.Nursery
 
     async def run(self, frames: Frames) -> None:
-        """Until the END is said, or nobody wants it any more."""
+        """Run until END was sent or the job is cancelled."""
         request = self._request
         async with trio.open_nursery() as self._nursery:
             if request.deadline_ms:
@@ -246,7 +245,7 @@ class _Task:
             await self._send()
 
     def _stop(self, code: ResetCode | None = None) -> None:
-        """End the job; with a code: tell the entry that it was not the answer's end."""
+        """End the job; a code also resets the channel, so that the entry does not take it for a complete answer."""
         if code is not None:
             self._channel.reset(code)
         self._nursery.cancel_scope.cancel()
@@ -258,7 +257,7 @@ class _Task:
     # --- from the entry ------------------------------------------------------------------------------------------
 
     async def _listen(self, frames: Frames) -> None:
-        """Collect the body; after it nothing comes but the entry's cancelling."""
+        """Collect the body; after it only a cancellation by the entry is expected."""
         try:
             with trio.move_on_after(BODY_S + self._missing / LEAST_UPLOAD_BYTES_S) as slow:
                 while not self._take_in(frames):
@@ -275,7 +274,7 @@ class _Task:
             self._stop()
 
     def _take_in(self, frames: Frames) -> bool:
-        """Whether the body is whole."""
+        """Add BODY frames; True once the body is complete."""
         for kind, payload in frames:
             if kind == BODY:
                 self._missing -= len(payload)
@@ -315,8 +314,8 @@ class _Task:
     # --- to the entry --------------------------------------------------------------------------------------------
 
     async def _send(self) -> None:
-        """The answer, BEATs while there is none, and its end; then the job is over."""
-        digest, said = hashlib.sha256(), False
+        """Send the answer, BEATs while there is no output, and the END; then end the job."""
+        digest, begun = hashlib.sha256(), False
         settings, channel, output = self._settings, self._channel, self._output
         try:
             while True:
@@ -327,12 +326,12 @@ class _Task:
                     if batch is None:
                         await channel.send(BEAT, b"")
                     elif batch:
-                        said = True
+                        begun = True
                         for piece in batch:
                             await channel.send(DELTA, piece)
                         digest.update(b"".join(batch))
                     else:
-                        await self._say_end(digest.digest(), said)
+                        await self._send_end(digest.digest(), begun)
                 if stalled.cancelled_caught:
                     log.info("slow_reader", extra={"peer": short(channel.peer)})
                     self._stop(ResetCode.SLOW_READER)
@@ -343,10 +342,10 @@ class _Task:
         except NetError:
             self._stop()
 
-    async def _say_end(self, digest: bytes, said: bool) -> None:
+    async def _send_end(self, digest: bytes, begun: bool) -> None:
         refuse = self._output.refuse
-        if refuse is not None and not said:
-            await _say_last(self._channel, refuse)
+        if refuse is not None and not begun:
+            await _send_last(self._channel, refuse)
             return
         tokens_in, tokens_out = self._tally.tokens()
         finish, message = ("stop", "") if refuse is None else ("error", refuse.message)

@@ -1,9 +1,9 @@
-"""What owns the machine of a node: one inbox, one order, timers that come back as events.
+"""Drives the machine of a node: one event queue, one order, and timers that become events.
 
-The machine never waits and nothing else touches it.  What comes from peers while nothing else waits is handled where
-it was read: a turn of the driver's own task costs more than most of it.  That task has the timers, and what had to
-stand in line: what this node itself has to say, which is always taken, and what comes too fast.  Of peers so much may
-stand there; the rest waits outside, so a peer that talks too much slows down its own link and no other.
+The machine never waits, and only the driver uses it.  Messages are handled inline while the queue is empty, which
+saves a task switch.  The driver task runs timers and queued events: this node's own events, which are always accepted,
+and messages that arrive too fast.  The queue bounds the messages of all peers and of each peer; a link whose peer
+exceeds its bound stops reading, so a fast peer delays only itself.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from protocol.ids import PeerId
 
 log = logging.getLogger(__name__)
 
-#: Messages of peers that may wait, in all and of one peer (guess: 64 KiB each at the worst, so 32 MiB).
+#: Queued messages of all peers and of one peer (guess: at most 64 KiB each, so 32 MiB).
 INBOX: Final = 512
 INBOX_PER_PEER: Final = 32
-#: Events handled before other tasks run (guess: a few milliseconds), and handled where they were read before the task
-#: of the driver, which waits for its turn as others do, has looked in.
+#: Events handled before other tasks run (guess: a few milliseconds), and messages handled inline before the driver
+#: task runs once.
 BATCH: Final = 64
 
 
 class NodeMachine(Protocol):
-    """What is driven: ``protocol.node.Node``."""
+    """The interface of ``protocol.node.Node``."""
 
     def start(self, now: float, wall: float) -> list[Effect]: ...
     def handle(self, event: Event, now: float, wall: float) -> list[Effect]: ...
 
 
 class Driver:
-    """Feeds events to the machine in the order they came and hands its effects to ``perform``, one by one.
+    """Passes events to the machine in order of arrival, and its effects to ``perform``, one by one.
 
-    ``settle`` is called after every turn, before other tasks run.  Nothing that either does may :meth:`hand` an event.
+    ``settle`` runs after every turn, before other tasks run.  Neither of them may :meth:`hand` an event.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Driver:
         self._events: deque[Event] = deque()
         self._from: Counter[PeerId] = Counter()
         self._received = 0
-        self._handed = BATCH  # nothing is handed on before the machine has begun
+        self._handed = BATCH  # nothing is handled inline before the machine has started
         self._until = float("inf")
         self._due: dict[TimerKey, float] = {}
         self._heap: list[tuple[float, int, TimerKey]] = []
@@ -71,21 +71,21 @@ class Driver:
         self.faults = 0
 
     def put(self, event: Event) -> None:
-        """An event of this node itself: taken at once."""
+        """Queue an event of this node itself; it is always accepted."""
         self._events.append(event)
         self._work.set()
 
     def full(self, peer: PeerId) -> bool:
-        """Whether a message of that peer has to wait: too many of its own, or of all, are unread."""
+        """Whether a message of this peer must wait, because its queue or the whole queue is full."""
         return self._received >= INBOX or self._from.get(peer, 0) >= INBOX_PER_PEER
 
     async def room(self) -> None:
-        """Wait until some have been read."""
+        """Wait until the queue is shorter."""
         self._room = self._room or trio.Event()
         await self._room.wait()
 
     def hand(self, event: Event) -> None:
-        """What came over a link, and if it is a message there is room for it; handled at once if it can be."""
+        """Take an event from a link, and handle it inline if possible.  Callers check ``full`` before a message."""
         if not self._events and self._handed < BATCH:
             self._handed += 1
             self._feed(event)
@@ -99,13 +99,13 @@ class Driver:
         self.put(event)
 
     async def settled(self) -> None:
-        """Wait until everything put so far has been handled."""
+        """Wait until all queued events have been handled."""
         while self._events:
             self._idle = self._idle or trio.Event()
             await self._idle.wait()
 
     async def run(self) -> None:
-        """Drive until cancelled.  A fault of the machine is logged, and the machine goes on."""
+        """Drive until cancelled.  A defect of the machine is logged, and the machine continues."""
         self._guarded("start", self._machine.start)
         self._handed = 0
         self._settle()
@@ -113,7 +113,7 @@ class Driver:
             if self._events:
                 await trio.lowlevel.checkpoint()
             else:
-                _tell(self._idle)
+                _set(self._idle)
                 self._idle = None
                 self._until = self._heap[0][0] if self._heap else float("inf")
                 await self._work.wait_until(self._until)
@@ -135,7 +135,7 @@ class Driver:
                 if not self._from[event.peer]:
                     del self._from[event.peer]
             self._feed(event)
-        _tell(self._room)
+        _set(self._room)
         self._room = None
 
     def _fire_timers(self) -> None:
@@ -146,7 +146,7 @@ class Driver:
             if self._due.get(key) == at:
                 del self._due[key]
                 ripe.append(key)
-        # Only these: what they set anew, even for now, waits for the next round, so that other tasks run.
+        # Only these.  A timer that they set again, even for now, waits for the next round, so that other tasks run.
         for key in ripe:
             self._feed(TimerFired(key))
 
@@ -154,7 +154,7 @@ class Driver:
         self._guarded(event, self._machine.handle, event)
 
     def _guarded(self, what: object, step: Callable[..., list[Effect]], *events: Event) -> None:
-        """No fault of ours ends the node: what a step of the machine cannot do is left undone, loudly."""
+        """Log a defect of the machine, and continue with the next event: a defect must not end the node."""
         try:
             for effect in step(*events, trio.current_time(), self._wall()):
                 if isinstance(effect, SetTimer):
@@ -170,12 +170,12 @@ class Driver:
     def _set_timer(self, timer: SetTimer) -> None:
         self._due[timer.key] = timer.at
         heapq.heappush(self._heap, (timer.at, next(self._order), timer.key))
-        if len(self._heap) > 2 * len(self._due) + BATCH:  # timers that were moved leave their old entries behind
+        if len(self._heap) > 2 * len(self._due) + BATCH:  # moved timers leave their old entries in the heap
             self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
             heapq.heapify(self._heap)
 
 
-def _tell(event: trio.Event | None) -> None:
-    """Wake whoever waits for something that has come about; most often nobody does, and no event was made."""
+def _set(event: trio.Event | None) -> None:
+    """Set an event, if a task waits for it; usually none does, and no event was made."""
     if event is not None:
         event.set()

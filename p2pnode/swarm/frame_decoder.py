@@ -1,11 +1,10 @@
-"""Noise packets and yamux frames in one go: what py-libp2p does in a dozen steps for every frame.
+"""A fast path for Noise packets and yamux frames, which py-libp2p handles in a dozen steps per frame.
 
-The library reads the length of a packet, then the packet, then a header, then a body under a deadline of its own, takes
-a lock and wakes the reader; every step is a chance for all other tasks of the process to run.  Measured, of what a
-message between nodes costs both ends, that was a third.  A ``FrameDecoder`` stands where yamux believes its session to
-be. Plain data for an open stream, complete as it nearly always is, goes where the library would have put it; the header
-of anything else (a flag, another kind, an unknown stream, a body still on its way) is handed to the library, so that
-all that is hard is still done there, under the bounds of ``containment``.
+The library reads the length of a packet, the packet, a header, and a body with a deadline of its own, takes a lock and
+wakes the reader; all other tasks may run at every step.  Measured, that was a third of the cost of a message at both
+ends.  A ``FrameDecoder`` takes the place of yamux's session.  It delivers complete plain data of an open stream to
+where the library would have put it.  The header of anything else (a flag, another kind, an unknown stream, an
+incomplete body) goes to the library, so the hard cases stay there, under the bounds of ``containment``.
 """
 
 from __future__ import annotations
@@ -23,28 +22,28 @@ from noise.constants import MAX_NONCE
 from noise.exceptions import NoiseInvalidMessage
 
 READ_BYTES: Final = 64 * 1024
-#: Of a yamux frame: version, kind, flags, stream, length.
+#: The header of a yamux frame: version, kind, flags, stream, length.
 HEADER: Final = struct.Struct("!BBHII")
 DATA, WINDOW_UPDATE = 0, 1
-#: Packets opened in a row before other tasks run (guess: well under a millisecond of small ones).
+#: Packets decrypted before other tasks run (guess: well under a millisecond with small ones).
 _RUN: Final = 32
 _LENGTH: Final = struct.Struct("!H")
-#: Of a packet: 32 bits of nothing and a number (Noise specification, section 12.3).
+#: The nonce of a packet: 32 zero bits and a counter (Noise specification, section 12.3).
 _NONCE: Final = struct.Struct("<IQ")
 
-#: Takes plain data for a stream, or says that the library has to.
+#: Takes plain data for a stream; False if the library has to handle it.
 Deliver = Callable[[int, bytes], bool]
 
 
 def ciphers(protocol: Any) -> tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]:
-    """What seals and what opens the packets of a Noise session, from the end of its handshake on.
+    """The functions that encrypt and decrypt the packets of a Noise session after its handshake.
 
-    The library's own do the same in five steps, four of which look again at what cannot have changed.
+    The library's functions do it in five steps, and four of them check conditions that cannot change.
     """
     out, into = protocol.cipher_state_encrypt, protocol.cipher_state_decrypt
     encrypt, decrypt = out.cipher.cipher.encrypt, into.cipher.cipher.decrypt
     sealed, opened = itertools.count(out.n), itertools.count(into.n)
-    out.n = into.n = MAX_NONCE  # whoever asks the library now is refused: no number is used twice
+    out.n = into.n = MAX_NONCE  # the library now refuses to encrypt, so that no nonce is used twice
 
     def seal(data: bytes) -> bytes:
         return encrypt(_NONCE.pack(0, next(sealed)), data, None)  # type: ignore[no-any-return]  # noiseprotocol
@@ -53,13 +52,13 @@ def ciphers(protocol: Any) -> tuple[Callable[[bytes], bytes], Callable[[bytes], 
         try:
             return decrypt(_NONCE.pack(0, next(opened)), data, None)  # type: ignore[no-any-return]  # has no types
         except InvalidTag:
-            raise NoiseInvalidMessage("a packet is not what its sender sealed") from None
+            raise NoiseInvalidMessage("a packet was changed on its way") from None
 
     return seal, unseal
 
 
 class BufferedPackets(NoisePacketReadWriter):
-    """Noise packets from the socket, however they were cut, with half the system calls."""
+    """Reads Noise packets from the socket through a buffer, with half the system calls."""
 
     def __init__(self, conn: Any) -> None:
         super().__init__(conn)
@@ -78,7 +77,7 @@ class BufferedPackets(NoisePacketReadWriter):
             if not data:
                 raise IncompleteReadError("the connection ended", expected_bytes=need, received_bytes=len(buffer))
             if not buffer and len(data) == 2 + int.from_bytes(data[:2], "big"):
-                return data[2:]  # one packet, whole and alone: nearly always, at rest
+                return data[2:]  # exactly one packet, which is the usual case on an idle link
             buffer += data
         self._run += 1
         if self._run > _RUN:
@@ -90,7 +89,7 @@ class BufferedPackets(NoisePacketReadWriter):
 
 
 class FrameDecoder:
-    """A session as yamux sees it.  ``deliver`` gets the plain data; the library reads everything else."""
+    """Replaces the session of yamux.  ``deliver`` gets the plain data; the library reads everything else."""
 
     def __init__(self, session: Any, deliver: Deliver) -> None:
         self._session = session
@@ -98,40 +97,40 @@ class FrameDecoder:
         self._seal: Callable[[bytes], bytes] = session.conn.encrypt
         self._open: Callable[[bytes], bytes] = session.conn.decrypt
         self._packets: BufferedPackets = session.conn.read_writer
-        #: Opened and not yet looked at; what the peer sent right behind the negotiation is in the session still.
+        #: Decrypted data that was not parsed yet; data right behind the negotiation is still in the session.
         self._rest: bytes = session._drain(None)
-        #: Bytes of a body that the library has still to read, because it was given the header.
+        #: Bytes of a body that the library has to read, because it got the header.
         self._body = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
     async def read(self, n: int) -> bytes:
-        """``n`` bytes: of the body that the library waits for, or the header of the next frame that is not plain."""
+        """``n`` bytes for the library: of an expected body, or the header of the next frame that it handles."""
         if self._body:
             await self._fill(n)
             self._body = max(0, self._body - n)
         else:
-            self._sift()
+            self._deliver_plain()
             while len(self._rest) < HEADER.size:
                 if self._rest:
                     await self._fill(len(self._rest) + 1)
                 else:
                     self._rest = await self._next()
-                self._sift()
+                self._deliver_plain()
             _, kind, _, _, length = HEADER.unpack_from(self._rest)
             self._body = length if kind == DATA else 0
-            await trio.lowlevel.checkpoint()  # or a flood of what is not plain would be one long turn
+            await trio.lowlevel.checkpoint()  # so that other tasks run during a flood of such frames
         data, self._rest = self._rest[:n], self._rest[n:]
         return data
 
     async def _fill(self, size: int) -> None:
-        """Until so many bytes wait."""
+        """Read until ``size`` bytes are available."""
         if not self._rest:
-            self._rest = await self._next()  # most often that is all
+            self._rest = await self._next()  # usually enough
         if len(self._rest) >= size:
             return
-        pieces = bytearray(self._rest)  # of a long body, there may be one for each of its bytes
+        pieces = bytearray(self._rest)  # a peer may send a long body in packets of one byte
         while len(pieces) < size:
             pieces += await self._next()
         self._rest = bytes(pieces)
@@ -142,8 +141,8 @@ class FrameDecoder:
             raise ConnectionClosedError("an empty packet", transport="tcp")
         return data
 
-    def _sift(self) -> None:
-        """Deliver the plain frames at the beginning of what waits."""
+    def _deliver_plain(self) -> None:
+        """Deliver the plain frames at the beginning of the available data."""
         data, position = self._rest, 0
         end = len(data) - HEADER.size
         while position <= end:
@@ -159,7 +158,7 @@ class FrameDecoder:
             self._rest = data[position:]
 
     def seal(self, data: bytes) -> bytes:
-        """What goes over the socket for ``data``; in the order in which it was sealed, or the other end reads noise."""
+        """Encrypt ``data`` for the socket; packets must be sent in the order in which they were sealed."""
         if len(data) <= MAX_PLAINTEXT_LENGTH:
             sealed = self._seal(data)
             return _LENGTH.pack(len(sealed)) + sealed

@@ -1,7 +1,7 @@
-"""The seam between this node and whatever carries its bytes: a ``Net`` gives ``Link``s, byte streams to proven peers.
+"""The interface of the network: a ``Net`` opens and accepts ``Link``s, byte streams to authenticated peers.
 
-Implemented by ``libp2p.Libp2pNet`` and, in memory, by ``tests.fakes.MemoryNet``; used by ``swarm.Swarm`` only.  What is
-said on a link is not its business (``peerlink``).
+``libp2p.Libp2pNet`` implements it, and ``tests.fakes.MemoryNet`` in memory; ``swarm.Swarm`` uses it.  Not here: the
+messages on a link (``peerlink``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from protocol.ids import PeerId, peer_from_text, peer_text
 
 
 class NetError(Exception):
-    """Something between this node and the network failed."""
+    """The connection between this node and the network failed."""
 
 
 class PeerUnreachable(NetError):
@@ -26,7 +26,7 @@ class PeerUnreachable(NetError):
 
 
 class LinkBroken(NetError):
-    """The link to the peer is gone; whatever ran on it has failed."""
+    """The link to the peer is gone; all jobs on it have failed."""
 
 
 class PortInUse(NetError):
@@ -39,7 +39,7 @@ class BadAddress(NetError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A TCP address of a peer.  ``host`` is an IP or, for ``/dns…``, a name; ``peer`` is who should answer there."""
+    """A TCP address of a peer.  ``host`` is an IP or, for ``/dns…``, a name; ``peer`` is the expected peer."""
 
     host: str
     port: int
@@ -51,7 +51,7 @@ class Address:
 
 
 class Link(Protocol):
-    """A stream of bytes to ``peer``, whose key was proven.  One task may send while another receives."""
+    """A stream of bytes to ``peer``, which has proven its key.  One task may send while another receives."""
 
     @property
     def peer(self) -> PeerId: ...
@@ -66,55 +66,55 @@ class Link(Protocol):
 
     @property
     def via(self) -> str:
-        """The address that was dialled, as it was given; empty if the peer dialled."""
+        """The dialled address, unchanged; empty if the peer dialled."""
         ...
 
     async def send_all(self, data: bytes) -> None:
-        """Send all of it, behind all that is ``unsent``, if only that; raises ``LinkBroken``.
+        """Send all of it, after all ``unsent`` data; raises ``LinkBroken``.
 
-        Not to be used again after it was cancelled.
+        After a cancelled call the link must not be used for sending any more.
         """
         ...
 
     def room(self) -> int:
-        """Bytes that ``send_now`` takes: none while ``send_all`` is under way, nor after one that was cancelled.
+        """Bytes that ``send_now`` takes: 0 during ``send_all``, and after a cancelled one.
 
-        A link may have none ever.
+        A link may always return 0.
         """
         ...
 
     def send_now(self, data: bytes) -> None:
         """``send_all`` without waiting, for at most ``room`` bytes; raises ``LinkBroken``.
 
-        What the network does not take at once leaves soon, and before anything else, but is lost if the link is cut.
+        Data that the network does not take at once is sent soon and before other data, but a cut of the link drops it.
         """
         ...
 
     def unsent(self) -> bool:
-        """Whether the network has still to take some of what was sent."""
+        """Whether the network has not taken all sent data yet."""
         ...
 
     async def receive_some(self) -> bytes:
-        """At least one byte; empty when the link has ended, whatever ended it, or after ``stir``."""
+        """At least one byte; empty when the link has ended, or after ``stir``."""
         ...
 
     def offer(self, take: Callable[[bytes], bool]) -> None:
-        """Give ``take`` what comes while somebody waits in ``receive_some``; what it refuses is there to receive.
+        """Pass arriving data to ``take`` while a task waits in ``receive_some``; data that it refuses is received.
 
-        A link need not: then everything is there to receive.
+        A link need not do so; then all data is received.
         """
         ...
 
     def stir(self) -> None:
-        """``take`` wants ``receive_some`` to return."""
+        """Make ``receive_some`` return; called by ``take``."""
         ...
 
     async def aclose(self) -> None:
-        """End the link at once, both ways; never raises."""
+        """End the link at once in both directions; never raises."""
         ...
 
     def cut(self) -> None:
-        """``aclose`` without waiting: whoever sends or receives on the link sees its end."""
+        """``aclose`` without waiting: tasks that send or receive on the link see its end."""
         ...
 
 
@@ -129,22 +129,22 @@ class Net(Protocol):
         ...
 
     async def dial(self, peer: PeerId | None, addrs: tuple[str, ...]) -> Link:
-        """A link to ``peer`` over whichever address answers first; raises ``PeerUnreachable``.
+        """A link to ``peer`` over the address that answers first; raises ``PeerUnreachable``.
 
-        ``peer`` is None for a seed of unknown identity: whoever answers is taken, and proves its key all the same.
+        ``peer`` is None for a seed of unknown identity: any peer is accepted, and proves its key as usual.
         """
         ...
 
     async def accept(self) -> Link:
-        """The next link that somebody else opened."""
+        """The next link that another node opened."""
         ...
 
     def addrs(self) -> tuple[str, ...]:
-        """Where this node can be reached, as far as it knows, each with ``/p2p/<id>``."""
+        """This node's addresses, as far as it knows them, each with ``/p2p/<id>``."""
         ...
 
     def ban(self, peer: PeerId, address: str, seconds: float) -> None:
-        """Refuse this peer and this IP address for a while and drop what stands."""
+        """Refuse this peer and this IP address for a while, and close their connections."""
         ...
 
 

@@ -1,10 +1,9 @@
-"""Drives one ``Mux`` over one ``Link``: a task reads, a task writes; ``keeper`` has the timer.
+"""Drives one ``Mux`` over one ``Link``: one task reads, one task writes; ``ping_scheduler`` has the timer.
 
-Nobody else touches the stream: a job queues frames and goes on, the writer sends all that has queued up in one write,
-and a cancelled job cannot leave half a frame behind because it never writes.  What nodes say to each other is small and
-seldom, and a turn of a task costs more than it: it is written at once if the network takes it (``hurry``), and read
-where it was decrypted if there is nothing to wait for (``_heard``).  ``swarm`` owns the links; jobs hold ``Channel``s
-and nothing else.
+Only these tasks use the stream.  A job queues frames, and the writer sends all queued frames in one write, so a
+cancelled job cannot leave half a frame behind.  Messages between nodes are small and rare, and a task switch costs
+more than handling one.  So they are written at once if the network takes them (``hurry``), and handled right after
+decryption if they need not wait (``_receive_inline``).  ``swarm`` owns the links; jobs use ``Channel``s only.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from protocol.wire.mux import FRAME_OVERHEAD, Credited, Dead, Frame, LinkEvent, 
 
 log = logging.getLogger(__name__)
 
-#: Bytes that may wait for the writer before jobs have to wait (guess: four credits; a link slower than its jobs).
+#: Bytes in the write queue before jobs have to wait (guess: four credits; a link that is slower than its jobs).
 QUEUE_BYTES: Final = 1 << 20
-#: Bytes a job may queue in a row before it lets the others run.
+#: Bytes that a job may queue before it lets other tasks run.
 _RUN_BYTES: Final = 16 * 1024
 _UNGUESSABLE: Final = random.SystemRandom()
 
@@ -44,18 +43,18 @@ class ChannelReset(NetError):
 
 
 class LinkOwner(Protocol):
-    """What a link tells whoever owns it."""
+    """The callbacks of a link."""
 
     async def on_message(self, link: PeerLink, kind: int, payload: bytes) -> None:
-        """A message between nodes came; the link reads on when this returns."""
+        """A message between nodes arrived; the link reads on after the return."""
         ...
 
     def take_message(self, link: PeerLink, kind: int, payload: bytes) -> bool:
-        """``on_message`` if that need not wait; else False, and nothing is done."""
+        """``on_message``, if it need not wait; otherwise it does nothing and returns False."""
         ...
 
     def on_channel(self, link: PeerLink, channel: Channel) -> None:
-        """The peer opened a channel; its first frame is in it by the time anybody receives."""
+        """The peer opened a channel; its first frame is there before a task can receive."""
         ...
 
     def on_rtt(self, link: PeerLink, seconds: float) -> None: ...
@@ -103,7 +102,7 @@ class Channel:
         link.kick()
 
     async def receive(self) -> list[tuple[int, bytes]]:
-        """All frames that wait, at least one; raises ``ChannelReset`` or ``LinkBroken`` when none is left."""
+        """All frames that have arrived, at least one; raises ``ChannelReset`` or ``LinkBroken`` after the last one."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._frames:
             if self._ended is not None:
@@ -118,13 +117,13 @@ class Channel:
         return frames
 
     def reset(self, code: int = 0) -> None:
-        """Cancel the job at both ends, without waiting; harmless when it is over."""
+        """Cancel the job at both ends, without waiting; no effect after its end."""
         if self._ended is None:
             self._link.mux.reset(self.id, code)
             self._link.forget(self, ChannelReset("this node cancelled the job", code))
 
     def close(self) -> None:
-        """The job is over and both sides know it; what was sent still leaves."""
+        """The job ended normally; queued frames are still sent."""
         if self._ended is None:
             self._link.mux.close(self.id)
             self._link.forget(self, ChannelReset("the job is over"))
@@ -143,19 +142,19 @@ class Channel:
         self.reset()
 
     def put(self, kind: int, payload: bytes) -> None:
-        """A frame came (called by the link)."""
+        """A frame arrived (called by the link)."""
         self._frames.append((kind, payload))
         self._size += len(payload) + FRAME_OVERHEAD
         if self._wake is not None:
             self._wake.set()
 
     def unblock(self) -> None:
-        """Credit came, or the queue is shorter (called by the link)."""
+        """Credit arrived, or the queue is shorter (called by the link)."""
         if self._room is not None:
             self._room.set()
 
     def end(self, reason: NetError) -> None:
-        """Nothing will come any more (called by the link)."""
+        """No more frames will arrive (called by the link)."""
         if self._ended is None:
             self._ended = reason
         self.unblock()
@@ -184,8 +183,8 @@ class PeerLink:
         self._link = link
         self._channels: dict[int, Channel] = {}
         self._early: list[LinkEvent] = []
-        self._defect: Exception | None = None  # for ``_read`` to raise
-        self._failure: Exception | None = None  # for ``run`` to raise
+        self._defect: Exception | None = None  # ``_read`` raises it
+        self._failure: Exception | None = None  # ``run`` raises it
         self._scope = trio.CancelScope()
         self._kicked = AutoResetEvent()
         self._flushed: trio.Event | None = None
@@ -201,9 +200,9 @@ class PeerLink:
         return channel
 
     def post(self, message: NodeMessage, *, hold: bool = False) -> int:
-        """Queue a message between nodes; the bytes it takes, or 0 if too much is waiting already.
+        """Queue a message between nodes; returns its bytes, or 0 if the queue is full.
 
-        ``hold``: the caller has more to say, and will :meth:`hurry` then.
+        ``hold``: the caller has more messages, and calls :meth:`hurry` after the last one.
         """
         self.used = trio.current_time()
         payload = encode(message)
@@ -226,9 +225,10 @@ class PeerLink:
         self._kicked.set()
 
     def hurry(self) -> None:
-        """Write what waits at once if that needs no waiting, without a turn of the writer; else wake it.
+        """Write the queue at once if the network takes all of it; otherwise wake the writer.
 
-        Whoever calls it, or :meth:`tick`, may be a task of all links: a defect ends this link, and ``run`` raises it.
+        A task that serves all links may call this or :meth:`tick`.  So a defect ends this link only, and ``run``
+        raises it.
         """
         try:
             size = self.mux.waiting_bytes
@@ -246,7 +246,7 @@ class PeerLink:
             self._fail(error)
 
     def forget(self, channel: Channel, reason: NetError) -> None:
-        """A channel is over for us."""
+        """Forget a channel."""
         self._channels.pop(channel.id, None)
         self.waiting.discard(channel)
         self.used = trio.current_time()
@@ -254,7 +254,7 @@ class PeerLink:
         self.kick()
 
     def retire(self, reason: str) -> None:
-        """End the link as soon as no job is on it and what waits has been sent."""
+        """End the link as soon as it has no jobs and the queue was sent."""
         self.retired = True
         self._farewell = reason
         self.kick()
@@ -271,7 +271,7 @@ class PeerLink:
         self.stop("this node closed the link")
 
     async def flush(self) -> None:
-        """Wait until all that was queued has been handed to the network."""
+        """Wait until the network has taken all queued frames."""
         while (self.mux.has_data or self._link.unsent()) and not self.reason:
             self.kick()
             self._flushed = self._flushed or trio.Event()
@@ -293,23 +293,23 @@ class PeerLink:
                 first = self._early.pop(0)
                 if not isinstance(first, Frame) or first.kind != HELLO:
                     raise BadFrame("something else came before HELLO")
-                said = decode(HELLO, first.payload)
-                self.hello = said if isinstance(said, Hello) else None
+                message = decode(HELLO, first.payload)
+                self.hello = message if isinstance(message, Hello) else None
         return self.hello
 
-    async def run(self, owner: LinkOwner, keeper: PingScheduler | None = None) -> None:
-        """Carry frames until the link ends, for whatever reason; ``reason`` says which.  Raises nothing but defects.
+    async def run(self, owner: LinkOwner, pings: PingScheduler | None = None) -> None:
+        """Carry frames until the link ends; ``reason`` then says why.  It raises only defects.
 
-        ``keeper`` keeps time for all links of a node; without one, the link does it itself.
+        ``pings`` is the timer of all links of a node; without it, the link has its own.
         """
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
-                    if keeper is None:
-                        keeper = PingScheduler()
-                        nursery.start_soon(keeper.run)
-                    keeper.add(self)
+                    if pings is None:
+                        pings = PingScheduler()
+                        nursery.start_soon(pings.run)
+                    pings.add(self)
                     await self._read(owner)
             if self._failure is not None:
                 raise self._failure
@@ -320,9 +320,9 @@ class PeerLink:
                 self.forget(channel, LinkBroken(f"the link to {short(self.peer)} broke: {self.reason}"))
 
     async def _read(self, owner: LinkOwner) -> None:
-        """Takes what ``_heard`` refuses: a message that has to wait, and all that comes behind it."""
+        """Handle data that ``_receive_inline`` refuses: a message that has to wait, and all data after it."""
         mux, receive = self.mux, self._link.receive_some
-        self._link.offer(functools.partial(self._heard, owner))
+        self._link.offer(functools.partial(self._receive_inline, owner))
         try:
             while True:
                 early, self._early = self._early, []
@@ -344,8 +344,8 @@ class PeerLink:
             owner.on_fault(self, error)
             self.stop(str(error))
 
-    def _heard(self, owner: LinkOwner, data: bytes) -> bool:
-        """What came, from where it was decrypted, while ``_read`` waits: no task is woken for it.  False: not now."""
+    def _receive_inline(self, owner: LinkOwner, data: bytes) -> bool:
+        """Handle data right after decryption, while ``_read`` waits, without waking a task.  False: not now."""
         if self._early or self._defect is not None:
             return False
         self.bytes_in += len(data)
@@ -355,7 +355,7 @@ class PeerLink:
                 if not self._take(event, owner):
                     self._early += events[number:]
                     break
-        except Exception as error:  # raised where the reader of this link is, not in that of the connection
+        except Exception as error:  # ``_read`` raises it, because the caller is the reader of the whole connection
             self._defect = error
         if self._early or self._defect is not None:
             self._link.stir()
@@ -364,7 +364,7 @@ class PeerLink:
         return True
 
     def _take(self, event: LinkEvent, owner: LinkOwner) -> bool:
-        """Do what an event says; False if it is a message that has to wait."""
+        """Handle an event; False if it is a message that has to wait."""
         find = self._channels.get
         if type(event) is Frame:
             if not event.channel:
@@ -396,18 +396,18 @@ class PeerLink:
         return True
 
     async def _write(self) -> None:
-        """The only task that writes.  All that has queued up while a write was under way leaves in the next."""
+        """The only task that writes.  Frames that queue up during a write leave together in the next one."""
         mux, send, unsent = self.mux, self._link.send_all, self._link.unsent
         try:
             while True:
-                while mux.has_data or unsent():  # what was written at once is not lost when the link ends
+                while mux.has_data or unsent():  # so that data of ``send_now`` is not lost when the link ends
                     data = mux.data_to_send()
                     if self.waiting and not self.crowded:
-                        self._let_in()
+                        self._unblock_all()
                     await send(data)
                     self.bytes_out += len(data)
                     if mux.has_data:
-                        await trio.lowlevel.checkpoint()  # a write that need not wait lets nobody else run
+                        await trio.lowlevel.checkpoint()  # a write that need not wait is no checkpoint
                 self._tell_flushed()
                 if self._farewell and not self._channels:
                     self.stop(self._farewell)
@@ -421,24 +421,24 @@ class PeerLink:
             self._flushed.set()
             self._flushed = None
 
-    def _let_in(self) -> None:
+    def _unblock_all(self) -> None:
         waiting, self.waiting = self.waiting, set()
         for channel in waiting:
             channel.unblock()
 
-    # --- what the keeper of time asks ----------------------------------------------------------------------------
+    # --- for the ping scheduler ----------------------------------------------------------------------------------
 
     @property
     def ended(self) -> bool:
-        """Whether this link needs no time any more."""
+        """Whether this link has ended."""
         return bool(self.reason)
 
     def next_deadline(self, now: float) -> float:
-        """When :meth:`tick` is due."""
+        """The time of the next :meth:`tick`."""
         return self.mux.next_deadline(now)
 
     def tick(self, now: float) -> None:
-        """Ask whether anybody is there, or give up."""
+        """Send a PING, or end the link if the peer did not answer."""
         try:
             for event in self.mux.tick(now):
                 if isinstance(event, Dead):

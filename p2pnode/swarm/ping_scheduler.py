@@ -1,8 +1,8 @@
-"""Asks on every link of a node, when it is due, whether anybody is there: one task and one timer for all of them.
+"""Sends the PINGs of all links of a node, with one task and one timer.
 
-A link's deadline moves with every frame that comes.  A task for each link would sleep to a deadline that has moved long
-since, and most of what an idle node with many links does would be that; here, only the earliest deadline that still
-holds wakes anybody.  What is asked, and when a link is dead, ``protocol.wire.mux`` decides.
+A link's deadline moves with every received frame.  With a task per link, most wakeups of an idle node would be for
+deadlines that have moved.  Here only the earliest valid deadline wakes the task.  Not here: when to ping, and when a
+link is dead (``protocol.wire.mux``).
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from p2pnode.swarm.wakeup import AutoResetEvent
 
 
 class PingedLink(Protocol):
-    """A link, as far as time matters to it."""
+    """The part of a link that the scheduler uses."""
 
     @property
     def ended(self) -> bool: ...
 
     def next_deadline(self, now: float) -> float:
-        """When to ``tick``; later after every sign of life, and never earlier than it was said to be."""
+        """The time of the next ``tick``.  Received frames move it to later, and nothing moves it to earlier."""
         ...
 
     def tick(self, now: float) -> None: ...
 
 
 class PingScheduler:
-    """The deadlines of all links, as they were last known: none has become earlier since."""
+    """A heap of the links' last known deadlines, which are lower bounds of the current ones."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, PingedLink]] = []
@@ -38,13 +38,13 @@ class PingScheduler:
         self._more = AutoResetEvent()
 
     def add(self, link: PingedLink) -> None:
-        """Keep an eye on it until it has ended."""
+        """Schedule a link until it has ended."""
         now = trio.current_time()
         heapq.heappush(self._heap, (link.next_deadline(now), next(self._order), link))
         self._more.set()
 
     async def run(self) -> None:
-        """Keep time until cancelled."""
+        """Run until cancelled."""
         while True:
             now = trio.current_time()
             while (due := self._earliest(now)) <= now:
@@ -52,7 +52,7 @@ class PingScheduler:
             await self._more.wait_until(due)
 
     def _earliest(self, now: float) -> float:
-        """The earliest deadline that holds; what has ended is forgotten, what has moved is put in its place."""
+        """The earliest valid deadline; drops ended links, and reinserts links whose deadline moved."""
         heap = self._heap
         while heap:
             at, number, link = heap[0]

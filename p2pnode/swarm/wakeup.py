@@ -1,17 +1,16 @@
-"""An event for one who waits: cheaper than ``trio.Event``, and silent again once it was heard.
+"""An event for one waiting task, which resets itself and costs less than ``trio.Event``.
 
-The tasks of a link are woken for every message; making a new ``trio.Event`` each time, with the parking lot behind it,
-costs as much as what they then do.  ``set`` is named as in ``trio.Event``, because py-libp2p rings as well
-(``containment``).
+Every message wakes a task of its link.  A new ``trio.Event`` each time, with its parking lot, would cost as much as
+the work that follows.  ``set`` has the name of ``trio.Event``'s, because py-libp2p calls it as well.
+Not for several waiting tasks.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from trio import CancelScope
 from trio.lowlevel import (
     Abort,
+    RaiseCancelT,
     Task,
     checkpoint,
     checkpoint_if_cancelled,
@@ -22,60 +21,60 @@ from trio.lowlevel import (
 
 
 class AutoResetEvent:
-    """Rung any number of times, heard once.  Only one task may wait at a time."""
+    """Several calls of ``set`` wake one ``wait``.  Only one task may wait at a time."""
 
-    __slots__ = ("_rung", "_waiting")
+    __slots__ = ("_flag", "_waiting")
 
     def __init__(self) -> None:
-        self._rung = False
+        self._flag = False
         self._waiting: Task | None = None
 
     def set(self) -> None:
-        """Wake whoever waits, or let the next one pass."""
+        """Wake the waiting task, or let the next ``wait`` return at once."""
         task = self._waiting
         if task is None:
-            self._rung = True
+            self._flag = True
         else:
             self._waiting = None
             reschedule(task)
 
     def clear(self) -> None:
-        """Forget what was rung: the caller has looked for itself."""
-        self._rung = False
+        """Reset the flag; the caller has checked its condition itself."""
+        self._flag = False
 
     def is_set(self) -> bool:
-        """Whether the next one passes."""
-        return self._rung
+        """Whether the next ``wait`` returns at once."""
+        return self._flag
 
     async def wait(self) -> None:
-        """Until it rings, or rang since it was last heard."""
-        if self._rung:
+        """Wait until ``set`` is called, or return at once if it was called since the last ``wait``."""
+        if self._flag:
             await checkpoint()
-            self._rung = False
+            self._flag = False
             return
         if self._waiting is not None:
-            raise RuntimeError("two tasks wait for one bell")
+            raise RuntimeError("two tasks wait for one event")
         self._waiting = current_task()
         await wait_task_rescheduled(self._abort)
 
     async def wait_until(self, deadline: float) -> None:
-        """:meth:`wait`, but no longer than until then.
+        """:meth:`wait`, but at most until ``deadline``.
 
-        A scope around ``wait`` does the same for a third more: it ends the waiting by an exception, through every
-        frame.  Here the end of the time is another ring.
+        A cancel scope around ``wait`` costs a third more, because it ends the wait with an exception through every
+        frame.  Here the deadline acts as a call of ``set``.
         """
-        if self._rung or self._waiting is not None:
+        if self._flag or self._waiting is not None:
             await self.wait()
             return
         self._waiting = current_task()
         with CancelScope(deadline=deadline):
-            await wait_task_rescheduled(self._ring)
+            await wait_task_rescheduled(self._on_deadline)
         await checkpoint_if_cancelled()
 
-    def _ring(self, _: Any) -> Abort:
+    def _on_deadline(self, _: RaiseCancelT) -> Abort:
         self.set()
         return Abort.FAILED
 
-    def _abort(self, _: Any) -> Abort:
+    def _abort(self, _: RaiseCancelT) -> Abort:
         self._waiting = None
         return Abort.SUCCEEDED
