@@ -6,7 +6,7 @@ The daemon (``p2pnode``) performs them with trio and libp2p, the simulator (``si
 * ``node``: all machines of one node behind one ``handle``; ``events`` and ``effects`` are its vocabulary
 * ``statements/``: what nodes say of themselves, signed; ``wire/``: the frames and messages between two peers
 * ``gossip/``: how statements spread; ``membership/``: which peers exist, live, have links; ``dht/``: how to find more
-* ``routing/``: which peer should get a job; ``jobs/``: a job at the entry (cascade) and at the worker (admission)
+* ``routing/``: which peer should get a job; ``jobs/``: a job at the entry (entry, cascade) and the worker (admission)
 * ``perf/``: GPU catalogue, cost model, and the engine of a simulated GPU; ``tables/``: their data
 * ``ids``, ``errors``, ``settings``, ``rng``, ``codec``, ``subnet``, ``token_bucket``, ``arrays``: values for all
 

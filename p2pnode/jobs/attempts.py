@@ -35,6 +35,7 @@ from protocol.jobs.cascade_events import (
     Refused,
     WasBusy,
 )
+from protocol.jobs.entry import EntryEvent
 from protocol.wire.end_signature import end_holds
 from protocol.wire.messages import (
     ACCEPT,
@@ -75,9 +76,9 @@ _WORDS: Final = 300
 
 @dataclass(slots=True)
 class Heard:
-    """What happened since the last time: events for the cascade, and pieces for the caller."""
+    """What happened since the last time: events for the entry's machine, and pieces for the caller."""
 
-    events: list[CascadeEvent] = field(default_factory=list)
+    events: list[EntryEvent] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
     #: How many of the pieces were checked (while it is being made).
     counted: int = 0

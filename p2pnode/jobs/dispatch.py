@@ -1,26 +1,28 @@
-"""Gets jobs done: asks the candidates in turn, as the cascade says, and hands the answer over as it comes.
+"""Runs jobs: performs what the entry's machine asks for, and hands the answer over as it comes.
 
-One ``_Job`` drives one ``protocol.jobs.cascade.Cascade``: what is heard of the attempt under way, and what the clock
-says, goes in; attempts, aborts and the end come out.  The caller's own task does it, inside :meth:`Dispatch.submit` and
-:meth:`Answer.receive`: while the caller does not ask, nothing is read, and the worker stops when its credit is used up.
-Leaving the block of ``submit`` cancels the job wherever it runs.
+One ``_Job`` drives one ``protocol.jobs.entry.Entry``: what was found, what is heard of the attempt under way, and what
+the clock says, goes in; look-ups, attempts, aborts and the end come out.  The caller's own task does it, inside
+:meth:`Dispatch.submit` and :meth:`Answer.receive`: while the caller does not ask, nothing is read, and the worker stops
+when its credit is used up.  Leaving the block of ``submit`` cancels the job wherever it runs.
 
-Not here: who the candidates are (``candidate_search``), what peers say (``attempts``), what follows (``cascade``).
+Not here: who is asked and what follows (``protocol.jobs``), what peers say (``attempts``).
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from p2pnode.engine.base import EMBEDDINGS
+from p2pnode.engine.base import CHAT, COMPLETIONS, EMBEDDINGS
 from p2pnode.jobs.attempts import Attempting, Heard, LocalAttempt, RemoteAttempt
-from p2pnode.jobs.candidate_search import Candidates
 from p2pnode.jobs.engine_slots import EngineSlots
+from p2pnode.jobs.model_listing import listed
 from p2pnode.jobs.records import (
     CANCELLED,
     COMPLETED,
@@ -35,35 +37,35 @@ from p2pnode.jobs.records import (
 from protocol.effects import SetTimer
 from protocol.events import TimerFired
 from protocol.ids import PeerId, peer_text
-from protocol.jobs.cascade import TIMER, Cascade, OwnNetwork
+from protocol.jobs.cascade import TIMER
 from protocol.jobs.cascade_events import (
     Abort,
     Attempt,
     AttemptFailed,
-    Begin,
     CallerGone,
-    CascadeEffect,
-    CascadeEvent,
     Commit,
     Finish,
     GiveUp,
     Observe,
-    Outcome,
     Paused,
     Progress,
     Resumed,
 )
-from protocol.routing.ranking import JobQuery, Ranking
+from protocol.jobs.entry import Entry, EntryEffect, EntryEvent, EntryState, LookUp, Submit
+from protocol.routing.catalog import anything, catalog
+from protocol.routing.ranking import JobQuery, Ranking, rank
 from protocol.settings import NodeSettings
 
 if TYPE_CHECKING:
     from p2pnode.engine.base import Engine
     from p2pnode.swarm.swarm import Swarm
+    from protocol.ids import ModelId
     from protocol.rng import Rng
 
 _STOPPING: Final = "This node is stopping: ask another one."
 _CANCELLED: Final = "The job was cancelled by its owner."
-_NOBODY: Final[tuple[PeerId, ...]] = ()
+#: The field that holds the prompt.
+_PROMPTS: Final = {CHAT: "messages", COMPLETIONS: "prompt"}
 #: Milliseconds in a second.
 MS: Final = 1000.0
 
@@ -84,7 +86,7 @@ class Answer:
     @property
     def attempts(self) -> int:
         """How many peers were asked, this one included."""
-        return self._job.cascade.asked
+        return self._job.entry.asked
 
     @property
     def route(self) -> str:
@@ -125,9 +127,12 @@ class Dispatch:
         self.settings = settings
         self.book = book
         self.places = places or (EngineSlots(engine, settings.admission) if engine is not None else None)
-        self.network = OwnNetwork(settings.cascade)
         self.observe = observe
-        self._candidates = Candidates(swarm, engine, policy, rng, settings.cascade.asked, trusted, decided)
+        self.entry_state = EntryState(swarm.view, self._rank, settings.cascade, trio.current_time())
+        self._policy = policy
+        self._rng = rng
+        self._trusted = trusted
+        self._decided = decided
         self._draining = False
 
     @asynccontextmanager
@@ -143,7 +148,7 @@ class Dispatch:
         async with trio.open_nursery() as nursery:
             job = _Job(self, spec, nursery)
             try:
-                await job.begin(self._candidates)
+                await job.begin()
                 yield Answer(job)
             except Exception as error:
                 problem = error  # raised below: the nursery would wrap it into a group
@@ -155,31 +160,41 @@ class Dispatch:
 
     def explain(self, query: JobQuery) -> Ranking:
         """Who would be asked, and why; nothing is sent."""
-        return self._candidates.rank(query, explain=True)
+        return self._rank(query, trio.current_time(), explain=True)
 
     def models(self) -> list[dict[str, Any]]:
         """What can be asked for now, for ``/v1/models``."""
-        return self._candidates.models()
+        return [listed(summary) for summary in catalog(self.swarm.view, trio.current_time())]
 
     def anything(self) -> bool:
         """Whether anything can be asked for now."""
-        return self._candidates.anything()
+        return anything(self.swarm.view, trio.current_time())
 
     def drain(self) -> None:
         """Take no more jobs; those under way may finish."""
         self._draining = True
 
+    def _rank(self, query: JobQuery, now: float, explain: bool) -> Ranking:
+        if query.zone in ("mine", "trusted"):
+            query = replace(query, trusted=query.trusted | self._trusted)
+        began, most = time.perf_counter(), self.settings.cascade.asked
+        ranking = rank(self.swarm.view, query, self._policy, self._rng, now, limit=most, explain=explain)
+        if not explain:
+            self._decided(time.perf_counter() - began)
+        return ranking
+
 
 class _Job:
-    """One job on its way through the cascade."""
+    """One job on its way."""
 
     def __init__(self, dispatch: Dispatch, spec: JobSpec, nursery: trio.Nursery) -> None:
         self._dispatch = dispatch
         self._spec = spec
         self._nursery = nursery
         self._began = trio.current_time()
-        self.cascade = Cascade(dispatch.settings.cascade, dispatch.network, spec.deadline)
+        self.entry = Entry(dispatch.entry_state, spec.deadline)
         self.peer = PeerId(b"")
+        self._sought: ModelId | None = None
         self._attempt: Attempting | None = None
         self._timer = math.inf
         self._wait = trio.CancelScope()
@@ -195,19 +210,12 @@ class _Job:
 
     # --- for the caller ------------------------------------------------------------------------------------------
 
-    async def begin(self, candidates: Candidates) -> None:
+    async def begin(self) -> None:
         """Until the answer may be given to the caller; raises ``JobFailed``."""
-        spec, peers, reach_s = self._spec, _NOBODY, 0.0
-        try:
-            with trio.CancelScope(deadline=math.inf if spec.deadline is None else spec.deadline) as self._wait:
-                peers, reach_s = await candidates.find(spec)
-        except JobFailed as failed:
-            self._failure = self._failure or failed
-            raise self._failure from None
-        self._feed(Begin(self._able(peers), spec.stream, len(spec.body), self._tokens_before(), reach_s))
-        while not self.cascade.committed and self._failure is None:
+        self._feed(self._submission())
+        while not self.entry.committed and self._failure is None:
             await self._step()
-        if not self.cascade.committed and self._failure is not None:
+        if not self.entry.committed and self._failure is not None:
             raise self._failure
         self._pause()
 
@@ -249,35 +257,33 @@ class _Job:
             record.tokens_in, record.tokens_out = self._attempt.tokens
         self._dispatch.book.end(record)
 
-    # --- driving the cascade -------------------------------------------------------------------------------------
+    # --- driving the machine -------------------------------------------------------------------------------------
 
-    def _able(self, peers: tuple[PeerId, ...]) -> tuple[PeerId, ...]:
-        """Without this node where it has no engine: an old advert of ours may still be in our own view."""
-        able = self._dispatch.places is not None
-        return tuple(peer for peer in peers if able or peer != self._dispatch.swarm.me)
-
-    def _tokens_before(self) -> float:
-        """How many tokens are made before the first piece of the answer comes."""
-        spec = self._spec
-        if spec.stream:
-            return 0.0
-        if spec.path == EMBEDDINGS:
-            return float(spec.prompt_tokens)
-        return float(spec.max_tokens or math.inf)
+    def _submission(self) -> Submit:
+        spec, engine = self._spec, self._dispatch.engine
+        return Submit(
+            spec.query,
+            spec.stream,
+            len(spec.body),
+            # An embedding is there when the prompt was read.
+            max(1, spec.prompt_tokens) if spec.path == EMBEDDINGS else spec.max_tokens,
+            _PROMPTS.get(spec.path, "input"),
+            has_engine=engine is not None,
+            engine_starting=engine is not None and engine.state == "starting",
+        )
 
     async def _step(self) -> None:
         """One thing that happens: something is heard, or the timer fires."""
         heard: Heard | None = None
-        assert self._attempt is not None, "a cascade that is not over has an attempt under way"
         with trio.CancelScope(deadline=self._timer) as self._wait:
-            heard = await self._attempt.hear()
+            heard = await (self._look_up() if self._attempt is None else self._attempt.hear())
         if self._failure is not None:
             return
         if heard is None:
             self._feed(TimerFired(TIMER))
             return
         events = heard.events
-        if not self.cascade.committed and any(isinstance(event, AttemptFailed) for event in events):
+        if not self.entry.committed and any(isinstance(event, AttemptFailed) for event in events):
             # Nothing of it has been given to anybody: better to have the whole answer of another peer.
             events = [event for event in events if not isinstance(event, Progress)]
         else:
@@ -285,17 +291,23 @@ class _Job:
         for event in events:
             self._feed(event)
 
+    async def _look_up(self) -> Heard:
+        assert self._sought is not None, "a job that is not over has a look-up or an attempt under way"
+        return Heard([await self._dispatch.swarm.find_providers(self._sought)])
+
     def _pause(self) -> None:
-        if self.cascade.state == "flowing" and not self._paused:
+        if self.entry.state == "flowing" and not self._paused:
             self._paused = True
             self._feed(Paused())
 
-    def _feed(self, event: CascadeEvent) -> None:
-        for effect in self.cascade.handle(event, trio.current_time()):
+    def _feed(self, event: EntryEvent) -> None:
+        for effect in self.entry.handle(event, trio.current_time()):
             self._perform(effect)
 
-    def _perform(self, effect: CascadeEffect) -> None:
+    def _perform(self, effect: EntryEffect) -> None:
         match effect:
+            case LookUp(model):
+                self._sought = model
             case Attempt(peer):
                 self._try(peer)
             case SetTimer(_, at):
@@ -330,7 +342,6 @@ class _Job:
         record.state, record.route, record.peer = RUNNING, self.route, peer_text(peer)
         since = trio.current_time() - self._began
         record.attempts.append(AttemptRecord(record.peer, record.created + since))
-        dispatch.swarm.view.add_inflight(peer, +1)
         self._nursery.start_soon(self._attempt.run)
 
     def _observe(self, seen: Observe) -> None:
@@ -340,9 +351,6 @@ class _Job:
         attempt.ms = _ms(seen.asked_at, seen.ended_at)
         attempt.accepted_ms = _ms(seen.asked_at, seen.accepted_at)
         attempt.first_ms = _ms(seen.asked_at, seen.first_at)
-        dispatch.swarm.view.add_inflight(seen.peer, -1)
-        if seen.outcome is Outcome.COMPLETED:
-            dispatch.swarm.view.observe_success(seen.peer)
         if dispatch.observe is not None:
             dispatch.observe(seen)
 

@@ -1,1 +1,1 @@
-"""One job: the cascade of attempts at its entry, admission and deduplication at its worker."""
+"""One job: candidates and the cascade of attempts at its entry, admission and deduplication at its worker."""

@@ -121,13 +121,12 @@ class OwnNetwork:
 
 
 class Cascade:
-    """See the module's docstring.  ``deadline`` is the caller's, monotonic seconds."""
+    """See the module's docstring.  The whole job has time until ``end``, monotonic seconds."""
 
-    def __init__(self, settings: CascadeSettings, network: OwnNetwork, deadline: float | None = None) -> None:
+    def __init__(self, settings: CascadeSettings, network: OwnNetwork, end: float) -> None:
         self._settings = settings
         self._network = network
-        self._deadline = deadline
-        self._end = 0.0
+        self._end = end
         self._begin = Begin(())
         self._state = "idle"
         self._committed = False
@@ -167,9 +166,6 @@ class Cascade:
 
     def _on_begin(self, event: Begin, now: float) -> list[CascadeEffect]:
         self._begin = event
-        self._end = now + self._settings.total_s
-        if self._deadline is not None:
-            self._end = min(self._end, self._deadline)
         return self._next(now, "nobody offers it")
 
     def _next(self, now: float, detail: str) -> list[CascadeEffect]:

@@ -133,7 +133,8 @@ class Entry:
         self.peer.job_log.gave_up(job, "model_not_found")
 
     def _begin(self, job: Job, truth: Truth, peers: tuple[PeerId, ...], reach_s: float) -> None:
-        run = _Run(job, truth, Cascade(self.peer.settings.cascade, self._network))
+        settings = self.peer.settings.cascade
+        run = _Run(job, truth, Cascade(settings, self._network, self.loop.now + settings.total_s))
         self._runs[job.number] = run
         tokens_before = 0.0 if job.streamed else float(job.max_tokens)
         self._feed(run, Begin(peers, job.streamed, job.body_bytes, tokens_before, reach_s))

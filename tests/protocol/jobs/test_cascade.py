@@ -51,7 +51,7 @@ class Play:
 
     def __init__(self, *peers: PeerId, deadline: float | None = None, **begin: object) -> None:
         self.network = OwnNetwork(SETTINGS)
-        self.cascade = Cascade(SETTINGS, self.network, deadline)
+        self.cascade = Cascade(SETTINGS, self.network, SETTINGS.total_s if deadline is None else deadline)
         self.now = 0.0
         self.timer = math.inf
         self.all: list[CascadeEffect] = []
@@ -326,7 +326,7 @@ def test_a_stalled_reader_is_believed_only_if_it_was_one() -> None:
 
 
 def test_the_caller_may_leave_at_any_time() -> None:
-    fresh = Cascade(SETTINGS, OwnNetwork(SETTINGS))
+    fresh = Cascade(SETTINGS, OwnNetwork(SETTINGS), SETTINGS.total_s)
     assert fresh.handle(CallerGone(), 0.0) == []
     assert fresh.handle(Begin((A,)), 0.0) == []
     play = Play(A, B)

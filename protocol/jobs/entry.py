@@ -1,0 +1,315 @@
+"""One job at its entry, from the caller's request to the end of the answer: finds candidates, then runs the cascade.
+
+Not here: how candidates are ordered (``ranking``), what follows an attempt (``cascade``), the look-up itself (``dht``),
+channels, tokens and engines (the driver).
+
+Theory of operation
+-------------------
+The view is ranked at once; where it has candidates, the same call returns the first attempt.  Otherwise:
+
+* *It has offers, and the filters removed all of them.*  A second look asks for the reasons.  The length of a prompt is
+  an estimate, so if only the context speaks against the offers, half of that length is tried and the engine's own count
+  decides.  Any other reason is told to the caller.  A look-up would not help: it knows less of a peer than the view.
+* *It has no offer.*  The DHT is asked for providers, for ``LOOKUP_S`` at most.  A provider statement names a model and
+  nothing else, so a request with further wishes does not get that far.  After the look-up the view is ranked once more,
+  because gossip may have brought offers meanwhile; providers are asked only if it has none.  A name without providers
+  is not looked up again for ``UNKNOWN_S``.
+
+One deadline holds for everything: the settings' time for a whole job, counted from the request, or the caller's own if
+that is earlier.  The job has one timer: that of the look-up, later that of the cascade.
+
+========= ================================== =============================================== =========
+state     event                              effects                                         next
+========= ================================== =============================================== =========
+idle      Submit, candidates in the view     those of the cascade: Attempt, SetTimer         asking
+idle      Submit, offers but no candidates   as above if half the length fits, else GiveUp   asking
+                                             (400 or 503)                                    over
+idle      Submit, no offers                  LookUp, SetTimer                                searching
+idle      Submit, no offers, look-up useless GiveUp (404 or 503)                             over
+searching Found with providers               those of the cascade: Attempt, SetTimer         asking
+searching Found without, LOOKUP_S are over   as Submit, without another look-up              asking,
+                                                                                             over
+searching TimerFired, deadline               GiveUp (504)                                    over
+searching TimerFired too early               SetTimer                                        searching
+idle,     CallerGone                         none                                            over
+searching
+asking …  any but Found                      those of the cascade                            (cascade)
+asking …  Found: it came too late            none                                            as it was
+over      any                                none                                            over
+========= ================================== =============================================== =========
+
+Attempts count in the view while they run: as jobs in flight, and as a success if they complete.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+
+from protocol.effects import Found, SetTimer
+from protocol.errors import LocalProtocolError
+from protocol.events import TimerFired
+from protocol.ids import ModelId, PeerId, name_key
+from protocol.jobs.cascade import TIMER, Cascade, OwnNetwork
+from protocol.jobs.cascade_events import (
+    Attempt,
+    Begin,
+    CallerGone,
+    CascadeEffect,
+    CascadeEvent,
+    GiveUp,
+    Observe,
+    Outcome,
+)
+from protocol.membership.peer_view import PeerView
+from protocol.routing.ranking import JobQuery, Ranking, similar
+from protocol.settings import CascadeSettings
+
+#: Seconds a look-up in the DHT may hold a request up, and for which a name that it did not know is not asked again.
+LOOKUP_S: Final = 3.0
+UNKNOWN_S: Final = 30.0
+#: Names remembered as unknown (guess).
+MOST_UNKNOWN: Final = 256
+#: More seconds for a peer to accept whose addresses have to be looked up first (guess: a look-up and a dial).
+REACH_S: Final = 5.0
+#: A node that is younger than this and knows no peer says so, instead of that a model does not exist; seconds (guess).
+STARTING_S: Final = 5.0
+#: The length of a prompt is a guess at four bytes a token, good to this factor.
+ESTIMATE: Final = 2
+#: Filters that a moment can lift; the others say that the request asks for what nobody has.
+_PASSING: Final = frozenset({"leaving", "not_alive", "stale_advert", "stale_load", "memory", "protocol"})
+#: Characters of a model's name that are repeated to the caller.
+_NAME: Final = 128
+
+#: Ranks the peers for a query at a time; the last argument asks for the reasons of those left out.
+Rank = Callable[[JobQuery, float, bool], Ranking]
+
+
+class Submit(msgspec.Struct, frozen=True, gc=False):
+    """A caller asks for a job.
+
+    ``answer_tokens`` is the most that the answer may have, 0 if the caller set no bound.  ``prompt_field`` is what the
+    caller calls the prompt.  ``has_engine`` and ``engine_starting`` describe this node's own engine.
+    """
+
+    query: JobQuery
+    stream: bool = True
+    body_bytes: int = 0
+    answer_tokens: int = 0
+    prompt_field: str = ""
+    has_engine: bool = True
+    engine_starting: bool = False
+
+
+class LookUp(msgspec.Struct, frozen=True, gc=False):
+    """Look for the providers of a model in the DHT; answered by ``Found``, or not at all."""
+
+    model: ModelId
+
+
+EntryEvent = Submit | Found | CascadeEvent
+EntryEffect = LookUp | CascadeEffect
+
+
+class EntryState:
+    """What all jobs of one node's entry share: the view, how it is ranked, and what earlier jobs have found out."""
+
+    def __init__(self, view: PeerView, rank: Rank, settings: CascadeSettings, now: float) -> None:
+        self.view = view
+        self.rank = rank
+        self.settings = settings
+        self.network = OwnNetwork(settings)
+        self._since = now
+        self._unknown: OrderedDict[str, float] = OrderedDict()
+
+    def note_unknown(self, model: str, now: float) -> None:
+        """The DHT has no provider of this name."""
+        self._unknown[model] = now
+        self._unknown.move_to_end(model)
+        while len(self._unknown) > MOST_UNKNOWN:
+            self._unknown.popitem(last=False)
+
+    def is_unknown(self, model: str, now: float) -> bool:
+        """Whether the DHT was asked for this name a short while ago, in vain."""
+        return self._unknown.get(model, -math.inf) > now - UNKNOWN_S
+
+    def is_starting(self, now: float) -> bool:
+        """Whether this node has had no time yet to find a peer."""
+        return now < self._since + STARTING_S and len(self.view) == 0
+
+
+class Entry:
+    """See the module's docstring.  ``deadline`` is the caller's, monotonic seconds."""
+
+    def __init__(self, state: EntryState, deadline: float | None = None) -> None:
+        self._shared = state
+        self._deadline = math.inf if deadline is None else deadline
+        self._state = "idle"
+        self._submit = Submit(JobQuery(""))
+        self._cascade: Cascade | None = None
+        self._end = self._lookup_end = 0.0
+
+    @property
+    def state(self) -> str:
+        """``idle``, ``searching``, a state of the cascade, or ``over``."""
+        return self._state if self._cascade is None else self._cascade.state
+
+    @property
+    def committed(self) -> bool:
+        """Whether a part of the answer may have gone to the caller."""
+        return self._cascade is not None and self._cascade.committed
+
+    @property
+    def asked(self) -> int:
+        """How many peers were asked."""
+        return 0 if self._cascade is None else self._cascade.asked
+
+    def handle(self, event: EntryEvent, now: float) -> list[EntryEffect]:
+        """What to do about it, in this order."""
+        cascade = self._cascade
+        if cascade is not None and not isinstance(event, Submit | Found):
+            return self._note(cascade.handle(event, now))
+        if self.state == "over" or (cascade is not None and isinstance(event, Found)):
+            return []
+        step = _STEPS.get((self.state, type(event)))
+        if step is None:
+            raise LocalProtocolError(f"{type(event).__name__} while {self.state}")
+        return step(self, event, now)
+
+    def _on_submit(self, event: Submit, now: float) -> list[EntryEffect]:
+        self._submit = event
+        self._end = min(now + self._shared.settings.total_s, self._deadline)
+        ranking = self._shared.rank(event.query, now, False)
+        peers = self._able(ranking)
+        if peers:
+            return self._begin(peers, now)
+        if ranking.offered:
+            return self._second_look(now)
+        if not _can_be_looked_up(event.query) or self._shared.is_unknown(event.query.model, now):
+            return self._give_up(self._not_offered(now))
+        self._state = "searching"
+        self._lookup_end = min(now + LOOKUP_S, self._end)
+        return [LookUp(name_key(event.query.model)), SetTimer(TIMER, self._lookup_end)]
+
+    def _on_found(self, event: Found, now: float) -> list[EntryEffect]:
+        authors = dict.fromkeys(envelope.author for envelope in event.envelopes)
+        authors.pop(self._shared.view.me, None)
+        return self._searched(tuple(authors)[: self._shared.settings.asked], now)
+
+    def _on_timer(self, _event: TimerFired, now: float) -> list[EntryEffect]:
+        if now < self._lookup_end:
+            return [SetTimer(TIMER, self._lookup_end)]
+        return self._searched((), now)
+
+    def _on_gone(self, _event: CallerGone, _now: float) -> list[EntryEffect]:
+        self._state = "over"
+        return []
+
+    def _searched(self, providers: tuple[PeerId, ...], now: float) -> list[EntryEffect]:
+        """The look-up is over."""
+        query = self._submit.query
+        if now >= self._end:
+            return self._begin((), now)  # the cascade says that the time is over
+        if not providers:
+            self._shared.note_unknown(query.model, now)
+        ranking = self._shared.rank(query, now, False)
+        peers = self._able(ranking)
+        if peers or providers:
+            return self._begin(peers or providers, now, 0.0 if peers else REACH_S)
+        return self._second_look(now) if ranking.offered else self._give_up(self._not_offered(now))
+
+    # --- asking --------------------------------------------------------------------------------------------------
+
+    def _able(self, ranking: Ranking) -> tuple[PeerId, ...]:
+        """The candidates, without this node if it has no engine: its view may still hold an old advert of its own."""
+        peers = tuple(candidate.peer for candidate in ranking.candidates)
+        me = self._shared.view.me
+        return peers if self._submit.has_engine else tuple(peer for peer in peers if peer != me)
+
+    def _begin(self, peers: tuple[PeerId, ...], now: float, reach_s: float = 0.0) -> list[EntryEffect]:
+        submit, shared = self._submit, self._shared
+        tokens_before = 0.0 if submit.stream else float(submit.answer_tokens or math.inf)
+        self._cascade = Cascade(shared.settings, shared.network, self._end)
+        return self._note(
+            self._cascade.handle(Begin(peers, submit.stream, submit.body_bytes, tokens_before, reach_s), now)
+        )
+
+    def _note(self, effects: list[CascadeEffect]) -> list[EntryEffect]:
+        """Attempts that begin and end are known to the view, whose ranking they change."""
+        view = self._shared.view
+        for effect in effects:
+            if isinstance(effect, Attempt):
+                view.add_inflight(effect.peer, +1)
+            elif isinstance(effect, Observe):
+                view.add_inflight(effect.peer, -1)
+                if effect.outcome is Outcome.COMPLETED:
+                    view.observe_success(effect.peer)
+        return [*effects]
+
+    # --- nobody to ask -------------------------------------------------------------------------------------------
+
+    def _second_look(self, now: float) -> list[EntryEffect]:
+        """There are offers, and every one was filtered out: perhaps only because of our estimate."""
+        query = self._submit.query
+        ranking = self._shared.rank(query, now, True)
+        reasons = Counter(each.reason for each in ranking.excluded if each.reason != "model")
+        if set(reasons) == {"context"}:
+            shorter = replace(query, prompt_tokens=query.prompt_tokens // ESTIMATE)
+            peers = self._able(self._shared.rank(shorter, now, False))
+            if peers:
+                return self._begin(peers, now)
+        return self._give_up(self._none_free(ranking.offered, reasons))
+
+    def _give_up(self, effect: GiveUp) -> list[EntryEffect]:
+        self._state = "over"
+        return [effect]
+
+    def _none_free(self, count: int, reasons: Counter[str]) -> GiveUp:
+        """Why none of those that offer the model can be asked."""
+        query = self._submit.query
+        told = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common()) or "this node has no engine"
+        offered = f"{count} peers offer" if count > 1 else "1 peer offers"
+        message = f"{offered} {query.model!r}, but none can be asked ({told})"
+        hint = "POST /v1/p2p/route with the same body shows each"
+        if set(reasons) == {"context"}:
+            size = query.prompt_tokens + query.max_tokens
+            message = (
+                f"The request needs about {size} tokens: {offered} {query.model!r}, with less context. Shorten it."
+            )
+            return GiveUp(400, "context_length_exceeded", message, self._submit.prompt_field)
+        if reasons and not _PASSING & set(reasons):
+            return GiveUp(503, "no_capacity", f"{message}: ask for less; {hint}.")
+        return GiveUp(503, "no_capacity", f"{message}: try again shortly; {hint}.", retry_after=1.0)
+
+    def _not_offered(self, now: float) -> GiveUp:
+        """Why the model is not known here."""
+        if self._submit.engine_starting:
+            return GiveUp(503, "starting", "The engine of this node is still starting: try again.", retry_after=2.0)
+        if self._shared.is_starting(now):
+            return GiveUp(503, "starting", "This node is still looking for peers: try again.", retry_after=1.0)
+        model = self._submit.query.model
+        names = similar(self._shared.view, model)
+        hint = f"Similar: {', '.join(names)}." if names else "GET /v1/models lists what can be asked for."
+        return GiveUp(404, "model_not_found", f"Nobody offers the model {model[:_NAME]!r} now. {hint}", "model")
+
+
+def _can_be_looked_up(query: JobQuery) -> bool:
+    """Of peers beyond the view only the model's name is known, so no other wish can be checked."""
+    wishes = (query.only, query.capabilities, query.quantizations, query.order, query.ignore)
+    return query.zone == "anyone" and query.max_price is None and not any(wishes)
+
+
+_Step = Callable[[Entry, Any, float], list[EntryEffect]]
+#: The table of the docstring, up to where the cascade begins.
+_STEPS: Final[dict[tuple[str, type[EntryEvent]], _Step]] = {
+    ("idle", Submit): Entry._on_submit,
+    ("idle", CallerGone): Entry._on_gone,
+    ("searching", Found): Entry._on_found,
+    ("searching", TimerFired): Entry._on_timer,
+    ("searching", CallerGone): Entry._on_gone,
+}
