@@ -24,7 +24,7 @@ state     event                              effects                            
 idle      Submit, candidates in the view     those of the cascade: Attempt, SetTimer         asking
 idle      Submit, offers but no candidates   as above if half the length fits, else GiveUp   asking
                                              (400 or 503)                                    over
-idle      Submit, no offers                  LookUp, SetTimer                                searching
+idle      Submit, no offers                  SetTimer, LookUp                                searching
 idle      Submit, no offers, look-up useless GiveUp (404 or 503)                             over
 searching Found with providers               those of the cascade: Attempt, SetTimer         asking
 searching Found without, LOOKUP_S are over   as Submit, without another look-up              asking,
@@ -194,7 +194,7 @@ class Entry:
             return self._give_up(self._not_offered(now))
         self._state = "searching"
         self._lookup_end = min(now + LOOKUP_S, self._end)
-        return [LookUp(name_key(event.query.model)), SetTimer(TIMER, self._lookup_end)]
+        return [SetTimer(TIMER, self._lookup_end), LookUp(name_key(event.query.model))]
 
     def _on_found(self, event: Found, now: float) -> list[EntryEffect]:
         authors = dict.fromkeys(envelope.author for envelope in event.envelopes)

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from protocol.jobs.admission import Arrived
 from protocol.jobs.cascade_events import Begin
+from protocol.jobs.entry import Submit
 from protocol.routing.ranking import JobQuery
 from protocol.statements.envelope import Envelope
 from protocol.statements.versions import MAX_MARKS
@@ -233,7 +234,7 @@ class Invariants:
 
     def _boundary(self) -> None:
         """I7: what an entry, a ranking and an admission are given has no field for what they must not know."""
-        for given in (Job, JobQuery, Begin, Arrived):
+        for given in (Job, JobQuery, Submit, Begin, Arrived):
             told = set(given.__annotations__) & SECRETS
             if told:
                 self._breach("I7", f"{given.__name__} tells {', '.join(sorted(told))}")

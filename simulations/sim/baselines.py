@@ -13,14 +13,15 @@ from typing import Final
 from protocol.ids import PeerId
 from protocol.perf.cost_model import REQUEST_S
 from protocol.routing.policies import POLICIES, SORTS
-from protocol.routing.ranking import JobQuery
+from protocol.routing.ranking import Candidate, JobQuery, Ranking
 from simulations.rng_streams import rng_stream
-from simulations.sim.entry import Choose, by_policy
+from simulations.sim.entry import Choose, by_policy, offered
 from simulations.sim.host import Host
-from simulations.sim.jobs import Job
 from simulations.sim.network import HANDSHAKE_TRIPS, Network
 from simulations.sim.node import SimNode
 
+#: The peers that a baseline asks, best first; empty if no machine that lives has the model.
+Order = Callable[[Host, JobQuery], tuple[PeerId, ...]]
 #: How many are offered to the cascade.
 _ASKED: Final = 8
 
@@ -50,38 +51,44 @@ def chooser(policy: str, network: Network, peers: Sequence[SimNode], seed: int) 
         return by_policy(policy)
     if policy not in BASELINES:
         raise ValueError(f"no policy {policy!r}; choose one of {', '.join((*POLICIES, *BASELINES))}")
-    return BASELINES[policy](network, peers, seed)
+    order = BASELINES[policy](network, peers, seed)
+
+    def choose(peer: Host, query: JobQuery, _explain: bool) -> Ranking:
+        candidates = tuple(Candidate(chosen, 0.0, (), True, None) for chosen in order(peer, query))
+        return Ranking(query, policy, candidates, (), offered(peer, query.model))
+
+    return choose
 
 
-def _omniscient(network: Network, peers: Sequence[SimNode], _seed: int) -> Choose:
+def _omniscient(network: Network, peers: Sequence[SimNode], _seed: int) -> Order:
     offering = _Offering(peers)
     one_way_s = network.latencies.one_way_s
 
-    def choose(peer: Host, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
+    def choose(peer: Host, query: JobQuery) -> tuple[PeerId, ...]:
         scored = []
-        for other in offering.of(job.model):
+        for other in offering.of(query.model):
             worker = other.worker
             if worker is None or worker.broken or not other.honest:
                 continue
             trip = 0.0 if other is peer else 2 * one_way_s(peer.index, other.index)
             if other is not peer and other.peer_id not in peer.links:
                 trip *= 1 + HANDSHAKE_TRIPS
-            scored.append((trip + worker.true_wait_s(job) + REQUEST_S, other.index, other.peer_id))
+            scored.append((trip + worker.true_wait_s(query) + REQUEST_S, other.index, other.peer_id))
         scored.sort()
         return tuple(peer_id for _, _, peer_id in scored[:_ASKED])
 
     return choose
 
 
-def _round_robin(_network: Network, peers: Sequence[SimNode], _seed: int) -> Choose:
+def _round_robin(_network: Network, peers: Sequence[SimNode], _seed: int) -> Order:
     offering = _Offering(peers)
     turns: dict[tuple[int, str], int] = {}
 
-    def choose(peer: Host, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
-        peers = offering.of(job.model)
+    def choose(peer: Host, query: JobQuery) -> tuple[PeerId, ...]:
+        peers = offering.of(query.model)
         if not peers:
             return ()
-        key = (peer.index, job.model)
+        key = (peer.index, query.model)
         turn = turns.get(key, peer.index)  # everybody begins elsewhere
         turns[key] = turn + 1
         return tuple(peers[(turn + step) % len(peers)].peer_id for step in range(min(_ASKED, len(peers))))
@@ -89,12 +96,12 @@ def _round_robin(_network: Network, peers: Sequence[SimNode], _seed: int) -> Cho
     return choose
 
 
-def _power_of_two(_network: Network, peers: Sequence[SimNode], seed: int) -> Choose:
+def _power_of_two(_network: Network, peers: Sequence[SimNode], seed: int) -> Order:
     offering = _Offering(peers)
     die = rng_stream(seed, "power-of-two")
 
-    def choose(_peer: Host, job: Job, _query: JobQuery) -> tuple[PeerId, ...]:
-        peers = offering.of(job.model)
+    def choose(_peer: Host, query: JobQuery) -> tuple[PeerId, ...]:
+        peers = offering.of(query.model)
         drawn = die.sample(peers, min(_ASKED, len(peers)))
         first = sorted(drawn[:2], key=_true_jobs)
         return tuple(other.peer_id for other in (*first, *drawn[2:]))
@@ -109,7 +116,7 @@ def _true_jobs(peer: SimNode) -> float:
 
 
 #: What no policy of the daemon can do.
-BASELINES: Final[dict[str, Callable[[Network, Sequence[SimNode], int], Choose]]] = {
+BASELINES: Final[dict[str, Callable[[Network, Sequence[SimNode], int], Order]]] = {
     "omniscient": _omniscient,
     "power-of-two-live": _power_of_two,
     "round-robin": _round_robin,

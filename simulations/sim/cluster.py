@@ -15,7 +15,7 @@ from simulations.rng_streams import rng_stream
 from simulations.scenario import Scenario
 from simulations.sim.baselines import chooser
 from simulations.sim.cpu_costs import load_costs
-from simulations.sim.entry import Entry
+from simulations.sim.entry import SimEntry
 from simulations.sim.job_log import JobLog
 from simulations.sim.machines import machine
 from simulations.sim.network import Network
@@ -81,7 +81,7 @@ class Cluster:
         self.network.by_addr[peer.addr] = peer
         self.network.by_peer[peer.peer_id] = self.by_peer[peer.peer_id] = peer
         self.job_log.by_peer_id[peer.peer_id] = peer
-        peer.entry = Entry(peer, self._choose, self.workers)
+        peer.entry = SimEntry(peer, self._choose, self.workers)
         if made.serves:
             peer.worker = self.workers[peer.peer_id] = self._worker_class(peer)(peer, scenario.engine)
         return peer

@@ -33,6 +33,8 @@ class Endpoint:
         #: Gone without a word, machine and all: dials are not even refused.
         self.vanished = False
         self.life = 0
+        #: When this life began.
+        self.started_at = 0.0
         self.honest = True
         #: How much slower than it should its processor is.
         self.slowness = 1.0

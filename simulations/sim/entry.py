@@ -1,6 +1,6 @@
-"""A job at the entry: who is asked (``protocol.routing.ranking``), and what follows (``protocol.jobs.cascade``).
+"""A job at the entry: performs what ``protocol.jobs.entry`` asks for, on the simulated network.
 
-Not here: the worker's side (``worker``), the caller (``workload``).
+Not here: who is asked and what follows (``protocol.jobs``), the worker's side (``worker``), the caller (``workload``).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Final
 from protocol.effects import Found, SetTimer
 from protocol.errors import BadFrame, RemoteProtocolError
 from protocol.events import FindProviders, TimerFired
-from protocol.ids import PeerId, name_key
-from protocol.jobs.cascade import TIMER, Cascade, OwnNetwork
+from protocol.ids import ModelId, PeerId
+from protocol.jobs.cascade import TIMER
 from protocol.jobs.cascade_events import (
     Abort,
+    Attempt,
     AttemptFailed,
-    Begin,
     CallerGone,
     CascadeEvent,
     Commit,
@@ -30,9 +30,9 @@ from protocol.jobs.cascade_events import (
     Outcome,
     Progress,
 )
-from protocol.jobs.cascade_events import Attempt as Ask
+from protocol.jobs.entry import Entry, EntryEvent, EntryState, LookUp, Submit
 from protocol.routing.policies import DEFAULT, SORTS
-from protocol.routing.ranking import JobQuery, rank
+from protocol.routing.ranking import JobQuery, Ranking, rank
 from protocol.wire.end_signature import end_holds
 from protocol.wire.messages import END, End, decode
 from simulations.sim.endpoint import Endpoint, SimLink
@@ -40,33 +40,26 @@ from simulations.sim.host import Host
 from simulations.sim.jobs import REQ_BYTES, RST_BYTES, Job, SimAttempt, Truth, job_id
 from simulations.sim.worker import Worker
 
-#: Who is asked for a job, best first; empty if nobody is known.
-Choose = Callable[[Host, Job, JobQuery], tuple[PeerId, ...]]
-#: Seconds a look-up in the DHT may hold a request up, and what reaching such a peer may take more (as the daemon).
-DHT_S: Final = 3.0
-REACH_S: Final = 5.0
-#: A name that the DHT did not know is not asked again for so many seconds (as the daemon).
-UNKNOWN_S: Final = 30.0
-#: The length of a prompt is a guess, good to this factor (as the daemon).
-ESTIMATE: Final = 2
+#: Ranks the peers for a job that came to a node; the last argument asks for the reasons of those left out.
+Choose = Callable[[Host, JobQuery, bool], Ranking]
 _FIRED: Final = TimerFired(TIMER)
 
 
 class _Run:
     """One job on its way."""
 
-    __slots__ = ("attempt", "cascade", "job", "link", "timer", "truth")
+    __slots__ = ("attempt", "entry", "job", "link", "timer", "truth")
 
-    def __init__(self, job: Job, truth: Truth, cascade: Cascade) -> None:
+    def __init__(self, job: Job, truth: Truth, entry: Entry) -> None:
         self.job = job
         self.truth = truth
-        self.cascade = cascade
+        self.entry = entry
         self.attempt: SimAttempt | None = None
         self.link: SimLink | None = None
         self.timer = math.inf
 
 
-class Entry:
+class SimEntry:
     """The jobs that arrive at one node."""
 
     def __init__(self, peer: Host, choose: Choose, workers: Mapping[PeerId, Worker]) -> None:
@@ -74,17 +67,15 @@ class Entry:
         self.loop = peer.loop
         self._choose = choose
         self._workers = workers
-        self._network = OwnNetwork(peer.settings.cascade)
+        #: What the jobs of one life share; None before the first of them.
+        self._state: EntryState | None = None
         self._runs: dict[int, _Run] = {}
         self._coming: dict[int, Job] = {}
-        self._waiting: dict[int, Job] = {}
-        #: Names that the DHT did not know, and when.
-        self._unknown: dict[str, float] = {}
 
     @property
     def under_way(self) -> int:
         """Jobs that are here and have not ended."""
-        return len(self._coming) + len(self._runs) + len(self._waiting)
+        return len(self._coming) + len(self._runs)
 
     # --- beginning -----------------------------------------------------------------------------------------------
 
@@ -98,46 +89,25 @@ class Entry:
         peer = self.peer
         if self._coming.pop(job.number, None) is None:
             return  # the caller did not wait
-        peer.spend(peer.costs.job_entry_s + peer.costs.decision_s + peer.costs.decision_peer_s * offered(peer, job))
+        peer.spend(
+            peer.costs.job_entry_s + peer.costs.decision_s + peer.costs.decision_peer_s * offered(peer, job.model)
+        )
+        if self._state is None:
+            self._state = EntryState(peer.node.view, self._rank, peer.settings.cascade, peer.started_at)
+        run = self._runs[job.number] = _Run(job, truth, Entry(self._state))
         query = JobQuery(job.model, job.prompt_tokens, job.max_tokens)
-        peers = self._choose(peer, job, query)
-        if peers:
-            self._begin(job, truth, peers, 0.0)
-        elif offered(peer, job):
-            peer.job_log.gave_up(job, "no_capacity")  # there are some, and none can be asked now
-        elif self._unknown.get(job.model, -UNKNOWN_S) > self.loop.now - UNKNOWN_S:
-            peer.job_log.gave_up(job, "model_not_found")
-        else:
-            self._waiting[job.number] = job
-            peer.ask(
-                lambda number: FindProviders(number, name_key(job.model)), lambda found: self._found(job, truth, found)
-            )
-            self.loop.at(self.loop.now + DHT_S, self._nobody, job, peer.life)
+        has_engine = peer.machine.serves
+        self._feed(run, Submit(query, job.streamed, job.body_bytes, job.max_tokens, has_engine=has_engine))
 
-    def _found(self, job: Job, truth: Truth, found: Found) -> None:
-        if self._waiting.pop(job.number, None) is None:
-            return
-        peers = dict.fromkeys(envelope.author for envelope in found.envelopes)
-        peers.pop(self.peer.peer_id, None)
-        if peers:
-            self._begin(job, truth, tuple(peers)[: self.peer.settings.cascade.asked], REACH_S)
-        else:
-            self._not_found(job)
+    def _rank(self, query: JobQuery, _now: float, explain: bool) -> Ranking:
+        return self._choose(self.peer, query, explain)
 
-    def _nobody(self, job: Job, life: int) -> None:
-        if life == self.peer.life and self._waiting.pop(job.number, None) is not None:
-            self._not_found(job)
+    def _look_up(self, run: _Run, model: ModelId) -> None:
+        self.peer.ask(lambda number: FindProviders(number, model), lambda found: self._found(run, found))
 
-    def _not_found(self, job: Job) -> None:
-        self._unknown[job.model] = self.loop.now
-        self.peer.job_log.gave_up(job, "model_not_found")
-
-    def _begin(self, job: Job, truth: Truth, peers: tuple[PeerId, ...], reach_s: float) -> None:
-        settings = self.peer.settings.cascade
-        run = _Run(job, truth, Cascade(settings, self._network, self.loop.now + settings.total_s))
-        self._runs[job.number] = run
-        tokens_before = 0.0 if job.streamed else float(job.max_tokens)
-        self._feed(run, Begin(peers, job.streamed, job.body_bytes, tokens_before, reach_s))
+    def _found(self, run: _Run, found: Found) -> None:
+        if run.job.number in self._runs:
+            self._feed(run, found)
 
     # --- what is heard -------------------------------------------------------------------------------------------
 
@@ -171,10 +141,8 @@ class Entry:
             self._feed(run, CallerGone())
             self._end(run)
             self.peer.job_log.gave_up(run.job, "cancelled")
-        else:
-            job = self._coming.pop(number, None) or self._waiting.pop(number, None)
-            if job is not None:
-                self.peer.job_log.gave_up(job, "cancelled")
+        elif (job := self._coming.pop(number, None)) is not None:
+            self.peer.job_log.gave_up(job, "cancelled")
 
     def link_down(self, other: Endpoint) -> None:
         """Every attempt at that peer is lost."""
@@ -188,21 +156,21 @@ class Entry:
         for run in list(self._runs.values()):
             self._not_coming(run)
             self.peer.job_log.gave_up(run.job, "entry_crashed")
-        for job in (*self._coming.values(), *self._waiting.values()):
+        for job in self._coming.values():
             self.peer.job_log.gave_up(job, "entry_crashed")
         self._coming.clear()
         self._runs.clear()
-        self._waiting.clear()
-        self._unknown.clear()
-        self._network = OwnNetwork(self.peer.settings.cascade)
+        self._state = None
 
-    # --- the cascade ---------------------------------------------------------------------------------------------
+    # --- the machine ---------------------------------------------------------------------------------------------
 
-    def _feed(self, run: _Run, event: CascadeEvent) -> None:
-        for effect in run.cascade.handle(event, self.loop.now):
+    def _feed(self, run: _Run, event: EntryEvent) -> None:
+        for effect in run.entry.handle(event, self.loop.now):
             if isinstance(effect, SetTimer):
                 self._set_timer(run, effect.at)
-            elif isinstance(effect, Ask):
+            elif isinstance(effect, LookUp):
+                self._look_up(run, effect.model)
+            elif isinstance(effect, Attempt):
                 self._try(run, effect.peer)
             elif isinstance(effect, Abort):
                 self._abort(run)
@@ -210,7 +178,7 @@ class Entry:
                 self.peer.job_log.committed(run.job)
             elif isinstance(effect, Observe):
                 self._not_coming(run)
-                self._observe(effect)
+                self.peer.job_log.observed(effect)
             elif isinstance(effect, Finish):
                 self._end(run)
                 self.peer.job_log.finished(run.job)
@@ -255,7 +223,6 @@ class Entry:
         attempt = SimAttempt(number, run.job, run.truth, peer, other, self.heard, self.heard_end)
         attempt.entry_life = peer.life
         run.attempt = attempt
-        peer.node.view.add_inflight(peer_id, +1)
         peer.job_log.attempted(attempt)
         if worker is not None:
             worker.coming[attempt.number] = attempt
@@ -303,17 +270,10 @@ class Entry:
         elif link is not None and link.up:
             self.peer.network.carry(link, self.peer, RST_BYTES, worker.cancelled, attempt)
 
-    def _observe(self, seen: Observe) -> None:
-        view = self.peer.node.view
-        view.add_inflight(seen.peer, -1)
-        if seen.outcome is Outcome.COMPLETED:
-            view.observe_success(seen.peer)
-        self.peer.job_log.observed(seen)
 
-
-def offered(peer: Host, job: Job) -> int:
+def offered(peer: Host, model: str) -> int:
     """How many in the view say to have the model: what a decision's cost grows with."""
-    offers = peer.node.view.offers(job.model)
+    offers = peer.node.view.offers(model)
     return len(offers) if offers is not None else 0
 
 
@@ -321,21 +281,10 @@ def by_policy(policy: str) -> Choose:
     """The daemon's way to choose: the ranking of its own view, by a named policy or as a caller may sort it."""
     named = DEFAULT if policy in SORTS else policy
 
-    def choose(peer: Host, _job: Job, query: JobQuery) -> tuple[PeerId, ...]:
+    def choose(peer: Host, query: JobQuery, explain: bool) -> Ranking:
         if policy in SORTS:
             query = replace(query, sort=policy)
-        view, now, most = peer.node.view, peer.loop.now, peer.settings.cascade.asked
-        ranking = rank(view, query, named, peer.entry_dice, now, limit=most)
-        if ranking.offered and not ranking.candidates and _only_too_long(peer, query, named):
-            query = replace(query, prompt_tokens=query.prompt_tokens // ESTIMATE)
-            ranking = rank(view, query, named, peer.entry_dice, now, limit=most)
-        able = peer.machine.serves
-        return tuple(each.peer for each in ranking.candidates if able or each.peer != peer.peer_id)
+        most = peer.settings.cascade.asked
+        return rank(peer.node.view, query, named, peer.entry_dice, peer.loop.now, limit=most, explain=explain)
 
     return choose
-
-
-def _only_too_long(peer: Host, query: JobQuery, policy: str) -> bool:
-    """Whether the estimated length of the prompt is all that speaks against everybody who offers the model."""
-    ranking = rank(peer.node.view, query, policy, peer.entry_dice, peer.loop.now, explain=True)
-    return {each.reason for each in ranking.excluded} - {"model"} == {"context"}

@@ -20,7 +20,7 @@ from protocol.statements.versions import MarkTable
 from simulations.rng_streams import rng_stream
 from simulations.sim.cpu_costs import Costs
 from simulations.sim.endpoint import Endpoint, SimLink
-from simulations.sim.entry import Entry
+from simulations.sim.entry import SimEntry
 from simulations.sim.host import IDLE_S, Host
 from simulations.sim.job_log import JobLog
 from simulations.sim.machines import Machine
@@ -49,7 +49,7 @@ class SimNode(Host):
         seed: int,
     ) -> None:
         super().__init__(index, key, address, machine, settings, network, costs, job_log, seed)
-        self.entry: Entry | None = None
+        self.entry: SimEntry | None = None
         self.worker: Worker | None = None
         #: Incarnation that this life speaks under (as the daemon: the clock's seconds, never one that was used).
         self.inc = 0
@@ -70,7 +70,7 @@ class SimNode(Host):
         """A daemon starts on this machine, for the first time or again."""
         self.life += 1
         self.up, self.vanished = True, False
-        self.cpu_until = self.loop.now
+        self.started_at = self.cpu_until = self.loop.now
         marks, known, inc = self._kept
         self.inc = max(inc + 1, int(self.wall()))
         rng = rng_stream(self.seed, f"node-{self.life}", self.index)

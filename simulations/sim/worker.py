@@ -39,6 +39,7 @@ from protocol.jobs.cascade_events import (
 from protocol.perf.batch_engine import BatchEngine, BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
 from protocol.perf.gpu_catalog import shape_of
 from protocol.perf.model_timing import ModelTiming
+from protocol.routing.ranking import JobQuery
 from protocol.statements.adverts import Load, ModelOffer, Status
 from protocol.wire.messages import Busy, Refuse
 from simulations.scenario import EngineModel
@@ -304,7 +305,7 @@ class Worker:
         self._feed(Left(number))
         self.finish(attempt, rest)
 
-    def true_wait_s(self, job: Job) -> float:
+    def true_wait_s(self, job: Job | JobQuery) -> float:
         """Seconds until a job's prompt would be read if it came now, from the true state: for the omniscient only.
 
         Those on their way count as if they were here: most will be when the job is.

@@ -13,13 +13,14 @@ from typing import Any
 import msgspec
 
 from protocol.ids import PeerId
+from protocol.routing.ranking import Candidate, Ranking
 from protocol.settings import NodeSettings
 from simulations.event_loop import EventLoop
 from simulations.run import Run
 from simulations.scenario import EngineModel, Hardware, Lengths, Measure, Model, Models, Scenario, Topology, Workload
 from simulations.sim.cpu_costs import Costs, load_costs
 from simulations.sim.endpoint import SimLink
-from simulations.sim.entry import Entry
+from simulations.sim.entry import SimEntry
 from simulations.sim.job_log import JobLog, JobNote
 from simulations.sim.jobs import Job, SimAttempt, Truth
 from simulations.sim.machines import Machine
@@ -144,11 +145,11 @@ def world(given: Scenario, *, costs: Costs = FREE, seed: int = 1, until: float =
     return made
 
 
-def ordered(peer: SimNode, *workers: SimNode) -> Entry:
+def ordered(peer: SimNode, *workers: SimNode) -> SimEntry:
     """Let the node ask these workers, in this order, for every job."""
-    order = tuple(worker.peer_id for worker in workers)
+    order = tuple(Candidate(worker.peer_id, 0.0, (), True, None) for worker in workers)
     workers = {each.peer_id: each.worker for each in (peer, *workers) if each.worker is not None}
-    peer.entry = Entry(peer, lambda _peer, _job, _query: order, workers)
+    peer.entry = SimEntry(peer, lambda _peer, query, _explain: Ranking(query, "ordered", order), workers)
     return peer.entry
 
 

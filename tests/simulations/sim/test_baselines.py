@@ -28,8 +28,8 @@ def way(policy: str, made: Run) -> Choose:
 
 def asked(made: Run, choose: Choose, at: int = 0, job: Job = JOB) -> list[int]:
     """Whom it would ask, by index."""
-    order = choose(made.peers[at], job, JobQuery(job.model, job.prompt_tokens, job.max_tokens))
-    return indices([made.network.by_peer[peer] for peer in order])
+    ranking = choose(made.peers[at], JobQuery(job.model, job.prompt_tokens, job.max_tokens), False)
+    return indices([made.network.by_peer[candidate.peer] for candidate in ranking.candidates])
 
 
 def test_every_way_has_a_name_and_others_are_refused() -> None:

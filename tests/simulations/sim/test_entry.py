@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from protocol.jobs.cascade_events import Outcome
+from protocol.jobs.entry import UNKNOWN_S
 from protocol.settings import AdmissionSettings, CascadeSettings, NodeSettings
 from simulations.run import Run
 from simulations.scenario import Hardware, Model, Models
-from simulations.sim.entry import UNKNOWN_S
 from simulations.sim.job_log import JobNote
 from simulations.sim.jobs import BODY_BYTES, BODY_TOKEN_BYTES, FIRST_BYTES, PIECE_BYTES, REQ_BYTES, STAGES
 from simulations.sim.network import FRAME_BYTES
@@ -439,7 +439,11 @@ def test_offers_that_cannot_be_taken_now_are_no_reason_to_search() -> None:
     entry = made.peers[0]
     caller = Caller(made, entry)
     note = caller.ask(prompt=10_000_000)
-    assert note.end == "no_capacity"
+    assert note.end == "context_length_exceeded"
+    for peer in made.peers[1:]:
+        entry.node.view.set_state(peer.peer_id, "dead", made.loop.now)
+    entry.node.view.set_state(entry.peer_id, "dead", made.loop.now)
+    assert caller.ask().end == "no_capacity"
     made.checks.conserved()
 
 
