@@ -1,7 +1,8 @@
-"""The effects that the machines of a node return: frozen values, which a driver performs in the given order.
+"""The effects that the machines of a node return: frozen values.
 
-The swarm driver performs them with trio and libp2p, the simulator with its event loop.  Effects of a job are defined
-by the job machines (``jobs/``).
+A driver performs each ``Effect`` in the given order: the swarm driver with trio and libp2p, the simulator with its
+event loop.  An ``InternalEffect`` is for another machine of the same node: ``protocol.node`` carries it out, and no
+driver sees it.  Effects of a job are defined by the job machines (``jobs/``).
 """
 
 from __future__ import annotations
@@ -72,4 +73,24 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     hops: int
 
 
+class StatementAccepted(msgspec.Struct, frozen=True, gc=False):
+    """Gossip accepted a new statement of ``author``, which proves that it lived a moment ago."""
+
+    author: PeerId
+
+
+class Probe(msgspec.Struct, frozen=True, gc=False):
+    """The failure detector wants ``peer`` dialled, to learn whether it lives."""
+
+    peer: PeerId
+
+
+class NeighbourChosen(msgspec.Struct, frozen=True, gc=False):
+    """The overlay chose ``peer`` as a neighbour, whose link stood already."""
+
+    peer: PeerId
+
+
 Effect = Send | SetTimer | Dial | Hangup | Penalise | PeerState | Found
+InternalEffect = StatementAccepted | Probe | NeighbourChosen
+AnyEffect = Effect | InternalEffect

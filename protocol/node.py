@@ -1,18 +1,29 @@
 """All machines of one node behind one ``handle``: what the swarm driver and the simulator hold.
 
 It decides nothing itself.  It takes an event to the machines that it concerns, in a fixed order (links, view,
-liveness, gossip, DHT), and passes on what one machine has found out to the others.  Timers carry the name of their
+liveness, gossip, DHT), and carries out the effects that one machine has on another.  Timers carry the name of their
 machine first.  Driven with the same events, times and random numbers, it does the same things.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 from protocol.dht.dht import Dht
-from protocol.effects import Effect, Found, Hangup, PeerState, Send, SetTimer
+from protocol.effects import (
+    AnyEffect,
+    Effect,
+    Found,
+    Hangup,
+    InternalEffect,
+    PeerState,
+    Probe,
+    Send,
+    SetTimer,
+    StatementAccepted,
+)
 from protocol.events import (
     Advertise,
     DialFailed,
@@ -88,7 +99,7 @@ class Node:
         seeds, known, marks = self._given
         effects = self.gossip.start(marks, now, wall)
         effects += self.failure_detector.start(now)
-        effects += self.overlay.start(seeds, known, now)
+        effects += self._route(self.overlay.start(seeds, known, now), now)
         return effects + self.dht.start(now)
 
     def handle(self, event: Event, now: float, wall: float) -> list[Effect]:
@@ -127,7 +138,7 @@ class Node:
             effects += self.gossip.introduce(peer, now)
         record = self.view.get(peer)
         addrs = event.addrs or (record.advert.addrs if record is not None and record.advert is not None else ())
-        return effects + self._filter(self.dht.link_up(peer, addrs, network_group(event.address), now), now)
+        return effects + self._route_dht(self.dht.link_up(peer, addrs, network_group(event.address), now), now)
 
     def _link_down(self, event: LinkDown, now: float, _wall: float) -> list[Effect]:
         peer = event.peer
@@ -139,15 +150,16 @@ class Node:
             self.failure_detector.link_down(peer, now)
         self.gossip.link_down(peer)
         self.gossip.stand(self.overlay.standing())
-        return effects + self._filter(self.dht.link_down(peer, now), now)
+        return effects + self._route_dht(self.dht.link_down(peer, now), now)
 
     def _dial_failed(self, event: DialFailed, now: float, _wall: float) -> list[Effect]:
         self.overlay.dial_failed(event.peer, event.addrs, now)
         if event.peer is None:
             return []
         version = self.gossip.version_of(event.peer)
-        effects = self._paid(self.failure_detector.dial_failed(event.peer, now, self.overlay.standing(), version), now)
-        return effects + self._filter(self.dht.dial_failed(event.peer, now), now)
+        effects = self.failure_detector.dial_failed(event.peer, now, self.overlay.standing(), version)
+        self._pay_doubts(effects, now)
+        return effects + self._route_dht(self.dht.dial_failed(event.peer, now), now)
 
     def _round_trip(self, event: RoundTrip, now: float, _wall: float) -> list[Effect]:
         self.view.observe_rtt(event.peer, event.seconds)
@@ -160,7 +172,7 @@ class Node:
         if peer not in self.overlay.linked:
             return []
         if isinstance(message, Records):
-            effects = self.gossip.on_records(peer, message, now, wall) + self._pass_news(now)
+            effects = self._route(self.gossip.on_records(peer, message, now, wall), now)
         elif isinstance(message, Digest):
             if message.reply and self.overlay.asked(peer):
                 self.gossip.stand(self.overlay.standing())
@@ -168,7 +180,7 @@ class Node:
         elif isinstance(message, Doubt):
             effects = self._doubted(peer, message, now)
         else:
-            effects = self._filter(self.dht.on_message(peer, message, now, wall), now)
+            effects = self._route_dht(self.dht.on_message(peer, message, now, wall), now)
         return effects + self.failure_detector.heard(peer, now)
 
     def _doubted(self, by: PeerId, doubt: Doubt, now: float) -> list[Effect]:
@@ -178,47 +190,65 @@ class Node:
         if self.gossip.version_of(subject) > (doubt.inc, doubt.seq):
             self.gossip.lacks(by, (subject, LOAD), now)
             return []
-        return self._paid(self.failure_detector.doubted(doubt, now), now) + self._look(now)
+        effects = self.failure_detector.doubted(doubt, now)
+        self._pay_doubts(effects, now)
+        return self._route(effects, now)
 
-    def _paid(self, effects: list[Effect], now: float) -> list[Effect]:
+    def _pay_doubts(self, effects: Sequence[AnyEffect], now: float) -> None:
         """Doubts, which are all that ``failure_detector`` sends, are part of the upload that gossip may have."""
         for effect in effects:
             if isinstance(effect, Send):
                 self.gossip.pay(_DOUBT_BYTES, now)
-        return effects
 
-    def _pass_news(self, now: float) -> list[Effect]:
-        """Tell the other machines of the statements that were taken."""
-        effects: list[Effect] = []
-        for envelope in self.gossip.take_news():
-            record = self.view.get(envelope.author)
-            if record is None:
-                continue
-            if record.said_goodbye:  # an advert may come late
-                effects += self.failure_detector.goodbye(envelope.author, now)
+    # --- effects of one machine on another -------------------------------------------------------------------------
+
+    def _route(self, effects: Sequence[AnyEffect], now: float) -> list[Effect]:
+        """Carry out the internal effects, in their order; what follows from them comes after the effects outside."""
+        passed: list[Effect] = []
+        internal: list[InternalEffect] = []
+        for effect in effects:
+            if isinstance(effect, InternalEffect):
+                internal.append(effect)
             else:
-                effects += self.failure_detector.heard(envelope.author, now, stated=True)
-        return effects
+                passed.append(effect)
+        for effect in internal:
+            if isinstance(effect, StatementAccepted):
+                passed += self._accepted(effect.author, now)
+            elif isinstance(effect, Probe):
+                passed += self.overlay.probe(effect.peer, now)
+            else:
+                self.gossip.stand(self.overlay.standing())
+                passed += self.gossip.introduce(effect.peer, now)
+        return passed
 
-    def _filter(self, effects: list[Effect], now: float) -> list[Effect]:
-        """What the DHT asks for, less what would take a neighbour away; what it found is good for gossip, too."""
+    def _accepted(self, author: PeerId, now: float) -> list[Effect]:
+        """A statement proves that its author lives, unless the last one said goodbye: an advert may come late."""
+        record = self.view.get(author)
+        if record is None:
+            return []
+        if record.said_goodbye:
+            return self.failure_detector.goodbye(author, now)
+        return self.failure_detector.heard(author, now, stated=True)
+
+    def _route_dht(self, effects: Sequence[Effect], now: float) -> list[Effect]:
+        """Drop the hang-ups that would cost a neighbour; gossip learns the adverts that a look-up found."""
         passed: list[Effect] = []
         for effect in effects:
             if isinstance(effect, Hangup) and self.overlay.is_standing(effect.peer):
                 continue
             passed.append(effect)
             if isinstance(effect, Found):
-                passed += self.gossip.learn((e for e in effect.envelopes if e.kind == ADVERT), now)
-                passed += self._pass_news(now)
+                adverts = (envelope for envelope in effect.envelopes if envelope.kind == ADVERT)
+                passed += self._route(self.gossip.learn(adverts, now), now)
         return passed
 
     # --- what the program asks for --------------------------------------------------------------------------------
 
     def _find_peer(self, event: FindPeer, now: float, _wall: float) -> list[Effect]:
-        return self._filter(self.dht.find_peer(event.query, event.target, now), now)
+        return self._route_dht(self.dht.find_peer(event.query, event.target, now), now)
 
     def _find_providers(self, event: FindProviders, now: float, _wall: float) -> list[Effect]:
-        return self._filter(self.dht.find_providers(event.query, event.model, now), now)
+        return self._route_dht(self.dht.find_providers(event.query, event.model, now), now)
 
     def _report_load(self, event: ReportLoad, now: float, _wall: float) -> list[Effect]:
         return self.gossip.report_load(event.load, now)
@@ -243,7 +273,7 @@ class Node:
             provider, version = Provider(key, advert.addrs), (self.gossip.inc, self._published)
             wall = self.gossip.wall(now)
             envelopes.append(statement(self._signer, provider, version, wall, settings.provider_ttl_s))
-        effects = self._filter(self.dht.publish(tuple(envelopes), now), now) if envelopes else []
+        effects = self._route_dht(self.dht.publish(tuple(envelopes), now), now) if envelopes else []
         return [*effects, SetTimer(_PUBLISH, now + settings.republish_s)]
 
     def _publish_advert(self, now: float) -> list[Effect]:
@@ -252,7 +282,7 @@ class Node:
         if envelope is None or envelope is self._in_dht:
             return []
         self._in_dht = envelope
-        return self._filter(self.dht.publish((envelope,), now), now)
+        return self._route_dht(self.dht.publish((envelope,), now), now)
 
     def _leave(self, _event: Leave, now: float, _wall: float) -> list[Effect]:
         self.overlay.leave()
@@ -271,30 +301,20 @@ class Node:
         if machine == "liveness":
             return self._sweep(now)
         if machine == "neighbours":
-            return self._neighbours_timer(event, now)
+            return self._route(self.overlay.timer(key, now), now)
         if machine == "dht":
-            return self._filter(self.dht.timer(key, now, wall), now)
+            return self._route_dht(self.dht.timer(key, now, wall), now)
         return self._publish(now)
 
-    def _neighbours_timer(self, event: TimerFired, now: float) -> list[Effect]:
-        effects = self.overlay.timer(event.key, now)
-        chosen = self.overlay.take_chosen()
-        if chosen:
-            self.gossip.stand(self.overlay.standing())
-        return effects + [effect for peer in chosen for effect in self.gossip.introduce(peer, now)]
-
     def _sweep(self, now: float) -> list[Effect]:
-        effects = self._paid(self.failure_detector.sweep(now, self.overlay.standing(), self.gossip.version_of), now)
+        effects = self.failure_detector.sweep(now, self.overlay.standing(), self.gossip.version_of)
+        self._pay_doubts(effects, now)
         for effect in effects:
             if isinstance(effect, PeerState) and effect.state == "suspect":
                 record = self.view.get(effect.peer)
                 if record is not None and record.advert is not None:
                     self.overlay.remember(effect.peer, record.advert.addrs)
-        return effects + self._look(now)
-
-    def _look(self, now: float) -> list[Effect]:
-        """Dial whom the failure detector wants to be looked at."""
-        return [effect for peer in self.failure_detector.take_looks() for effect in self.overlay.look(peer, now)]
+        return self._route(effects, now)
 
 
 #: What is done with an event.  Not of a node: one that holds its own methods is there until somebody collects garbage.

@@ -27,10 +27,10 @@ Not here: what we say of ourselves (``publisher``), which links stand (``overlay
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from protocol.effects import Effect, Penalise, Send, SetTimer, TimerKey
+from protocol.effects import AnyEffect, Effect, Penalise, Send, SetTimer, StatementAccepted, TimerKey
 from protocol.errors import BadEnvelope
 from protocol.gossip import anti_entropy
 from protocol.gossip.budget import Budget
@@ -78,8 +78,6 @@ class Gossip:
     def __init__(self, signer: Signer, settings: GossipSettings, view: PeerView, rng: Rng, inc: int) -> None:
         self.me = signer.peer_id
         self.counts = Counts()
-        #: Statements taken since :meth:`take_news` was last asked.
-        self._news: list[Envelope] = []
         self._settings = settings
         self._view = view
         self._rng = rng
@@ -211,13 +209,13 @@ class Gossip:
 
     # --- what we hear --------------------------------------------------------------------------------------------
 
-    def on_records(self, peer: PeerId, records: Records, now: float, wall: float) -> list[Effect]:
+    def on_records(self, peer: PeerId, records: Records, now: float, wall: float) -> list[AnyEffect]:
         """Statements relayed by ``peer``, whoever said them."""
         link = self._links.get(peer)
         if link is None:
             return []
         self._intake.clock.observe(now, wall)
-        effects: list[Effect] = []
+        effects: list[AnyEffect] = []
         find, known, has = self._marks.get, 0, link.lacks.discard
         self.counts.records_in += len(records.envelopes)
         for envelope in records.envelopes:
@@ -237,9 +235,9 @@ class Gossip:
         self.counts.known += known
         return effects
 
-    def learn(self, envelopes: Iterable[Envelope], now: float) -> list[Effect]:
+    def learn(self, envelopes: Iterable[Envelope], now: float) -> list[AnyEffect]:
         """Statements from elsewhere (the DHT); wrong ones are dropped."""
-        effects: list[Effect] = []
+        effects: list[AnyEffect] = []
         for envelope in envelopes:
             try:
                 effects += self._take(None, self._marks.get(envelope.key), envelope, now)
@@ -247,17 +245,12 @@ class Gossip:
                 self.counts.forged += 1
         return effects
 
-    def take_news(self) -> list[Envelope]:
-        """The statements taken since the last call: each proves that its author lived a moment ago."""
-        news, self._news = self._news, []
-        return news
-
     def version_of(self, peer: PeerId) -> tuple[int, int]:
         """The newest load of ``peer`` that was seen; ``(0, 0)`` if none was."""
         mark = self._marks.get((peer, LOAD))
         return (mark.inc, mark.seq) if mark is not None else (0, 0)
 
-    def _take(self, link: Neighbour | None, mark: Mark | None, envelope: Envelope, now: float) -> list[Effect]:
+    def _take(self, link: Neighbour | None, mark: Mark | None, envelope: Envelope, now: float) -> Sequence[AnyEffect]:
         """One statement that is not the one we hold; raises ``BadEnvelope`` where the relayer is to blame."""
         key = envelope.key
         verdict = self._intake.take(key, mark, envelope, () if link is None else link.checks, now)
@@ -270,10 +263,8 @@ class Gossip:
             return self._state(self._own.overtake(envelope.inc, self._nodes(), now, self.wall(now)), now)
         if verdict is not Verdict.NEW and verdict is not Verdict.UNHELD:
             return []
-        self._news.append(envelope)
-        effects: list[Effect] = []
-        if self._intake.clock_changed:
-            self._intake.clock_changed = False
+        effects: list[AnyEffect] = [StatementAccepted(envelope.author)]
+        if self._intake.settles_clock(envelope, now):  # what we said before has the wrong time on it
             effects += self._state(self._own.repeat(self._nodes(), now, self.wall(now)), now)
         if verdict is Verdict.UNHELD and mark is not None and not isinstance(mark, Seen):  # it is replaced
             for each in self._links.values():

@@ -104,8 +104,6 @@ class Validator:
         self.marks = HighWaterMarks(settings.marks_s)
         #: Two different statements of one version, by author: each pair proves itself.
         self.proofs: dict[PeerId, tuple[Envelope, Envelope]] = {}
-        #: Set when a statement settled a dispute about our clock: what we said before has the wrong time on it.
-        self.clock_changed = False
         #: How much the view had dropped when that was last looked at.
         self._dropped = 0
 
@@ -159,9 +157,11 @@ class Validator:
         held = self._view.put(envelope, value, now, until)
         self.marks.advance(envelope, until, held)
         self._counts.records_new += 1
-        if self.clock.vote(envelope, self._skew_s, now):
-            self.clock_changed = True
         return Verdict.NEW if held else Verdict.UNHELD
+
+    def settles_clock(self, envelope: Envelope, now: float) -> bool:
+        """Count an accepted statement as a vote on our clock; True if that changed what time we believe it is."""
+        return self.clock.vote(envelope, self._skew_s, now)
 
     def _compare(self, held: Envelope | None, envelope: Envelope) -> None:
         """Two statements of one version: if they say different things the author (or a thief of its key) is caught."""

@@ -33,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable
 from typing import Final
 
-from protocol.effects import Effect, PeerState, Send, SetTimer, TimerKey
+from protocol.effects import AnyEffect, Effect, PeerState, Probe, Send, SetTimer, TimerKey
 from protocol.ids import PeerId
 from protocol.membership.peer_view import PeerView
 from protocol.rng import Rng
@@ -90,8 +90,6 @@ class FailureDetector:
         self._doubt_looks = 0
         self._doubts = 0
         self.awareness = 0
-        #: Peers to dial, in this order, since :meth:`take_looks` was last asked.
-        self._looks: list[PeerId] = []
 
     def start(self, now: float) -> list[Effect]:
         """Begin; sweeps of different nodes are not in step."""
@@ -101,11 +99,6 @@ class FailureDetector:
         """``alive``, ``suspect``, ``dead``, ``left``, or None for a peer that is not watched."""
         watch = self._watched.get(peer)
         return watch.state if watch is not None else None
-
-    def take_looks(self) -> list[PeerId]:
-        """The peers to look at since the last call; looking is dialling."""
-        looks, self._looks = self._looks, []
-        return looks
 
     # --- evidence ------------------------------------------------------------------------------------------------
 
@@ -156,7 +149,7 @@ class FailureDetector:
 
     # --- doubt ---------------------------------------------------------------------------------------------------
 
-    def doubted(self, doubt: Doubt, now: float) -> list[Effect]:
+    def doubted(self, doubt: Doubt, now: float) -> list[AnyEffect]:
         """A neighbour could not reach ``doubt.peer`` and knows nothing newer than we do."""
         peer = PeerId(doubt.peer)
         watch = self._watched.get(peer)
@@ -170,7 +163,7 @@ class FailureDetector:
         if watch.looked is None and self._doubt_looks < MAX_DOUBT_LOOKS:
             self._doubt_looks += 1
             watch.looked = now
-            self._looks.append(peer)
+            return [Probe(peer)]
         return []
 
     def _suspect(
@@ -195,7 +188,7 @@ class FailureDetector:
         """Seconds between two sweeps, as healthy as we feel."""
         return self._settings.period_s * (1 + self.awareness)
 
-    def sweep(self, now: float, neighbours: tuple[PeerId, ...], version_of: VersionOf) -> list[Effect]:
+    def sweep(self, now: float, neighbours: tuple[PeerId, ...], version_of: VersionOf) -> list[AnyEffect]:
         """A period is over: count who missed it, look at them, and at a few others."""
         self._doubt_looks = self._doubts = 0
         for peer in [peer for peer in self._watched if peer not in self._view]:
@@ -219,10 +212,11 @@ class FailureDetector:
                 watch.looked = now
                 looks.append(peer)
         self._rng.shuffle(looks)
-        self._looks += looks[:MAX_LOOKS] + self._random_looks(now)
+        looks = looks[:MAX_LOOKS] + self._random_looks(now)
         for watch in self._watched.values():
             watch.asked = False
-        return [*effects, SetTimer(_SWEEP, now + self.period_s * self._rng.uniform(0.95, 1.05))]
+        sweep = SetTimer(_SWEEP, now + self.period_s * self._rng.uniform(0.95, 1.05))
+        return [*effects, sweep, *map(Probe, looks)]
 
     def _patience(self, peer: PeerId) -> float:
         """Seconds that a peer may be silent without missing."""

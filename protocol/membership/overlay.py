@@ -32,7 +32,7 @@ from collections.abc import KeysView
 from dataclasses import dataclass
 from typing import Final
 
-from protocol.effects import Dial, Effect, Hangup, SetTimer, TimerKey
+from protocol.effects import AnyEffect, Dial, Effect, Hangup, NeighbourChosen, SetTimer, TimerKey
 from protocol.ids import PeerId
 from protocol.membership.peer_record import PeerRecord
 from protocol.membership.peer_view import PeerView
@@ -106,7 +106,6 @@ class Overlay:
         self._former: dict[PeerId, Addrs] = {}
         #: Broken links, and whether they are only to be looked at.
         self._lost: dict[PeerId, bool] = {}
-        self._chosen: list[PeerId] = []
         self._pauses: dict[PeerId, _Pause] = {}
         self._dialling: dict[PeerId, _Dialling] = {}
         self._rotating = False
@@ -126,10 +125,10 @@ class Overlay:
         link = self._links.get(peer)
         return link is not None and link.standing
 
-    def start(self, seeds: Seeds, known: Known, now: float) -> list[Effect]:
+    def start(self, seeds: Seeds, known: Known, now: float) -> list[AnyEffect]:
         """Dial the seeds and as many known peers as are wanted; the other known ones are kept for bad times."""
         self._seeds = [_Seed(peer, addrs) for peer, addrs in seeds if peer != self.me]
-        effects: list[Effect] = []
+        effects: list[AnyEffect] = []
         for peer, addrs in known:
             self.remember(peer, addrs)
             if peer in self._former and len(self._dialling) < self._settings.target:
@@ -172,11 +171,6 @@ class Overlay:
         theirs = sum(not link.chosen for link in standing)
         most = self._settings.most
         return len(standing) < most and theirs < most - self._settings.target // 2
-
-    def take_chosen(self) -> list[PeerId]:
-        """Links that stood already and have been chosen since the last call."""
-        chosen, self._chosen = self._chosen, []
-        return chosen
 
     def _recognise(self, peer: PeerId, addrs: Addrs) -> bool:
         """Whether it is a seed that was reached; one of unknown identity is told by the address that was dialled."""
@@ -253,7 +247,7 @@ class Overlay:
         if failures >= LOST_TRIES:
             self._lost.pop(peer, None)
 
-    def look(self, peer: PeerId, now: float) -> list[Effect]:
+    def probe(self, peer: PeerId, now: float) -> list[Effect]:
         """Dial a peer to see whether it lives (``failure_detector``)."""
         addrs = self._addrs(peer)
         if peer in self._links or self._left or not addrs:
@@ -271,17 +265,17 @@ class Overlay:
 
     # --- whom to dial --------------------------------------------------------------------------------------------
 
-    def timer(self, key: TimerKey, now: float) -> list[Effect]:
+    def timer(self, key: TimerKey, now: float) -> list[AnyEffect]:
         """A timer of ours went off."""
         return self._tick(now) if key == _TICK else self._rotate(now)
 
-    def _tick(self, now: float) -> list[Effect]:
+    def _tick(self, now: float) -> list[AnyEffect]:
         """Dial whoever is due, and come back soon while something is missing, later otherwise."""
         if self._left:
             return []
         for peer in [peer for peer, dialling in self._dialling.items() if dialling.until <= now]:
             del self._dialling[peer]
-        effects = self._dial_seeds(now)
+        effects: list[AnyEffect] = [*self._dial_seeds(now)]
         for peer in [peer for peer in self._lost if self._is_free(peer, now)]:
             effects += self._dial(peer, self._addrs(peer), now, look=self._lost[peer])
         need = self._need() - sum(not dialling.look for dialling in self._dialling.values())
@@ -302,16 +296,16 @@ class Overlay:
         chosen = sum(link.chosen and link.standing for peer, link in self._links.items() if peer not in seeds)
         return max(target // 2 - chosen, target - SLACK - len(standing), 0)
 
-    def _choose(self, now: float, need: int) -> list[Effect]:
+    def _choose(self, now: float, need: int) -> list[AnyEffect]:
         """Make the best ``need`` candidates neighbours: dial them, or take the link that stands."""
-        effects: list[Effect] = []
+        effects: list[AnyEffect] = []
         for peer, addrs in self._candidates(now, need):
             link = self._links.get(peer)
             if link is None:
                 effects += self._dial(peer, addrs, now)
             else:
                 link.chosen = link.standing = True
-                self._chosen.append(peer)
+                effects.append(NeighbourChosen(peer))
                 effects += self._replace(peer)
         return effects
 
@@ -348,9 +342,9 @@ class Overlay:
         pause = self._pauses.get(peer)
         return pause is None or pause.until <= now
 
-    def _rotate(self, now: float) -> list[Effect]:
+    def _rotate(self, now: float) -> list[AnyEffect]:
         """Dial one more than needed, and one that vanished."""
-        effects: list[Effect] = [SetTimer(_ROTATE, now + self._rotate_s())]
+        effects: list[AnyEffect] = [SetTimer(_ROTATE, now + self._rotate_s())]
         if self._left:
             return effects
         if len(self._view) > self._settings.target and self._need() == 0:

@@ -82,7 +82,6 @@ def _fill_views(world: Cluster, stated: list[list[Envelope]]) -> None:
         if room < len(stated):
             heard = [envelope for at in die.sample(range(len(stated)), room) for envelope in stated[at]]
         peer.node.gossip.learn(heard, 0.0)
-        peer.node.gossip.take_news()
 
 
 # --- the DHT -------------------------------------------------------------------------------------------------------

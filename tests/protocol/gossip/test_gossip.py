@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from protocol.effects import Effect, Penalise, Send, SetTimer
+from protocol.effects import AnyEffect, Penalise, Send, SetTimer, StatementAccepted
 from protocol.events import Advertise
 from protocol.gossip import anti_entropy, gossip
 from protocol.gossip.budget import PAYBACK_SHARE
@@ -212,14 +212,14 @@ class Alone:
             self.gossip.link_up(peer, True, 0.0)
         self.gossip.stand(self.peers)
 
-    def get(self, peer: PeerId, *envelopes: Envelope, now: float = 0.0) -> list[Effect]:
+    def get(self, peer: PeerId, *envelopes: Envelope, now: float = 0.0) -> list[AnyEffect]:
         return self.gossip.on_records(peer, Records(tuple(parse(e.wire) for e in envelopes)), now, WALL + now)
 
-    def tick(self, now: float) -> list[Effect]:
+    def tick(self, now: float) -> list[AnyEffect]:
         return self.gossip.timer(("gossip", "tick"), now, WALL + now)
 
 
-def pushed(effects: list[Effect]) -> dict[PeerId, list[tuple[PeerId, int, int]]]:
+def pushed(effects: list[AnyEffect]) -> dict[PeerId, list[tuple[PeerId, int, int]]]:
     """What goes to whom: author, kind and seq."""
     found: dict[PeerId, list[tuple[PeerId, int, int]]] = {}
     for effect in effects:
@@ -228,7 +228,7 @@ def pushed(effects: list[Effect]) -> dict[PeerId, list[tuple[PeerId, int, int]]]
     return found
 
 
-def who_hears_of(author: int, effects: list[Effect]) -> set[PeerId]:
+def who_hears_of(author: int, effects: list[AnyEffect]) -> set[PeerId]:
     """To whom a statement of that author goes."""
     told = signer_of(author).peer_id
     return {peer for peer, items in pushed(effects).items() if told in {item[0] for item in items}}
@@ -248,7 +248,7 @@ def test_it_starts_with_two_timers() -> None:
 def test_a_new_statement_goes_to_those_who_lack_it_once() -> None:
     node = Alone(3)
     a, b, c = node.peers
-    assert node.get(a, load(1)) == []
+    assert node.get(a, load(1)) == [StatementAccepted(signer_of(1).peer_id)]
     assert node.get(b, load(1)) == []  # b has it, too
     assert pushed(node.tick(1.0)) == {c: [(signer_of(1).peer_id, LOAD, 1)]}
     assert pushed(node.tick(2.0)) == {}
@@ -364,7 +364,7 @@ def test_what_a_neighbour_lacks_is_no_more_than_is_known_however_often_the_view_
         assert len(link.lacks) <= len(node.gossip._marks)
 
 
-def told(effects: list[Effect]) -> dict[PeerId, Digest]:
+def told(effects: list[AnyEffect]) -> dict[PeerId, Digest]:
     """Who is told that we have something."""
     return {
         effect.peer: effect.message
@@ -431,7 +431,7 @@ def test_whoever_tells_much_makes_us_ask_for_little() -> None:
     assert len(told_or_asked(node.gossip.on_digest(peer, Digest(entries=entries, have=True), 30.0))) == 3
 
 
-def told_or_asked(effects: list[Effect]) -> tuple[tuple[int, bytes, int, int], ...]:
+def told_or_asked(effects: list[AnyEffect]) -> tuple[tuple[int, bytes, int, int], ...]:
     """The entries of the one digest there is, if any."""
     return next((e.message.entries for e in effects if isinstance(e, Send) and isinstance(e.message, Digest)), ())
 
@@ -464,7 +464,7 @@ def test_a_short_budget_goes_to_our_own_then_goodbyes_then_the_newest() -> None:
     for author in range(1, 20):
         node.gossip.learn([load(author)], 0.0)
     node.gossip._flow.spend(node.gossip._flow.level(0.0), 0.0)
-    assert node.gossip.learn([load(30, status=int(Status.LEFT))], 0.0) != []  # borrowed
+    assert pushed(node.gossip.learn([load(30, status=int(Status.LEFT))], 0.0)) != {}  # borrowed
     node.gossip.lacks(a, (signer_of(30).peer_id, LOAD), 0.0)
     node.gossip.advertise(advert_of(0), 0.0)
     seen: list[PeerId] = []
@@ -498,7 +498,7 @@ def test_a_debt_makes_even_our_own_wait() -> None:
     node = Alone(1, budget_bytes_s=100, burst_bytes=100)
     node.gossip._flow.spend(10**6, 0.0, debt=10**6)
     assert pushed(node.gossip.advertise(advert_of(0), 0.0)) == {}
-    assert node.get(node.peers[0], load(1, status=int(Status.LEFT))) == []
+    assert pushed(node.get(node.peers[0], load(1, status=int(Status.LEFT)))) == {}
 
 
 def test_what_ran_out_before_it_could_be_sent_is_not_sent() -> None:
@@ -668,8 +668,8 @@ def test_statements_from_elsewhere_are_checked_like_all() -> None:
     node = Alone(1)
     bad = parse(load(1).wire[:60] + bytes(4) + load(1).wire[64:])
     provider = seal(signer_of(3), PROVIDER, (1, 1), WALL, 60, b"")
-    assert node.gossip.learn([bad, provider, load(2), load(2), load(2, 0)], 0.0) == []
-    assert [envelope.author for envelope in node.gossip.take_news()] == [signer_of(2).peer_id]
+    learned = node.gossip.learn([bad, provider, load(2), load(2), load(2, 0)], 0.0)
+    assert learned == [StatementAccepted(signer_of(2).peer_id)]
     assert node.gossip.counts.forged == 1
     assert node.gossip.version_of(signer_of(2).peer_id) == (1, 1)
     assert node.gossip.version_of(signer_of(9).peer_id) == (0, 0)

@@ -202,8 +202,10 @@ def test_proofs_are_bounded() -> None:
 def test_a_disputed_clock_is_settled_by_the_statements_of_others() -> None:
     gate = Gate()
     gate.clock.observe(1.0, WALL + 3601)
-    assert gate.get(load(issued=WALL + 3601), now=1.0) is Verdict.NEW
-    assert gate.clock_changed
+    said = load(issued=WALL + 3601)
+    assert gate.get(said, now=1.0) is Verdict.NEW
+    assert gate.settles_clock(said, 1.0)
+    assert not gate.settles_clock(said, 1.0)
     assert gate.clock.read(1.0) == WALL + 3601
 
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from protocol.effects import Dial, Effect, Hangup, SetTimer
+from protocol.effects import AnyEffect, Dial, Hangup, NeighbourChosen, SetTimer
 from protocol.ids import PeerId
 from protocol.membership import overlay as machine
 from protocol.membership.overlay import Overlay
@@ -110,17 +110,17 @@ class Alone:
         self.view.set_state(signer.peer_id, state, self.now)
         return signer.peer_id
 
-    def tick(self, after: float = 1.0) -> list[Effect]:
+    def tick(self, after: float = 1.0) -> list[AnyEffect]:
         self.now += after
         return self.machine.timer(("neighbours", "tick"), self.now)
 
-    def rotate(self) -> list[Effect]:
+    def rotate(self) -> list[AnyEffect]:
         return self.machine.timer(("neighbours", "rotate"), self.now)
 
-    def up(self, index: int, outbound: bool = True, addrs: tuple[str, ...] = ()) -> list[Effect]:
+    def up(self, index: int, outbound: bool = True, addrs: tuple[str, ...] = ()) -> list[AnyEffect]:
         return self.machine.link_up(signer_of(index).peer_id, outbound, addr_of(index).split("/")[2], addrs)
 
-    def down(self, index: int) -> list[Effect]:
+    def down(self, index: int) -> list[AnyEffect]:
         return self.machine.link_down(signer_of(index).peer_id, self.now)
 
     def dial_all(self, ticks: int = 20) -> None:
@@ -131,11 +131,11 @@ class Alone:
                     self.machine.link_up(peer, True, "10.0.0.1", ())
 
 
-def dialled(effects: list[Effect]) -> list[PeerId | None]:
+def dialled(effects: list[AnyEffect]) -> list[PeerId | None]:
     return [effect.peer for effect in effects if isinstance(effect, Dial)]
 
 
-def hung_up(effects: list[Effect]) -> list[PeerId]:
+def hung_up(effects: list[AnyEffect]) -> list[PeerId]:
     return [effect.peer for effect in effects if isinstance(effect, Hangup)]
 
 
@@ -264,11 +264,12 @@ def test_a_link_that_stands_is_taken_as_it_is() -> None:
     for index in range(1, 10):
         node.up(index)  # dialled for jobs or look-ups, not by us
     assert node.machine.standing() == ()
-    assert dialled(node.tick()) == []
-    chosen = node.machine.take_chosen()
+    effects = node.tick()
+    assert dialled(effects) == []
+    chosen = [effect.peer for effect in effects if isinstance(effect, NeighbourChosen)]
     assert len(chosen) == 6
     assert set(node.machine.standing()) == set(chosen)
-    assert node.machine.take_chosen() == []
+    assert not [effect for effect in node.tick() if isinstance(effect, NeighbourChosen)]
 
 
 def test_the_dead_the_gone_and_the_unreachable_are_not_chosen() -> None:
@@ -332,17 +333,17 @@ def test_at_a_broken_link_that_others_chose_we_only_look() -> None:
 
 def test_a_look_that_finds_a_needed_peer_keeps_it() -> None:
     node = Alone(known=1)
-    assert dialled(node.machine.look(peer(1), 0.0)) == [peer(1)]
-    assert node.machine.look(peer(1), 0.0) == []
+    assert dialled(node.machine.probe(peer(1), 0.0)) == [peer(1)]
+    assert node.machine.probe(peer(1), 0.0) == []
     assert node.up(1) == []
     assert node.machine.is_standing(peer(1))
-    assert node.machine.look(peer(1), 0.0) == []
-    assert node.machine.look(peer(9), 0.0) == []  # no address
+    assert node.machine.probe(peer(1), 0.0) == []
+    assert node.machine.probe(peer(9), 0.0) == []  # no address
 
 
 def test_a_peer_that_is_being_looked_at_can_be_wanted_after_all() -> None:
     node = Alone(known=30)
-    node.machine.look(peer(1), 0.0)
+    node.machine.probe(peer(1), 0.0)
     node.machine.start(((peer(1), ("/a",)),), (), 0.0)
     node.dial_all()
     assert node.up(1) == []
@@ -376,15 +377,16 @@ def test_rotation_may_take_a_link_that_stands() -> None:
     node.up(9)
     node.up(8)
     before = node.machine.standing()
-    assert hung_up(node.rotate()) == [before[0]]
-    assert len(node.machine.take_chosen()) == 1
+    effects = node.rotate()
+    assert hung_up(effects) == [before[0]]
+    assert len([effect for effect in effects if isinstance(effect, NeighbourChosen)]) == 1
 
 
 def test_a_rotation_that_would_leave_too_few_keeps_all() -> None:
     node = Alone(known=30)
     node.machine._rotating = True
     for index in (1, 2):
-        node.machine.look(peer(index), 0.0)
+        node.machine.probe(peer(index), 0.0)
         assert node.up(index) == []
 
 
@@ -484,7 +486,7 @@ def test_after_leaving_nothing_is_dialled() -> None:
     node.machine.start(((peer(1), ("/a",)),), (), 0.0)
     node.up(1)
     node.machine.leave()
-    assert node.down(1) == node.tick() == node.machine.look(peer(2), 0.0) == []
+    assert node.down(1) == node.tick() == node.machine.probe(peer(2), 0.0) == []
     assert [type(effect) for effect in node.rotate()] == [SetTimer]
 
 
