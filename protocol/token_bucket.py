@@ -6,7 +6,7 @@ A bucket holds nothing back by itself: the machine that owns it asks, and goes w
 from __future__ import annotations
 
 
-class Bucket:
+class TokenBucket:
     """Fills with ``rate`` bytes per second up to ``capacity``; starts full."""
 
     __slots__ = ("_at", "capacity", "rate", "tokens")

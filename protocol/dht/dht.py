@@ -26,8 +26,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from protocol.dht.lookup import MOST_ADDRS, Candidate, Lookup
-from protocol.dht.record_store import RecordStore, home_of, vouch
+from protocol.dht.lookup import MOST_ADDRS, Lookup, ShortlistEntry
+from protocol.dht.record_store import RecordStore, record_key, validate
 from protocol.dht.routing_table import KEY_BYTES, RoutingTable, as_number, model_key, peer_key
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer, TimerKey
 from protocol.errors import BadEnvelope, RemoteProtocolError
@@ -36,7 +36,7 @@ from protocol.rng import Rng
 from protocol.settings import DhtSettings
 from protocol.statements.adverts import Advert, Provider
 from protocol.statements.envelope import Envelope, parse_again, read
-from protocol.token_bucket import Bucket
+from protocol.token_bucket import TokenBucket
 from protocol.wire.messages import Contact, DhtQuery, DhtReply, DhtStore, NodeMessage
 
 #: Searches at one time; more find nothing (guess: a search per HTTP request for an unknown model is the worst case).
@@ -60,8 +60,8 @@ _REJOIN_QUERIES: Final = 4.0
 PROVIDERS: Final = 5
 #: Own statements whose place is looked up at one time (guess: 64 models do not make 200 dials at once).
 _MOST_PUBLISHING: Final = 4
-#: Homes without a link that are dialled for a new version of what they hold (guess: one of them will be there).
-_HOMES_DIALLED: Final = 5
+#: Replicas without a link that are dialled for a new version of what they hold (guess: one of them will be there).
+_REPLICAS_DIALLED: Final = 5
 #: The upkeep timer goes off this many times per ``refresh_s`` and refreshes one bucket if one is due.
 _UPKEEPS: Final = 16
 
@@ -70,12 +70,12 @@ _REJOIN: Final[TimerKey] = ("dht", "rejoin")
 
 
 @dataclass(slots=True)
-class _Link:
+class _QueryLink:
     addrs: tuple[str, ...]
     group: str
     ours: bool  # dialled for the DHT
     used: float
-    served: Bucket | None = None  # once it asks
+    served: TokenBucket | None = None  # once it asks
 
 
 @dataclass(slots=True)
@@ -85,8 +85,8 @@ class _Own:
     envelope: Envelope
     key: bytes
     until: float
-    homes: dict[PeerId, int] = field(default_factory=dict)  # with their distances
-    enough: int = 1  # fewer homes than this call for a new look-up
+    replicas: dict[PeerId, int] = field(default_factory=dict)  # with their distances
+    enough: int = 1  # fewer replicas than this call for a new look-up
     placed: float | None = None
 
 
@@ -96,11 +96,11 @@ class Dht:
     def __init__(self, me: PeerId, settings: DhtSettings, rng: Rng) -> None:
         self.me = me
         self.table = RoutingTable(me, settings.k, settings.per_group)
-        self.shelf = RecordStore(me, settings)
+        self.records = RecordStore(me, settings)
         self._key = peer_key(me)
         self._settings = settings
         self._rng = rng
-        self._links: dict[PeerId, _Link] = {}
+        self._links: dict[PeerId, _QueryLink] = {}
         self._dialling: dict[PeerId, tuple[str, ...]] = {}
         self._shunned: dict[tuple[PeerId, tuple[str, ...]], float] = {}
         self._lookups: dict[int, Lookup] = {}
@@ -112,7 +112,7 @@ class Dht:
         self._joining: int | None = None
         self._around: set[PeerId] = set()  # the closest peers, as the last look-up of the own key found them
         self._rejoin_s = settings.query_s * _REJOIN_QUERIES
-        self._served = Bucket(_SERVED_IN_ALL_PER_S, _SERVED_IN_ALL_PER_S, 0.0)
+        self._served = TokenBucket(_SERVED_IN_ALL_PER_S, _SERVED_IN_ALL_PER_S, 0.0)
 
     # --- what the node tells us ------------------------------------------------------------------------------------
 
@@ -127,14 +127,14 @@ class Dht:
         """
         addrs = _short(addrs)
         first = not self._links
-        self._links[peer] = _Link(addrs, group, ours=self._dialling.pop(peer, None) is not None, used=now)
+        self._links[peer] = _QueryLink(addrs, group, ours=self._dialling.pop(peer, None) is not None, used=now)
         if addrs:
             self.table.seen(peer, addrs, group, now)
         effects = self._offer(peer, now)
         for number, lookup in self._lookups.items():
-            candidate = lookup.connected(peer, now)
-            if candidate is not None:
-                effects.append(self._ask(number, lookup, candidate, now))
+            entry = lookup.connected(peer, now)
+            if entry is not None:
+                effects.append(self._ask(number, lookup, entry, now))
         if first:
             self._around = set()
             self._rejoin_s = self._settings.query_s * _REJOIN_QUERIES / 2
@@ -161,7 +161,7 @@ class Dht:
             # Somebody's wrong address for a peer must not cost it its place.
             self.table.failed(peer, unreachable=addrs is not None and set(contact.addrs) <= set(addrs))
         for own in self._own.values():
-            own.homes.pop(peer, None)
+            own.replicas.pop(peer, None)
         return self._gone(peer, now)
 
     def on_message(self, peer: PeerId, message: NodeMessage, now: float, wall: float) -> list[Effect]:
@@ -175,7 +175,7 @@ class Dht:
         if not isinstance(message, DhtQuery | DhtStore):
             return []
         if link.served is None:
-            link.served = Bucket(_SERVED_PER_S, _SERVED_AT_ONCE, now)
+            link.served = TokenBucket(_SERVED_PER_S, _SERVED_AT_ONCE, now)
         if not (link.served.spend(1, now) and self._served.spend(1, now)):
             return []
         if isinstance(message, DhtQuery):
@@ -195,7 +195,7 @@ class Dht:
         """Look for a peer's addresses: ``Found`` with its advert if one is kept, and with where it was seen."""
         link = self._links.get(target)
         if link is not None:
-            kept = tuple(self.shelf.get(peer_key(target), now))
+            kept = tuple(self.records.get(peer_key(target), now))
             return [Found(query, kept, ((target, link.addrs),), 0)]
         return self._search(peer_key(target), self._settings.k, now, query)
 
@@ -210,7 +210,7 @@ class Dht:
         """
         effects: list[Effect] = []
         for envelope in envelopes:
-            key = home_of(envelope)
+            key = record_key(envelope)
             own = self._own.get(key)
             if own is None:
                 own = self._own[key] = _Own(envelope, key, now + envelope.ttl)
@@ -218,7 +218,7 @@ class Dht:
             if (
                 own.placed is not None
                 and now < own.placed + self._settings.republish_s
-                and len(own.homes) >= own.enough
+                and len(own.replicas) >= own.enough
             ):
                 effects += self._place(own, now)
             else:
@@ -247,21 +247,21 @@ class Dht:
         return tuple(wires)
 
     def _known(self, target: bytes, now: float) -> list[Envelope]:
-        known = self.shelf.get(target, now)
+        known = self.records.get(target, now)
         own = self._own.get(target)
         if own is not None and own.until > now:
             known.append(own.envelope)
         return known
 
-    def _keep(self, peer: PeerId, link: _Link, store: DhtStore, now: float, wall: float) -> list[Effect]:
+    def _keep(self, peer: PeerId, link: _QueryLink, store: DhtStore, now: float, wall: float) -> list[Effect]:
         try:
             envelope = parse_again(store.value)
             if envelope.author != peer:
                 raise BadEnvelope("brought by somebody else than its author")
-            left = vouch(store.target, envelope, wall, self._settings.skew_s)
+            left = validate(store.target, envelope, wall, self._settings.skew_s)
         except RemoteProtocolError as error:
             return _blame(peer, error)
-        self.shelf.put(store.target, envelope, link.group, now, now + left)
+        self.records.put(store.target, envelope, link.group, now, now + left)
         return []
 
     # --- searching -------------------------------------------------------------------------------------------------
@@ -281,13 +281,13 @@ class Dht:
         self.table.looked_up(target, now)
         if query is not None:
             lookup.queries.append(query)
-            for envelope in self.shelf.get(target, now):
+            for envelope in self.records.get(target, now):
                 lookup.found(envelope, 0, now)
         for contact in self.table.closest(target, 2 * self._settings.k):
             lookup.add(contact.peer, contact.addrs, None)
         for peer, link in self._links.items():
             lookup.add(peer, link.addrs, None)
-        first = lookup.first(self._links, now) if query is not None else []
+        first = lookup.ask_first(self._links, now) if query is not None else []
         return [self._ask(number, lookup, peer, now) for peer in first] + self._advance(number, now)
 
     def _advance(self, number: int, now: float) -> list[Effect]:
@@ -296,33 +296,33 @@ class Dht:
         if lookup is None:
             return []
         effects: list[Effect] = []
-        for peer in lookup.overdue(now):
+        for peer in lookup.fail_overdue(now):
             self.table.failed(peer, unreachable=False)
         while not lookup.over(now):
-            picked = lookup.next(now)
+            picked = lookup.ask_next(now)
             if not picked:
                 return [*effects, SetTimer(("dht", "look", number), lookup.wake(now))]
-            for candidate in picked:
-                effects += self._reach(number, lookup, candidate, now)
+            for entry in picked:
+                effects += self._reach(number, lookup, entry, now)
         return effects + self._finish(number, lookup, now)
 
-    def _reach(self, number: int, lookup: Lookup, candidate: Candidate, now: float) -> list[Effect]:
-        peer = candidate.peer
+    def _reach(self, number: int, lookup: Lookup, entry: ShortlistEntry, now: float) -> list[Effect]:
+        peer = entry.peer
         if peer in self._links:
-            return [self._ask(number, lookup, candidate, now)]
+            return [self._ask(number, lookup, entry, now)]
         if peer in self._dialling:
             return []
-        if not candidate.addrs or now < self._shunned.get((peer, candidate.addrs), now):
+        if not entry.addrs or now < self._shunned.get((peer, entry.addrs), now):
             lookup.failed(peer)
             return []
-        self._dialling[peer] = candidate.addrs
-        return [Dial(peer, candidate.addrs)]
+        self._dialling[peer] = entry.addrs
+        return [Dial(peer, entry.addrs)]
 
-    def _ask(self, number: int, lookup: Lookup, candidate: Candidate, now: float) -> Effect:
+    def _ask(self, number: int, lookup: Lookup, entry: ShortlistEntry, now: float) -> Effect:
         query = self._rng.getrandbits(32)
-        self._asked[candidate.peer, query] = number
-        self._links[candidate.peer].used = now
-        return Send(candidate.peer, DhtQuery(query, lookup.target, bool(lookup.queries)))
+        self._asked[entry.peer, query] = number
+        self._links[entry.peer].used = now
+        return Send(entry.peer, DhtQuery(query, lookup.target, bool(lookup.queries)))
 
     def _learn(self, peer: PeerId, reply: DhtReply, now: float, wall: float) -> list[Effect]:
         number = self._asked.pop((peer, reply.query), None)
@@ -339,14 +339,14 @@ class Dht:
             effects += self._gather(lookup, source, reply, now, wall)
         return effects + self._advance(number, now)
 
-    def _gather(self, lookup: Lookup, source: Candidate, reply: DhtReply, now: float, wall: float) -> list[Effect]:
+    def _gather(self, lookup: Lookup, source: ShortlistEntry, reply: DhtReply, now: float, wall: float) -> list[Effect]:
         """Take over the values of a reply that hold; the first that does not ends it."""
         for wire in reply.values:
             try:
                 envelope = parse_again(wire)
                 known = lookup.values.get(envelope.author)
                 if envelope.author != self.me and (known is None or known.version < envelope.version):
-                    vouch(lookup.target, envelope, wall, self._settings.skew_s)
+                    validate(lookup.target, envelope, wall, self._settings.skew_s)
                     lookup.found(envelope, source.hops, now)
             except RemoteProtocolError as error:
                 blame = _blame(source.peer, error)
@@ -370,15 +370,15 @@ class Dht:
         effects: list[Effect] = [Found(query, *self._result(lookup), lookup.hops) for query in lookup.queries]
         own = self._own.get(self._publishing.pop(number, b""))
         if own is not None:
-            own.homes = {candidate.peer: candidate.distance for candidate in lookup.closest()}
-            own.enough = max(1, len(own.homes) // 2)
+            own.replicas = {entry.peer: entry.distance for entry in lookup.closest()}
+            own.enough = max(1, len(own.replicas) // 2)
             own.placed = now
             effects += self._place(own, now)
         if number == self._joining:
-            around = {candidate.peer for candidate in lookup.closest()}
+            around = {entry.peer for entry in lookup.closest()}
             grown, self._around = around != self._around, around  # keys are random: who came here came everywhere
             few = len(around) // 2
-            self._to_publish |= {key: None for key, own in self._own.items() if grown or len(own.homes) < few}
+            self._to_publish |= {key: None for key, own in self._own.items() if grown or len(own.replicas) < few}
         return effects + self._publish(now)
 
     def _result(self, lookup: Lookup) -> tuple[tuple[Envelope, ...], tuple[tuple[PeerId, tuple[str, ...]], ...]]:
@@ -410,44 +410,44 @@ class Dht:
         return effects
 
     def _place(self, own: _Own, now: float) -> list[Effect]:
-        """Give a statement to its homes.
+        """Give a statement to its replicas.
 
         Those with a link get it now.  Of the others the closest are dialled and get it when the link stands; the rest
         keep what they have until the next look-up, or a new version each minute would cost twenty dials each minute.
         """
         effects: list[Effect] = []
-        for rank, peer in enumerate(sorted(own.homes, key=lambda home: own.homes[home])):
+        for rank, peer in enumerate(sorted(own.replicas, key=lambda replica: own.replicas[replica])):
             link, contact = self._links.get(peer), self.table.get(peer)
             if link is not None:
-                link.used = now if rank < _HOMES_DIALLED else link.used  # no link is kept for what nobody would dial
+                link.used = now if rank < _REPLICAS_DIALLED else link.used  # no link is kept for what nobody would dial
                 effects.append(Send(peer, DhtStore(own.key, own.envelope.wire)))
-            elif rank < _HOMES_DIALLED and contact is not None and peer not in self._dialling:
+            elif rank < _REPLICAS_DIALLED and contact is not None and peer not in self._dialling:
                 self._dialling[peer] = contact.addrs
                 effects.append(Dial(peer, contact.addrs))
         return effects
 
     def _offer(self, peer: PeerId, now: float) -> list[Effect]:
-        """Give a peer with a new link the statements that belong to it."""
+        """Give a peer with a new link the statements that it becomes or is a replica of."""
         busy = set(self._publishing.values())
-        return [
-            Send(peer, DhtStore(own.key, own.envelope.wire))
-            for own in self._own.values()
-            if own.until > now and own.key not in busy and self._is_home(own, peer)
-        ]
+        effects: list[Effect] = []
+        for own in self._own.values():
+            if own.until > now and own.key not in busy and self._add_replica(own, peer):
+                effects.append(Send(peer, DhtStore(own.key, own.envelope.wire)))
+        return effects
 
-    def _is_home(self, own: _Own, peer: PeerId) -> bool:
-        """Whether a peer is, or by its distance now becomes, one of the ``k`` that hold a statement."""
-        if peer in own.homes:
+    def _add_replica(self, own: _Own, peer: PeerId) -> bool:
+        """Make a peer one of the ``k`` replicas of a statement if it is close enough; True if it is one now."""
+        if peer in own.replicas:
             return True
         if peer not in self.table:
             return False
         distance = as_number(peer_key(peer)) ^ as_number(own.key)
-        if len(own.homes) >= self._settings.k:
-            farthest = max(own.homes, key=lambda home: own.homes[home])
-            if distance >= own.homes[farthest]:
+        if len(own.replicas) >= self._settings.k:
+            farthest = max(own.replicas, key=lambda replica: own.replicas[replica])
+            if distance >= own.replicas[farthest]:
                 return False
-            del own.homes[farthest]
-        own.homes[peer] = distance
+            del own.replicas[farthest]
+        own.replicas[peer] = distance
         return True
 
     # --- upkeep ----------------------------------------------------------------------------------------------------
@@ -468,7 +468,7 @@ class Dht:
     def _upkeep(self, now: float) -> list[Effect]:
         """Drop what has expired, hang up what is idle, publish again what is due, refresh one bucket."""
         settings = self._settings
-        self.shelf.expire(now)
+        self.records.expire(now)
         self._own = {key: own for key, own in self._own.items() if own.until > now}
         self._shunned = {key: until for key, until in self._shunned.items() if until > now}
         effects: list[Effect] = [SetTimer(_UPKEEP, now + self._upkeep_s * self._rng.uniform(0.9, 1.1))]

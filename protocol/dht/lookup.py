@@ -4,7 +4,7 @@ Not here: sending, dialling, checking what was answered (``dht``).
 
 Theory of operation
 -------------------
-The look-up holds candidates sorted by distance to its target.  ``alpha`` of them are asked at a time, closest first;
+The look-up holds entries sorted by distance to its target.  ``alpha`` of them are asked at a time, closest first;
 every answer names more.  It is over when the ``width`` closest that did not fail have answered (nothing closer is
 left to find), when the values found will do, or at the deadline.  Will do:
 
@@ -18,7 +18,7 @@ Three things keep it quick where peers are far, dead or lie:
 * *A link is quicker than a dial*, which takes many round trips.  Where somebody waits, as many of the closest that
   have a link are asked besides the ``alpha`` closest of all as those lack links: they name closer ones before a dial
   has come to anything.
-* *Nobody is waited for.*  A candidate that has not answered after a fifth of ``query_s`` is late: its answer still
+* *Nobody is waited for.*  An entry that has not answered after a fifth of ``query_s`` is late: its answer still
   counts until ``query_s`` is over, but its place among the ``alpha`` goes to the next.  So does that of one that is
   no more among the ``width`` closest: what it would name is known.
 * *A word is worth what came of it.*  Who names contacts of which ``alpha`` stay silent and none answers is believed
@@ -49,20 +49,20 @@ from protocol.ids import PeerId
 from protocol.settings import DhtSettings
 from protocol.statements.envelope import Envelope
 
-#: Candidates held by one look-up, as a multiple of k (guess: a flood of contacts is cut to the closest of them).
-_CANDIDATES_PER_K: Final = 8
-#: A candidate is late, and values have been gathered, after this share of ``query_s`` (guess: 0.6 s on a WAN).
+#: Entries held by one look-up, as a multiple of k (guess: a flood of contacts is cut to the closest of them).
+_ENTRIES_PER_K: Final = 8
+#: An entry is late, and values have been gathered, after this share of ``query_s`` (guess: 0.6 s on a WAN).
 _LATE_SHARE: Final = 0.2
 #: Fewer values than enough are taken after this share of ``query_s`` (2.7 s on a WAN: a request waits for 3 s).
 _PATIENCE_SHARE: Final = 0.9
 #: A look-up ends after this many ``query_s``, whatever it found (guess).
 _DEADLINE_QUERIES: Final = 3.0
-#: Addresses of one candidate that are tried (DESIGN 3.1).
+#: Addresses of one entry that are tried (DESIGN 3.1).
 MOST_ADDRS: Final = 4
 
 
-class State(IntEnum):
-    """How far a candidate has come."""
+class QueryState(IntEnum):
+    """How far an entry has come."""
 
     NEW = 0
     ASKED = 1
@@ -70,7 +70,7 @@ class State(IntEnum):
     FAILED = 3
 
 
-class Candidate:
+class ShortlistEntry:
     """A peer that a look-up may ask.  ``sources`` named it; our own contacts have None among them."""
 
     __slots__ = ("addrs", "besides", "distance", "hops", "peer", "retried", "since", "sources", "state")
@@ -80,7 +80,7 @@ class Candidate:
         self.distance = distance
         self.addrs = addrs
         self.hops = hops
-        self.state = State.NEW
+        self.state = QueryState.NEW
         self.since = 0.0
         self.retried = self.besides = False  # besides: takes no place among the ``alpha``
         self.sources: set[PeerId | None] = set()
@@ -102,31 +102,31 @@ class Lookup:
         self._enough = enough
         self._alpha = settings.alpha
         self._most_in_flight = settings.k
-        self._most = settings.k * _CANDIDATES_PER_K
+        self._most = settings.k * _ENTRIES_PER_K
         self._query_s = settings.query_s
         self._late_s = settings.query_s * _LATE_SHARE
         self._deadline = now + settings.query_s * _DEADLINE_QUERIES
         self._grace = math.inf
         self._patience = now + settings.query_s * _PATIENCE_SHARE
         self._begun = False
-        #: All candidates, closest first, and their distances.
-        self._sorted: list[Candidate] = []
+        #: All entries, closest first, and their distances.
+        self._sorted: list[ShortlistEntry] = []
         self._distances: list[int] = []
         #: Those that are waited for, those that failed, and the sources of those that answered.
-        self._asked: dict[PeerId, Candidate] = {}
-        self._failed: dict[PeerId, Candidate] = {}
+        self._asked: dict[PeerId, ShortlistEntry] = {}
+        self._failed: dict[PeerId, ShortlistEntry] = {}
         self._heard: set[PeerId | None] = {None}
-        self._by_peer: dict[PeerId, Candidate] = {}
+        self._by_peer: dict[PeerId, ShortlistEntry] = {}
 
-    def get(self, peer: PeerId) -> Candidate | None:
-        """The candidate of that name."""
+    def get(self, peer: PeerId) -> ShortlistEntry | None:
+        """The entry of that name."""
         return self._by_peer.get(peer)
 
-    def add(self, peer: PeerId, addrs: tuple[str, ...], source: Candidate | None) -> None:
+    def add(self, peer: PeerId, addrs: tuple[str, ...], source: ShortlistEntry | None) -> None:
         """Somebody (None: our own table) named a peer."""
         known = self._by_peer.get(peer)
         if known is None:
-            known = Candidate(peer, peer_number(peer) ^ self._number, addrs, source.hops + 1 if source else 1)
+            known = ShortlistEntry(peer, peer_number(peer) ^ self._number, addrs, source.hops + 1 if source else 1)
             self._by_peer[peer] = known
             place = bisect_left(self._distances, known.distance)
             self._distances.insert(place, known.distance)
@@ -134,19 +134,19 @@ class Lookup:
             self._trim()
         elif not set(addrs) <= set(known.addrs):
             known.addrs = tuple(dict.fromkeys(known.addrs + addrs))[:MOST_ADDRS]
-            if known.state is State.FAILED and not known.retried:
-                known.addrs, known.retried, known.besides, known.state = addrs, True, False, State.NEW
+            if known.state is QueryState.FAILED and not known.retried:
+                known.addrs, known.retried, known.besides, known.state = addrs, True, False, QueryState.NEW
                 del self._failed[peer]
         named = source.peer if source else None
         known.sources.add(named)
-        if known.state is State.ANSWERED:
+        if known.state is QueryState.ANSWERED:
             self._heard.add(named)
 
     def _trim(self) -> None:
-        """Forget the farthest candidate that nobody was asked about yet, if there are too many."""
+        """Forget the farthest entry that nobody was asked about yet, if there are too many."""
         if len(self._sorted) > self._most:
             last = len(self._sorted) - 1
-            place = next(last - back for back, c in enumerate(reversed(self._sorted)) if c.state is State.NEW)
+            place = next(last - back for back, c in enumerate(reversed(self._sorted)) if c.state is QueryState.NEW)
             del self._by_peer[self._sorted.pop(place).peer], self._distances[place]
 
     def found(self, envelope: Envelope, hops: int, now: float) -> None:
@@ -156,64 +156,64 @@ class Lookup:
             self._grace = now + self._late_s
         self.values[envelope.author] = envelope
 
-    def answered(self, peer: PeerId) -> Candidate | None:
-        """The candidate that answered, if it was asked."""
-        candidate = self._by_peer.get(peer)
-        if candidate is None or candidate.state is not State.ASKED:
+    def answered(self, peer: PeerId) -> ShortlistEntry | None:
+        """The entry that answered, if it was asked."""
+        entry = self._by_peer.get(peer)
+        if entry is None or entry.state is not QueryState.ASKED:
             return None
-        candidate.state = State.ANSWERED
+        entry.state = QueryState.ANSWERED
         del self._asked[peer]
-        self._heard |= candidate.sources
-        return candidate
+        self._heard |= entry.sources
+        return entry
 
-    def connected(self, peer: PeerId, now: float) -> Candidate | None:
-        """A link to a peer stands: the candidate, if it was waited for; its time starts afresh."""
-        candidate = self._by_peer.get(peer)
-        if candidate is None or candidate.state is not State.ASKED:
+    def connected(self, peer: PeerId, now: float) -> ShortlistEntry | None:
+        """A link to a peer stands: the entry, if it was waited for; its time starts afresh."""
+        entry = self._by_peer.get(peer)
+        if entry is None or entry.state is not QueryState.ASKED:
             return None
-        candidate.since = now
-        return candidate
+        entry.since = now
+        return entry
 
     def failed(self, peer: PeerId) -> bool:
-        """A candidate refused or cannot be reached; whether that matters to this look-up."""
-        candidate = self._by_peer.get(peer)
-        if candidate is None or candidate.state is not State.ASKED:
+        """An entry refused or cannot be reached; whether that matters to this look-up."""
+        entry = self._by_peer.get(peer)
+        if entry is None or entry.state is not QueryState.ASKED:
             return False
-        self._fail(candidate)
+        self._fail(entry)
         return True
 
-    def _fail(self, candidate: Candidate) -> None:
-        candidate.state = State.FAILED
-        del self._asked[candidate.peer]
-        self._failed[candidate.peer] = candidate
+    def _fail(self, entry: ShortlistEntry) -> None:
+        entry.state = QueryState.FAILED
+        del self._asked[entry.peer]
+        self._failed[entry.peer] = entry
 
-    def overdue(self, now: float) -> list[PeerId]:
-        """Candidates whose time is over; they count as failed from here on."""
+    def fail_overdue(self, now: float) -> list[PeerId]:
+        """Let those fail whose time is over, and return them."""
         over = [c for c in self._asked.values() if now >= c.since + self._query_s]
-        for candidate in over:
-            self._fail(candidate)
-        return [candidate.peer for candidate in over]
+        for entry in over:
+            self._fail(entry)
+        return [entry.peer for entry in over]
 
-    def first(self, linked: Container[PeerId], now: float) -> list[Candidate]:
-        """Those of ``linked`` to ask besides the ``alpha`` closest of all; they count as asked."""
+    def ask_first(self, linked: Container[PeerId], now: float) -> list[ShortlistEntry]:
+        """Mark those of ``linked`` as asked that are asked besides the ``alpha`` closest of all, and return them."""
         near, far = self._sorted[: self._alpha], self._sorted[self._alpha :]
         lacking = self._alpha - sum(c.peer in linked for c in near)
         first = [c for c in far if c.peer in linked][:lacking]
-        for candidate in first:
-            candidate.besides = True
-            self._ask(candidate, now)
+        for entry in first:
+            entry.besides = True
+            self._ask(entry, now)
         return first
 
-    def _is_in_time(self, candidate: Candidate, now: float) -> bool:
+    def _is_in_time(self, entry: ShortlistEntry, now: float) -> bool:
         """Whether it takes one of the ``alpha`` places, if it is close enough."""
-        return now < candidate.since + self._late_s and not candidate.besides
+        return now < entry.since + self._late_s and not entry.besides
 
-    def _ask(self, candidate: Candidate, now: float) -> None:
-        candidate.state, candidate.since = State.ASKED, now
-        self._asked[candidate.peer] = candidate
+    def _ask(self, entry: ShortlistEntry, now: float) -> None:
+        entry.state, entry.since = QueryState.ASKED, now
+        self._asked[entry.peer] = entry
 
-    def next(self, now: float) -> list[Candidate]:
-        """The candidates to ask now; they count as asked.
+    def ask_next(self, now: float) -> list[ShortlistEntry]:
+        """Mark the entries as asked that are to be asked now, and return them.
 
         Once there are enough values nobody else is asked; the first round always is: what we keep may be outdated.
         """
@@ -221,26 +221,26 @@ class Lookup:
             return []
         self._begun = True
         window = self._window(now)
-        free = self._alpha - sum(c.state is State.ASKED and self._is_in_time(c, now) for c in window)
+        free = self._alpha - sum(c.state is QueryState.ASKED and self._is_in_time(c, now) for c in window)
         free = min(free, self._most_in_flight - len(self._asked))
         if free <= 0:
             return []
-        picked = [c for c in window if c.state is State.NEW][:free]
-        for candidate in picked:
-            self._ask(candidate, now)
+        picked = [c for c in window if c.state is QueryState.NEW][:free]
+        for entry in picked:
+            self._ask(entry, now)
         return picked
 
-    def _window(self, now: float) -> list[Candidate]:
+    def _window(self, now: float) -> list[ShortlistEntry]:
         """The closest ``width`` that did not fail; those whom only distrusted sources named if nobody else is new."""
-        alive = (c for c in self._sorted if c.state is not State.FAILED)
+        alive = (c for c in self._sorted if c.state is not QueryState.FAILED)
         doubted = self._doubted(now)
         if doubted:
             trusted = [
                 c
                 for c in self._sorted
-                if c.state is not State.FAILED and (c.state is not State.NEW or not c.sources <= doubted)
+                if c.state is not QueryState.FAILED and (c.state is not QueryState.NEW or not c.sources <= doubted)
             ][: self._width]
-            if any(c.state is State.NEW for c in trusted):
+            if any(c.state is QueryState.NEW for c in trusted):
                 return trusted
         return list(islice(alive, self._width))
 
@@ -250,7 +250,7 @@ class Lookup:
         silent = [*self._failed.values(), *(c for c in self._asked.values() if c.since <= late)]
         if len(silent) < self._alpha:
             return set()
-        named = Counter(source for candidate in silent for source in candidate.sources)
+        named = Counter(source for entry in silent for source in entry.sources)
         return {source for source, count in named.items() if count >= self._alpha and source not in self._heard}
 
     def over(self, now: float) -> bool:
@@ -258,33 +258,33 @@ class Lookup:
         if now >= min(self._deadline, self._settled()):
             return True
         target = self.exact()
-        if target is not None and target.state is State.ANSWERED:
+        if target is not None and target.state is QueryState.ANSWERED:
             return True
         if len(self.values) >= self._enough and self._begun:
             return not any(now < c.since + self._late_s for c in self._asked.values())
-        return all(c.state is State.ANSWERED for c in self._window(now))
+        return all(c.state is QueryState.ANSWERED for c in self._window(now))
 
     def _settled(self) -> float:
         """When the values found so far will do."""
         if len(self.values) >= self._enough:
             return self._grace
-        nearest = islice((c for c in self._sorted if c.state is not State.FAILED), self._alpha)
-        if all(c.state is State.ANSWERED for c in nearest):
+        nearest = islice((c for c in self._sorted if c.state is not QueryState.FAILED), self._alpha)
+        if all(c.state is QueryState.ANSWERED for c in nearest):
             return self._grace
         return max(self._grace, self._patience)
 
-    def exact(self) -> Candidate | None:
-        """The candidate whose key is the target: the peer that is looked for."""
+    def exact(self) -> ShortlistEntry | None:
+        """The entry whose key is the target: the peer that is looked for."""
         return self._sorted[0] if self._sorted and self._sorted[0].distance == 0 else None
 
-    def closest(self) -> list[Candidate]:
+    def closest(self) -> list[ShortlistEntry]:
         """Those who answered, closest first: at most ``width``."""
-        return [c for c in self._sorted if c.state is State.ANSWERED][: self._width]
+        return [c for c in self._sorted if c.state is QueryState.ANSWERED][: self._width]
 
     def wake(self, now: float) -> float:
         """When to look again if nothing happens."""
         times = [min(self._deadline, self._settled())]
-        for candidate in self._asked.values():
-            late = candidate.since + self._late_s
-            times.append(late if late > now else candidate.since + self._query_s)
+        for entry in self._asked.values():
+            late = entry.since + self._late_s
+            times.append(late if late > now else entry.since + self._query_s)
         return min(times)

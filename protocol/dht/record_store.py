@@ -25,7 +25,7 @@ _STATEMENTS_PER_KEY: Final = 4
 _SHARE_PER_GROUP: Final = 4
 
 
-def home_of(envelope: Envelope) -> bytes:
+def record_key(envelope: Envelope) -> bytes:
     """The key a statement belongs under; raises ``BadEnvelope`` if it is forged or of a kind that is not kept.
 
     ``UnknownStatement`` if it is of a newer version: nobody's fault, and of no use here.
@@ -36,13 +36,13 @@ def home_of(envelope: Envelope) -> bytes:
     return model_key(ModelId(value.model)) if isinstance(value, Provider) else peer_key(envelope.author)
 
 
-def vouch(key: bytes, envelope: Envelope, wall: float, skew_s: float) -> float:
+def validate(key: bytes, envelope: Envelope, wall: float, skew_s: float) -> float:
     """How long a statement found under ``key`` may be believed, seconds.
 
     Raises ``StaleStatement`` or ``UnknownStatement`` (ignored), or ``BadEnvelope`` (held against whoever sent it).
     """
     left = remaining_s(envelope, wall, skew_s)
-    if home_of(envelope) != key:
+    if record_key(envelope) != key:
         raise BadEnvelope("under a key that is not its own")
     return left
 

@@ -51,7 +51,7 @@ def peer_number(peer: PeerId) -> int:
 
 
 @dataclass(slots=True)
-class Contact:
+class TableEntry:
     """A peer that proved itself, where it says it listens, and how it has answered since."""
 
     peer: PeerId
@@ -62,12 +62,12 @@ class Contact:
     failures: int = 0
 
 
-class _Bucket:
+class _KBucket:
     __slots__ = ("contacts", "looked_up", "spare")
 
     def __init__(self) -> None:
-        self.contacts: dict[PeerId, Contact] = {}  # oldest first
-        self.spare: dict[PeerId, Contact] = {}
+        self.contacts: dict[PeerId, TableEntry] = {}  # oldest first
+        self.spare: dict[PeerId, TableEntry] = {}
         self.looked_up = -math.inf
 
 
@@ -79,7 +79,7 @@ class RoutingTable:
         self._me = me
         self._k = k
         self._per_group = per_group
-        self._buckets: dict[int, _Bucket] = {}
+        self._buckets: dict[int, _KBucket] = {}
 
     def __len__(self) -> int:
         return sum(len(bucket.contacts) for bucket in self._buckets.values())
@@ -87,7 +87,7 @@ class RoutingTable:
     def __contains__(self, peer: PeerId) -> bool:
         return self.get(peer) is not None
 
-    def get(self, peer: PeerId) -> Contact | None:
+    def get(self, peer: PeerId) -> TableEntry | None:
         """The contact, if it has a place."""
         bucket = self._buckets.get(self.index(peer_number(peer)))
         return bucket.contacts.get(peer) if bucket is not None else None
@@ -101,8 +101,8 @@ class RoutingTable:
         number = peer_number(peer)
         if peer == self._me:
             return
-        bucket = self._buckets.setdefault(self.index(number), _Bucket())
-        fresh = Contact(peer, number, addrs, group, now)
+        bucket = self._buckets.setdefault(self.index(number), _KBucket())
+        fresh = TableEntry(peer, number, addrs, group, now)
         if peer in bucket.contacts:
             bucket.contacts[peer] = fresh  # keeps its place: what counts is for how long it has been known
         elif self._has_room(bucket, group):
@@ -114,7 +114,7 @@ class RoutingTable:
             if len(bucket.spare) > self._k:
                 del bucket.spare[next(iter(bucket.spare))]
 
-    def _has_room(self, bucket: _Bucket, group: str) -> bool:
+    def _has_room(self, bucket: _KBucket, group: str) -> bool:
         if len(bucket.contacts) >= self._k:
             return False
         same = sum(contact.group == group for contact in bucket.contacts.values()) if limited(group) else 0
@@ -142,7 +142,7 @@ class RoutingTable:
             del bucket.contacts[peer]
             self._promote(bucket)
 
-    def _promote(self, bucket: _Bucket) -> None:
+    def _promote(self, bucket: _KBucket) -> None:
         """Give the free place to the replacement that was seen last and whose group has room."""
         for spare in reversed(list(bucket.spare.values())):
             if self._has_room(bucket, spare.group):
@@ -150,7 +150,7 @@ class RoutingTable:
                 bucket.contacts[spare.peer] = spare
                 return
 
-    def closest(self, target: bytes, count: int) -> list[Contact]:
+    def closest(self, target: bytes, count: int) -> list[TableEntry]:
         """The contacts whose keys are closest to the target, closest first."""
         number = as_number(target)
         here = self.index(number)
@@ -163,7 +163,7 @@ class RoutingTable:
             found += self._by_distance((index,), number)
         return found[:count]
 
-    def _by_distance(self, indices: Iterable[int], number: int) -> list[Contact]:
+    def _by_distance(self, indices: Iterable[int], number: int) -> list[TableEntry]:
         buckets = [self._buckets[index] for index in indices if index in self._buckets]
         contacts = [contact for bucket in buckets for contact in bucket.contacts.values()]
         contacts.sort(key=lambda contact: contact.number ^ number)

@@ -50,7 +50,7 @@ FEW_BUCKETS: Final = 16
 #: The same in the first exchange of a link (guess: with eight neighbours a newcomer is shown nine in ten of them).
 FIRST_BUCKETS: Final = 64
 
-Entry = tuple[int, bytes, int, int]
+DigestEntry = tuple[int, bytes, int, int]
 
 
 def size(digest: Digest) -> int:
@@ -82,7 +82,7 @@ def details(marks: HighWaterMarks, numbers: list[int], now: float) -> list[Diges
     """Every entry of the numbered buckets, in as many messages as it takes; a bucket is never torn apart."""
     messages: list[Digest] = []
     listed: list[int] = []
-    entries: list[Entry] = []
+    entries: list[DigestEntry] = []
     for number in numbers:
         found = [_entry(key, mark) for key, mark in marks.within(number) if mark.lives(now)]
         if len(found) > MAX_ENTRIES:  # keys ground to share a byte: such a bucket is not repaired
@@ -97,7 +97,9 @@ def details(marks: HighWaterMarks, numbers: list[int], now: float) -> list[Diges
     return messages
 
 
-def compare(marks: HighWaterMarks, digest: Digest, now: float, young_s: float = 0.0) -> tuple[list[Key], list[Entry]]:
+def compare(
+    marks: HighWaterMarks, digest: Digest, now: float, young_s: float = 0.0
+) -> tuple[list[Key], list[DigestEntry]]:
     """``(lacks, wants)``: what the sender of ``everything`` or ``detail`` lacks, and what we ask it for."""
     ours = [entry for number in dict.fromkeys(digest.listed) for entry in _within(marks, number)]
     theirs = {(PeerId(author), kind): (inc, seq) for kind, author, inc, seq in digest.entries}
@@ -111,8 +113,8 @@ def compare(marks: HighWaterMarks, digest: Digest, now: float, young_s: float = 
     return lacks, _wants(marks, theirs, now)
 
 
-def _wants(marks: HighWaterMarks, theirs: Mapping[Key, tuple[int, int]], now: float) -> list[Entry]:
-    wants: list[Entry] = []
+def _wants(marks: HighWaterMarks, theirs: Mapping[Key, tuple[int, int]], now: float) -> list[DigestEntry]:
+    wants: list[DigestEntry] = []
     for key, version in theirs.items():
         mine = marks.get(key)
         if key[1] in (ADVERT, LOAD) and (mine is None or _older(mine.inc, mine.seq, mine.until, version)):
@@ -125,7 +127,7 @@ def having(marks: Iterable[Mark]) -> Digest:
     return Digest(entries=tuple(_entry(mark.envelope.key, mark) for mark in marks if mark.envelope), have=True)
 
 
-def offered(marks: HighWaterMarks, entries: Iterable[Entry], now: float) -> tuple[list[Mark], list[Entry]]:
+def offered(marks: HighWaterMarks, entries: Iterable[DigestEntry], now: float) -> tuple[list[Mark], list[DigestEntry]]:
     """``(alike, wants)``: what we have just as the sender of ``have``, and what we ask it for."""
     theirs = {(PeerId(author), kind): (inc, seq) for kind, author, inc, seq in entries}
     found = [(marks.get(key), version) for key, version in theirs.items()]
@@ -162,5 +164,5 @@ def _within(marks: HighWaterMarks, number: int) -> list[tuple[Key, Mark]]:
     return marks.within(number) if 0 <= number < BUCKETS else []
 
 
-def _entry(key: Key, mark: Mark) -> Entry:
+def _entry(key: Key, mark: Mark) -> DigestEntry:
     return (key[1], key[0], mark.inc, mark.seq)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from protocol.token_bucket import Bucket
+from protocol.token_bucket import TokenBucket
 
 #: The part of a budget that is for digests and newcomers (guess: twice what digests cost at 4,096 records; with 0.12
 #: loads are 4 % younger, but of 1,000 nodes that come and go the dearest in a hundred is above the budget: simulated).
@@ -34,10 +34,10 @@ class Budget:
 
     def __init__(self, rate: float, burst: float, tick_s: float, now: float) -> None:
         flow = (1 - SYNC_SHARE) * rate
-        self.flow = Bucket(flow, flow * max(SAVED_S, tick_s), now)
+        self.flow = TokenBucket(flow, flow * max(SAVED_S, tick_s), now)
         self.flow.tokens = flow * tick_s
-        self.sync = Bucket(SYNC_SHARE * rate, burst, now)
-        self._all = Bucket(rate, EVEN_S * rate, now)
+        self.sync = TokenBucket(SYNC_SHARE * rate, burst, now)
+        self._all = TokenBucket(rate, EVEN_S * rate, now)
         self._saved = SAVED_SHARE * burst
         self._sent = 0
         self._settled = now

@@ -45,7 +45,7 @@ from protocol.statements.adverts import Advert, Load
 from protocol.statements.envelope import Envelope, Key, Mark, Seen
 from protocol.statements.keys import ADVERT, LOAD, Signer
 from protocol.statements.versions import MarkTable
-from protocol.token_bucket import Bucket
+from protocol.token_bucket import TokenBucket
 from protocol.wire.messages import Digest, Records
 
 #: Ticks in which a statement that is new here reaches everybody else, or fails to (simulated: 99 % within 2.2 s).
@@ -95,9 +95,9 @@ class Gossip:
         settings = self._settings
         self._budget = Budget(settings.budget_bytes_s, settings.burst_bytes, settings.tick_s, now)
         self._flow, self._sync = self._budget.flow, self._budget.sync
-        self._tells = Bucket(TOLD_SHARE * self._flow.rate, TOLD_SHARE * self._flow.rate, now)
-        self._guest_checks = Bucket(GUESTS * CHECKS_S, CHECKS_BURST, now)
-        self._guest_digests = Bucket(GUEST_DIGESTS_S, GUEST_DIGESTS_BURST, now)
+        self._tells = TokenBucket(TOLD_SHARE * self._flow.rate, TOLD_SHARE * self._flow.rate, now)
+        self._guest_checks = TokenBucket(GUESTS * CHECKS_S, CHECKS_BURST, now)
+        self._guest_digests = TokenBucket(GUEST_DIGESTS_S, GUEST_DIGESTS_BURST, now)
         self._intake.start(marks, now, wall)
         first_digest = now + settings.digest_s * self._rng.random()
         return [SetTimer(_TICK, now + settings.tick_s * self._rng.random()), SetTimer(_DIGEST, first_digest)]
@@ -165,7 +165,7 @@ class Gossip:
 
     def link_up(self, peer: PeerId, outbound: bool, now: float) -> None:
         """A link stands; the peer lacks at least what we say of ourselves."""
-        own = Bucket(CHECKS_S, CHECKS_BURST, now)
+        own = TokenBucket(CHECKS_S, CHECKS_BURST, now)
         link = self._links[peer] = Neighbour(peer, (own,) if outbound else (own, self._guest_checks), now)
         for mark in (self._marks.get((self.me, kind)) for kind in (ADVERT, LOAD)):
             if mark is not None and mark.envelope is not None:
@@ -199,7 +199,7 @@ class Gossip:
         Only one is opened per tick, so that a newcomer does not get the network from all sides at once.
         """
         self._to_digest[peer] = None
-        return self._next_digest(now)
+        return self._open_digest(now)
 
     def lacks(self, peer: PeerId, key: Key, now: float) -> None:
         """A neighbour has shown that it does not have the newest statement."""
@@ -317,13 +317,15 @@ class Gossip:
         record = self._view.get(envelope.author)
         return NOW if record is not None and record.said_goodbye else math.inf
 
-    def _push(self, link: Neighbour, bucket: Bucket, now: float, debt: float, most: float = math.inf) -> list[Effect]:
+    def _push(
+        self, link: Neighbour, bucket: TokenBucket, now: float, debt: float, most: float = math.inf
+    ) -> list[Effect]:
         """Send what is lacking as far as the bucket goes; ``most`` bytes for this neighbour."""
         if not link.lacks:
             return []
         return self._send_all(link, link.lacks.take(min(bucket.level(now) + debt, most), now), bucket, now)
 
-    def _send_all(self, link: Neighbour, envelopes: list[Envelope], bucket: Bucket, now: float) -> list[Effect]:
+    def _send_all(self, link: Neighbour, envelopes: list[Envelope], bucket: TokenBucket, now: float) -> list[Effect]:
         """Send this, in as many messages as it takes; the caller has seen that it may."""
         effects: list[Effect] = []
         batch: list[Envelope] = []
@@ -349,7 +351,7 @@ class Gossip:
         return self._tick(now) if key == _TICK else self._digest_round(now)
 
     def _tick(self, now: float) -> list[Effect]:
-        effects = self._state(self._own.due(self._nodes(), now, self.wall(now)), now, flush=False)
+        effects = self._state(self._own.state_due(self._nodes(), now, self.wall(now)), now, flush=False)
         self._budget.settle(self.counts.bytes_out, now)
         self._crowded = self._own.crowded(self._nodes())
         links = [link for link in self._standing if link.lacks]
@@ -361,7 +363,7 @@ class Gossip:
         for link in self._links.values():  # what others asked for and the burst did not cover
             if not link.standing and link.lacks:
                 effects += self._push(link, self._sync, now, 0.0)
-        effects += self._next_digest(now)
+        effects += self._open_digest(now)
         effects.append(SetTimer(_TICK, now + self._settings.tick_s))
         return effects
 
@@ -373,11 +375,11 @@ class Gossip:
                 link.lacks.prune(now)
         if self._standing:
             self._to_digest[self._rng.choice(self._standing).peer] = None
-        return [*self._next_digest(now), SetTimer(_DIGEST, now + self._settings.digest_s * self._rng.uniform(0.9, 1.1))]
+        return [*self._open_digest(now), SetTimer(_DIGEST, now + self._settings.digest_s * self._rng.uniform(0.9, 1.1))]
 
     # --- digests -------------------------------------------------------------------------------------------------
 
-    def _next_digest(self, now: float) -> list[Effect]:
+    def _open_digest(self, now: float) -> list[Effect]:
         """Open the next exchange that waits, unless one was opened a moment ago."""
         if not self._to_digest or now < self._next_sync:
             return []
@@ -390,7 +392,7 @@ class Gossip:
         return effects
 
     def _send_digest(
-        self, peer: PeerId, digest: Digest, now: float, bucket: Bucket | None = None, debt: float = 0.0
+        self, peer: PeerId, digest: Digest, now: float, bucket: TokenBucket | None = None, debt: float = 0.0
     ) -> list[Effect]:
         cost = anti_entropy.size(digest)
         if not (bucket or self._sync).spend(cost, now, debt):
@@ -403,7 +405,7 @@ class Gossip:
         """Tell a neighbour what it has not been sent for so long that it may never be."""
         if now < link.told + self._young_s or self._tells.level(now) <= 0:
             return []
-        due = link.lacks.due(now, MAX_TOLD)
+        due = link.lacks.take_due(now, MAX_TOLD)
         if not due:
             return []
         link.told = now

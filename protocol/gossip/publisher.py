@@ -109,8 +109,8 @@ class Publisher:
             return [self._state(LOAD, nodes, now, wall)]
         return []
 
-    def due(self, nodes: int, now: float, wall: float) -> list[Envelope]:
-        """What has to be said again now."""
+    def state_due(self, nodes: int, now: float, wall: float) -> list[Envelope]:
+        """State again what has to be said again now."""
         if self.left:
             return []
         stated = [self._state(kind, nodes, now, wall) for kind in (ADVERT, LOAD) if self._due[kind] <= now]

@@ -22,7 +22,7 @@ from typing import Final
 
 from protocol.ids import PeerId
 from protocol.statements.envelope import Envelope, Mark
-from protocol.token_bucket import Bucket
+from protocol.token_bucket import TokenBucket
 
 #: Bytes around a statement in ``Records``, and around ``Records`` in a frame.
 ITEM_BYTES: Final = 3
@@ -82,7 +82,7 @@ class SendQueue:
                 self.discard(mark)
 
     def take(self, room: float, now: float) -> list[Envelope]:
-        """As much as fits into ``room`` bytes, first things first; it is off the list then.
+        """Take as much off the list as fits into ``room`` bytes, first things first.
 
         Whatever comes after something too large waits with it: that would never have its turn otherwise.
         """
@@ -105,8 +105,8 @@ class SendQueue:
         self._shrink()
         return taken
 
-    def due(self, now: float, most: int) -> list[Mark]:
-        """Up to ``most`` adverts that have been left behind for long enough; they are off the list then."""
+    def take_due(self, now: float, most: int) -> list[Mark]:
+        """Take up to ``most`` adverts off the list that have been left behind for long enough."""
         found: list[Mark] = []
         for mark in [mark for mark, due in self._due.items() if due <= now]:
             self.discard(mark)
@@ -129,7 +129,7 @@ class Neighbour:
 
     __slots__ = ("asked", "checks", "digests", "guest", "introduced", "lacks", "peer", "standing", "told", "wants")
 
-    def __init__(self, peer: PeerId, checks: tuple[Bucket, ...], now: float) -> None:
+    def __init__(self, peer: PeerId, checks: tuple[TokenBucket, ...], now: float) -> None:
         self.peer = peer
         #: The allowances of signatures that it spends from: its own, and that of all links that others have made.
         self.checks = checks

@@ -34,7 +34,7 @@ from protocol.statements.adverts import Provider
 from protocol.statements.envelope import UNSEEN, Envelope, Key, Mark, read
 from protocol.statements.keys import ADVERT, LOAD
 from protocol.statements.versions import HighWaterMarks, MarkTable, WallClock
-from protocol.token_bucket import Bucket
+from protocol.token_bucket import TokenBucket
 
 #: Equivocations kept as proof (guess).
 MAX_PROOFS: Final = 64
@@ -86,7 +86,7 @@ class Counts:
         return asdict(self)
 
 
-def _afford(allowances: tuple[Bucket, ...], now: float) -> bool:
+def _afford(allowances: tuple[TokenBucket, ...], now: float) -> bool:
     for allowance in allowances:  # noqa: SIM110 - no generator: this is asked for every statement that is new
         if not allowance.spend(1, now):
             return False
@@ -113,7 +113,7 @@ class Validator:
         self.marks.load(marks, now, wall)
 
     def take(
-        self, key: Key, mark: Mark | None, envelope: Envelope, allowances: tuple[Bucket, ...], now: float
+        self, key: Key, mark: Mark | None, envelope: Envelope, allowances: tuple[TokenBucket, ...], now: float
     ) -> Verdict:
         """Judge one statement that is not, byte for byte, the one held; raises ``BadEnvelope``."""
         if mark is not None:
@@ -135,7 +135,7 @@ class Validator:
             return Verdict.OWN
         return self._accept(envelope, now, now + life)
 
-    def _is_usable(self, key: Key, life: float, allowances: tuple[Bucket, ...], now: float) -> bool:
+    def _is_usable(self, key: Key, life: float, allowances: tuple[TokenBucket, ...], now: float) -> bool:
         """What can be said without its signature; counts why not."""
         if key[1] not in (ADVERT, LOAD):
             self._counts.unreadable += 1

@@ -62,7 +62,7 @@ Known = tuple[tuple[PeerId, Addrs], ...]
 
 
 @dataclass(slots=True)
-class _Link:
+class _LinkState:
     group: str
     #: Whether we want the peer as a neighbour, and whether the other end does.
     chosen: bool = False
@@ -101,7 +101,7 @@ class Overlay:
         self._settings = settings
         self._view = view
         self._rng = rng
-        self._links: dict[PeerId, _Link] = {}
+        self._links: dict[PeerId, _LinkState] = {}
         self._seeds: list[_Seed] = []
         self._former: dict[PeerId, Addrs] = {}
         #: Broken links, and whether they are only to be looked at.
@@ -144,11 +144,11 @@ class Overlay:
     def link_up(self, peer: PeerId, outbound: bool, address: str, addrs: Addrs) -> list[Effect]:
         """A link stands."""
         dialling = self._dialling.pop(peer, None) if outbound else None
-        seed = self._recognise(peer, addrs if outbound else ())
+        seed = self._reached_seed(peer, addrs if outbound else ())
         self._pauses.pop(peer, None)
         self._lost.pop(peer, None)
         self._former.pop(peer, None)
-        link = self._links[peer] = _Link(network_group(address))
+        link = self._links[peer] = _LinkState(network_group(address))
         if dialling is None and not (seed and outbound):
             return []
         if dialling is not None and dialling.look and self._need() == 0:
@@ -172,8 +172,11 @@ class Overlay:
         most = self._settings.most
         return len(standing) < most and theirs < most - self._settings.target // 2
 
-    def _recognise(self, peer: PeerId, addrs: Addrs) -> bool:
-        """Whether it is a seed that was reached; one of unknown identity is told by the address that was dialled."""
+    def _reached_seed(self, peer: PeerId, addrs: Addrs) -> bool:
+        """Note that a seed was reached, and return whether it was one.
+
+        A seed of unknown identity is told by the address that was dialled.
+        """
         found = False
         for seed in self._seeds:
             if seed.peer is None and addrs and addrs[0] in seed.addrs:

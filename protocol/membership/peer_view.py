@@ -183,7 +183,7 @@ class PeerView:
             record = PeerRecord(envelope.author, 0, now)
             self._add(record, group)
         elif isinstance(value, Advert) and not record.linked and group != record.group:
-            if not (record.is_kept or self._group_has_room(group, now)):
+            if not (record.is_kept or self._make_room_in_group(group, now)):
                 self.remove(record.peer)
                 return False
             self._regroup(record, group)
@@ -417,7 +417,7 @@ class PeerView:
         if not kept:
             self._sure_of_all_until = -_INF
 
-    def _group_has_room(self, name: str, now: float) -> bool:
+    def _make_room_in_group(self, name: str, now: float) -> bool:
         if self._groups.get(name, 0) < self._part(name):
             return True
         victim = self._gone(np.flatnonzero(self.columns["group"] == _group_number(name)), now)
@@ -434,7 +434,7 @@ class PeerView:
 
     def _make_room(self, group: str, now: float, wanted: bool) -> bool:
         """Room for an unproven newcomer, who is the newest of the unproven: the gone give way, or the less wanted."""
-        if not self._group_has_room(group, now):
+        if not self._make_room_in_group(group, now):
             return False
         if len(self) < self._size:
             return True

@@ -47,6 +47,6 @@ def node_sizes(node: Node) -> dict[str, int]:
         "links": len(node.overlay.linked),
         "marks": len(node.gossip._marks),
         "lacks": max(lists, default=0),
-        "shelf_keys": len(node.dht.shelf),
-        "shelf_statements": node.dht.shelf.statements,
+        "shelf_keys": len(node.dht.records),
+        "shelf_statements": node.dht.records.statements,
     }

@@ -15,8 +15,8 @@ from typing import Final
 
 import numpy as np
 
-from protocol.dht.dht import _Link, _Own
-from protocol.dht.record_store import home_of
+from protocol.dht.dht import _Own, _QueryLink
+from protocol.dht.record_store import record_key
 from protocol.dht.routing_table import as_number, peer_key
 from protocol.ids import ModelId, PeerId, name_key
 from protocol.membership.overlay import _Seed
@@ -119,15 +119,15 @@ def _providers(peer: SimNode, ttl_s: int) -> list[Envelope]:
 
 def _place(world: Cluster, author: SimNode, envelope: Envelope, numbers: np.ndarray) -> None:
     """Give a statement to those whose keys are closest to where it belongs."""
-    key, settings = home_of(envelope), world.scenario.node.dht
-    homes: dict[PeerId, int] = {}
+    key, settings = record_key(envelope), world.scenario.node.dht
+    replicas: dict[PeerId, int] = {}
     for at in _closest(numbers, key, settings.k):
         home = world.peers[at]
         if home is not author:
-            homes[home.peer_id] = as_number(peer_key(home.peer_id)) ^ as_number(key)
-            home.node.dht.shelf.put(key, envelope, network_group(author.address), 0.0, float(envelope.ttl))
+            replicas[home.peer_id] = as_number(peer_key(home.peer_id)) ^ as_number(key)
+            home.node.dht.records.put(key, envelope, network_group(author.address), 0.0, float(envelope.ttl))
     placed = -rng_stream(world.seed, "placed", author.index).random() * settings.republish_s
-    author.node.dht._own[key] = _Own(envelope, key, float(envelope.ttl), homes, max(1, len(homes) // 2), placed)
+    author.node.dht._own[key] = _Own(envelope, key, float(envelope.ttl), replicas, max(1, len(replicas) // 2), placed)
 
 
 def _leading(key: bytes) -> int:
@@ -152,7 +152,7 @@ def _link(world: Cluster) -> None:
     spread = world.scenario.topology.join_s
     for peer in peers:
         # Whoever has a link already does not take the next one for its first, after which it would look itself up.
-        peer.node.dht._links[peer.peer_id] = _Link((), "", False, 0.0)
+        peer.node.dht._links[peer.peer_id] = _QueryLink((), "", False, 0.0)
         others = die.sample(peers, min(len(peers), half + 1))
         for other in [each for each in others if each is not peer][:half]:
             when = spread * die.random()

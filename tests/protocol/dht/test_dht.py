@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from protocol.dht import dht as dht_module
 from protocol.dht.dht import MOST_LOOKUPS, PROVIDERS, Dht
-from protocol.dht.lookup import Lookup, State
-from protocol.dht.record_store import RecordStore, home_of
+from protocol.dht.lookup import Lookup, QueryState
+from protocol.dht.record_store import RecordStore, record_key
 from protocol.dht.routing_table import RoutingTable, as_number, model_key, peer_key
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer
 from protocol.errors import BadEnvelope, StaleStatement
@@ -168,7 +168,7 @@ def test_a_network_refreshes_hangs_up_what_is_idle_and_keeps_what_is_published()
     assert links < 29
     assert sum(len(member.dht.table) for member in net.members) / 30 > 20
     assert net.members[0].dials > joined
-    for member in net.rng.sample(net.members, 20):  # most of the homes that the first look-up chose
+    for member in net.rng.sample(net.members, 20):  # most of the replicas that the first look-up chose
         if member is not net.members[0]:
             net.kill(member)
     net.run(60.0)
@@ -340,7 +340,7 @@ def test_a_peer_that_asks_too_often_is_not_answered_for_a_while() -> None:
     answers = [bool(node.on_message(peer, DhtQuery(n, bytes(32)), NOW, WALL)) for n in range(202)]
     assert answers == [True] * 200 + [False] * 2
     assert store(node, 2, provider(2)) == []
-    assert len(node.shelf) == 0, "statements cost as much"
+    assert len(node.records) == 0, "statements cost as much"
     assert node.on_message(peer, DhtQuery(1, bytes(32)), NOW + 0.01, WALL)
 
 
@@ -373,13 +373,13 @@ def test_the_newest_statement_of_each_author_is_kept_and_expires_on_our_clock() 
     for number, seq in ((2, 5), (2, 4), (2, 5), (3, 1), (2, 6)):
         assert store(node, number, provider(number, seq)) == []
     assert store(node, 2, advert(2), peer_key(signer(2).peer_id)) == []
-    kept = node.shelf.get(model_key(MODEL), NOW)
+    kept = node.records.get(model_key(MODEL), NOW)
     assert {(envelope.author, envelope.seq) for envelope in kept} == {(signer(2).peer_id, 6), (signer(3).peer_id, 1)}
-    assert (len(node.shelf), node.shelf.statements) == (2, 3)
+    assert (len(node.records), node.records.statements) == (2, 3)
     node.timer(("dht", "upkeep"), NOW + 120, WALL + 120)
-    assert (len(node.shelf), node.shelf.statements) == (1, 2)
-    assert node.shelf.get(model_key(MODEL), NOW + 3600) == []
-    assert (len(node.shelf), node.shelf.statements) == (0, 0)
+    assert (len(node.records), node.records.statements) == (1, 2)
+    assert node.records.get(model_key(MODEL), NOW + 3600) == []
+    assert (len(node.records), node.records.statements) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -399,7 +399,7 @@ def test_a_wrong_statement_is_not_kept_and_held_against_its_sender(wire: bytes, 
     (blame,) = store(node, 2, wire)
     assert (blame.peer, blame.points) == (signer(2).peer_id, 1)
     assert why in blame.reason
-    assert len(node.shelf) == 0
+    assert len(node.records) == 0
 
 
 @pytest.mark.parametrize("issued", [WALL - 3600 - 121, WALL + 121])
@@ -407,7 +407,7 @@ def test_an_old_or_early_statement_is_not_kept_and_nobody_blamed(issued: float) 
     node = machine()
     linked(node, 2)
     assert store(node, 2, provider(2, issued=issued)) == []
-    assert len(node.shelf) == 0
+    assert len(node.records) == 0
 
 
 def test_the_life_of_a_statement_follows_the_skew_rule() -> None:
@@ -434,14 +434,16 @@ def test_a_shelf_is_bounded_per_key_and_per_group() -> None:
 def test_a_full_shelf_gives_up_the_keys_farthest_from_its_own() -> None:
     shelf = RecordStore(name(1), DhtSettings(store_keys=4))
     mine = as_number(peer_key(name(1)))
-    items = sorted((provider(2, model=bytes([n]) * 16) for n in range(12)), key=lambda e: as_number(home_of(e)) ^ mine)
+    items = sorted(
+        (provider(2, model=bytes([n]) * 16) for n in range(12)), key=lambda e: as_number(record_key(e)) ^ mine
+    )
     near, far = items[:4], items[4:]
     for envelope in far[:4]:
-        assert shelf.put(home_of(envelope), envelope, "", NOW, NOW + 60)
-    assert not shelf.put(home_of(far[4]), far[4], "", NOW, NOW + 60)
+        assert shelf.put(record_key(envelope), envelope, "", NOW, NOW + 60)
+    assert not shelf.put(record_key(far[4]), far[4], "", NOW, NOW + 60)
     for envelope in near:
-        assert shelf.put(home_of(envelope), envelope, "", NOW, NOW + 60)
-    assert [len(shelf.get(home_of(envelope), NOW)) for envelope in items] == [1] * 4 + [0] * 8
+        assert shelf.put(record_key(envelope), envelope, "", NOW, NOW + 60)
+    assert [len(shelf.get(record_key(envelope), NOW)) for envelope in items] == [1] * 4 + [0] * 8
     assert (len(shelf), shelf.statements) == (4, 4)
 
 
@@ -485,13 +487,13 @@ def test_who_has_a_link_is_asked_besides_the_closest_that_have_none() -> None:
         search.add(signer(number).peer_id, addrs_of(number), None)
     closest = sorted((signer(number).peer_id for number in numbers), key=peer_key)
     linked = {closest[1], *closest[10:]}
-    besides = search.first(linked, 0.0)
-    assert [candidate.peer for candidate in besides] == closest[10:12]  # one of the three closest has a link itself
-    assert [candidate.peer for candidate in search.next(0.0)] == closest[:3]
-    assert search.next(0.0) == []
+    besides = search.ask_first(linked, 0.0)
+    assert [entry.peer for entry in besides] == closest[10:12]  # one of the three closest has a link itself
+    assert [entry.peer for entry in search.ask_next(0.0)] == closest[:3]
+    assert search.ask_next(0.0) == []
     assert search.answered(closest[10]) is besides[0]
-    assert search.next(0.0) == []  # it took nobody's place, and gives none
-    assert not Lookup(bytes(32), 20, settings, 0.0).first(linked, 0.0)
+    assert search.ask_next(0.0) == []  # it took nobody's place, and gives none
+    assert not Lookup(bytes(32), 20, settings, 0.0).ask_first(linked, 0.0)
 
 
 def test_whoever_is_not_among_the_closest_any_more_takes_no_place() -> None:
@@ -499,12 +501,12 @@ def test_whoever_is_not_among_the_closest_any_more_takes_no_place() -> None:
     closest = sorted((signer(number).peer_id for number in range(2, 12)), key=peer_key)
     search.add(closest[9], (), None)
     search.add(closest[8], (), None)
-    assert [candidate.peer for candidate in search.next(0.0)] == [closest[8]]
+    assert [entry.peer for entry in search.ask_next(0.0)] == [closest[8]]
     search.add(closest[1], (), None)
-    assert search.next(0.1) == []  # of two close ones one is asked
+    assert search.ask_next(0.1) == []  # of two close ones one is asked
     search.add(closest[0], (), None)
-    assert [candidate.peer for candidate in search.next(0.1)] == [closest[0]]
-    assert search.next(0.1) == []
+    assert [entry.peer for entry in search.ask_next(0.1)] == [closest[0]]
+    assert search.ask_next(0.1) == []
 
 
 def test_nobody_is_asked_besides_where_nobody_waits() -> None:
@@ -822,11 +824,11 @@ def stored(effects: list[Effect]) -> set[PeerId]:
 
 def place(node: Dht, effects: list[Effect], now: float = NOW) -> set[PeerId]:
     """Answer every question with nothing; who got a statement in the end."""
-    homes = stored(effects)
+    replicas = stored(effects)
     while asked := questions(effects):
         effects = [e for p, q in asked.items() for e in node.on_message(p, DhtReply(q.query), now, now + EPOCH)]
-        homes |= stored(effects)
-    return homes
+        replicas |= stored(effects)
+    return replicas
 
 
 def test_a_statement_goes_to_the_k_closest_and_its_successor_to_the_same() -> None:
@@ -888,8 +890,8 @@ def test_a_home_that_is_no_contact_any_more_is_passed_over() -> None:
     node = machine()
     linked(node, 2)
     node.link_up(name(3), (), "", NOW)
-    homes = place(node, node.publish((provider(1),), NOW))
-    assert homes == {signer(2).peer_id, name(3)}
+    replicas = place(node, node.publish((provider(1),), NOW))
+    assert replicas == {signer(2).peer_id, name(3)}
     node.link_down(name(3), NOW)
     assert stored(node.publish((provider(1, seq=2),), NOW)) == {signer(2).peer_id}
 
@@ -911,16 +913,16 @@ def test_a_closer_peer_that_turns_up_is_given_what_belongs_to_it() -> None:
     target = as_number(model_key(MODEL))
     order = sorted(range(2, 60), key=lambda n: as_number(peer_key(signer(n).peer_id)) ^ target)
     bucket = {n: node.table.index(as_number(peer_key(signer(n).peer_id))) for n in order}
-    homes = order[-3:-1]
-    linked(node, *homes)
+    replicas = order[-3:-1]
+    linked(node, *replicas)
     place(node, node.publish((provider(1),), NOW))
-    closer = next(n for n in order if bucket[n] not in {bucket[home] for home in homes})
-    farther = next(n for n in reversed(order) if bucket[n] not in {bucket[m] for m in (*homes, closer)})
+    closer = next(n for n in order if bucket[n] not in {bucket[home] for home in replicas})
+    farther = next(n for n in reversed(order) if bucket[n] not in {bucket[m] for m in (*replicas, closer)})
     assert stored(node.link_up(signer(closer).peer_id, addrs_of(closer), "", NOW)) == {signer(closer).peer_id}
     (own,) = node._own.values()
-    assert set(own.homes) == {signer(closer).peer_id, signer(homes[0]).peer_id}
+    assert set(own.replicas) == {signer(closer).peer_id, signer(replicas[0]).peer_id}
     assert stored(node.link_up(signer(order[-1]).peer_id, addrs_of(order[-1]), "", NOW)) == set()
-    own.homes = {signer(closer).peer_id: 0, name(98): 1}
+    own.replicas = {signer(closer).peer_id: 0, name(98): 1}
     assert stored(node.link_up(signer(farther).peer_id, addrs_of(farther), "", NOW)) == set()
     assert stored(node.link_up(name(99), (), "", NOW)) == set()  # listens nowhere
 
@@ -950,7 +952,7 @@ def test_many_models_are_placed_a_few_at_a_time() -> None:
         effects = [e for send in sends for e in node.on_message(send.peer, DhtReply(send.message.query), NOW, WALL)]
         begun += len([e for e in of(effects, Send) if isinstance(e.message, DhtQuery)])
     assert begun == 10
-    assert all(own.homes for own in node._own.values())
+    assert all(own.replicas for own in node._own.values())
 
 
 def test_what_cannot_be_kept_is_not_published() -> None:
@@ -1089,7 +1091,7 @@ def test_contacts_of_a_source_whose_word_was_worth_nothing_are_asked_last() -> N
     search = Lookup(bytes(32), 20, TEST, 0.0)
     search.add(name(1), addrs_of(1), None)
     search.add(name(2), addrs_of(2), None)
-    search.next(0.0)
+    search.ask_next(0.0)
     liar, honest = search.answered(name(1)), search.answered(name(2))
     by_distance = sorted(range(10, 40), key=lambda n: as_number(peer_key(name(n))))
     for number in by_distance[:20]:
@@ -1097,11 +1099,11 @@ def test_contacts_of_a_source_whose_word_was_worth_nothing_are_asked_last() -> N
     for number in by_distance[20:22]:
         search.add(name(number), addrs_of(number), honest)
     search.add(name(by_distance[21]), addrs_of(by_distance[21]), liar)
-    assert [candidate.peer for candidate in search.next(0.0)] == [name(n) for n in by_distance[:3]]
-    assert [candidate.peer for candidate in search.next(0.1)] == [name(n) for n in by_distance[20:22]]
+    assert [entry.peer for entry in search.ask_next(0.0)] == [name(n) for n in by_distance[:3]]
+    assert [entry.peer for entry in search.ask_next(0.1)] == [name(n) for n in by_distance[20:22]]
     for number in by_distance[20:22]:
         search.answered(name(number))
-    assert [candidate.peer for candidate in search.next(0.1)] == [name(n) for n in by_distance[3:6]]
+    assert [entry.peer for entry in search.ask_next(0.1)] == [name(n) for n in by_distance[3:6]]
     assert not search.over(0.1)
 
 
@@ -1113,8 +1115,8 @@ def test_a_flood_of_contacts_is_cut_to_the_closest() -> None:
     everyone = sorted(range(10, 60), key=lambda n: as_number(peer_key(name(n))))
     assert set(kept) == set(everyone[:16])
     for _ in range(16):
-        for candidate in search.next(0.0):
-            candidate.state = State.FAILED
+        for entry in search.ask_next(0.0):
+            entry.state = QueryState.FAILED
     search.add(name(9), addrs_of(9), None)  # who was asked is not forgotten for it
     assert search.get(name(9)) is None
     assert all(search.get(name(number)) for number in kept)
@@ -1123,18 +1125,18 @@ def test_a_flood_of_contacts_is_cut_to_the_closest() -> None:
 def test_a_failed_candidate_is_tried_once_more_under_another_address() -> None:
     search = Lookup(bytes(32), 20, TEST, 0.0)
     search.add(name(1), ("a",), None)
-    search.next(0.0)
+    search.ask_next(0.0)
     assert search.failed(name(1))
     assert not search.failed(name(1))
     assert not search.failed(name(2))
     search.add(name(1), ("a",), None)
-    assert search.next(0.0) == []
+    assert search.ask_next(0.0) == []
     search.add(name(1), ("b",), None)
-    (again,) = search.next(0.0)
+    (again,) = search.ask_next(0.0)
     assert again.addrs == ("b",)
     search.failed(name(1))
     search.add(name(1), ("c",), None)
-    assert search.next(0.0) == []
+    assert search.ask_next(0.0) == []
     assert search.over(0.0)
 
 
@@ -1142,8 +1144,8 @@ def test_no_more_than_k_are_in_flight_however_late_they_are() -> None:
     search = Lookup(bytes(32), 100, DhtSettings(k=5, query_s=1.0), 0.0)
     for number in range(1, 30):
         search.add(name(number), addrs_of(number), None)
-    assert [len(search.next(0.2 * step)) for step in range(4)] == [3, 2, 0, 0]
-    assert search.overdue(1.0) == [c.peer for c in search._sorted if c.state is State.FAILED]
+    assert [len(search.ask_next(0.2 * step)) for step in range(4)] == [3, 2, 0, 0]
+    assert search.fail_overdue(1.0) == [c.peer for c in search._sorted if c.state is QueryState.FAILED]
     assert search.wake(1.0) == pytest.approx(1.2)
     assert search.over(4.0)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from protocol.gossip.budget import EVEN_S, PAYBACK_SHARE, SAVED_S, SAVED_SHARE, SYNC_SHARE, Budget
-from protocol.token_bucket import Bucket
+from protocol.token_bucket import TokenBucket
 
 
 def test_it_fills_with_time_up_to_its_capacity() -> None:
-    bucket = Bucket(10.0, 100.0, now=5.0)
+    bucket = TokenBucket(10.0, 100.0, now=5.0)
     assert bucket.spend(100, 5.0)
     assert not bucket.spend(1, 5.0)
     assert bucket.level(7.0) == 20.0
@@ -18,7 +18,7 @@ def test_it_fills_with_time_up_to_its_capacity() -> None:
 
 
 def test_debt_is_paid_back_before_more_is_given() -> None:
-    bucket = Bucket(10.0, 100.0, now=0.0)
+    bucket = TokenBucket(10.0, 100.0, now=0.0)
     assert bucket.spend(130, 0.0, debt=30.0)
     assert not bucket.spend(1, 0.0, debt=30.0)
     assert not bucket.spend(1, 3.0)

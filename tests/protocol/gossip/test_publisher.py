@@ -36,7 +36,7 @@ def kinds(envelopes: list[Envelope]) -> list[int]:
 
 def test_the_first_advert_brings_a_load_and_the_same_one_says_nothing() -> None:
     node = announcer()
-    assert node.due(1, 0.0, WALL) == []
+    assert node.state_due(1, 0.0, WALL) == []
     assert kinds(node.advertise(advert_of(0), 1, 0.0, WALL)) == [ADVERT, LOAD]
     assert node.advertise(advert_of(0), 1, 1.0, WALL) == []
     changed_advert = node.advertise(advert_of(1), 1, 2.0, WALL)
@@ -55,7 +55,7 @@ def test_statements_are_repeated_in_time_with_rising_versions() -> None:
     node = announcer()
     stated = node.advertise(advert_of(0), 30, 0.0, WALL)
     for tick in range(1, 301):
-        stated += node.due(30, float(tick), WALL + tick)
+        stated += node.state_due(30, float(tick), WALL + tick)
     loads = [envelope for envelope in stated if envelope.kind == LOAD]
     adverts = [envelope for envelope in stated if envelope.kind == ADVERT]
     assert 50 <= len(loads) <= 76
@@ -72,8 +72,8 @@ def test_a_changed_load_comes_early_but_not_too_often() -> None:
     node.advertise(advert_of(0), 1, 0.0, WALL)
     busy = Load(running=4, slots=8)
     assert node.report(busy, 1, 0.5, WALL) == []
-    assert kinds(node.due(1, 1.0, WALL)) == []
-    assert kinds(node.due(1, 1.3, WALL)) == [LOAD]
+    assert kinds(node.state_due(1, 1.0, WALL)) == []
+    assert kinds(node.state_due(1, 1.3, WALL)) == [LOAD]
     assert node.report(Load(running=4, slots=8, temperature_c=60), 1, 4.0, WALL) == []  # not worth it
 
 
@@ -90,7 +90,7 @@ def test_goodbye_is_the_last_word() -> None:
     (goodbye,) = node.leave(1, 0.0, WALL)
     assert read(goodbye) == Load(status=int(Status.LEFT))
     assert node.leave(1, 1.0, WALL) == []
-    assert node.report(IDLE, 1, 9.0, WALL) == node.due(1, 99.0, WALL) == node.refute(1, 99.0, WALL) == []
+    assert node.report(IDLE, 1, 9.0, WALL) == node.state_due(1, 99.0, WALL) == node.refute(1, 99.0, WALL) == []
 
 
 def test_a_doubt_is_refuted_once_per_load_period_however_many_there_are() -> None:
@@ -157,8 +157,8 @@ def test_a_very_large_network_still_repeats_before_the_longest_ttl() -> None:
     node.advertise(advert_of(0), 100_000, 0.0, WALL)
     stated = node.repeat(100_000, 0.0, WALL)
     assert {envelope.ttl for envelope in stated} == {MAX_TTL_S}
-    assert kinds(node.due(100_000, 3600 / 4, WALL)) == [LOAD]
-    assert kinds(node.due(100_000, 3600 / 2, WALL)) == [ADVERT, LOAD]
+    assert kinds(node.state_due(100_000, 3600 / 4, WALL)) == [LOAD]
+    assert kinds(node.state_due(100_000, 3600 / 2, WALL)) == [ADVERT, LOAD]
 
 
 @pytest.mark.parametrize(

@@ -71,10 +71,10 @@ def test_what_is_due_is_told_once_and_not_sent() -> None:
     late, gone = mark_of(4, advert=True), mark_of(5, advert=True, until=6.0)
     queue.add(late, due=7.0)
     queue.add(gone, due=6.0)
-    assert queue.due(4.9, most=9) == []
-    assert queue.due(7.0, most=1) == [ADVERT]
-    assert queue.due(7.0, most=9) == [late]
-    assert queue.due(7.0, most=9) == []
+    assert queue.take_due(4.9, most=9) == []
+    assert queue.take_due(7.0, most=1) == [ADVERT]
+    assert queue.take_due(7.0, most=9) == [late]
+    assert queue.take_due(7.0, most=9) == []
     assert queue.marks() == [OWN, OLD, NEW]
 
 
@@ -107,7 +107,7 @@ def test_every_mark_is_there_once_or_was_told_or_sent(steps: list[tuple[int, flo
     assert sorted(map(id, queue.marks())) == sorted(id(MARKS[number]) for number in left)
     sent = queue.take(room, 0.0)
     assert sum(len(envelope.wire) + ITEM_BYTES for envelope in sent) <= max(0, room - FRAME_BYTES)
-    told = queue.due(1.0, most=2)
+    told = queue.take_due(1.0, most=2)
     kept = [mark.envelope for mark in (*told, *queue.marks())]
     assert sorted(map(id, [*sent, *kept])) == sorted(id(MARKS[number].envelope) for number in left)
 

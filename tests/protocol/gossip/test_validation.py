@@ -17,7 +17,7 @@ from protocol.settings import GossipSettings
 from protocol.statements.adverts import Load, Provider
 from protocol.statements.envelope import Envelope, Key, parse, seal, statement
 from protocol.statements.keys import ADVERT, LOAD
-from protocol.token_bucket import Bucket
+from protocol.token_bucket import TokenBucket
 from tests.protocol.harness import WALL, advert_of, signer_of
 
 ME = signer_of(0)
@@ -32,7 +32,7 @@ class Gate(Validator):
         super().__init__(ME.peer_id, GossipSettings(), self.view, self.counts)
         self.start({}, 0.0, WALL)
 
-    def get(self, envelope: Envelope, now: float = 0.0, allowance: Bucket | None = None) -> Verdict:
+    def get(self, envelope: Envelope, now: float = 0.0, allowance: TokenBucket | None = None) -> Verdict:
         key = (envelope.author, envelope.kind)
         return self.take(key, self.marks.get(key), parse(envelope.wire), (allowance,) if allowance else (), now)
 
@@ -113,7 +113,7 @@ def test_other_kinds_and_what_we_do_not_understand_are_nobodys_fault() -> None:
 
 def test_a_relayer_has_an_allowance_of_signatures() -> None:
     gate = Gate()
-    allowance = Bucket(1.0, 2.0, 0.0)
+    allowance = TokenBucket(1.0, 2.0, 0.0)
     verdicts = [gate.get(load(author=i), allowance=allowance) for i in (1, 2, 3)]
     assert verdicts == [Verdict.NEW, Verdict.NEW, Verdict.IGNORED]
     assert gate.counts.shed == 1

@@ -163,7 +163,7 @@ def sizes(victim: Victim) -> dict[str, int]:
     """Everything that is kept by what others say or by who they are."""
     node = victim.node
     found: dict[str, int] = {}
-    machines = (node, node.gossip, node.gossip._intake, node.failure_detector, node.overlay, node.dht, node.dht.shelf)
+    machines = (node, node.gossip, node.gossip._intake, node.failure_detector, node.overlay, node.dht, node.dht.records)
     for machine in (*machines, node.gossip._intake.clock, node.view):
         for name, value in vars(machine).items():
             if isinstance(value, dict | list | set):
