@@ -14,8 +14,9 @@ from typing import Final
 
 import trio
 
-from protocol.perf.batch_engine import BatchEngine, BatchingEffect, Finished, WakeAt, Work
+from protocol.perf.batch_engine import BatchEngine
 from protocol.perf.model_timing import ModelTiming
+from protocol.perf.sequences import BatchingEffect, Finished, WakeAt, Work
 from protocol.statements.adverts import Load
 
 #: Shortest sleep, seconds: with faster steps the tokens come in small batches, as they do over a network anyway.

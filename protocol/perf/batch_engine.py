@@ -51,6 +51,7 @@ from protocol.perf.model_timing import CHUNK_TOKENS, ModelTiming
 from protocol.perf.sequences import (
     BatchingEffect,
     BatchJob,
+    EngineState,
     Finished,
     FirstToken,
     Lane,
@@ -61,8 +62,6 @@ from protocol.perf.sequences import (
 )
 from protocol.perf.step_clock import StepClock
 from protocol.statements.adverts import Load, ModelState, Status
-
-__all__ = ["BatchEngine", "BatchingEffect", "Finished", "FirstToken", "ModelChanged", "UnknownModel", "WakeAt", "Work"]
 
 #: Steps after which the time of a step is recomputed even without a change (guess).
 HORIZON: Final = 256
@@ -86,9 +85,7 @@ class BatchEngine:
         exact: bool = False,
     ) -> None:
         self.slots = slots
-        self.preemptions = 0
-        self.prefix_hit_tokens = 0
-        self.prompt_tokens_total = 0
+        self.preemptions = self.prefix_hit_tokens = self.prompt_tokens_total = 0
         self._lanes = {name: Lane(timing, index) for index, (name, timing) in enumerate(paces.items())}
         self._all = tuple(self._lanes.values())
         memory = min((timing.memory_bytes for timing in paces.values()), default=inf)
@@ -106,17 +103,13 @@ class BatchEngine:
         self._admitted: dict[int, BatchJob] = {}  # jobs with a slot, the oldest first
         self._unread: list[BatchJob] = []
         self._reading: BatchJob | None = None
-        self._read_until = 0.0
-        self._chunk_s = 0.0
+        self._read_until = self._chunk_s = 0.0
         self._ends: list[tuple[float, int, BatchJob]] = []  # by count; an entry that differs from ``job.end`` is stale
         self._firsts: list[tuple[float, BatchJob]] = []
-        self._own = 0.0  # bytes that jobs hold without sharing: own + growth * v
-        self._growth = 0.0
+        self._own = self._growth = 0.0  # bytes that jobs hold without sharing: own + growth * v
         self._sequences = 0
         self._clock = StepClock()
-        self._next_v = inf
-        self._wake = inf
-        self._told = inf
+        self._next_v = self._wake = self._told = inf
 
     def submit(self, work: Work, now: float) -> list[BatchingEffect]:
         """A job arrives."""
@@ -475,6 +468,13 @@ class BatchEngine:
     def busy_s(self) -> float:
         """Seconds in which the GPU was busy, up to the last change of the batch."""
         return self._clock.busy_s
+
+    def introspect(self, now: float) -> EngineState:
+        """What it holds, for checks that do not trust its decisions."""
+        own, pinned, block = self._own_bytes(self._clock.count(now)), self._kv.pinned_bytes, self._block_tokens
+        first = next((job for job in self._queue if not job.gone), None)
+        need = first.admission_bytes(self._kv, block, self._exact) if first is not None else inf
+        return EngineState(len(self._jobs), own + pinned, pinned, self._models.kv_bytes, self._growth, need, self._wake)
 
     def load(self, now: float) -> Load:
         """The load for gossip."""

@@ -6,12 +6,12 @@ Not here: the engine itself (``batch_engine``).
 from __future__ import annotations
 
 from math import ceil
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from protocol.errors import LocalProtocolError
-from protocol.perf.kv_cache import Keys, chain
+from protocol.perf.kv_cache import Keys, KvCache, chain
 from protocol.perf.model_timing import ModelTiming
 from protocol.statements.adverts import ModelState
 
@@ -60,6 +60,18 @@ class ModelChanged(msgspec.Struct, frozen=True, gc=False):
 
 
 BatchingEffect = FirstToken | Finished | WakeAt | ModelChanged
+
+
+class EngineState(NamedTuple):
+    """An engine from inside.  A step takes ``growth`` bytes; the first that waits needs ``needed`` (infinite: none)."""
+
+    jobs: int
+    kv_used: float
+    kv_pinned: float
+    kv_total: float
+    growth: float
+    needed: float
+    wake: float
 
 
 class UnknownModel(LocalProtocolError):
@@ -135,6 +147,11 @@ class BatchJob:
         self.origin = self.end = self.first = 0.0
         self.decoding = self.gone = False
         self.unsaid = True
+
+    def admission_bytes(self, kv: KvCache, block: int, whole: bool) -> float:
+        """Bytes of the KV cache that have to be free for it to get a slot: those of its prompt and its next token."""
+        token = self.lane.timing.kv_bytes
+        return self.held_bytes(self.made, block, whole) + (kv.unpinned(self.keys) * block + self.sequences) * token
 
     def held_bytes(self, made: float, block: int, whole: bool) -> float:
         """Bytes of the KV cache that it does not share, with ``made`` tokens.

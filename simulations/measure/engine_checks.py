@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
-from simulations.measure.introspection import engine_state
 from simulations.sim.worker import Worker
 
 #: An engine whose timer is overdue by more than this has been forgotten, seconds.
@@ -16,7 +16,7 @@ ROUNDING_BYTES: Final = 1024.0
 def engine_fault(worker: Worker, now: float) -> str:  # noqa: PLR0911 - one per thing that may be wrong
     """One sentence, or nothing."""
     engine, slots = worker.engine, worker.peer.machine.slots
-    state = engine_state(engine, now)
+    state = engine.introspect(now)
     if not 0 <= engine.running <= slots:
         return f"{engine.running} jobs run in {slots} slots"
     if engine.waiting < 0 or worker.waiting < 0:
@@ -29,7 +29,8 @@ def engine_fault(worker: Worker, now: float) -> str:  # noqa: PLR0911 - one per 
         return "less than no memory is used"
     if engine.running > 1 and state.kv_used > state.kv_total + ROUNDING_BYTES:
         return f"{state.kv_used:.0f} bytes of {state.kv_total:.0f} are used"
-    if state.could_start:
+    room = state.kv_total - state.kv_used - state.growth
+    if engine.running < engine.slots and state.needed < inf and (not engine.running or state.needed <= room):
         return f"{engine.waiting} jobs wait though a slot and memory are free"
     held = sum(1 for _ in worker.tasks())
     if held != worker.running + worker.waiting:

@@ -36,9 +36,10 @@ from protocol.jobs.cascade_events import (
     Refused,
     WasBusy,
 )
-from protocol.perf.batch_engine import BatchEngine, BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
+from protocol.perf.batch_engine import BatchEngine
 from protocol.perf.gpu_catalog import shape_of
 from protocol.perf.model_timing import ModelTiming
+from protocol.perf.sequences import BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
 from protocol.routing.ranking import JobQuery
 from protocol.statements.adverts import Load, ModelOffer, Status
 from protocol.wire.messages import Busy, Refuse

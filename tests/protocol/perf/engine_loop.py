@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from protocol.perf.batch_engine import BatchEngine, BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
+from protocol.perf.batch_engine import BatchEngine
 from protocol.perf.cost_model import REQUEST_S, memory_bytes_s, peak_flops, prefill_s, step_s
 from protocol.perf.gpu_catalog import ModelShape, bytes_per_weight, gpu_spec, shape_of
 from protocol.perf.model_timing import CHUNK_TOKENS, ModelTiming
+from protocol.perf.sequences import BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
 from protocol.statements.adverts import Gpu
 
 CARD = gpu_spec("rtx 4090")

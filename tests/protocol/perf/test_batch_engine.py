@@ -6,10 +6,11 @@ from math import inf
 
 import pytest
 
-from protocol.perf.batch_engine import BatchEngine, UnknownModel, WakeAt, Work
+from protocol.perf.batch_engine import BatchEngine
 from protocol.perf.cost_model import REQUEST_S, predict
 from protocol.perf.gpu_catalog import shape_of
 from protocol.perf.model_timing import CHUNK_TOKENS, ModelTiming
+from protocol.perf.sequences import UnknownModel, WakeAt, Work
 from protocol.statements.adverts import Gpu, Status
 from tests.protocol.perf.engine_loop import CARD, PACE, SHAPE, Loop, engine, memory_for
 
@@ -198,6 +199,27 @@ def test_a_prefix_that_is_known_is_not_read_again() -> None:
     without = Loop(engine(prefix_reuse=False))
     without.submit(1, 2000, 10, blocks=blocks)
     assert without.engine.cached_tokens(blocks, "m") == 0
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_an_engine_says_what_it_holds_and_what_the_first_that_waits_needs(exact: bool) -> None:
+    machine = engine(memory_bytes=memory_for(1200), exact=exact)
+    loop = Loop(machine)
+    idle = machine.introspect(0.0)
+    assert (idle.jobs, idle.kv_used, idle.kv_pinned, idle.growth, idle.needed) == (0, 0.0, 0.0, 0.0, inf)
+    assert idle.wake == inf
+    loop.submit(1, 1000, 100)
+    loop.submit(2, 320, 100, blocks=tuple(range(20)))
+    loop.submit(3, 16, 100)
+    loop.take(machine.cancel(3, 0.0))
+    loop.until(2.0)
+    state = machine.introspect(loop.now)
+    assert state.jobs == machine.running + machine.waiting == 2
+    assert state.kv_used == machine.kv_used_bytes(loop.now)
+    assert (state.kv_total, state.growth) == (1200 * SHAPE.kv_bytes, SHAPE.kv_bytes)
+    assert state.kv_used + state.growth + state.needed > state.kv_total, "or it would not wait"
+    assert state.needed == (321 if exact else 321 + 7.5) * SHAPE.kv_bytes
+    assert state.wake == loop.wake
 
 
 def test_one_token_is_always_read_and_unread_blocks_are_not_remembered() -> None:

@@ -6,9 +6,10 @@ from statistics import fmean
 
 import pytest
 
-from protocol.perf.batch_engine import BatchEngine, Work
+from protocol.perf.batch_engine import BatchEngine
 from protocol.perf.gpu_catalog import gpu_spec, shape_of
 from protocol.perf.model_timing import ModelTiming
+from protocol.perf.sequences import Work
 from tests.protocol.perf.engine_loop import CARD, SHAPE, Loop, chat, engine, memory_for, step_by_step
 
 

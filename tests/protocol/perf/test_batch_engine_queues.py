@@ -15,9 +15,9 @@ from statistics import fmean
 
 import pytest
 
-from protocol.perf.batch_engine import Work
 from protocol.perf.gpu_catalog import ModelShape
 from protocol.perf.model_timing import ModelTiming
+from protocol.perf.sequences import Work
 from protocol.statements.adverts import Gpu
 from tests.protocol.perf.engine_loop import Loop, engine
 

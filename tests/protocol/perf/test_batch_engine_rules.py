@@ -9,9 +9,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from protocol.perf.batch_engine import BatchEngine, Work
+from protocol.perf.batch_engine import BatchEngine
 from protocol.perf.gpu_catalog import shape_of
 from protocol.perf.model_timing import ModelTiming
+from protocol.perf.sequences import Work
 from protocol.statements.adverts import ModelState
 from tests.protocol.perf.engine_loop import CARD, WEIGHTS, Loop
 

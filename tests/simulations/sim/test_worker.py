@@ -7,7 +7,8 @@ import pytest
 
 from protocol.jobs.admission import Arrived
 from protocol.jobs.cascade_events import Begin, Outcome
-from protocol.perf.batch_engine import BatchEngine, Finished, Work
+from protocol.perf.batch_engine import BatchEngine
+from protocol.perf.sequences import Finished, Work
 from protocol.routing.ranking import JobQuery
 from protocol.settings import AdmissionSettings, NodeSettings
 from protocol.statements.adverts import ModelState, Status
