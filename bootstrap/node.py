@@ -44,9 +44,7 @@ async def run_bootstrap(
             check_listen(config.network.listen)
             seeds = grouped(config.network.bootstrap or listed_seeds())
             net = Libp2pNet(home.seed, config.network.listen)
-        machine = Node(
-            home.signer, config.settings, random.Random(), home.inc, seeds, known=home.known, marks=home.marks
-        )
+        machine = Node(home.signer, config.settings, random.Random(), home.inc, seeds, home.snapshot)
         agent = f"p2pnode-bootstrap/{__version__}"
         swarm = Swarm(net, machine, config.settings, config.network.name, refuse_job, agent=agent)
         async with trio.open_nursery() as nursery:
@@ -56,7 +54,7 @@ async def run_bootstrap(
                 await nursery.start(swarm.run)
             swarm.advertise(advert_of(config, None, NodeSpecs(), swarm.addrs))
             swarm.report_load(load_of(None, NodeSpecs(), draining=False))  # it never changes
-            nursery.start_soon(keep_memory, home, swarm, machine)
+            nursery.start_soon(keep_memory, home, machine)
             facts = {"peer_id": peer_text(home.signer.peer_id), "listen": list(swarm.addrs)}
             as_json = config.log.format == "json" or (config.log.format == "auto" and not sys.stdout.isatty())
             announce(facts, as_json=as_json, ready_file=config.http.ready_file, daemon_file=paths.daemon)

@@ -132,7 +132,7 @@ async def live(daemon: Daemon, *, task_status: trio.TaskStatus[JsonObject] = tri
         daemon.advertise()
         nursery.start_soon(_survey_hardware, daemon)
         nursery.start_soon(_poll, daemon, nursery)
-        nursery.start_soon(keep_memory, daemon.home, daemon.swarm, daemon.machine, daemon.around.wall)
+        nursery.start_soon(keep_memory, daemon.home, daemon.machine, daemon.around.wall)
         facts = _announce_ready(daemon, port)
         task_status.started(facts)
         await _shut_down(daemon)
@@ -160,7 +160,7 @@ async def build(config: Config, home: Home, around: Environment | None = None) -
     SECRETS.add(secret)
     keys.admit_first(secret)
     settings = config.settings
-    machine = Node(home.signer, settings, around.rng(), home.inc, seeds, known=home.known, marks=home.marks)
+    machine = Node(home.signer, settings, around.rng(), home.inc, seeds, home.snapshot)
     # This node's own jobs and those of guests wait in one queue.
     places = EngineSlots(engine, settings.admission) if engine is not None else None
     worker = Worker(engine, home.signer, settings, places)

@@ -11,7 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+import msgspec
+
 from protocol.dht.dht import Dht
+from protocol.dht.routing_table import peer_key
 from protocol.effects import (
     AnyEffect,
     Effect,
@@ -60,6 +63,13 @@ PUBLISH_PAUSE_S: Final = 1.0
 _PUBLISH: Final = ("node", "publish")
 
 
+class NodeSnapshot(msgspec.Struct, frozen=True):
+    """What the next life of a node begins with: peers and where they listen, and high-water marks, kept for 7 days."""
+
+    known: Known = ()
+    marks: MarkTable = MappingProxyType({})
+
+
 class Node:
     """The machines of one node, composed."""
 
@@ -70,9 +80,7 @@ class Node:
         rng: Rng,
         inc: int,
         seeds: Seeds,
-        *,
-        known: Known = (),
-        marks: MarkTable = MappingProxyType({}),
+        restored: NodeSnapshot = NodeSnapshot(),  # noqa: B008 - frozen
     ) -> None:
         self.me = signer.peer_id
         self.settings = settings
@@ -87,8 +95,7 @@ class Node:
         self._rng = rng
         self._published = 0
         self._publishing = False
-        self._in_dht: Envelope | None = None
-        self._given = (seeds, known, marks)
+        self._given = (seeds, restored)
         self._now = 0.0
 
     # --- for the driver ------------------------------------------------------------------------------------------
@@ -96,10 +103,10 @@ class Node:
     def start(self, now: float, wall: float) -> list[Effect]:
         """Begin: called once, before any event."""
         self._now = now
-        seeds, known, marks = self._given
-        effects = self.gossip.start(marks, now, wall)
+        seeds, restored = self._given
+        effects = self.gossip.start(restored.marks, now, wall)
         effects += self.failure_detector.start(now)
-        effects += self._route(self.overlay.start(seeds, known, now), now)
+        effects += self._route(self.overlay.start(seeds, restored.known, now), now)
         return effects + self.dht.start(now)
 
     def handle(self, event: Event, now: float, wall: float) -> list[Effect]:
@@ -107,9 +114,24 @@ class Node:
         self._now = now
         return _ACTIONS[type(event)](self, event, now, wall)
 
-    def export_marks(self) -> MarkTable:
-        """The high-water marks, to be handed to the next life of this node (kept for 7 days)."""
-        return self.gossip.export_marks(self._now)
+    def snapshot(self) -> NodeSnapshot:
+        """What this life leaves to the next one."""
+        known = tuple(
+            (record.peer, record.advert.addrs)
+            for record in self.view.records()[1:]
+            if record.advert is not None and record.advert.addrs
+        )
+        return NodeSnapshot(known, self.gossip.export_marks(self._now))
+
+    def sizes(self) -> dict[str, int]:
+        """How much this node holds that others could make grow."""
+        return {
+            "view": len(self.view),
+            "links": len(self.overlay.linked),
+            "shelf_keys": len(self.dht.records),
+            "shelf_statements": self.dht.records.statements,
+            **self.gossip.sizes(),
+        }
 
     def stats(self) -> dict[str, int | float]:
         """Counters and a few levels, for metrics."""
@@ -254,7 +276,7 @@ class Node:
         return self.gossip.report_load(event.load, now)
 
     def _advertise(self, event: Advertise, now: float, _wall: float) -> list[Effect]:
-        news = event.advert != self.gossip.advert
+        news = event.advert != self.gossip.publisher.advert
         effects = self.gossip.advertise(event.advert, now)
         if news and not self._publishing:
             self._publishing = True
@@ -264,13 +286,13 @@ class Node:
     def _publish(self, now: float) -> list[Effect]:
         """Put into the DHT what we serve, by fingerprint and by name; again before the statements run out."""
         self._publishing = False
-        advert, settings = self.gossip.advert, self.settings.dht
+        advert, settings = self.gossip.publisher.advert, self.settings.dht
         assert advert is not None, "the timer is set by the first advert"
         envelopes: list[Envelope] = []
         keys = [key for offer in advert.models for key in (ModelId(offer.fingerprint), name_key(offer.name))]
         for key in dict.fromkeys(keys):
             self._published += 1
-            provider, version = Provider(key, advert.addrs), (self.gossip.inc, self._published)
+            provider, version = Provider(key, advert.addrs), (self.gossip.publisher.inc, self._published)
             wall = self.gossip.wall(now)
             envelopes.append(statement(self._signer, provider, version, wall, settings.provider_ttl_s))
         effects = self._route_dht(self.dht.publish(tuple(envelopes), now), now) if envelopes else []
@@ -279,9 +301,8 @@ class Node:
     def _publish_advert(self, now: float) -> list[Effect]:
         """Our advert was stated afresh: the DHT gets the same one."""
         envelope = self.gossip.own(ADVERT)
-        if envelope is None or envelope is self._in_dht:
+        if envelope is None or self.dht.own.holds(peer_key(self.me), envelope):
             return []
-        self._in_dht = envelope
         return self._route_dht(self.dht.publish((envelope,), now), now)
 
     def _leave(self, _event: Leave, now: float, _wall: float) -> list[Effect]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
@@ -21,18 +21,13 @@ from p2pnode.state.keys import KeyProblem, load_node_key, lock_home, prepare_hom
 from p2pnode.state.ledger import Ledger
 from p2pnode.state.paths import Paths
 from protocol.ids import PeerId
+from protocol.node import Node, NodeSnapshot
 from protocol.statements.keys import Ed25519Signer
-
-if TYPE_CHECKING:
-    from p2pnode.swarm.swarm import Swarm
-    from protocol.node import Node
 
 #: Seconds between writes of the peer cache and the marks (guess: after a crash a node learns the rest in seconds).
 KEEP_EVERY_S: Final = 30.0
 #: Seconds the last write may take at the end.
 LAST_WRITE_S: Final = 3.0
-#: Known peers for a starting node, the most recent first (guess: it needs eight links).
-KNOWN_PEERS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -45,8 +40,8 @@ class Home:
     ledger: Ledger
     #: The incarnation, higher at each start: it orders this node's statements over restarts.
     inc: int
-    known: tuple[tuple[PeerId, tuple[str, ...]], ...]
-    marks: Mapping[tuple[PeerId, int], tuple[int, int, float]]
+    #: What the last life left behind.
+    snapshot: NodeSnapshot
 
 
 @contextmanager
@@ -67,8 +62,10 @@ def open_home(paths: Paths, wall: Callable[[], float] = time.time, *, threads: b
             Ed25519Signer(seed),
             ledger,
             ledger.next_incarnation(),
-            tuple((PeerId(peer), addrs) for peer, addrs, _ in ledger.peers()[:KNOWN_PEERS]),
-            {(PeerId(author), kind): mark for (author, kind), mark in ledger.marks().items()},
+            NodeSnapshot(
+                tuple((PeerId(peer), addrs) for peer, addrs, _ in ledger.peers()),
+                {(PeerId(author), kind): mark for (author, kind), mark in ledger.marks().items()},
+            ),
         )
     finally:
         with suppress(OSError):
@@ -77,23 +74,21 @@ def open_home(paths: Paths, wall: Callable[[], float] = time.time, *, threads: b
         os.close(lock)
 
 
-async def keep_memory(home: Home, swarm: Swarm, machine: Node, wall: Callable[[], float] = time.time) -> None:
+async def keep_memory(home: Home, machine: Node, wall: Callable[[], float] = time.time) -> None:
     """Save the addresses of live peers and the marks, every ``KEEP_EVERY_S`` and once more at the end."""
     try:
         while True:
             await trio.sleep(KEEP_EVERY_S)
-            await _remember(home, swarm, machine, wall())
+            await _remember(home, machine, wall())
     finally:
         with trio.CancelScope(deadline=trio.current_time() + LAST_WRITE_S, shield=True), suppress(sqlite3.Error):
-            await _remember(home, swarm, machine, wall())
+            await _remember(home, machine, wall())
 
 
-async def _remember(home: Home, swarm: Swarm, machine: Node, wall: float) -> None:
-    peers = [
-        (bytes(record.peer), tuple(record.advert.addrs), wall)
-        for record in swarm.view.records()
-        if not record.is_self and record.state == "alive" and record.advert is not None and record.advert.addrs
-    ]
+async def _remember(home: Home, machine: Node, wall: float) -> None:
+    snapshot = machine.snapshot()
+    alive = {record.peer for record in machine.view.records() if record.state == "alive"}
+    peers = [(bytes(peer), addrs, wall) for peer, addrs in snapshot.known if peer in alive]
     await home.ledger.ask(Ledger.remember_peers, peers)
-    marks = {(bytes(author), kind): mark for (author, kind), mark in machine.export_marks().items()}
+    marks = {(bytes(author), kind): mark for (author, kind), mark in snapshot.marks.items()}
     await home.ledger.ask(Ledger.save_marks, marks, wall)

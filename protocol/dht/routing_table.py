@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -174,6 +174,11 @@ class RoutingTable:
         bucket = self._buckets.get(self.index(as_number(target)))
         if bucket is not None:
             bucket.looked_up = now
+
+    def restore(self, looked_up: Callable[[], float]) -> None:
+        """Go on as a table that has been refreshed: each bucket in use was looked up at the time that it is given."""
+        for bucket in self._buckets.values():
+            bucket.looked_up = looked_up()
 
     def stalest(self, before: float) -> int | None:
         """The bucket that has gone longest without a look-up, if its last one was before that time."""

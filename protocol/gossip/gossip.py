@@ -81,7 +81,7 @@ class Gossip:
         self._settings = settings
         self._view = view
         self._rng = rng
-        self._own = Publisher(signer, settings, rng, inc)
+        self.publisher = Publisher(signer, settings, rng, inc)
         self._intake = Validator(self.me, settings, view, self.counts)
         self._marks = self._intake.marks
         self._links: dict[PeerId, Neighbour] = {}
@@ -93,8 +93,8 @@ class Gossip:
     def start(self, marks: MarkTable, now: float, wall: float) -> list[Effect]:
         """Begin, with the marks of an earlier life; nodes do not tick in step."""
         settings = self._settings
-        self._budget = Budget(settings.budget_bytes_s, settings.burst_bytes, settings.tick_s, now)
-        self._flow, self._sync = self._budget.flow, self._budget.sync
+        self.budget = Budget(settings.budget_bytes_s, settings.burst_bytes, settings.tick_s, now)
+        self._flow, self._sync = self.budget.flow, self.budget.sync
         self._tells = TokenBucket(TOLD_SHARE * self._flow.rate, TOLD_SHARE * self._flow.rate, now)
         self._guest_checks = TokenBucket(GUESTS * CHECKS_S, CHECKS_BURST, now)
         self._guest_digests = TokenBucket(GUEST_DIGESTS_S, GUEST_DIGESTS_BURST, now)
@@ -106,32 +106,28 @@ class Gossip:
 
     def advertise(self, advert: Advert, now: float) -> list[Effect]:
         """Our own advert changed."""
-        return self._state(self._own.advertise(advert, self._nodes(), now, self.wall(now)), now)
+        return self._state(self.publisher.advertise(advert, self._nodes(), now, self.wall(now)), now)
 
     def report_load(self, load: Load, now: float) -> list[Effect]:
         """Our own load, as measured now."""
-        effects = self._state(self._own.report(load, self._nodes(), now, self.wall(now)), now)
+        effects = self._state(self.publisher.report(load, self._nodes(), now, self.wall(now)), now)
         if not effects:
-            self._view.put_self(self._own.advert, self._own.load, now)
+            self._view.put_self(self.publisher.advert, self.publisher.load, now)
         return effects
 
     def leave(self, now: float) -> list[Effect]:
         """Say goodbye to all neighbours at once."""
-        return self._state(self._own.leave(self._nodes(), now, self.wall(now)), now)
+        return self._state(self.publisher.leave(self._nodes(), now, self.wall(now)), now)
 
     def refute(self, now: float) -> list[Effect]:
         """A neighbour doubts that we live."""
-        return self._state(self._own.refute(self._nodes(), now, self.wall(now)), now)
+        return self._state(self.publisher.refute(self._nodes(), now, self.wall(now)), now)
 
-    @property
-    def advert(self) -> Advert | None:
-        """What we say of ourselves, once it was said."""
-        return self._own.advert
-
-    @property
-    def inc(self) -> int:
-        """The incarnation under which this node speaks now."""
-        return self._own.inc
+    def resume(self, load: Load, ages: Mapping[int, float], nodes: int, now: float) -> list[Envelope]:
+        """Go on as a node that has run for long in a network of ``nodes``; returns what it now states of itself."""
+        stated = self.publisher.resume(load, ages, nodes, now, self.wall(now))
+        self._state(stated, now, flush=False)
+        return stated
 
     def own(self, kind: int) -> Envelope | None:
         """Our newest statement of this kind."""
@@ -140,7 +136,7 @@ class Gossip:
 
     def period(self, kind: int) -> float:
         """Seconds between two of our statements of this kind, as the network stands."""
-        return self._own.period(kind, self._nodes())
+        return self.publisher.period(kind, self._nodes())
 
     def wall(self, now: float) -> float:
         """Seconds since the epoch, as this node believes."""
@@ -158,7 +154,7 @@ class Gossip:
             if flush:
                 effects += self._flush(envelope, now)
         if envelopes:
-            self._view.put_self(self._own.advert, self._own.load, now)
+            self._view.put_self(self.publisher.advert, self.publisher.load, now)
         return effects
 
     # --- links ---------------------------------------------------------------------------------------------------
@@ -184,7 +180,7 @@ class Gossip:
         self._standing = [self._links[peer] for peer in peers if peer in self._links]
         for link in self._standing:
             link.standing = True
-        self._own.links = len(self._standing)
+        self.publisher.links = len(self._standing)
 
     def greet(self, peer: PeerId, now: float) -> list[Effect]:
         """Tell the other end of a fresh link who we are."""
@@ -260,12 +256,12 @@ class Gossip:
             elif verdict is Verdict.STALE:
                 link.lacks.add(mark, self._due(mark.envelope, now))
         if verdict is Verdict.OWN:
-            return self._state(self._own.overtake(envelope.inc, self._nodes(), now, self.wall(now)), now)
+            return self._state(self.publisher.overtake(envelope.inc, self._nodes(), now, self.wall(now)), now)
         if verdict is not Verdict.NEW and verdict is not Verdict.UNHELD:
             return []
         effects: list[AnyEffect] = [StatementAccepted(envelope.author)]
         if self._intake.settles_clock(envelope, now):  # what we said before has the wrong time on it
-            effects += self._state(self._own.repeat(self._nodes(), now, self.wall(now)), now)
+            effects += self._state(self.publisher.repeat(self._nodes(), now, self.wall(now)), now)
         if verdict is Verdict.UNHELD and mark is not None and not isinstance(mark, Seen):  # it is replaced
             for each in self._links.values():
                 each.lacks.discard(mark)
@@ -351,9 +347,9 @@ class Gossip:
         return self._tick(now) if key == _TICK else self._digest_round(now)
 
     def _tick(self, now: float) -> list[Effect]:
-        effects = self._state(self._own.state_due(self._nodes(), now, self.wall(now)), now, flush=False)
-        self._budget.settle(self.counts.bytes_out, now)
-        self._crowded = self._own.crowded(self._nodes())
+        effects = self._state(self.publisher.state_due(self._nodes(), now, self.wall(now)), now, flush=False)
+        self.budget.settle(self.counts.bytes_out, now)
+        self._crowded = self.publisher.crowded(self._nodes())
         links = [link for link in self._standing if link.lacks]
         self._rng.shuffle(links)
         for left, link in zip(range(len(links), 0, -1), links, strict=True):
@@ -470,6 +466,11 @@ class Gossip:
         for detail in anti_entropy.details(self._marks, numbers, now):
             effects += self._send_digest(link.peer, detail, now)
         return effects
+
+    def sizes(self) -> dict[str, int]:
+        """How much is kept that others could make grow; of the links' lists the longest."""
+        longest = max((len(link.lacks) for link in self._links.values()), default=0)
+        return {"marks": len(self._marks), "lacks": longest}
 
     # --- for node ------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ Not here: who gets it (``gossip``).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Final
 
 from protocol.rng import Rng
@@ -60,7 +61,7 @@ class Publisher:
         self._signer = signer
         self._settings = settings
         self._rng = rng
-        self.inc = inc
+        self.inc = inc  # under which this node speaks now
         self._seq = 0
         self.advert: Advert | None = None
         self.load: Load | None = None
@@ -125,6 +126,16 @@ class Publisher:
         self.left = True
         self.load = Load(status=int(Status.LEFT))
         return [self._state(LOAD, nodes, now, wall)]
+
+    def resume(self, load: Load, ages: Mapping[int, float], nodes: int, now: float, wall: float) -> list[Envelope]:
+        """State each kind as if it had been stated long ago: its age is this share of its period."""
+        self.load = load
+        stated: list[Envelope] = []
+        for kind, share in ages.items():
+            age = share * self.period(kind, nodes)
+            stated.append(self._state(kind, nodes, now, wall - age))
+            self._due[kind] = max(now, self._due[kind] - age)
+        return stated
 
     def refute(self, nodes: int, now: float, wall: float) -> list[Envelope]:
         """Somebody doubts that we live: say that we do, once per load period at most.

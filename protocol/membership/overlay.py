@@ -28,7 +28,7 @@ Not here: what goes over the links (``gossip``, ``dht``), what a broken one mean
 
 from __future__ import annotations
 
-from collections.abc import KeysView
+from collections.abc import Iterable, KeysView
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,6 +46,8 @@ SLACK: Final = 2
 LOST_TRIES: Final = 5
 #: A dial that was not answered after this long is forgotten, seconds (guess: three times a TCP timeout of 10 s).
 DIAL_S: Final = 30.0
+#: Peers of an earlier life that are remembered, those heard of last (guess: eight links are wanted).
+MAX_KNOWN: Final = 64
 #: Addresses of former peers that are remembered (guess).
 MAX_FORMER: Final = 256
 #: Backs-off that are remembered: as many as a view has records.
@@ -74,7 +76,9 @@ class _LinkState:
 
 
 @dataclass(slots=True)
-class _Seed:
+class Seed:
+    """A well-known address, and when it may be dialled next."""
+
     peer: PeerId | None
     addrs: Addrs
     failures: int = 0
@@ -102,7 +106,7 @@ class Overlay:
         self._view = view
         self._rng = rng
         self._links: dict[PeerId, _LinkState] = {}
-        self._seeds: list[_Seed] = []
+        self._seeds: list[Seed] = []
         self._former: dict[PeerId, Addrs] = {}
         #: Broken links, and whether they are only to be looked at.
         self._lost: dict[PeerId, bool] = {}
@@ -127,13 +131,17 @@ class Overlay:
 
     def start(self, seeds: Seeds, known: Known, now: float) -> list[AnyEffect]:
         """Dial the seeds and as many known peers as are wanted; the other known ones are kept for bad times."""
-        self._seeds = [_Seed(peer, addrs) for peer, addrs in seeds if peer != self.me]
+        self.restore_seeds(Seed(peer, addrs) for peer, addrs in seeds)
         effects: list[AnyEffect] = []
-        for peer, addrs in known:
+        for peer, addrs in known[:MAX_KNOWN]:
             self.remember(peer, addrs)
             if peer in self._former and len(self._dialling) < self._settings.target:
                 effects += self._dial(peer, addrs, now)
         return [*effects, *self._tick(now), SetTimer(_ROTATE, now + self._rotate_s())]
+
+    def restore_seeds(self, seeds: Iterable[Seed]) -> None:
+        """Replace the seeds by these, which were dialled before."""
+        self._seeds = [seed for seed in seeds if seed.peer != self.me]
 
     def leave(self) -> None:
         """No more dialling."""
@@ -384,7 +392,7 @@ class Overlay:
     def _seeds_missing(self) -> bool:
         return any(seed.peer is None or seed.peer not in self._links for seed in self._seeds)
 
-    def _back_off(self, seed: _Seed, now: float) -> None:
+    def _back_off(self, seed: Seed, now: float) -> None:
         seed.next_at = now + self._jitter(seed.failures)
         seed.failures += 1
 

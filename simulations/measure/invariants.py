@@ -32,7 +32,6 @@ from protocol.statements.versions import MAX_MARKS
 from simulations.measure.breach import Breach
 from simulations.measure.convergence import Convergence
 from simulations.measure.engine_checks import engine_fault
-from simulations.measure.introspection import node_sizes
 from simulations.rng_streams import rng_stream
 from simulations.sim.cluster import Cluster
 from simulations.sim.jobs import Job
@@ -183,7 +182,7 @@ class Invariants:
     def bounded(self, peer: SimNode) -> None:
         """I8, and I4 of its machines."""
         node, settings = peer.node, peer.settings
-        sizes = node_sizes(node)
+        sizes = node.sizes()
         view = settings.gossip.view_size + sizes["links"]
         bounds = {
             "view": view,
@@ -200,7 +199,7 @@ class Invariants:
         for name, most in bounds.items():
             if not 0 <= sizes[name] <= most:
                 self._breach("I8", f"node {peer.index} has {name} of {sizes[name]}, at most {most} are allowed")
-        if node.gossip.inc < peer.inc:
+        if node.gossip.publisher.inc < peer.inc:
             self._breach("I4", f"node {peer.index} speaks under an incarnation before its own")
 
     def bans(self, peer: SimNode) -> None:

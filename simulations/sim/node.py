@@ -13,10 +13,9 @@ from typing import Final
 from protocol import PROTOCOL_VERSION, __version__
 from protocol.events import Advertise, Leave, ReportLoad
 from protocol.ids import PeerId
-from protocol.node import Node
+from protocol.node import Node, NodeSnapshot
 from protocol.settings import NodeSettings
 from protocol.statements.adverts import Advert, Load
-from protocol.statements.versions import MarkTable
 from simulations.rng_streams import rng_stream
 from simulations.sim.cpu_costs import Costs
 from simulations.sim.endpoint import Endpoint, SimLink
@@ -25,7 +24,7 @@ from simulations.sim.host import IDLE_S, Host
 from simulations.sim.job_log import JobLog
 from simulations.sim.machines import Machine
 from simulations.sim.network import Network
-from simulations.sim.saved_state import SavedState, emptied
+from simulations.sim.saved_state import emptied, saved
 from simulations.sim.worker import Worker
 
 #: How often a daemon looks at its own load, seconds (as the daemon does).
@@ -61,8 +60,8 @@ class SimNode(Host):
         self.disk_full = 0
         self.advert: Advert | None = None
         self._load: Load | None = None
-        #: What a crash leaves behind: high-water marks, addresses, the incarnation.
-        self._kept: tuple[MarkTable, tuple[tuple[PeerId, tuple[str, ...]], ...], int] = ({}, (), 0)
+        #: What a crash leaves on the disk, and the incarnation that was used last.
+        self._kept = (NodeSnapshot(), 0)
 
     # --- lives ---------------------------------------------------------------------------------------------------
 
@@ -71,10 +70,10 @@ class SimNode(Host):
         self.life += 1
         self.up, self.vanished = True, False
         self.started_at = self.cpu_until = self.loop.now
-        marks, known, inc = self._kept
+        restored, inc = self._kept
         self.inc = max(inc + 1, int(self.wall()))
         rng = rng_stream(self.seed, f"node-{self.life}", self.index)
-        self.node = Node(self.signer, self.settings, rng, self.inc, seeds, known=known, marks=marks)
+        self.node = Node(self.signer, self.settings, rng, self.inc, seeds, restored)
         self.perform(self.node.start(self.loop.now, self.wall()))
         self.advertise(self.make_advert())
         if self.worker is not None:
@@ -88,7 +87,7 @@ class SimNode(Host):
             return
         self.save()
         if forgets:
-            self._kept = ({}, (), 0)
+            self._kept = (NodeSnapshot(), 0)
         self.node = emptied(self.node, self.signer, self.entry_dice)
         self.up, self.vanished = False, silently
         self.job_log.died_at[self.peer_id] = self.loop.now
@@ -113,10 +112,7 @@ class SimNode(Host):
     def save(self) -> None:
         """What outlives the process goes to the disk, if that has room."""
         if not self.disk_full:
-            known = tuple(
-                (record.peer, record.advert.addrs) for record in self.node.view.records()[1:65] if record.advert
-            )
-            self._kept = (SavedState(self.node.export_marks()), known, self.inc)
+            self._kept = (saved(self.node.snapshot()), self.inc)
 
     def leave(self) -> None:
         """Say goodbye, then go."""

@@ -9,14 +9,20 @@ from __future__ import annotations
 from array import array
 from collections.abc import ItemsView, Iterator, Mapping
 
-from protocol.node import Node
+from protocol.membership.overlay import MAX_KNOWN
+from protocol.node import Node, NodeSnapshot
 from protocol.rng import Rng
 from protocol.statements.envelope import Key
 from protocol.statements.keys import Signer
 from protocol.statements.versions import MarkTable
 
 
-class SavedState(Mapping[Key, tuple[int, int, float]]):
+def saved(snapshot: NodeSnapshot) -> NodeSnapshot:
+    """The same as on a disk."""
+    return NodeSnapshot(snapshot.known[:MAX_KNOWN], SavedMarks(snapshot.marks))
+
+
+class SavedMarks(Mapping[Key, tuple[int, int, float]]):
     """A table of marks as on a disk: a sixth of what the table takes, and to be read as a whole."""
 
     __slots__ = ("_incs", "_keys", "_seqs", "_untils")
@@ -43,6 +49,6 @@ class SavedState(Mapping[Key, tuple[int, int, float]]):
 
 def emptied(node: Node, signer: Signer, rng: Rng) -> Node:
     """A node that never began, with the counts of one that has ended."""
-    empty = Node(signer, node.settings, rng, node.gossip.inc, ())
+    empty = Node(signer, node.settings, rng, node.gossip.publisher.inc, ())
     empty.gossip.counts = node.gossip.counts
     return empty

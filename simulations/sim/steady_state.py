@@ -1,7 +1,7 @@
 """A network as it is after hours of running: full views, standing links, a filled DHT, phases spread.
 
-For questions that joining would drown: it costs more to simulate than what is to be looked at, and is skipped.  To
-skip it this module, and no other, reaches into the machines and writes what hours would have written:
+For questions that joining would drown: it costs more to simulate than what is to be looked at, and is skipped.  The
+machines are restored to what hours would have made of them:
 
 * statements of every age, with the ttl that a network of this size gets, due again when their age says so;
 * seeds that are known, and due to be asked again some time; neighbours due to be replaced, buckets to be refreshed;
@@ -15,11 +15,11 @@ from typing import Final
 
 import numpy as np
 
-from protocol.dht.dht import _Own, _QueryLink
+from protocol.dht.own_records import OwnRecord
 from protocol.dht.record_store import record_key
 from protocol.dht.routing_table import as_number, peer_key
 from protocol.ids import ModelId, PeerId, name_key
-from protocol.membership.overlay import _Seed
+from protocol.membership.overlay import Seed
 from protocol.statements.adverts import Provider
 from protocol.statements.envelope import Envelope, statement
 from protocol.statements.keys import ADVERT, LOAD
@@ -53,25 +53,16 @@ def _spread_phases(world: Cluster, peer: SimNode) -> None:
     """Not everybody replaces a neighbour, or asks a seed again, at the same time after a start that never was."""
     die, rotate_s = rng_stream(world.seed, "rotate", peer.index), peer.settings.neighbours.rotate_s
     peer.postpone(("neighbours", "rotate"), rotate_s * die.random())
-    peer.postpone(("dht", "upkeep"), peer.node.dht._upkeep_s * rng_stream(world.seed, "upkeep", peer.index).random())
-    peer.node.overlay._seeds = [
-        _Seed(seed, addrs, next_at=rotate_s * die.random()) for seed, addrs in world.seeds if seed != peer.peer_id
-    ]
+    peer.postpone(("dht", "upkeep"), peer.node.dht.upkeep_s * rng_stream(world.seed, "upkeep", peer.index).random())
+    seeds = [Seed(seed, addrs, next_at=rotate_s * die.random()) for seed, addrs in world.seeds if seed != peer.peer_id]
+    peer.node.overlay.restore_seeds(seeds)
 
 
 def _stated(world: Cluster, peer: SimNode) -> list[Envelope]:
     """Its advert and its load, as old as they may be now, due when they are too old."""
-    gossip, die, nodes = peer.node.gossip, rng_stream(world.seed, "phase", peer.index), len(world.peers)
-    own = gossip._own
-    own.load = peer.make_load()
-    envelopes = []
-    for kind in (ADVERT, LOAD):
-        period = own.period(kind, nodes)
-        age = period * die.random()
-        envelopes.append(own._state(kind, nodes, 0.0, peer.wall() - age))
-        own._due[kind] = max(0.0, own._due[kind] - age)
-    gossip._state(envelopes, 0.0, flush=False)
-    return envelopes
+    die = rng_stream(world.seed, "phase", peer.index)
+    ages = {ADVERT: die.random(), LOAD: die.random()}
+    return peer.node.gossip.resume(peer.make_load(), ages, len(world.peers), 0.0)
 
 
 def _fill_views(world: Cluster, stated: list[list[Envelope]]) -> None:
@@ -97,12 +88,10 @@ def _fill_dht(world: Cluster) -> None:
         for at in (*near, *far.tolist()):
             other = peers[at]
             peer.node.dht.table.seen(other.peer_id, other.addrs, network_group(other.address), 0.0)
-        for bucket in peer.node.dht.table._buckets.values():
-            bucket.looked_up = -settings.refresh_s * refreshed.random()
+        peer.node.dht.table.restore(lambda: -settings.refresh_s * refreshed.random())
     for peer in peers:
         advert = peer.node.gossip.own(ADVERT)
         if advert is not None:
-            peer.node._in_dht = advert
             _place(world, peer, advert, numbers)
         for provider in _providers(peer, settings.provider_ttl_s):
             _place(world, peer, provider, numbers)
@@ -113,7 +102,7 @@ def _fill_dht(world: Cluster) -> None:
 def _providers(peer: SimNode, ttl_s: int) -> list[Envelope]:
     assert peer.advert is not None, "whoever has started has advertised"
     keys = [key for offer in peer.advert.models for key in (ModelId(offer.fingerprint), name_key(offer.name))]
-    version, addrs = (peer.node.gossip.inc, 0), peer.advert.addrs
+    version, addrs = (peer.node.gossip.publisher.inc, 0), peer.advert.addrs
     return [statement(peer.signer, Provider(key, addrs), version, peer.wall(), ttl_s) for key in dict.fromkeys(keys)]
 
 
@@ -127,7 +116,8 @@ def _place(world: Cluster, author: SimNode, envelope: Envelope, numbers: np.ndar
             replicas[home.peer_id] = as_number(peer_key(home.peer_id)) ^ as_number(key)
             home.node.dht.records.put(key, envelope, network_group(author.address), 0.0, float(envelope.ttl))
     placed = -rng_stream(world.seed, "placed", author.index).random() * settings.republish_s
-    author.node.dht._own[key] = _Own(envelope, key, float(envelope.ttl), replicas, max(1, len(replicas) // 2), placed)
+    own = OwnRecord(envelope, key, float(envelope.ttl), replicas, max(1, len(replicas) // 2), placed)
+    author.node.dht.own.restore([own])
 
 
 def _leading(key: bytes) -> int:
@@ -151,8 +141,7 @@ def _link(world: Cluster) -> None:
     half = max(1, world.scenario.node.neighbours.target // 2)
     spread = world.scenario.topology.join_s
     for peer in peers:
-        # Whoever has a link already does not take the next one for its first, after which it would look itself up.
-        peer.node.dht._links[peer.peer_id] = _QueryLink((), "", False, 0.0)
+        peer.node.dht.has_joined = True
         others = die.sample(peers, min(len(peers), half + 1))
         for other in [each for each in others if each is not peer][:half]:
             when = spread * die.random()
@@ -162,12 +151,12 @@ def _link(world: Cluster) -> None:
 
 
 def _joined(peer: SimNode, life: int) -> None:
-    """It has its links."""
+    """It has its links; a first one after it has lost them all is a first one again."""
     if peer.up and peer.life == life:
-        del peer.node.dht._links[peer.peer_id]
+        peer.node.dht.has_joined = False
 
 
 def _rested(peer: SimNode, life: int) -> None:
     """What its links cost is long paid, and what newcomers may cost saved up again."""
     if peer.up and peer.life == life:
-        peer.node.gossip._budget.rest()
+        peer.node.gossip.budget.rest()

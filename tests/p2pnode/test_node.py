@@ -29,6 +29,7 @@ from p2pnode.state.home import open_home
 from p2pnode.state.ledger import Ledger
 from p2pnode.state.paths import find_paths
 from protocol.ids import PeerId, peer_text
+from protocol.node import NodeSnapshot
 from protocol.statements.adverts import Gpu, Load, ModelOffer, Status
 
 PEER = PeerId(bytes(range(32)))
@@ -74,8 +75,7 @@ def test_a_home_keeps_its_identity_and_its_incarnation_rises(tmp_path: Path) -> 
     with open_home(paths) as second:
         assert second.signer.peer_id == peer
         assert second.inc > inc
-        assert second.known == ((PEER, (ADDRESS,)),)
-        assert second.marks == {(PEER, 1): (3, 4, 5.0)}
+        assert second.snapshot == NodeSnapshot(((PEER, (ADDRESS,)),), {(PEER, 1): (3, 4, 5.0)})
     assert paths.home.stat().st_mode & 0o077 == 0
     assert paths.node_key.stat().st_mode & 0o077 == 0
 
@@ -83,10 +83,9 @@ def test_a_home_keeps_its_identity_and_its_incarnation_rises(tmp_path: Path) -> 
 async def test_marks_are_remembered_until_their_time_is_over(tmp_path: Path) -> None:
     now = time.time()
     marks = {(PEER, 1): (3, 4, now + 60.0), (PEER, 2): (3, 4, now - 60.0)}
-    machine: Any = SimpleNamespace(export_marks=lambda: marks)
-    swarm: Any = SimpleNamespace(view=SimpleNamespace(records=tuple))
+    machine: Any = SimpleNamespace(snapshot=lambda: NodeSnapshot(marks=marks), view=SimpleNamespace(records=tuple))
     with open_home(find_paths(tmp_path / "home")) as home:
-        await home_module._remember(home, swarm, machine, now)
+        await home_module._remember(home, machine, now)
         assert home.ledger.marks() == {(PEER, 1): (3, 4, now + 60.0)}
 
 

@@ -191,23 +191,24 @@ def test_addresses_of_suspects_are_remembered() -> None:
 def test_what_we_serve_is_published_once_per_burst_of_changes_and_again() -> None:
     node = Alone()
     published: list[tuple[int, int]] = []
+    publish = node.node.dht.publish
     node.node.dht.publish = lambda envelopes, now: (  # type: ignore[method-assign]
-        published.extend((envelope.kind, envelope.seq) for envelope in envelopes) or []
+        published.extend((envelope.kind, envelope.seq) for envelope in envelopes) or publish(envelopes, now)
     )
     first = node.feed(Advertise(advert_of(0)))
     second = node.feed(Advertise(advert_of(2)))
-    publish = ("node", "publish")
-    assert [publish in [getattr(effect, "key", None) for effect in effects] for effects in (first, second)] == [
+    timer = ("node", "publish")
+    assert [timer in [getattr(effect, "key", None) for effect in effects] for effects in (first, second)] == [
         True,
         False,
     ]
-    node.feed(TimerFired(publish), after=1.0)
+    node.feed(TimerFired(timer), after=1.0)
     assert published == [(PROVIDER, seq) for seq in (1, 2, 3, 4)]  # two models, by fingerprint and by name
     node.feed(TimerFired(("gossip", "tick")))
     node.feed(TimerFired(("gossip", "tick")))
     assert published[4:] == [(ADVERT, 3)]
     node.feed(Advertise(Advert(1)), after=1.0)
-    node.feed(TimerFired(publish), after=1.0)  # nothing is served any more
+    node.feed(TimerFired(timer), after=1.0)  # nothing is served any more
     assert len(published) == 5
 
 
@@ -272,9 +273,16 @@ def test_stats_and_marks_are_for_the_driver() -> None:
     assert stats["records_new"] == 1
     assert (stats["links"], stats["view"]) == (1, 2)
     assert stats["load_period_s"] == 5.0
-    table = node.node.export_marks()
-    assert table[signer_of(2).peer_id, LOAD][:2] == (1, 9)
-    again = Alone(marks=table)
+    snapshot = node.node.snapshot()
+    assert snapshot.marks[signer_of(2).peer_id, LOAD][:2] == (1, 9)
+    assert snapshot.known == ()
+    node.get(advert(2))
+    assert node.node.snapshot().known == ((signer_of(2).peer_id, (addr_of(2),)),)
+    assert node.node.sizes() == {
+        **{"view": 2, "links": 1, "shelf_keys": 0, "shelf_statements": 0},
+        **node.node.gossip.sizes(),
+    }
+    again = Alone(restored=snapshot)
     again.link()
     again.get(said(2, 8))
     assert signer_of(2).peer_id not in again.node.view

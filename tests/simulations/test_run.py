@@ -180,7 +180,7 @@ def test_who_comes_back_is_the_same_peer_and_knows_what_its_disk_knew(forgets: b
     made = world(scenario(6), until=10.0)
     peer = made.peers[4]
     before, inc, life = peer.peer_id, peer.inc, peer.life
-    marks = len(dict(peer.node.export_marks()))
+    marks = len(dict(peer.node.snapshot().marks))
     assert marks >= 10
     peer.stop(silently=True, forgets=forgets)
     assert peer not in made.alive
@@ -188,7 +188,7 @@ def test_who_comes_back_is_the_same_peer_and_knows_what_its_disk_knew(forgets: b
     made.start(peer)
     assert (peer.peer_id, peer.life) == (before, life + 1)
     assert peer.inc > inc
-    assert (len(dict(peer.node.export_marks())) >= 10) is not forgets
+    assert (len(dict(peer.node.snapshot().marks)) >= 10) is not forgets
     assert len(peer.node.view) == 0
     made.loop.run(120.0)
     assert len(peer.node.view) == 5

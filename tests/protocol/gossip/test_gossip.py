@@ -347,7 +347,7 @@ def test_our_own_change_goes_out_at_once_and_repeats_wait_for_the_tick() -> None
     assert pushed(node.gossip.refute(6.5)) == {peer: [(me, LOAD, 4)] for peer in node.peers}
     assert pushed(node.gossip.report_load(Load(status=1), 8.0)) == {peer: [(me, LOAD, 5)] for peer in node.peers}
     assert pushed(node.gossip.leave(8.1)) == {peer: [(me, LOAD, 6)] for peer in node.peers}
-    assert node.gossip.advert == advert_of(0)
+    assert node.gossip.publisher.advert == advert_of(0)
 
 
 def test_what_a_neighbour_lacks_is_no_more_than_is_known_however_often_the_view_changes() -> None:
@@ -701,3 +701,23 @@ def test_whoever_links_again_and_again_takes_a_part_of_what_neighbours_get_and_o
     alone, crowded = relayed(0), relayed(10)
     assert crowded[0] > (1 - PAYBACK_SHARE) * 0.95 * alone[0] > 0
     assert crowded[1] > 0.99 * alone[1] > 0
+
+
+def test_a_node_that_goes_on_holds_and_offers_what_it_states_but_sends_nothing_at_once() -> None:
+    node = Alone(1)
+    node.gossip.advertise(advert_of(0), 0.0)
+    stated = node.gossip.resume(Load(running=2), {ADVERT: 0.5, LOAD: 0.5}, 1, 0.0)
+    assert [node.gossip.own(ADVERT), node.gossip.own(LOAD)] == stated
+    record = node.view.get(node.me.peer_id)
+    assert record is not None
+    assert record.load == Load(running=2)
+    me, peer = node.me.peer_id, node.peers[0]
+    assert sorted(pushed(node.tick(1.0))[peer]) == sorted((me, said.kind, said.seq) for said in stated)
+
+
+def test_sizes_are_those_of_the_marks_and_of_the_longest_list() -> None:
+    node = Alone(2)
+    assert node.gossip.sizes() == {"marks": 0, "lacks": 0}
+    node.get(node.peers[0], load(1), load(2))
+    assert node.gossip.sizes() == {"marks": 2, "lacks": 2}
+    assert Alone(0).gossip.sizes()["lacks"] == 0

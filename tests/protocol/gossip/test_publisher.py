@@ -177,3 +177,17 @@ def test_a_very_large_network_still_repeats_before_the_longest_ttl() -> None:
 )
 def test_what_counts_as_a_change(old: Load, new: Load, differs: bool) -> None:
     assert changed(old, new, 0.2) is differs
+
+
+def test_a_node_that_goes_on_states_what_is_as_old_as_it_says_and_due_in_time() -> None:
+    node = announcer()
+    node.advertise(advert_of(0), 1, 0.0, WALL)
+    period = {kind: node.period(kind, 400) for kind in (ADVERT, LOAD)}
+    advert, load = node.resume(IDLE, {ADVERT: 0.5, LOAD: 0.25}, 400, 10.0, WALL + 10)
+    assert (advert.kind, load.kind) == (ADVERT, LOAD)
+    assert read(load) == IDLE
+    assert advert.issued == pytest.approx(WALL + 10 - 0.5 * period[ADVERT], abs=0.01)
+    assert load.issued == pytest.approx(WALL + 10 - 0.25 * period[LOAD], abs=0.01)
+    assert node.state_due(400, 10.0, WALL) == []
+    assert LOAD in kinds(node.state_due(400, 10.0 + 0.75 * period[LOAD], WALL))
+    assert ADVERT in kinds(node.state_due(400, 10.0 + 0.5 * period[ADVERT], WALL))

@@ -12,6 +12,7 @@ from protocol.ids import PeerId
 from protocol.membership import overlay as machine
 from protocol.membership.overlay import Overlay
 from protocol.membership.peer_view import PeerView
+from protocol.node import NodeSnapshot
 from protocol.settings import PROFILES, NeighbourSettings
 from protocol.statements.adverts import Load
 from protocol.statements.envelope import statement
@@ -84,7 +85,7 @@ def test_known_peers_are_enough_to_come_back() -> None:
     net.run(3.0)
     known = tuple((member.peer, (member.addr,)) for member in net.members[1:4])
     net.crash(net.members[0])
-    back = net.add(index=20, known=known)
+    back = net.add(index=20, restored=NodeSnapshot(known))
     net.run_until(lambda: len(back.links) >= 3, 3.0)
 
 

@@ -105,7 +105,7 @@ def test_of_ten_thousand_mutated_statements_none_gets_into_the_view() -> None:
     after = victim.node.stats()
     assert after["records_new"] == before["records_new"]
     assert after["forged"] > 1000
-    assert {author for author, _ in victim.node.export_marks()} == {victim.node.me}
+    assert {author for author, _ in victim.node.snapshot().marks} == {victim.node.me}
     assert not any(author.peer_id in victim.node.view for author in authors)
     assert victim.blamed == {signer.peer_id for signer in HOSTILE}
 
@@ -163,8 +163,9 @@ def sizes(victim: Victim) -> dict[str, int]:
     """Everything that is kept by what others say or by who they are."""
     node = victim.node
     found: dict[str, int] = {}
-    machines = (node, node.gossip, node.gossip._intake, node.failure_detector, node.overlay, node.dht, node.dht.records)
-    for machine in (*machines, node.gossip._intake.clock, node.view):
+    gossip, dht = node.gossip, node.dht
+    machines = (node, gossip, gossip._intake, gossip._intake.clock, node.failure_detector, node.overlay, node.view)
+    for machine in (*machines, dht, dht.records, dht.own, dht.links, dht.searches):
         for name, value in vars(machine).items():
             if isinstance(value, dict | list | set):
                 found[f"{type(machine).__name__}.{name}"] = len(value)
@@ -183,7 +184,7 @@ def settle(victim: Victim, rng: random.Random) -> None:
         victim.feed(TimerFired(key))
     for key in (("neighbours", "rotate"), ("dht", "upkeep"), ("node", "publish")):
         victim.feed(TimerFired(key))
-    for peer, addrs in list(victim.node.dht._dialling.items()):
+    for peer, addrs in list(victim.node.dht.links.dialling.items()):
         victim.feed(DialFailed(peer, addrs, "nobody"))
     newcomer = PeerId(rng.randbytes(32))
     victim.link(newcomer, rng.randrange(100))

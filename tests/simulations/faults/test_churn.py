@@ -82,7 +82,7 @@ def test_amnesia_is_what_a_crash_may_cost(amnesia: float, kept: bool) -> None:
     world.loop.run(30.0)
     gone = [peer for peer in world.peers if not peer.up]
     assert gone
-    assert all(peer.vanished and bool(peer._kept[0]) is kept for peer in gone)
+    assert all(peer.vanished and bool(peer._kept[0].marks) is kept for peer in gone)
 
 
 def test_whoever_does_not_crash_says_goodbye() -> None:

@@ -72,7 +72,7 @@ def test_processes_end_and_come_back(kind: str, silent: bool, kept: bool) -> Non
     world.loop.run(11.0)
     assert not peer.up
     assert peer.vanished is silent
-    assert bool(peer._kept[0]) is kept
+    assert bool(peer._kept[0].marks) is kept
     world.loop.run(31.0)
     assert peer.up
     assert peer.life == 2

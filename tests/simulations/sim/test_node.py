@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 
+from protocol.node import NodeSnapshot
 from simulations.run import Run
 from simulations.scenario import Measure, Scenario, Topology, Workload
 
@@ -76,24 +77,24 @@ def test_a_full_disk_is_not_written_to(world: Run) -> None:
     peer = world.peers[0]
     peer.disk_full = 1
     peer.stop(silently=True)
-    assert peer._kept == ({}, (), 0)
+    assert peer._kept == (NodeSnapshot(), 0)
     peer.disk_full = 0
     world.start(peer)
     world.loop.run(world.loop.now + 5.0)
     peer.stop(silently=True)
-    marks, known, inc = peer._kept
+    kept, inc = peer._kept
     assert inc == peer.inc
-    assert marks
-    assert isinstance(known, tuple)
+    assert kept.marks
+    assert isinstance(kept.known, tuple)
 
 
 def test_of_a_daemon_that_has_ended_only_its_disk_and_its_counts_are_left(world: Run) -> None:
     peer = world.peers[0]
-    counts, table = peer.node.gossip.counts, dict(peer.node.export_marks())
+    counts, table = peer.node.gossip.counts, dict(peer.node.snapshot().marks)
     node = weakref.ref(peer.node)
     peer.stop(silently=True)
     assert node() is None  # nothing in it refers to itself: the collector is off while a world runs
-    marks = peer._kept[0]
+    marks = peer._kept[0].marks
     assert dict(marks.items()) == table
     assert (len(marks), list(marks)) == (len(table), list(table))
     assert [marks[key] for key in marks] == list(table.values())

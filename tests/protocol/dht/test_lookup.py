@@ -1,0 +1,103 @@
+"""One look-up: the order in which it asks, whom it believes, and how much it holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.dht.lookup import Lookup, QueryState
+from protocol.dht.routing_table import as_number, peer_key
+from protocol.settings import DhtSettings
+from tests.protocol.dht.dht_network import TEST, signer
+from tests.protocol.dht.one_node import addrs_of, name
+
+
+def test_who_has_a_link_is_asked_besides_the_closest_that_have_none() -> None:
+    settings = DhtSettings(alpha=3)
+    search, numbers = Lookup(bytes(32), 20, settings, 0.0), range(2, 32)
+    for number in numbers:
+        search.add(signer(number).peer_id, addrs_of(number), None)
+    closest = sorted((signer(number).peer_id for number in numbers), key=peer_key)
+    linked = {closest[1], *closest[10:]}
+    besides = search.ask_first(linked, 0.0)
+    assert [entry.peer for entry in besides] == closest[10:12]  # one of the three closest has a link itself
+    assert [entry.peer for entry in search.ask_next(0.0)] == closest[:3]
+    assert search.ask_next(0.0) == []
+    assert search.answered(closest[10]) is besides[0]
+    assert search.ask_next(0.0) == []  # it took nobody's place, and gives none
+    assert not Lookup(bytes(32), 20, settings, 0.0).ask_first(linked, 0.0)
+
+
+def test_whoever_is_not_among_the_closest_any_more_takes_no_place() -> None:
+    search = Lookup(bytes(32), 2, DhtSettings(alpha=1), 0.0)
+    closest = sorted((signer(number).peer_id for number in range(2, 12)), key=peer_key)
+    search.add(closest[9], (), None)
+    search.add(closest[8], (), None)
+    assert [entry.peer for entry in search.ask_next(0.0)] == [closest[8]]
+    search.add(closest[1], (), None)
+    assert search.ask_next(0.1) == []  # of two close ones one is asked
+    search.add(closest[0], (), None)
+    assert [entry.peer for entry in search.ask_next(0.1)] == [closest[0]]
+    assert search.ask_next(0.1) == []
+
+
+def test_contacts_of_a_source_whose_word_was_worth_nothing_are_asked_last() -> None:
+    search = Lookup(bytes(32), 20, TEST, 0.0)
+    search.add(name(1), addrs_of(1), None)
+    search.add(name(2), addrs_of(2), None)
+    search.ask_next(0.0)
+    liar, honest = search.answered(name(1)), search.answered(name(2))
+    by_distance = sorted(range(10, 40), key=lambda n: as_number(peer_key(name(n))))
+    for number in by_distance[:20]:
+        search.add(name(number), addrs_of(number), liar)
+    for number in by_distance[20:22]:
+        search.add(name(number), addrs_of(number), honest)
+    search.add(name(by_distance[21]), addrs_of(by_distance[21]), liar)
+    assert [entry.peer for entry in search.ask_next(0.0)] == [name(n) for n in by_distance[:3]]
+    assert [entry.peer for entry in search.ask_next(0.1)] == [name(n) for n in by_distance[20:22]]
+    for number in by_distance[20:22]:
+        search.answered(name(number))
+    assert [entry.peer for entry in search.ask_next(0.1)] == [name(n) for n in by_distance[3:6]]
+    assert not search.over(0.1)
+
+
+def test_a_flood_of_contacts_is_cut_to_the_closest() -> None:
+    search = Lookup(bytes(32), 2, DhtSettings(k=2), 0.0)
+    for number in range(10, 60):
+        search.add(name(number), addrs_of(number), None)
+    kept = [number for number in range(10, 60) if search.get(name(number))]
+    everyone = sorted(range(10, 60), key=lambda n: as_number(peer_key(name(n))))
+    assert set(kept) == set(everyone[:16])
+    for _ in range(16):
+        for entry in search.ask_next(0.0):
+            entry.state = QueryState.FAILED
+    search.add(name(9), addrs_of(9), None)  # who was asked is not forgotten for it
+    assert search.get(name(9)) is None
+    assert all(search.get(name(number)) for number in kept)
+
+
+def test_a_failed_candidate_is_tried_once_more_under_another_address() -> None:
+    search = Lookup(bytes(32), 20, TEST, 0.0)
+    search.add(name(1), ("a",), None)
+    search.ask_next(0.0)
+    assert search.failed(name(1))
+    assert not search.failed(name(1))
+    assert not search.failed(name(2))
+    search.add(name(1), ("a",), None)
+    assert search.ask_next(0.0) == []
+    search.add(name(1), ("b",), None)
+    (again,) = search.ask_next(0.0)
+    assert again.addrs == ("b",)
+    search.failed(name(1))
+    search.add(name(1), ("c",), None)
+    assert search.ask_next(0.0) == []
+    assert search.over(0.0)
+
+
+def test_no_more_than_k_are_in_flight_however_late_they_are() -> None:
+    search = Lookup(bytes(32), 100, DhtSettings(k=5, query_s=1.0), 0.0)
+    for number in range(1, 30):
+        search.add(name(number), addrs_of(number), None)
+    assert [len(search.ask_next(0.2 * step)) for step in range(4)] == [3, 2, 0, 0]
+    assert search.fail_overdue(1.0) == [c.peer for c in search._sorted if c.state is QueryState.FAILED]
+    assert search.wake(1.0) == pytest.approx(1.2)
+    assert search.over(4.0)
