@@ -57,7 +57,7 @@ def node_with_links() -> Node:
     for number in range(1, LINKS + 1):
         peer = signer_of(number).peer_id
         node.handle(LinkUp(peer, True, f"198.18.{number}.1"), NOW, WALL)
-        node.overlay._links[peer].chosen = node.overlay._links[peer].standing = True
+        assert node.overlay.asked(peer), "there is room for as many"
     node.gossip.stand(node.overlay.standing())
     first = [statement(signer_of(i), advert_of(i, ""), (1, 1), WALL, 3600) for i in range(1, AUTHORS + 1)]
     node.gossip.learn(first, NOW)
