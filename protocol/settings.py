@@ -91,6 +91,14 @@ class DhtSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_s: float = 90.0
 
 
+class PenaltySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bans (``penalties``)."""
+
+    #: Points within this many seconds that ban a peer and its address for as long (DESIGN 3.2).
+    ban_points: int = 5
+    ban_s: float = 600.0
+
+
 class LinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The multiplexer (``mux``)."""
 
@@ -154,6 +162,7 @@ class NodeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     neighbours: NeighbourSettings = NeighbourSettings()
     liveness: LivenessSettings = LivenessSettings()
     dht: DhtSettings = DhtSettings()
+    penalties: PenaltySettings = PenaltySettings()
     link: LinkSettings = LinkSettings()
     cascade: CascadeSettings = CascadeSettings()
     admission: AdmissionSettings = AdmissionSettings()

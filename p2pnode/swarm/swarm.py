@@ -1,8 +1,7 @@
 """The network as the rest of the daemon sees it: jobs to and from peers, the view, look-ups.
 
 It drives ``protocol.node``: performs what the machine asks for and gives it what happens.  It decides nothing about
-peers, except what a driver must: when penalties have added up to a ban.  The links themselves are in
-``connection_table``.
+peers.  The links themselves are in ``connection_table``.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +24,7 @@ from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, S
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.events import Advertise, FindPeer, FindProviders, Leave, Received, ReportLoad, RoundTrip
 from protocol.ids import ModelId, PeerId, peer_text, short
+from protocol.membership.penalties import Penalties
 from protocol.settings import NodeSettings
 from protocol.statements.adverts import Advert, Load
 from protocol.statements.envelope import read
@@ -36,11 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Penalty points within this many seconds that ban a peer and its address for as long (DESIGN 3.2).
-BAN_POINTS: Final = 5
-BAN_S: Final = 600.0
-#: Peers whose penalties are remembered.
-REMEMBERED: Final = 4096
 #: Seconds a look-up may take here; the machine's own deadline is shorter.
 FIND_S: Final = 10.0
 #: Seconds to hand the last messages to the network when leaving.
@@ -90,7 +85,7 @@ class Swarm:
             tell=self._driver.put,
             kept=node.overlay.is_standing,
         )
-        self._points: OrderedDict[PeerId, deque[tuple[float, int]]] = OrderedDict()
+        self._penalties = Penalties(settings.penalties)
         self._finds: dict[int, _Find] = {}
         #: Links that the machine has said something on in this turn of the driver.
         self._said: dict[PeerLink, None] = {}
@@ -240,19 +235,11 @@ class Swarm:
             self.gossip_bytes[(direction,)] += size
 
     def _penalise(self, peer: PeerId, points: int, reason: str, address: str = "") -> None:
-        if points <= 0:
-            return
-        now = trio.current_time()
-        history = self._points.setdefault(peer, deque(maxlen=BAN_POINTS))
-        self._points.move_to_end(peer)
-        if len(self._points) > REMEMBERED:
-            self._points.popitem(last=False)
-        history.append((now, points))
         log.debug("peer_penalised", extra={"peer": short(peer), "points": points, "reason": reason})
-        if sum(weight for at, weight in history if now - at < BAN_S) >= BAN_POINTS:
-            del self._points[peer]
-            log.warning("peer_banned", extra={"peer": short(peer), "seconds": BAN_S, "reason": reason})
-            self._links.ban(peer, reason, BAN_S, address)
+        if self._penalties.penalise(peer, points, trio.current_time()):
+            seconds = self._settings.penalties.ban_s
+            log.warning("peer_banned", extra={"peer": short(peer), "seconds": seconds, "reason": reason})
+            self._links.ban(peer, reason, seconds, address)
 
     # --- reaching a peer -----------------------------------------------------------------------------------------
 

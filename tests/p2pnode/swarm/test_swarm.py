@@ -10,13 +10,12 @@ import trio
 from p2pnode.swarm.connection_table import IDLE_S
 from p2pnode.swarm.net import LinkBroken, PeerUnreachable
 from p2pnode.swarm.peerlink import Channel, ChannelReset
-from p2pnode.swarm.swarm import BAN_POINTS, BAN_S
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer
 from protocol.events import DialFailed, Event, FindPeer, LinkDown, LinkUp, Received, RoundTrip, TimerFired
 from protocol.ids import PeerId
 from protocol.wire.messages import BODY, DELTA, REQ, Doubt
 from tests.fakes import MemorySwitch
-from tests.p2pnode.swarm.standin import StandIn, ask, knows, real_net, running
+from tests.p2pnode.swarm.standin import SETTINGS, StandIn, ask, knows, real_net, running
 
 
 def key(number: int) -> PeerId:
@@ -228,7 +227,7 @@ async def test_penalties_add_up_to_a_ban_that_ends(autojump_clock: trio.testing.
         await judge.until(lambda: bool(judge.of(LinkDown)))
         with pytest.raises(PeerUnreachable):
             await ask(one, two.me)
-        await trio.sleep(BAN_S)
+        await trio.sleep(SETTINGS.penalties.ban_s)
         assert await ask(one, two.me) == b"hello"
 
 
@@ -239,7 +238,7 @@ async def test_whoever_says_nonsense_instead_of_hello_is_banned_in_the_end(
     switch = MemorySwitch()
     net, intruder = switch.net(key(2)), switch.net(key(3))
     async with running(net) as two:
-        for _ in range(BAN_POINTS):
+        for _ in range(SETTINGS.penalties.ban_points):
             assert intruder.local_id not in net.bans
             link = await intruder.dial(two.me, two.addrs)
             await link.send_all(said)
@@ -253,7 +252,7 @@ async def test_penalties_are_forgotten(autojump_clock: trio.testing.MockClock) -
     async with running(MemorySwitch().net(key(1))) as swarm:
         for _ in range(10):
             swarm._perform(Penalise(key(2), 4, "bad"))
-            await trio.sleep(BAN_S + 1)
+            await trio.sleep(SETTINGS.penalties.ban_s + 1)
         assert not swarm._net.bans  # type: ignore[attr-defined]
 
 
