@@ -195,7 +195,7 @@ async def _net(config: Config, home: Home) -> Libp2pNet:
 
     loaded = "p2pnode.swarm.libp2p" in sys.modules
     net: type[Libp2pNet] = load() if loaded else await trio.to_thread.run_sync(load)
-    return net(home.seed, config.network.listen)
+    return net(home.seed, config.network.listen, limits=config.settings.connections)
 
 
 async def _serve_api(daemon: Daemon, *, task_status: trio.TaskStatus[int]) -> None:

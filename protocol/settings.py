@@ -91,6 +91,35 @@ class DhtSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_s: float = 90.0
 
 
+class ConnectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Connections under the links (``connections``); bounds from DESIGN 3.1."""
+
+    #: Sockets accepted per second and address, and how many at once after a pause.
+    rate: float = 10.0
+    burst: int = 40
+    #: Accepted sockets that have not yet proven a key: in total, per address, and for how many seconds each.
+    pending: int = 64
+    pending_per_address: int = 4
+    pending_s: float = 5.0
+    #: Seconds from the proof of a key to the link's first stream.
+    unlinked_s: float = 10.0
+    #: Connections: in total; accepted ones in total, per address, per public /24 or /48, and per peer.
+    connections: int = 256
+    inbound: int = 192
+    per_address: int = 8
+    per_group: int = 32
+    per_peer: int = 2
+    #: Seconds for a dial, both HELLOs included (guess: its seven round trips, of 1 s each, and a slow machine), and for
+    #: the HELLOs of an accepted link.
+    dial_s: float = 15.0
+    hello_s: float = 5.0
+    #: A link that we dialled, that is no neighbour's and that was idle for this long is closed, seconds (guess: longer
+    #: than a pause in a conversation).
+    idle_s: float = 60.0
+    #: Seconds between two looks for such links (guess: a sixth more hardly matters).
+    idle_check_s: float = 10.0
+
+
 class PenaltySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bans (``penalties``)."""
 
@@ -162,6 +191,7 @@ class NodeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     neighbours: NeighbourSettings = NeighbourSettings()
     liveness: LivenessSettings = LivenessSettings()
     dht: DhtSettings = DhtSettings()
+    connections: ConnectionSettings = ConnectionSettings()
     penalties: PenaltySettings = PenaltySettings()
     link: LinkSettings = LinkSettings()
     cascade: CascadeSettings = CascadeSettings()

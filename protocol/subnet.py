@@ -12,7 +12,8 @@ from typing import Final
 
 #: Addresses with a cached group (guess: those of two full views).
 _ADDRESSES: Final = 8192
-
+#: The groups of a machine's own addresses.
+LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
 
 #: Groups without a limit: all nodes on a loopback or private network have such addresses.
 _PRIVATE: Final = (
@@ -39,7 +40,7 @@ def network_group(address: str) -> str:
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
     if ip.is_loopback:
-        return "127.0.0.0/8" if ip.version == 4 else "::1/128"
+        return LOOPBACK[ip.version == 6]
     return _shared(str(ipaddress.ip_network((ip, 24 if ip.version == 4 else 48), strict=False)))
 
 

@@ -1,8 +1,8 @@
 """Links to other nodes: the one place where sockets between peers are opened.
 
 ``net`` is the seam (a byte stream to a proven peer), ``libp2p`` its implementation on py-libp2p with everything that
-has to be contained in ``containment``, ``accept_gateway`` and ``connection_limiter``; ``peerlink`` drives the
-multiplexer of ``protocol.wire.mux`` over one such stream; ``swarm`` drives ``protocol.node`` over all of them.
+has to be contained in ``containment`` and ``accept_gateway``; ``peerlink`` drives the multiplexer of
+``protocol.wire.mux`` over one such stream; ``swarm`` drives ``protocol.node`` over all of them.
 """
 
 from __future__ import annotations

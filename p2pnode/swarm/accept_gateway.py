@@ -2,8 +2,8 @@
 
 The library's listener shares its port with any other program (SO_REUSEPORT), survives the host that opened it, counts a
 socket against its 250 places before the handshake, and never gives the place of an inbound connection back until the
-host ends.  Here the port is exclusive, ``connection_limiter`` decides before the library sees a socket, silent sockets
-are cut, and the end of a socket ends everything that was started for it.  Used by ``libp2p`` only.
+host ends.  Here the port is exclusive, ``protocol.membership.connections`` decides before the library sees a socket,
+silent sockets are cut, and the end of a socket ends everything that was started for it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from multiaddr import Multiaddr
 
-from p2pnode.swarm.connection_limiter import ConnectionLimiter, Ticket
 from p2pnode.swarm.net import Address, BadAddress, NetError, PortInUse, parse_address
-from protocol.ids import PeerId
+from protocol.ids import PeerId, short
+from protocol.membership.connections import ConnectionLimiter, Ticket
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class AcceptedStream(TrioTCPStream):
         self.proven = trio.Event()
         self.linked = trio.Event()
         self.ticket: Ticket | None = None
-        self.limiter: ConnectionLimiter | None = None
+        self.gateway: AcceptGateway | None = None
         self.on_cut: Callable[[], None] = lambda: None
         self._cached_remote_address = (address, port)
 
@@ -89,6 +89,8 @@ class AcceptedStream(TrioTCPStream):
         self.stream.socket.close()
         for event in (self.closed, self.proven, self.linked):
             event.set()
+        if self.gateway is not None and self.ticket is not None:
+            self.gateway.release(self.ticket)
         self.on_cut()
 
     def prove(self, peer: PeerId) -> bool:
@@ -96,8 +98,8 @@ class AcceptedStream(TrioTCPStream):
         if self.closed.is_set():
             return False
         admitted = True
-        if self.limiter is not None and self.ticket is not None:
-            admitted = self.limiter.proven(self.ticket, peer, trio.current_time())
+        if self.gateway is not None and self.ticket is not None:
+            admitted = self.gateway.limiter.prove(self.ticket, peer, trio.current_time())
         if admitted:
             self.proven.set()
         return admitted
@@ -111,6 +113,7 @@ class AcceptGateway:
         self.upgrade: Upgrade | None = None
         self.bound: list[Address] = []
         self._listeners: list[trio.SocketListener] = []
+        self._streams: dict[Ticket, AcceptedStream] = {}
 
     async def bind(self, addrs: Sequence[str]) -> None:
         """Open every address; raises ``PortInUse``, ``BadAddress`` or ``NetError`` and leaves none open then."""
@@ -129,6 +132,35 @@ class AcceptGateway:
         for listener in self._listeners:
             listener.socket.close()
         self._listeners.clear()
+
+    def ban(self, peer: PeerId, address: str, seconds: float) -> None:
+        """Refuse the peer and the address for a while, and cut the sockets that they have opened."""
+        for ticket in self.limiter.ban(peer, address, trio.current_time() + seconds):
+            self._streams[ticket].cut()
+
+    def release(self, ticket: Ticket) -> None:
+        """The socket of ``ticket`` is closed."""
+        self.limiter.leave(ticket)
+        self._streams.pop(ticket, None)
+
+    async def dial(self, target: Address, peer: PeerId | None) -> AcceptedStream:
+        """A TCP connection that is counted; raises ``NetError`` if this node must not dial now, or ``OSError``."""
+        verdict = self.limiter.try_dial(peer, trio.current_time())
+        if verdict.ticket is None:
+            if peer is not None and verdict.reason == "banned":
+                raise NetError(f"{short(peer)} is banned for now")
+            raise NetError("this node has as many connections as it may have")
+        try:
+            stream = await connect(target)
+        except BaseException:
+            self.limiter.leave(verdict.ticket)
+            raise
+        self._hold(stream, verdict.ticket)
+        return stream
+
+    def _hold(self, stream: AcceptedStream, ticket: Ticket) -> None:
+        stream.ticket, stream.gateway = ticket, self
+        self._streams[ticket] = stream
 
     async def serve(self) -> None:
         """Accept until cancelled."""
@@ -154,10 +186,13 @@ class AcceptGateway:
                 stream.socket.close()
                 continue
             front = AcceptedStream(stream, address, port)
-            front.limiter = self.limiter
-            front.ticket = self.limiter.try_accept(address, trio.current_time(), front.cut)
-            if front.ticket is None or self.upgrade is None:
-                self._dismiss(front)
+            verdict = self.limiter.try_accept(address, trio.current_time())
+            if verdict.evicted is not None:
+                self._streams[verdict.evicted].cut()
+            if verdict.ticket is not None:
+                self._hold(front, verdict.ticket)
+            if verdict.ticket is None or self.upgrade is None:
+                front.cut()
             else:
                 nursery.start_soon(self._attend, front, self.upgrade)
 
@@ -170,7 +205,7 @@ class AcceptGateway:
                 front.cut()
                 nursery.cancel_scope.cancel()
         finally:
-            self._dismiss(front)
+            front.cut()
 
     async def _watch(self, front: AcceptedStream) -> None:
         bounds = self.limiter.settings
@@ -182,11 +217,6 @@ class AcceptGateway:
             await front.linked.wait()
         if not in_time.cancelled_caught:
             await front.closed.wait()
-
-    def _dismiss(self, front: AcceptedStream) -> None:
-        front.cut()
-        if front.ticket is not None:
-            self.limiter.leave(front.ticket)
 
 
 class GatewayListener(IListener):

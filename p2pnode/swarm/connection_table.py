@@ -21,20 +21,15 @@ from protocol import PROTOCOL_VERSION
 from protocol.errors import RemoteProtocolError
 from protocol.events import DialFailed, Event, LinkDown, LinkUp
 from protocol.ids import PeerId, short
-from protocol.settings import LinkSettings
+from protocol.membership.connections import is_idle, link_rank
+from protocol.settings import NodeSettings
 from protocol.wire.messages import Hello
 
 log = logging.getLogger(__name__)
 
-#: Seconds for both HELLOs, and for a whole dial with them.
-HELLO_S: Final = 5.0
-DIAL_S: Final = 15.0
 #: Dials under way at once, and wanted at once.
 DIALS: Final = 16
 DIALS_WANTED: Final = 128
-#: A link that we made, that is no neighbour's and that was idle for this long is closed, seconds (guess: longer than
-#: a pause in a conversation).
-IDLE_S: Final = 60.0
 #: A second link to a peer stays open for this long, seconds, so that the other end has chosen as well.
 SECOND_LINK_S: Final = 1.0
 #: Addresses kept per peer, and peers whose addresses are kept.
@@ -60,7 +55,7 @@ class ConnectionTable:
         self,
         net: Net,
         *,
-        settings: LinkSettings,
+        settings: NodeSettings,
         network: str,
         agent: str,
         owner: LinkOwner,
@@ -135,12 +130,13 @@ class ConnectionTable:
 
     async def _run_dial(self, key: PeerId | tuple[str, ...], dialling: Dialling) -> None:
         link = None
+        dial_s = self._settings.connections.dial_s
         try:
             async with self._slots:
-                with trio.fail_after(DIAL_S):
+                with trio.fail_after(dial_s):
                     link = await self._greet(await self._net.dial(dialling.peer, dialling.addrs))
         except trio.TooSlowError:
-            dialling.problem = f"no answer in {DIAL_S:.0f} s"
+            dialling.problem = f"no answer in {dial_s:.0f} s"
         except (NetError, RemoteProtocolError) as error:
             dialling.problem = str(error)
         except Exception as error:
@@ -161,7 +157,7 @@ class ConnectionTable:
     async def _welcome(self, stream: Link) -> None:
         link = None
         try:
-            with trio.fail_after(HELLO_S):
+            with trio.fail_after(self._settings.connections.hello_s):
                 link = await self._greet(stream)
         except trio.TooSlowError:
             log.debug("no_hello", extra={"address": stream.address})
@@ -175,7 +171,7 @@ class ConnectionTable:
 
     async def _greet(self, stream: Link) -> PeerLink:
         """Both HELLOs, or the stream is cut."""
-        link = PeerLink(stream, self._settings)
+        link = PeerLink(stream, self._settings.link)
         try:
             own = Hello(PROTOCOL_VERSION, self._network, self._agent, self._net.addrs()[:ADDRS], stream.address)
             hello = await link.greet(own)
@@ -214,7 +210,7 @@ class ConnectionTable:
         me = self._net.local_id
 
         def rank(link: PeerLink) -> tuple[bool, float]:
-            return (me if link.outbound else link.peer) == min(me, link.peer), link.since
+            return link_rank(me, link.peer, outbound=link.outbound, since=link.since)
 
         links.sort(key=rank, reverse=True)
         for link in links[1:]:
@@ -236,12 +232,13 @@ class ConnectionTable:
                 self._tell(LinkDown(link.peer, link.reason))
 
     async def _close_idle(self) -> None:
+        limits = self._settings.connections
         while True:
-            await trio.sleep(IDLE_S / 6)
+            await trio.sleep(limits.idle_check_s)
             now = trio.current_time()
             for link in self:
-                idle = not link.channels and now - link.used >= IDLE_S
-                if idle and link.outbound and not self._kept(link.peer):
+                neighbour, unused_s = self._kept(link.peer), now - link.used
+                if is_idle(limits, outbound=link.outbound, jobs=link.channels, neighbour=neighbour, unused_s=unused_s):
                     link.retire("idle")
 
 

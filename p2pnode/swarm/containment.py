@@ -15,7 +15,7 @@ D5, D6 dialling waits 250 ms and tries one address                ``libp2p`` dia
 D7     a frozen peer is never noticed                             PING in ``protocol.wire.mux``, bounded writes here
 D8     listening sockets outlive the host and share their port    ``accept_gateway``
 D9,D10 windows of 16 MiB, a write limit of 5 s                    ``send_on`` and ``take`` here, credit in ``link``
-D15    silent sockets fill the places; places never come back     ``connection_limiter`` and ``accept_gateway``
+D15    silent sockets fill the places; places never come back     ``accept_gateway``
 D17    simultaneous dialling makes two connections                ``swarm`` keeps one
 D18    closing takes 0.2 s for each connection                    the sockets are cut, nobody waits
 M10    streams that nobody reads hold what they were sent         ``STREAMS`` and ``BUFFERED_BYTES`` here
@@ -62,12 +62,12 @@ from libp2p.tools import utils as lib_tools
 from libp2p.transport.upgrader import TransportUpgrader
 
 from p2pnode.swarm.accept_gateway import AcceptedStream, AcceptGateway, GatewayTransport
-from p2pnode.swarm.connection_limiter import AcceptLimits
 from p2pnode.swarm.frame_decoder import DATA, HEADER, READ_BYTES, WINDOW_UPDATE, BufferedPackets, FrameDecoder, ciphers
 from p2pnode.swarm.net import NetError
 from p2pnode.swarm.wakeup import AutoResetEvent
 from protocol.errors import InvalidPeerId
 from protocol.ids import peer_from_libp2p
+from protocol.settings import ConnectionSettings
 
 log = logging.getLogger(__name__)
 
@@ -406,7 +406,7 @@ class ContainedMuxers(MuxerMultistream):
         return self._annotate_connection(muxed, conn, protocol)
 
 
-def build_host(seed: bytes, front: AcceptGateway, bounds: AcceptLimits) -> BasicHost:
+def build_host(seed: bytes, front: AcceptGateway, bounds: ConnectionSettings) -> BasicHost:
     """A host with Noise, yamux, identify and ping, explicit limits, and none of the library's own initiative."""
     keys = create_new_ed25519_key_pair(seed)
     noise = ContainedNoise(keys, noise_privkey=create_new_x25519_key_pair().private_key)
@@ -458,7 +458,7 @@ def guard(inner: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[
     return guarded
 
 
-def _connection_config(bounds: AcceptLimits) -> ConnectionConfig:
+def _connection_config(bounds: ConnectionSettings) -> ConnectionConfig:
     """The door is in front, so these bounds are only a second wall: a dead connection counts here for 0.2 s more."""
     return ConnectionConfig(
         max_connections=_SECOND_WALL * bounds.connections,
@@ -474,7 +474,7 @@ def _connection_config(bounds: AcceptLimits) -> ConnectionConfig:
     )
 
 
-def _resource_bounds(bounds: AcceptLimits) -> ResourceManager:
+def _resource_bounds(bounds: ConnectionSettings) -> ResourceManager:
     """Explicit limits, and none of the parts that refuse everybody after a few failures."""
     most = _SECOND_WALL * bounds.connections
     limits = ConnectionLimits(

@@ -24,12 +24,13 @@ from libp2p.stream_muxer.yamux.yamux import YamuxStream
 from libp2p.utils import encode_delim
 from multiaddr import Multiaddr
 
-from p2pnode.swarm.accept_gateway import AcceptedStream, AcceptGateway, connect
-from p2pnode.swarm.connection_limiter import AcceptLimits, ConnectionLimiter
+from p2pnode.swarm.accept_gateway import AcceptedStream, AcceptGateway
 from p2pnode.swarm.containment import ContainedYamux, build_host, check_library, quiet
 from p2pnode.swarm.net import Address, BadAddress, LinkBroken, NetError, PeerUnreachable, is_loopback, parse_address
 from protocol.errors import InvalidPeerId
 from protocol.ids import PeerId, libp2p_bytes, peer_from_libp2p, short
+from protocol.membership.connections import ConnectionLimiter
+from protocol.settings import ConnectionSettings
 from protocol.statements.keys import Ed25519Signer
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,6 @@ _GREETING: Final = encode_delim(b"/multistream/1.0.0") + encode_delim(LINK_PROTO
 #: Longest answer to the greeting, bytes: both lines echoed, or a refusal.
 _GREETING_BYTES: Final = 1024
 
-#: Seconds for one address: TCP, Noise, yamux and the stream (guess: three round trips of 1 s and a slow machine).
-DIAL_S: Final = 10.0
 #: Addresses of one peer that are dialled, all at once (an advert has at most 4, HELLO at most 8).
 DIAL_ADDRS: Final = 8
 #: Accepted links that wait for the swarm.
@@ -131,16 +130,17 @@ class Libp2pNet:
         seed: bytes,
         listen: Sequence[str],
         *,
-        limiter: AcceptLimits | None = None,
+        limits: ConnectionSettings | None = None,
+        loopback_exempt: bool | None = None,
         announce: Sequence[str] = (),
     ) -> None:
         self._seed = seed
         self.local_id = Ed25519Signer(seed).peer_id
         self._listen = tuple(listen)
         self._announce = tuple(announce)
-        # Who listens on this machine only is dialled from one address only.
-        here = all(is_loopback(parse_address(text).host) for text in self._listen)
-        self.limiter = ConnectionLimiter(limiter or AcceptLimits(loopback_exempt=here))
+        if loopback_exempt is None:  # a node that listens on this machine only is dialled from one address only
+            loopback_exempt = all(is_loopback(parse_address(text).host) for text in self._listen)
+        self.limiter = ConnectionLimiter(limits or ConnectionSettings(), loopback_exempt=loopback_exempt)
         self._front = AcceptGateway(self.limiter)
         self._host: BasicHost | None = None
         self._links: set[Libp2pLink] = set()
@@ -219,8 +219,6 @@ class Libp2pNet:
 
     async def dial(self, peer: PeerId | None, addrs: tuple[str, ...]) -> Libp2pLink:
         targets = _targets(peer, addrs, self.local_id)
-        if peer is not None and self.limiter.banned(peer, trio.current_time()):
-            raise PeerUnreachable(f"{short(peer)} is banned for now")
         if not targets:
             raise PeerUnreachable("no address to dial")
         won: list[Libp2pLink] = []
@@ -241,10 +239,7 @@ class Libp2pNet:
         self, target: Address, text: str, won: list[Libp2pLink], problems: list[str], race: trio.CancelScope
     ) -> None:
         try:
-            with trio.fail_after(DIAL_S):
-                link = await self._dial_one(target, text)
-        except trio.TooSlowError:
-            problems.append(f"{target.host} port {target.port}: no answer in {DIAL_S:.0f} s")
+            link = await self._dial_one(target, text)
         except Exception as error:
             problems.append(f"{target.host} port {target.port}: {_reason(error)}")
         else:
@@ -259,7 +254,7 @@ class Libp2pNet:
         if host is None:
             raise NetError("the network stack is starting")
         peer = target.peer if target.peer is not None else await self._who_is(host, target)
-        front = await connect(target)
+        front = await self._front.dial(target, peer)
         front.linked.set()  # the one link of this connection is ours to open
         try:
             network: Any = host.get_network()
@@ -275,7 +270,7 @@ class Libp2pNet:
 
     async def _who_is(self, host: BasicHost, target: Address) -> PeerId:
         """The key that answers at an address, proven by a handshake of its own (seeds given without an id)."""
-        front = await connect(target)
+        front = await self._front.dial(target, None)
         try:
             raw = RawConnection(front, True)
             selector = host.get_network().upgrader.security_multistream  # type: ignore[attr-defined]
@@ -304,7 +299,7 @@ class Libp2pNet:
         return tuple(found)
 
     def ban(self, peer: PeerId, address: str, seconds: float) -> None:
-        self.limiter.ban(peer, address, trio.current_time() + seconds)
+        self._front.ban(peer, address, seconds)
         for link in list(self._links):
             if link.peer == peer:
                 link.cut()

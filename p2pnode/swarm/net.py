@@ -132,6 +132,7 @@ class Net(Protocol):
         """A link to ``peer`` over the address that answers first; raises ``PeerUnreachable``.
 
         ``peer`` is None for a seed of unknown identity: any peer is accepted, and proves its key as usual.
+        The caller sets a deadline.
         """
         ...
 

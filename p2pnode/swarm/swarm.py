@@ -78,7 +78,7 @@ class Swarm:
         self._driver = Driver(node, self._perform, wall, self._send_all)
         self._links = ConnectionTable(
             net,
-            settings=settings.link,
+            settings=settings,
             network=network,
             agent=agent,
             owner=self,

@@ -23,7 +23,6 @@ sys.path.insert(0, str(ROOT))
 
 import trio  # noqa: E402
 
-from p2pnode.swarm.connection_limiter import AcceptLimits  # noqa: E402
 from p2pnode.swarm.libp2p import Libp2pNet  # noqa: E402
 from p2pnode.swarm.net import LinkBroken  # noqa: E402
 from p2pnode.swarm.peerlink import Channel, PeerLink  # noqa: E402
@@ -106,7 +105,7 @@ async def serve(link: PeerLink, owner: Owner) -> None:
 
 
 async def worker() -> None:
-    net = Libp2pNet(b"w" * 32, ["/ip4/127.0.0.1/tcp/0"], limiter=AcceptLimits(loopback_exempt=True))
+    net = Libp2pNet(b"w" * 32, ["/ip4/127.0.0.1/tcp/0"])
     async with trio.open_nursery() as nursery:
         await nursery.start(net.run)
         print(net.addrs()[0], flush=True)

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import trio
 
-from p2pnode.swarm.connection_limiter import AcceptLimits
 from p2pnode.swarm.libp2p import Libp2pNet
 from p2pnode.swarm.net import LinkBroken
 from p2pnode.swarm.peerlink import PeerLink
@@ -50,7 +49,7 @@ async def serve(link: PeerLink, owner: Owner) -> None:
 
 
 async def worker() -> None:
-    net = Libp2pNet(b"w" * 32, ["/ip4/127.0.0.1/tcp/0"], limiter=AcceptLimits(loopback_exempt=True))
+    net = Libp2pNet(b"w" * 32, ["/ip4/127.0.0.1/tcp/0"])
     async with trio.open_nursery() as nursery:
         await nursery.start(net.run)
         print(net.addrs()[0], flush=True)

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from p2pnode.swarm.connection_limiter import AcceptLimits
 from p2pnode.swarm.libp2p import Libp2pNet
 from p2pnode.swarm.net import Net
 from p2pnode.swarm.peerlink import Channel
@@ -15,13 +14,11 @@ from p2pnode.swarm.swarm import OnJob, Swarm
 from protocol.effects import Effect
 from protocol.events import Event, LinkDown, LinkUp
 from protocol.ids import PeerId
-from protocol.settings import PROFILES, NodeSettings
+from protocol.settings import PROFILES, ConnectionSettings, NodeSettings
 from protocol.wire.messages import DELTA, END, REQ
 
 SETTINGS = PROFILES["test"]
 ANY_PORT = "/ip4/127.0.0.1/tcp/0"
-#: Tests run on one address; the per-address bounds have tests of their own.
-OPEN_DOOR = AcceptLimits(loopback_exempt=True)
 
 
 class Nobody:
@@ -104,8 +101,15 @@ def seed_of(number: int) -> bytes:
     return number.to_bytes(32, "big")
 
 
-def real_net(number: int, listen: str = ANY_PORT, limiter: AcceptLimits = OPEN_DOOR) -> Libp2pNet:
-    return Libp2pNet(seed_of(number), [listen], limiter=limiter)
+def real_net(
+    number: int,
+    listen: str = ANY_PORT,
+    limits: ConnectionSettings = SETTINGS.connections,
+    *,
+    loopback_exempt: bool = True,
+) -> Libp2pNet:
+    """Tests run on one address, so most are exempt from the limits per address, which have tests of their own."""
+    return Libp2pNet(seed_of(number), [listen], limits=limits, loopback_exempt=loopback_exempt)
 
 
 @asynccontextmanager
@@ -138,9 +142,11 @@ async def eventually(condition: Callable[[], object], seconds: float = 5) -> Non
 
 
 @asynccontextmanager
-async def victim(limiter: AcceptLimits = OPEN_DOOR) -> AsyncIterator[Libp2pNet]:
+async def victim(
+    limits: ConnectionSettings = SETTINGS.connections, *, loopback_exempt: bool = True
+) -> AsyncIterator[Libp2pNet]:
     """A node that has to answer an honest peer at the end, and not to have been restarted."""
-    net = real_net(1, limiter=limiter)
+    net = real_net(1, limits=limits, loopback_exempt=loopback_exempt)
     async with running(net) as swarm:
         yield net
         await honest(swarm)

@@ -24,13 +24,13 @@ from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 
 from p2pnode.swarm import containment
-from p2pnode.swarm.connection_limiter import AcceptLimits
 from p2pnode.swarm.containment import STREAMS, BufferedPackets, ContainedYamux, WrongLibrary, check_library
 from p2pnode.swarm.libp2p import LINK_PROTOCOL, Libp2pNet
 from p2pnode.swarm.net import NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import Channel
 from protocol.events import LinkDown, LinkUp
 from protocol.ids import peer_from_libp2p
+from protocol.settings import ConnectionSettings
 from protocol.wire.messages import BODY, DELTA, HELLO, REQ
 from tests.p2pnode.swarm.attackers import HELLO_LINE, impostor, intrude, socket_from, stranger, stream_of
 from tests.p2pnode.swarm.standin import (
@@ -215,7 +215,7 @@ async def test_a_hundred_raw_handshakes_of_garbage() -> None:
 
 @pytest.mark.slow
 async def test_three_hundred_idle_sockets_of_one_address_lock_nobody_out() -> None:
-    async with victim(AcceptLimits(pending_s=2.0)) as net:
+    async with victim(ConnectionSettings(pending_s=2.0), loopback_exempt=False) as net:
         idle = [await socket_from("127.0.0.9", net) for _ in range(300)]
         await trio.sleep(0.2)
         assert net.limiter.pending <= net.limiter.settings.pending_per_address
@@ -228,19 +228,42 @@ async def test_three_hundred_idle_sockets_of_one_address_lock_nobody_out() -> No
 
 
 async def test_a_proven_peer_that_opens_no_link_is_sent_away() -> None:
-    async with victim(AcceptLimits(unlinked_s=0.2, loopback_exempt=True)) as net, stranger() as host:
+    async with victim(ConnectionSettings(unlinked_s=0.2)) as net, stranger() as host:
         await intrude(host, net)
         await eventually(lambda: not net.limiter.open)
 
 
 async def test_places_come_back() -> None:
     """The library holds the place of an inbound connection until the host ends."""
-    few = AcceptLimits(inbound=4, connections=6, loopback_exempt=True)
+    few = ConnectionSettings(inbound=4, connections=6)
     async with victim(few) as net, running(real_net(3)) as visitor:
         for _ in range(20):
             link = await visitor._net.dial(net.local_id, net.addrs())
             await link.aclose()
             await eventually(lambda: not net.limiter.open)
+
+
+async def test_dialled_connections_are_counted_and_places_come_back() -> None:
+    net = real_net(1, limits=ConnectionSettings(connections=1))
+    async with running(net), running(real_net(2)) as one, running(real_net(3)) as other:
+        for _ in range(3):
+            link = await net.dial(one.me, one.addrs)
+            with pytest.raises(PeerUnreachable, match="as many connections"):
+                await net.dial(other.me, other.addrs)
+            await link.aclose()
+        with pytest.raises(PeerUnreachable):
+            await net.dial(other.me, ("/ip4/127.0.0.1/tcp/1",))
+        assert net.limiter.connections == 0
+
+
+async def test_a_banned_peer_is_not_dialled() -> None:
+    async with running(real_net(1)) as swarm, running(real_net(2)) as other:
+        swarm._net.ban(other.me, "127.0.0.1", 60.0)
+        with pytest.raises(PeerUnreachable, match="is banned for now"):
+            await swarm._net.dial(other.me, other.addrs)
+        where = tuple(addr.split("/p2p/")[0] for addr in other.addrs)
+        with pytest.raises(PeerUnreachable):
+            await swarm._net.dial(None, where)
 
 
 @pytest.mark.slow

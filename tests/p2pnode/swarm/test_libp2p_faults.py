@@ -18,7 +18,6 @@ import pytest
 import trio
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
-from p2pnode.swarm.connection_limiter import AcceptLimits
 from p2pnode.swarm.libp2p import Libp2pNet
 from p2pnode.swarm.net import LinkBroken, NetError, PeerUnreachable, PortInUse
 from p2pnode.swarm.peerlink import Channel
@@ -160,7 +159,7 @@ async def test_a_stack_that_fails_is_started_again_on_the_same_port() -> None:
 @pytest.mark.slow
 async def test_closing_with_forty_peers_costs_about_what_meeting_them_does() -> None:
     """The library takes 0.2 s for each, one after the other: forty times as long as dialling them all."""
-    net = real_net(100, limiter=AcceptLimits(loopback_exempt=True))
+    net = real_net(100)
     async with trio.open_nursery() as nursery:
         visitors = [real_net(number) for number in range(200, 240)]
         for visitor in visitors:

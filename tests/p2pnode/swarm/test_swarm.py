@@ -7,7 +7,6 @@ import random
 import pytest
 import trio
 
-from p2pnode.swarm.connection_table import IDLE_S
 from p2pnode.swarm.net import LinkBroken, PeerUnreachable
 from p2pnode.swarm.peerlink import Channel, ChannelReset
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer
@@ -266,7 +265,7 @@ async def test_hanging_up_spares_jobs(autojump_clock: trio.testing.MockClock) ->
         await trio.sleep(5)
         assert one.links()
         channel.reset()
-        await trio.sleep(2 * IDLE_S)
+        await trio.sleep(2 * SETTINGS.connections.idle_s)
         assert not one.links(), "then it is closed for idleness"
 
 
@@ -276,9 +275,9 @@ async def test_links_made_for_jobs_close_when_idle(autojump_clock: trio.testing.
         knows(one, two)
         for _ in range(3):
             await ask(one, two.me)
-            await trio.sleep(IDLE_S * 0.8)
+            await trio.sleep(SETTINGS.connections.idle_s * 0.8)
             assert one.links(), "a pause between two requests is not the end"
-        await trio.sleep(IDLE_S)
+        await trio.sleep(SETTINGS.connections.idle_s)
         assert not one.links()
 
 
