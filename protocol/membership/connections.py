@@ -25,7 +25,7 @@ from protocol.ids import PeerId
 from protocol.membership.penalties import Bans
 from protocol.settings import ConnectionSettings
 from protocol.subnet import LOOPBACK, limited, network_group
-from protocol.token_bucket import Bucket
+from protocol.token_bucket import TokenBucket
 
 #: Addresses whose accept rate is remembered at once; the one that was seen longest ago is forgotten first.
 REMEMBERED: Final = 4096
@@ -70,7 +70,7 @@ class ConnectionLimiter:
         self._pending: dict[Ticket, None] = {}
         self._open: dict[Ticket, None] = {}
         self._dialled: dict[Ticket, None] = {}
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     def __contains__(self, ticket: Ticket) -> bool:
         return ticket in self._pending or ticket in self._open or ticket in self._dialled
@@ -183,10 +183,10 @@ class ConnectionLimiter:
         )
         return next((name for name, count, most in limits if count >= most), "")
 
-    def _bucket(self, address: str, now: float) -> Bucket:
+    def _bucket(self, address: str, now: float) -> TokenBucket:
         """The accept rate of an address, which becomes the one that was seen last."""
         settings = self.settings
-        bucket = self._buckets.pop(address, None) or Bucket(settings.rate, float(settings.burst), now)
+        bucket = self._buckets.pop(address, None) or TokenBucket(settings.rate, float(settings.burst), now)
         self._buckets[address] = bucket
         if len(self._buckets) > REMEMBERED:
             del self._buckets[next(iter(self._buckets))]
