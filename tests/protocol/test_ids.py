@@ -31,7 +31,7 @@ def test_base58_is_reversible(data: bytes) -> None:
 
 
 def test_base58_agrees_with_bitcoin() -> None:
-    assert base58_encode(b"Hello Run!") == "2NEpo7TZRRrLZSi2U"
+    assert base58_encode(b"Hello World!") == "2NEpo7TZRRrLZSi2U"
     assert base58_encode(b"\0\0\x28\x7f\xb4\xcd") == "11233QC4"
 
 
