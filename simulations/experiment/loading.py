@@ -1,9 +1,9 @@
-"""From TOML files to scenarios: one for every combination of the values in ``[sweep]``.
+"""Makes scenarios of TOML files: one for every combination of the values in ``[sweep]``.
 
 ``[sweep]`` names dotted keys (``"topology.nodes"``, ``"attacks.0.share"``, ``"hardware"``) and lists of their values.
 ``[node]`` starts from the settings of ``profile``.  An override of a key that is swept ends its sweep.
 
-Not here: how files and options come together (``layers``), what is right and wrong (``schema``, ``validation``).
+Not here: merging files and options (``overrides``), checks (``schema``, ``validation``).
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from simulations.experiment.overrides import (
     Layers,
     Overrides,
     ScenarioError,
+    dotted,
     merge,
     put,
     read_policy,
     read_setting,
 )
-from simulations.experiment.schema import Problem, by_type, listed, meant, shown, type_of
+from simulations.experiment.schema import Problem, by_type, listed, meant, no_such, shown
 from simulations.experiment.validation import by_meaning
 from simulations.scenario import Scenario
 
@@ -79,8 +80,7 @@ def load(path: Path, overrides: Overrides | None = None) -> Loaded:
     scenario = _converted(table | {"sweep": sweep, "goals": goals})
     points = tuple(_points(layers, table, sweep))
     read = tuple(read_goal(key, text) for key, text in goals.items())
-    if not overrides:
-        layers.fail(list(_unmet_bindings(read, points)))
+    layers.fail(_unmet_goals(read, [scenario for _, scenario in points], bool(overrides)))
     return Loaded(path, scenario, points, read, overrides or Overrides())
 
 
@@ -142,9 +142,9 @@ def _points(
             except KeyError as error:
                 layers.fail([Problem("sweep", error.args[0])])
         at = f"at {label(point)}: " if point else ""
-        layers.fail(list(by_type(swept)), at)
+        layers.fail(by_type(swept), at, point)
         scenario = _converted(swept)
-        layers.fail(list(by_meaning(scenario)), at)
+        layers.fail(by_meaning(scenario), at, point)
         yield point, scenario
 
 
@@ -163,9 +163,12 @@ def short_value(value: Any) -> str:
 
 
 def value_at(scenario: Scenario, key: str) -> Any:
-    """The value of a dotted key; None if there is nothing."""
+    """The value of a dotted key; None if there is none.  Raises ``KeyError`` with a sentence if no such key exists."""
     here: Any = scenario
-    for word in key.split("."):
+    words = key.split(".")
+    for place, word in enumerate(words):
+        if isinstance(here, msgspec.Struct) and word not in here.__struct_fields__:
+            raise KeyError(f"{word} {no_such(word, here.__struct_fields__, '.'.join(words[:place]))}")
         if isinstance(here, tuple):
             here = here[int(word)] if word.isdigit() and int(word) < len(here) else None
         else:
@@ -183,18 +186,8 @@ def _sweep_problems(sweep: Any) -> Iterator[Problem]:
     for key, values in sweep.items():
         if isinstance(values, dict):
             yield Problem("sweep", f'{key}: dotted keys stand in quotes here: "{key}.{next(iter(values), "")}" = [...]')
-            continue
-        if not isinstance(values, list) or not values:
+        elif not isinstance(values, list) or not values:
             yield Problem("sweep", f'"{key}" = {shown(values)} is wrong: it must be a list of values, at least one')
-            continue
-        try:
-            kind = type_of(key)
-        except KeyError as error:
-            yield Problem("sweep", f'"{key}": {error.args[0]}')
-            continue
-        for value in values:
-            for problem in by_type(value, kind, key):
-                yield Problem("sweep", f"{problem.key} {problem.says}")
 
 
 def _override_sweep(table: Mapping[str, Any], sweep: dict[str, list[Any]], overrides: Overrides) -> None:
@@ -205,7 +198,7 @@ def _override_sweep(table: Mapping[str, Any], sweep: dict[str, list[Any]], overr
     given = [read_setting(text)[0] for text in overrides.settings]
     policy = read_policy(overrides.policy) if overrides.policy else {}
     given += [f"workload.{word}" for word in ("kind", "trace") if overrides.trace]
-    given += list(_dotted(policy))
+    given += dotted(policy)
     for key in list(sweep):
         if not any(f"{each}.".startswith(f"{key}.") or f"{key}.".startswith(f"{each}.") for each in given):
             continue
@@ -213,14 +206,6 @@ def _override_sweep(table: Mapping[str, Any], sweep: dict[str, list[Any]], overr
             sweep[key] = list(dict.fromkeys((table["routing"]["policy"], CEILING)))
         else:
             del sweep[key]
-
-
-def _dotted(table: Mapping[str, Any], before: str = "") -> Iterator[str]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}"
 
 
 # --- goals -----------------------------------------------------------------------------------------------------------
@@ -235,37 +220,19 @@ def _goal_problems(goals: Any) -> Iterator[Problem]:
             yield Problem("goals", f'{key}: dotted names stand in quotes here: "{key}.{next(iter(text), "")}" = "<= 1"')
             continue
         try:
-            goal = read_goal(key, text)
-            for where, _ in goal.where:
-                type_of(where)
+            read_goal(key, text)
         except GoalError as error:
             yield Problem("goals", f'"{key}" {error}')
-        except KeyError as error:
-            yield Problem("goals", f'"{key}": {error.args[0]}')
 
 
-def _unmet_bindings(goals: Sequence[Goal], points: Sequence[tuple[Point, Scenario]]) -> Iterator[Problem]:
-    """A goal that no point is meant by would never fail."""
+def _unmet_goals(goals: Sequence[Goal], points: Sequence[Scenario], overridden: bool) -> Iterator[Problem]:
+    """Goals about keys that do not exist or, unless an override took them away, about no point: they could not fail."""
     for goal in goals:
-        if any(goal.concerns(partial(value_at, scenario)) for _, scenario in points):
+        try:
+            have = {key: dict.fromkeys(as_text(value_at(point, key)) for point in points) for key, _ in goal.where}
+        except KeyError as error:
+            yield Problem("goals", f'"{goal.key}": {error.args[0]}')
             continue
-        have = "; ".join(
-            f"{key} is {listed(dict.fromkeys(as_text(value_at(scenario, key)) for _, scenario in points))}"
-            for key, _ in goal.where
-        )
-        yield Problem("goals", f'"{goal.key}" is about no point of the sweep: {have}')
-
-
-__all__ = [
-    "Loaded",
-    "Overrides",
-    "Point",
-    "ScenarioError",
-    "about",
-    "find",
-    "label",
-    "load",
-    "shipped",
-    "short_value",
-    "value_at",
-]
+        if not overridden and not any(goal.concerns(partial(value_at, point)) for point in points):
+            values = "; ".join(f"{key} is {listed(texts)}" for key, texts in have.items())
+            yield Problem("goals", f'"{goal.key}" is about no point of the sweep: {values}')

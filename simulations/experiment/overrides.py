@@ -1,18 +1,19 @@
-"""The layers of a scenario on top of each other, and which of them said what: so that a mistake is shown where it is.
+"""Merges the layers of a scenario and remembers which layer set which key, so that a message names the right file.
 
 The layers are the file that is extended, the file, ``--policy``, ``--trace``, ``--set``, ``--seed``.  Tables of a
-later layer are merged into those before, everything else is replaced.
+later layer are merged into the earlier ones, everything else is replaced.
 
-Not here: what is right and wrong (``schema``, ``validation``), sweeps (``files``).
+Not here: checks (``schema``, ``validation``), sweeps (``loading``).
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,26 +53,25 @@ class Overrides:
 
 @dataclass(slots=True)
 class Layers:
-    """The table so far, and what each layer said."""
+    """The merged table, and the keys that each layer set."""
 
     table: dict[str, Any] = field(default_factory=dict)
-    said: list[tuple[str, Any]] = field(default_factory=list)
-    #: Where the layers after the files start.
-    files: int = 0
+    said: list[tuple[str, list[str]]] = field(default_factory=list)
+    #: The file that was named, which is blamed for a key that no layer sets.
+    path: str = ""
 
     @classmethod
     def of_file(cls, path: Path) -> Layers:
         """A file and all that it extends."""
-        layers = cls()
+        layers = cls(path=str(path))
         for origin, table in _chain(path, ()):
             layers.merge(origin, table)
-        layers.files = len(layers.said)
         return layers
 
     def merge(self, origin: str, table: Mapping[str, Any]) -> None:
         """Lay a table on top."""
         self.table = merge(self.table, table)
-        self.said.append((origin, table))
+        self.said.append((origin, list(dotted(table))))
 
     def put(self, origin: str, key: str, value: Any) -> None:
         """Lay one value on top."""
@@ -79,7 +79,7 @@ class Layers:
             put(self.table, key, value)
         except KeyError as error:
             raise ScenarioError(f"{origin}: {error.args[0]}") from None
-        self.said.append((origin, _nested(key, value)))
+        self.said.append((origin, list(dotted(value, key))))
 
     def override(self, overrides: Overrides) -> None:
         """Lay on top what the command line says; its sweeps are merged like any other table."""
@@ -100,31 +100,38 @@ class Layers:
             self.put("--seed", "seeds", list(overrides.seeds))
 
     def origin(self, key: str) -> str:
-        """The last layer that says something about ``key``, or about the table it would be in; else the file."""
-        words = key.split(".")
-        for length in range(len(words), 0, -1):
-            for origin, table in self.said[::-1]:
-                if _has(table, words[:length]):
+        """The last layer that sets ``key``, or else the table it would be in; else the file that was named."""
+        while key:
+            for origin, keys in reversed(self.said):
+                if any(f"{each}.".startswith(f"{key}.") for each in keys):
                     return origin
-        return self.said[self.files - 1][0]
+            key = key.rpartition(".")[0]
+        return self.path
 
-    def fail(self, problems: Sequence[Problem], at: str = "") -> None:
-        """Raise ``ScenarioError`` if there are any; ``at`` names the point of a sweep."""
-        if not problems:
-            return
-        lines = [f"{self.origin(problem.key)}: {at}{problem.key} {problem.says}" for problem in problems]
+    def fail(self, problems: Iterable[Problem], at: str = "", swept: Iterable[str] = ()) -> None:
+        """Raise ``ScenarioError`` if there are any; ``at`` names the point of a sweep over the keys ``swept``."""
+        lines = []
+        for problem in problems:
+            sweeps = [f"sweep.{key}" for key in swept if f"{problem.key}.".startswith(f"{key}.")]
+            lines.append(f"{self.origin([*sweeps, problem.key][0])}: {at}{problem.key} {problem.says}")
         more = [f"and {len(lines) - MOST_PROBLEMS} more"] if len(lines) > MOST_PROBLEMS else []
-        raise ScenarioError("\n".join([*lines[:MOST_PROBLEMS], *more]))
+        if lines:
+            raise ScenarioError("\n".join([*lines[:MOST_PROBLEMS], *more]))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file; ``ScenarioError`` with its name if it is none."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"), parse_float=_finite)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ScenarioError(f"{path} is not TOML: {error}") from None
     except OSError as error:
         raise ScenarioError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _finite(text: str) -> float | str:
+    """A number of TOML; ``inf`` and ``nan`` stay text, which no number of a scenario accepts."""
+    return number if isfinite(number := float(text)) else text
 
 
 def read_policy(path: Path) -> dict[str, Any]:
@@ -144,12 +151,8 @@ def read_policy(path: Path) -> dict[str, Any]:
 def _daemons(table: Mapping[str, Any]) -> dict[str, Any]:
     """What of the daemon's configuration decides how it routes and gossips: ``node.policy`` and ``node.profile``."""
     node = table.get("node", {})
-    chosen: dict[str, Any] = {}
-    if "policy" in node:
-        chosen["routing"] = {"policy": node["policy"]}
-    if "profile" in node:
-        chosen["profile"] = node["profile"]
-    return chosen
+    routing = {"routing": {"policy": node["policy"]}} if "policy" in node else {}
+    return routing | ({"profile": node["profile"]} if "profile" in node else {})
 
 
 def read_setting(text: str) -> tuple[str, Any]:
@@ -158,7 +161,7 @@ def read_setting(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise ScenarioError(f"--set {text}: write KEY=VALUE, as in --set topology.nodes=100")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+        return key.strip(), tomllib.loads(f"value = {value}", parse_float=_finite)["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
 
@@ -168,8 +171,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = deepcopy(dict(below))
     for key, value in above.items():
         old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, Mapping)
-        merged[key] = merge(old, value) if both else deepcopy(value)  # type: ignore[arg-type]
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else deepcopy(value)
     return merged
 
 
@@ -193,21 +195,13 @@ def _index(array: list[Any], word: str, key: str) -> int:
     return int(word)
 
 
-def _nested(key: str, value: Any) -> Any:
-    for word in reversed(key.split(".")):
-        value = {word: value}
-    return value
-
-
-def _has(table: Any, words: list[str]) -> bool:
-    for word in words:
-        if isinstance(table, Mapping) and word in table:
-            table = table[word]
-        elif isinstance(table, list) and word.isdigit() and int(word) < len(table):
-            table = table[int(word)]
-        else:
-            return False
-    return True
+def dotted(value: Any, key: str = "") -> Iterator[str]:
+    """The dotted keys of a table, down to those of single values."""
+    items = value.items() if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else ()
+    if not items:
+        yield key
+    for name, item in items:
+        yield from dotted(item, f"{key}.{name}" if key else str(name))
 
 
 def _chain(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,14 +1,11 @@
-"""What is wrong with a scenario whose types are right: names that only tables and registries know, times that lie after
-the end, shares that add up to more than there is, what would never end or never happen.
+"""Checks the rules of a scenario that no type expresses: names in tables and registries, times after the end, shares
+above 1 in sum, runs that would never end and faults that would never happen.
 
-A sweep is looked at point by point, since whatever is swept may be what is wrong.  Not here: types and how it is said
-(``schema``).
+Each point of a sweep is checked.  Not here: types and the words of a message (``schema``).
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import re
 from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
@@ -19,8 +16,14 @@ from typing import Final
 from protocol.perf.gpu_catalog import find_gpu, gpu_names, model_names, shape_of
 from protocol.routing.policies import POLICIES, SORTS
 from protocol.statements.envelope import MAX_TTL_S
-from simulations.experiment.schema import Problem, listed, meant, shown
+from simulations.attackers import KINDS as ATTACKS
+from simulations.experiment.schema import Problem, listed, meant, none_of, shown
+from simulations.faults.chaos import drowned
+from simulations.faults.faults import KINDS as FAULTS
 from simulations.scenario import Fault, Scenario
+from simulations.sim.baselines import BASELINES
+from simulations.sim.topology import regions_of
+from simulations.workload.traces import BadTrace, check
 
 #: Settings of ``node`` that may be 0: a tolerance, a queue, a saving; without any of the others nothing would go.
 MAY_BE_ZERO: Final = ("burst_bytes", "load_change", "marks_s", "probes", "queue", "skew_s")
@@ -43,7 +46,7 @@ MISTYPED: Final = 0.9
 
 
 def by_meaning(scenario: Scenario) -> Iterator[Problem]:
-    """What is wrong with values of the right type."""
+    """The mistakes in values of the right type."""
     yield from _names(scenario)
     yield from _trace(scenario)
     yield from _sizes(scenario)
@@ -58,7 +61,7 @@ def by_meaning(scenario: Scenario) -> Iterator[Problem]:
 
 
 def _names(scenario: Scenario) -> Iterator[Problem]:
-    yield from _one_of("routing.policy", scenario.routing.policy, policies())
+    yield from _one_of("routing.policy", scenario.routing.policy, dict.fromkeys((*POLICIES, *SORTS, *BASELINES)))
     gpus = [(f"hardware.{index}.gpu", machine.gpu) for index, machine in enumerate(scenario.hardware)]
     gpus += [(f"machine.{index}.gpu", machine.gpu) for index, machine in enumerate(scenario.machine) if machine.gpu]
     for key, gpu in gpus:
@@ -68,9 +71,9 @@ def _names(scenario: Scenario) -> Iterator[Problem]:
             alike = [name for name in gpu_names() if digits and digits in name]
             yield Problem(key, f"{says}; there are {listed(alike or gpu_names())}")
     for index, fault in enumerate(scenario.faults):
-        yield from _one_of(f"faults.{index}.kind", fault.kind, registry("simulations.faults.faults"))
+        yield from _one_of(f"faults.{index}.kind", fault.kind, FAULTS)
     for index, attack in enumerate(scenario.attacks):
-        yield from _one_of(f"attacks.{index}.kind", attack.kind, registry("simulations.attackers"))
+        yield from _one_of(f"attacks.{index}.kind", attack.kind, ATTACKS)
     for index, model in enumerate(scenario.models.catalogue):
         if not model.params_b and (says := _no_model(model.name)):
             own = "a model of your own says params_b, its parameters in 10^9"
@@ -98,16 +101,10 @@ def _trace(scenario: Scenario) -> Iterator[Problem]:
         what = f"= {shown(trace)} is neither a trace nor a file" if trace else "is missing"
         yield Problem("workload.trace", f"{what}{meant(trace, TRACES)}; the traces are {listed(TRACES)}")
     elif scenario.workload.kind == "trace" and trace not in TRACES:
-        yield from _own_trace(scenario)
-
-
-def _own_trace(scenario: Scenario) -> Iterator[Problem]:
-    """What is wrong with a file of the user's, found before the first run."""
-    traces = importlib.import_module("simulations.workload.traces")
-    try:
-        traces.check(scenario)
-    except traces.BadTrace as error:
-        yield Problem("workload.trace", f"cannot be replayed: {error}")
+        try:
+            check(scenario)
+        except BadTrace as error:
+            yield Problem("workload.trace", f"cannot be replayed: {error}")
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -179,11 +176,10 @@ def _faults(scenario: Scenario) -> Iterator[Problem]:
             yield Problem(f"faults.{index}.amount", says)
         if fault.kind == "partition":
             yield from _sides(fault, f"faults.{index}", scenario.topology.latency)
-    for index, loss in importlib.import_module("simulations.faults.chaos").drowned(scenario, scenario.faults):
+    for index, loss in drowned(scenario, scenario.faults):
         says = "must stay below 1, topology.loss and all that overlap taken together: else nothing would ever arrive"
-        yield Problem(
-            f"faults.{index}.amount", f"makes it {loss:g} of all segments that are lost at that time; it {says}"
-        )
+        lost = f"makes it {loss:g} of all segments that are lost at that time"
+        yield Problem(f"faults.{index}.amount", f"{lost}; it {says}")
 
 
 def _sides(fault: Fault, key: str, latency: str) -> Iterator[Problem]:
@@ -192,7 +188,7 @@ def _sides(fault: Fault, key: str, latency: str) -> Iterator[Problem]:
         if sum(share > 0 for share in fault.groups) < 2:
             yield Problem(f"{key}.groups", f"= {shown(list(fault.groups))} has fewer than two sides with nodes")
         return
-    known = importlib.import_module("simulations.sim.topology").regions_of(latency)
+    known = regions_of(latency)
     if len(known) == 1:
         says = f"has no sense here: topology.latency = {latency} has but one region; use groups"
         yield Problem(f"{key}.regions", says)
@@ -211,9 +207,6 @@ def _attacks(scenario: Scenario) -> Iterator[Problem]:
         yield Problem(f"attacks.{len(scenario.attacks) - 1}.share", says)
 
 
-# --- settings and registries ------------------------------------------------------------------------------------------
-
-
 def _settings(scenario: Scenario) -> Iterator[Problem]:
     for part in scenario.node.__struct_fields__:
         settings = getattr(scenario.node, part)
@@ -229,21 +222,6 @@ def _settings(scenario: Scenario) -> Iterator[Problem]:
                 yield Problem(f"node.{part}.{name}", f"= {value:g} is wrong: it must be a number {above}{below}")
 
 
-def policies() -> tuple[str, ...]:
-    """What ``routing.policy`` may name: the daemon's policies and the simulator's own."""
-    return tuple(dict.fromkeys((*POLICIES, *SORTS, *(registry("simulations.sim.baselines", "BASELINES") or ()))))
-
-
-def registry(module: str, name: str = "KINDS") -> tuple[str, ...] | None:
-    """The names in a table of a module, imported only now because it brings the whole simulator; None if none."""
-    if importlib.util.find_spec(module) is None:
-        return None
-    names = getattr(importlib.import_module(module), name, None)
-    return None if names is None else tuple(names)
-
-
-def _one_of(key: str, value: str, known: Iterable[str] | None) -> Iterator[Problem]:
-    if known is None or value in known:
-        return
-    names = list(known)
-    yield Problem(key, f"= {shown(value)} is wrong: it must be one of {listed(names)}{meant(value, names)}")
+def _one_of(key: str, value: str, known: Iterable[str]) -> Iterator[Problem]:
+    if value not in known:
+        yield Problem(key, none_of(value, known))

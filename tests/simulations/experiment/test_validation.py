@@ -51,8 +51,8 @@ SEEDS = "[topology]\nseeds = 2\nnodes = 3\n"
             "[[machine]]\n[topology]\nnodes = 1\nseeds = 1\n[models]\nwithout_engine = 0.5\n",
             "models.without_engine has no sense with [[machine]]",
         ),
-        ("[[machine]]\ncount = 0\n", "machine.0.count = 0 is wrong: it must be a whole number of at least 1"),
-        ("[topology]\nloss = 1\n", "topology.loss = 1 is wrong: it must be a number from 0 to less than 1"),
+        ("[[machine]]\ncount = 0\n", "machine.0.count = 0 is wrong: it must be a whole number >= 1"),
+        ("[topology]\nloss = 1\n", "topology.loss = 1 is wrong: it must be a number >= 0 and < 1"),
         (fault("loss", "amount = 1.5"), "faults.0.amount makes it 1.5 of all segments that are lost at that time; it"),
         (fault("loss", "amount = 0.6", "[topology]\nloss = 0.4\n"), "faults.0.amount makes it 1 of all segments"),
         (fault("loss", "", "[topology]\nloss = 0.9\n"), "must stay below 1, topology.loss and all that overlap"),
@@ -77,7 +77,7 @@ SEEDS = "[topology]\nseeds = 2\nnodes = 3\n"
         (fault("latency_spike", "amount = -1"), "for latency_spike it must be a number of at least 0"),
         (
             '[[attacks]]\nkind = "slow_drip"\namount = -1\n',
-            "attacks.0.amount = -1 is wrong: it must be a number of at least 0",
+            "attacks.0.amount = -1 is wrong: it must be a number >= 0",
         ),
         (
             fault("crash", "at_s = 100", "quiet_s = 60\n"),
@@ -127,10 +127,10 @@ SEEDS = "[topology]\nseeds = 2\nnodes = 3\n"
         ('[[models.catalogue]]\nname = "lama-3.1-8b-instruct"\n', "(did you mean llama-3.1-8b-instruct?)"),
         (
             '[[models.catalogue]]\nname = "gpt-nine"\nparams_b = -1\n',
-            "models.catalogue.0.params_b = -1 is wrong: it must be a number of at least 0",
+            "models.catalogue.0.params_b = -1 is wrong: it must be a number >= 0",
         ),
-        ("hardware = []\n", "hardware is empty; it must be a list, each a table with gpu,"),
-        ("[models]\ncatalogue = []\n", "models.catalogue is empty; it must be a list, each a table with name,"),
+        ("hardware = []\n", "hardware = [] is wrong: it must be a list of at least 1 with gpu,"),
+        ("[models]\ncatalogue = []\n", "models.catalogue = [] is wrong: it must be a list of at least 1 with name,"),
         (
             "warmup_s = 50\nquiet_s = 70\n",
             "warmup_s = 50 and quiet_s = 70 leave nothing of the 120 s of duration_s, so no job would be measured",
