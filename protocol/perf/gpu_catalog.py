@@ -14,7 +14,6 @@ from functools import cache, lru_cache
 from importlib import resources
 from typing import Final
 
-from protocol.errors import LocalProtocolError
 from protocol.statements.adverts import Gpu, ModelOffer
 
 MIB: Final = 1 << 20
@@ -34,10 +33,6 @@ _BRANDS: Final = frozenset(
 _LAPTOP: Final = frozenset(("laptop", "mobile", "max-q", "maxq"))
 _FORM_FACTOR: Final = re.compile(r"pcie|sxm\d*|nvl|hbm\d+e?|gddr\d+x?")
 _MEMORY: Final = re.compile(r"(\d+)gb")
-
-
-class UnknownGpu(LocalProtocolError):
-    """This accelerator is not in the table of GPUs; use a name that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +115,6 @@ def find_gpu(name: str, vram_mib: int = 0) -> Gpu | None:
     if not same:
         return None
     return min(same, key=lambda entry: (abs(entry.gpu.vram_mib - size) if size else 0, -len(entry.form & form))).gpu
-
-
-def gpu_spec(name: str) -> Gpu:
-    """The accelerator that ``name`` means; raises ``UnknownGpu``, which names those that are called alike."""
-    gpu = find_gpu(name)
-    if gpu is None:
-        digits = set(re.findall(r"\d{2,}", name))
-        alike = [known for known in gpu_names() if digits & set(re.findall(r"\d{2,}", known))]
-        raise UnknownGpu(f"{name!r}; there are {', '.join((alike or gpu_names())[:8])}")
-    return gpu
 
 
 # --- models ----------------------------------------------------------------------------------------------------------

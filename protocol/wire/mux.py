@@ -385,7 +385,7 @@ class Mux:
                 break
             position = stop
             payload = data[start:stop]
-            if kind < 32:  # _JOB_KINDS, as a literal for the compiler
+            if kind < _JOB_KINDS:
                 self._link_frame(channel, kind, payload, events, now)
                 continue
             found = find(channel)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from protocol.membership.peer_view import PeerView
-from protocol.perf.gpu_catalog import gpu_names, gpu_spec
+from protocol.perf.gpu_catalog import find_gpu, gpu_names
 from protocol.routing.policies import POLICIES
 from protocol.routing.ranking import JobQuery, rank
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer
@@ -29,7 +29,7 @@ def table(peers: int) -> PeerView:
     view = PeerView(me, 4096, 4096)
     for number in range(peers):
         signer = Ed25519Signer((number + 1).to_bytes(4, "big") * 8)
-        gpu: Gpu = gpu_spec(names[number % len(names)])
+        gpu: Gpu = find_gpu(names[number % len(names)])
         offer = ModelOffer(MODEL, bytes(16), context=8192, price_out=rng.random(), params_b=8.0, vram_mib=16000)
         advert = Advert(1, gpus=(gpu,), models=(offer,), addrs=(f"/ip4/198.18.{number // 250}.{number % 250}/tcp/1",))
         load = Load(0, rng.randrange(8000, 24000), rng.randrange(8), rng.randrange(4), 8)

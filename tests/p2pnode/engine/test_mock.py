@@ -16,9 +16,9 @@ from trio.testing import MockClock
 from p2pnode.engine.base import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, EngineFailed, EngineJob, ModelSpec
 from p2pnode.engine.mock import Faults, MockEngine
 from protocol.perf.cost_model import predict
-from protocol.perf.gpu_catalog import gpu_spec, shape_of
+from protocol.perf.gpu_catalog import find_gpu, shape_of
 
-CARD = gpu_spec("RTX 4090")
+CARD = find_gpu("RTX 4090")
 SPEC = ModelSpec("m", params_b=8.0, context=1000)
 
 

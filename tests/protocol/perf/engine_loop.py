@@ -10,12 +10,12 @@ from typing import Any
 
 from protocol.perf.batch_engine import BatchEngine
 from protocol.perf.cost_model import REQUEST_S, memory_bytes_s, peak_flops, prefill_s, step_s
-from protocol.perf.gpu_catalog import ModelShape, bytes_per_weight, gpu_spec, shape_of
+from protocol.perf.gpu_catalog import ModelShape, bytes_per_weight, find_gpu, shape_of
 from protocol.perf.model_timing import CHUNK_TOKENS, ModelTiming
 from protocol.perf.sequences import BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
 from protocol.statements.adverts import Gpu
 
-CARD = gpu_spec("rtx 4090")
+CARD = find_gpu("rtx 4090")
 SHAPE = shape_of("llama-3.1-8b-instruct")
 PACE = ModelTiming(CARD, SHAPE)
 WEIGHTS = SHAPE.params * bytes_per_weight("")

@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 
 from protocol.perf.batch_engine import BatchEngine
-from protocol.perf.gpu_catalog import gpu_spec, shape_of
+from protocol.perf.gpu_catalog import find_gpu, shape_of
 from protocol.perf.model_timing import ModelTiming
 from protocol.perf.sequences import Work
 from tests.protocol.perf.engine_loop import CARD, SHAPE, Loop, chat, engine, memory_for, step_by_step
@@ -44,7 +44,7 @@ def test_it_does_what_the_plain_loop_does(jobs: int, rate: float) -> None:
 def test_lumped_and_exact_agree_within_two_percent(
     gpu: str, model: str, quantization: str, rate: float, slots: int
 ) -> None:
-    timing = ModelTiming(gpu_spec(gpu), shape_of(model), quantization, efficiency=0.9)
+    timing = ModelTiming(find_gpu(gpu), shape_of(model), quantization, efficiency=0.9)
     works = chat(400, rate)
     lumped, exact = (means(Loop(engine(timing, slots=slots, exact=exact)).run(works), works) for exact in (False, True))
     assert lumped == pytest.approx(exact, rel=0.02)

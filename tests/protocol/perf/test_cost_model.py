@@ -20,7 +20,7 @@ from protocol.perf.cost_model import (
     prefill_s,
     step_s,
 )
-from protocol.perf.gpu_catalog import ModelShape, gpu_names, gpu_spec, model_names, shape_of
+from protocol.perf.gpu_catalog import ModelShape, find_gpu, gpu_names, model_names, shape_of
 from protocol.statements.adverts import Gpu, ModelState
 
 LLAMA = shape_of("llama-3.1-8b-instruct")
@@ -34,7 +34,7 @@ LLAMA = shape_of("llama-3.1-8b-instruct")
     ],
 )
 def test_seconds_per_token_are_those_of_the_study(gpu: str, quantization: str, milliseconds: float) -> None:
-    prediction = predict(gpu_spec(gpu), LLAMA, 1000, quantization=quantization)
+    prediction = predict(find_gpu(gpu), LLAMA, 1000, quantization=quantization)
     assert prediction.itl_s * 1000 == pytest.approx(milliseconds, abs=0.6)
 
 
@@ -46,7 +46,7 @@ def test_a_prompt_is_read_at_the_share_of_the_peak_that_is_reached() -> None:
 
 def test_a_mixture_touches_more_weights_the_larger_the_batch() -> None:
     mixture = shape_of("mixtral-8x7b-v0.1")
-    gpu = gpu_spec("H200")
+    gpu = find_gpu("H200")
 
     def step(batch: float) -> float:
         return step_s(
@@ -75,7 +75,7 @@ def test_a_mixture_touches_more_weights_the_larger_the_batch() -> None:
 def test_weights_are_computed_in_the_fastest_type_the_gpu_has_for_them(
     gpu: str, quantization: str, tflops: float
 ) -> None:
-    assert peak_flops(gpu_spec(gpu), quantization) == pytest.approx(tflops * 1e12)
+    assert peak_flops(find_gpu(gpu), quantization) == pytest.approx(tflops * 1e12)
 
 
 def test_a_machine_that_says_nothing_gets_a_slow_guess() -> None:
@@ -87,12 +87,12 @@ def test_a_machine_that_says_nothing_gets_a_slow_guess() -> None:
 
 
 def test_several_gpus_count_as_one_of_their_sum() -> None:
-    one, two = gpu_spec("RTX 4090"), Gpu("RTX 4090", 2, 24576, 1010, 165.2, 165.2)
+    one, two = find_gpu("RTX 4090"), Gpu("RTX 4090", 2, 24576, 1010, 165.2, 165.2)
     assert predict(two, LLAMA, 1000).itl_s < 0.6 * predict(one, LLAMA, 1000).itl_s
 
 
 def test_context_that_does_not_fit_makes_the_next_job_wait() -> None:
-    gpu = gpu_spec("RTX 4090")
+    gpu = find_gpu("RTX 4090")
     room = kv_tokens(gpu, LLAMA)
     assert room is not None
     assert 40_000 < room < 60_000
@@ -100,7 +100,7 @@ def test_context_that_does_not_fit_makes_the_next_job_wait() -> None:
     waits = predict(gpu, LLAMA, 1000, batch=8, context=round(room) + 1000)
     assert fits.ttft_s < 1
     assert waits.ttft_s == pytest.approx(fits.ttft_s + 2000 / room * ANSWER_TOKENS * waits.itl_s, rel=0.05)
-    assert kv_tokens(gpu_spec("RTX 3070"), LLAMA) == 0
+    assert kv_tokens(find_gpu("RTX 3070"), LLAMA) == 0
     never = predict(gpu, LLAMA, 100_000, batch=2, context=10)
     assert never.ttft_s < predict(gpu, LLAMA, 100_000).ttft_s + ANSWER_TOKENS * never.itl_s + 1e-9
 
@@ -119,7 +119,7 @@ def test_a_whole_answer() -> None:
 
 def test_columns_give_what_numbers_give() -> None:
     for shape in map(shape_of, model_names()):
-        gpus = [gpu_spec(name) for name in gpu_names()]
+        gpus = [find_gpu(name) for name in gpu_names()]
         batch = np.linspace(1, 64, len(gpus))
         together = step_s(
             shape,
@@ -141,7 +141,7 @@ def test_columns_give_what_numbers_give() -> None:
             assert together[place] == pytest.approx(alone)
 
 
-gpus = st.sampled_from(gpu_names()).map(gpu_spec) | st.builds(
+gpus = st.sampled_from(gpu_names()).map(find_gpu) | st.builds(
     Gpu,
     st.just("odd"),
     st.integers(1, 1024),

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from protocol.perf.cost_model import JOB_S, REQUEST_S, STEP_S, memory_bytes_s, peak_flops, predict, step_s
-from protocol.perf.gpu_catalog import ModelShape, gpu_spec
+from protocol.perf.gpu_catalog import ModelShape, find_gpu
 from protocol.statements.adverts import Gpu
 
 GPUS = {"a40": "A40", "a100": "A100 SXM4 80GB", "h100": "H100 SXM5 80GB"}
@@ -60,7 +60,7 @@ def prompt_of_layer(gpu: Gpu, row: Measured) -> float:
 
 def error_percent(device: str, predicted: Callable[[Gpu, Measured], float], least_tokens: float = 0.0) -> float:
     """Mean of the absolute errors, in percent of what was measured."""
-    gpu = gpu_spec(GPUS[device])
+    gpu = find_gpu(GPUS[device])
     rows = [row for row in measured(device) if row.tokens >= least_tokens]
     return 100 * sum(abs(predicted(gpu, row) / row.seconds - 1) for row in rows) / len(rows)
 

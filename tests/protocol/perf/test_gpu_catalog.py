@@ -9,12 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.perf.gpu_catalog import (
-    UnknownGpu,
     bits_per_weight,
     bytes_per_weight,
     find_gpu,
     gpu_names,
-    gpu_spec,
     model_names,
     need_mib,
     shape_of,
@@ -49,13 +47,13 @@ from protocol.statements.adverts import ModelOffer
     ],
 )
 def test_a_gpu_is_found_by_any_usual_name(written: str, meant: str) -> None:
-    assert gpu_spec(written).model == meant
+    assert find_gpu(written).model == meant
 
 
 def test_every_gpu_of_the_table_finds_itself_and_is_plausible() -> None:
     assert len(gpu_names()) == len(set(gpu_names())) == 58
     for name in gpu_names():
-        gpu = gpu_spec(name)
+        gpu = find_gpu(name)
         assert gpu.model == name
         assert 6 * 1024 <= gpu.vram_mib <= 256 * 1024
         assert 100 <= gpu.bandwidth_gb_s <= 10_000
@@ -63,20 +61,15 @@ def test_every_gpu_of_the_table_finds_itself_and_is_plausible() -> None:
 
 
 def test_memory_tells_variants_apart() -> None:
-    assert find_gpu("RTX 3080", 12 * 1024) == gpu_spec("RTX 3080 12GB")
-    assert find_gpu("A100", 81_920) == gpu_spec("A100 PCIe 80GB")
+    assert find_gpu("RTX 3080", 12 * 1024) == find_gpu("RTX 3080 12GB")
+    assert find_gpu("A100", 81_920) == find_gpu("A100 PCIe 80GB")
 
 
-@pytest.mark.parametrize("name", ["", "NVIDIA", "GeForce RTX 4070 Laptop GPU", "RTX 4095", "NVIDIA A10G", "Hopper"])
+@pytest.mark.parametrize(
+    "name", ["", "NVIDIA", "GeForce RTX 4070 Laptop GPU", "RTX 4095", "NVIDIA A10G", "Hopper", "Voodoo"]
+)
 def test_better_unknown_than_wrong(name: str) -> None:
     assert find_gpu(name) is None
-
-
-def test_the_error_names_cards_that_are_called_alike() -> None:
-    with pytest.raises(UnknownGpu, match=r"use a name that is.*'RTX 4070 Laptop'; there are RTX 4070, RTX 4070 Ti"):
-        gpu_spec("RTX 4070 Laptop")
-    with pytest.raises(UnknownGpu, match="there are RTX 2060"):
-        gpu_spec("Voodoo")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from protocol.perf.batch_engine import BatchEngine
-from protocol.perf.gpu_catalog import gpu_spec, shape_of
+from protocol.perf.gpu_catalog import find_gpu, shape_of
 from protocol.perf.model_timing import ModelTiming
 from protocol.perf.sequences import Finished, WakeAt, Work
 from simulations.scenario import EngineModel, Hardware, Lengths, Model, Models, Scenario, Topology, Workload
@@ -37,7 +37,7 @@ def scenario(*models: Model, nodes: int = 40, sigma: float = 0.0, **rest: object
 def finished_per_s(gpu: str, slots: int, model: Model, jobs: Iterator[Arrival]) -> float:
     """What an engine finishes that always has as many jobs waiting as running."""
     engine = BatchEngine(
-        {model.name: ModelTiming(gpu_spec(gpu), shape_of(model.name))}, slots=slots, prefix_reuse=False
+        {model.name: ModelTiming(find_gpu(gpu), shape_of(model.name))}, slots=slots, prefix_reuse=False
     )
     now, wake, live, number = 0.0, 0.0, 0, 0
     done: list[float] = []
@@ -73,7 +73,7 @@ def finished_per_s(gpu: str, slots: int, model: Model, jobs: Iterator[Arrival]) 
 def test_a_machine_finishes_what_is_said(gpu: str, slots: int, name: str, within: float) -> None:
     model = Model(name=name)
     given = scenario(model, duration_s=1000.0)
-    said = 1 / seconds_per_job(gpu_spec(gpu), slots, model, usual_jobs(given, 1))
+    said = 1 / seconds_per_job(find_gpu(gpu), slots, model, usual_jobs(given, 1))
     measured = finished_per_s(gpu, slots, model, islice(arrivals(given, 1, 2.0), 2000))
     assert said == pytest.approx(measured, rel=within)
 
@@ -153,7 +153,7 @@ def test_the_usual_jobs_are_those_of_the_workload() -> None:
 
 def test_longer_jobs_are_fewer() -> None:
     usual = usual_jobs(scenario(), 1)
-    gpu = gpu_spec("rtx 4090")
+    gpu = find_gpu("rtx 4090")
     base = seconds_per_job(gpu, 16, EIGHT, usual)
     assert seconds_per_job(gpu, 16, EIGHT, replace(usual, output=2 * usual.output)) > 1.5 * base
     assert seconds_per_job(gpu, 8, EIGHT, usual) > 1.3 * base
