@@ -1,7 +1,7 @@
 """Links to other nodes: the one place where sockets between peers are opened.
 
 ``net`` is the seam (a byte stream to a proven peer), ``libp2p`` its implementation on py-libp2p with everything that
-has to be contained in ``containment`` and ``accept_gateway``; ``peerlink`` drives the multiplexer of
+has to be contained in ``containment``, ``yamux`` and ``accept_gateway``; ``peerlink`` drives the multiplexer of
 ``protocol.wire.mux`` over one such stream; ``swarm`` drives ``protocol.node`` over all of them.
 """
 

@@ -4,7 +4,7 @@ The library reads the length of a packet, the packet, a header, and a body with 
 wakes the reader; all other tasks may run at every step.  Measured, that was a third of the cost of a message at both
 ends.  A ``FrameDecoder`` takes the place of yamux's session.  It delivers complete plain data of an open stream to
 where the library would have put it.  The header of anything else (a flag, another kind, an unknown stream, an
-incomplete body) goes to the library, so the hard cases stay there, under the bounds of ``containment``.
+incomplete body) goes to the library, so the hard cases stay there, under the bounds of ``yamux``.
 """
 
 from __future__ import annotations

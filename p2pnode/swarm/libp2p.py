@@ -25,8 +25,10 @@ from libp2p.utils import encode_delim
 from multiaddr import Multiaddr
 
 from p2pnode.swarm.accept_gateway import AcceptedStream, AcceptGateway
-from p2pnode.swarm.containment import ContainedYamux, build_host, check_library, quiet
+from p2pnode.swarm.containment import build_host, quiet
+from p2pnode.swarm.library_check import check_library
 from p2pnode.swarm.net import Address, BadAddress, LinkBroken, NetError, PeerUnreachable, is_loopback, parse_address
+from p2pnode.swarm.yamux import ContainedYamux
 from protocol.errors import InvalidPeerId
 from protocol.ids import PeerId, libp2p_bytes, peer_from_libp2p, short
 from protocol.membership.connections import ConnectionLimiter

@@ -23,11 +23,14 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 
-from p2pnode.swarm import containment
-from p2pnode.swarm.containment import STREAMS, BufferedPackets, ContainedYamux, WrongLibrary, check_library
+from p2pnode.swarm import library_check
+from p2pnode.swarm.containment import STREAMS
+from p2pnode.swarm.frame_decoder import BufferedPackets
 from p2pnode.swarm.libp2p import LINK_PROTOCOL, Libp2pNet
+from p2pnode.swarm.library_check import WrongLibrary, check_library
 from p2pnode.swarm.net import NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import Channel
+from p2pnode.swarm.yamux import ContainedYamux
 from protocol.events import LinkDown, LinkUp
 from protocol.ids import peer_from_libp2p
 from protocol.settings import ConnectionSettings
@@ -56,17 +59,17 @@ def test_the_installed_library_is_the_known_one() -> None:
 
 
 def test_another_text_of_a_known_function_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = next(iter(containment.KNOWN))
-    monkeypatch.setitem(containment.KNOWN, name, "0" * 16)
+    name = next(iter(library_check.KNOWN))
+    monkeypatch.setitem(library_check.KNOWN, name, "0" * 16)
     with pytest.raises(WrongLibrary, match=name.rpartition(":")[2]):
         check_library()
-    monkeypatch.setitem(containment.KNOWN, "libp2p.nothing:Gone.away", "0" * 16)
+    monkeypatch.setitem(library_check.KNOWN, "libp2p.nothing:Gone.away", "0" * 16)
     with pytest.raises(WrongLibrary, match=r"Gone\.away"):
         check_library()
 
 
 async def test_another_version_is_refused_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containment, "PINNED", "0.8.0")
+    monkeypatch.setattr(library_check, "PINNED", "0.8.0")
     with pytest.raises(WrongLibrary, match=r"install libp2p==0\.8\.1\. Found"):
         await real_net(1).run()
 
