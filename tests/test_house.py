@@ -28,6 +28,33 @@ TOP_LEVEL = {"p2pnode", "protocol", "bootstrap", "tests", "simulations", "pyproj
 #: A file, and the body of a function without its docstring, in lines.
 MOST_LINES = 500
 MOST_BODY_LINES = 60
+#: Methods of a class (without ``__init__`` and its like), and attributes of a class with more than a few methods: one
+#: with fewer is data.
+MOST_METHODS = 25
+MOST_ATTRIBUTES = 15
+DATA_METHODS = 5
+#: Classes above that, each with the reason why it is one class.
+LARGE_CLASSES = {
+    "protocol/dht/dht.py:Dht": "serves, looks up, publishes and keeps up one routing table; to be split by these jobs",
+    "protocol/dht/lookup.py:Lookup": "one search: its candidates, its hits and its deadline are read by every step",
+    "protocol/gossip/gossip.py:Gossip": "push, digest and repair spend one budget on one set of links",
+    "protocol/jobs/cascade.py:Cascade": "one state machine with a method for each transition of its table",
+    "protocol/membership/overlay.py:Overlay": "one decision, whom to hold a link to, with a method for each rule of it",
+    "protocol/membership/peer_view.py:PeerView": "the table and what leaves it when it is full; to be split so",
+    "protocol/perf/batch_engine.py:BatchEngine": "one batch: every event moves jobs, memory and the clock together",
+    "protocol/wire/mux.py:Mux": "one link; the hot path keeps its counters as attributes of one object",
+    "p2pnode/http/connection.py:Connection": "one socket: reading, writing and its end cancel each other",
+    "p2pnode/status_view.py:StatusView": "shows every part of the node, so it holds a reference to every part",
+    "p2pnode/swarm/driver.py:Driver": "the task that owns all machines of the node, and their timers",
+    "p2pnode/swarm/peerlink.py:PeerLink": "one link: its reader, its writer and its end cancel each other",
+    "p2pnode/swarm/swarm.py:Swarm": "performs every effect of the node's machines, a method for each",
+    "simulations/measure/sampling.py:Sampler": "one pass over the nodes fills all time series",
+    "simulations/run.py:World": "the state of a run and its phases; to be split so",
+    "simulations/sim/job_log.py:JobLog": "counters of one run, and the events that move them",
+    "simulations/sim/network.py:Network": "all links share the uplinks, the partitions and the order of events",
+    "simulations/sim/node.py:SimNode": "performs every effect of the node's machines, a method for each",
+    "simulations/sim/worker.py:Worker": "performs every effect of a worker's machines, a method for each",
+}
 FORBIDDEN_WORDS = {"utils", "util", "helpers", "helper", "common", "misc", "core", "manager", "handler", "service"}
 PURE_IMPORTS = {"trio", "anyio", "asyncio", "socket", "ssl", "time", "random", "os", "pathlib", "libp2p", "httpx2"}
 
@@ -92,6 +119,35 @@ def test_no_function_is_longer_than_the_budget() -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and body_lines(node) > MOST_BODY_LINES
     }
     assert not long
+
+
+def methods_and_attributes(node: ast.ClassDef) -> tuple[int, int]:
+    functions = [part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
+    fields = {
+        part.target.id
+        for part in node.body
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
+        if not {"ClassVar", "Final"} & {name.id for name in ast.walk(part.annotation) if isinstance(name, ast.Name)}
+    }
+    assigned = {
+        part.attr
+        for function in functions
+        for part in ast.walk(function)
+        if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store)
+        if isinstance(part.value, ast.Name) and part.value.id == "self"
+    }
+    return sum(not function.name.startswith("__") for function in functions), len(fields | assigned)
+
+
+def test_no_class_does_too_many_things() -> None:
+    large = set()
+    for path, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                methods, attributes = methods_and_attributes(node)
+                if methods > MOST_METHODS or (attributes > MOST_ATTRIBUTES and methods > DATA_METHODS):
+                    large.add(f"{path.relative_to(ROOT)}:{node.name}")
+    assert large == set(LARGE_CLASSES)
 
 
 def test_every_module_says_what_it_is() -> None:
