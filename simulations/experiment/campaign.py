@@ -22,7 +22,7 @@ from simulations.experiment.loading import Loaded
 from simulations.experiment.overrides import ScenarioError
 from simulations.experiment.progress import shown_on
 from simulations.experiment.run_pool import WORLD, Made, Planned, RunPool, plan
-from simulations.experiment.validation import TRACES
+from simulations.workload.traces import NAMES as TRACES
 from simulations.workload.traces import what_is_made
 
 OK: Final = 0

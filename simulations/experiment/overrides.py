@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from simulations.experiment.schema import Problem, listed, meant
-from simulations.experiment.validation import TRACES
+from simulations.workload.traces import NAMES as TRACES
 
 #: Where the shipped scenarios are.
 SHIPPED: Final = Path(__file__).parents[1] / "scenarios"

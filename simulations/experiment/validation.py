@@ -23,14 +23,13 @@ from simulations.faults.faults import KINDS as FAULTS
 from simulations.scenario import Fault, Scenario
 from simulations.sim.baselines import BASELINES
 from simulations.sim.topology import regions_of
+from simulations.workload.traces import NAMES as TRACES
 from simulations.workload.traces import BadTrace, check
 
 #: Settings of ``node`` that may be 0: a tolerance, a queue, a saving; without any of the others nothing would go.
 MAY_BE_ZERO: Final = ("burst_bytes", "load_change", "marks_s", "probes", "queue", "skew_s")
 #: The least time between two turns of anything, seconds: shorter ones would be nothing but events (guess).
 LEAST_S: Final = 0.01
-#: Traces that are shipped; anything else is the path of a file (``traces`` has the same names).
-TRACES: Final = ("azure-code", "azure-conv", "mooncake-conversation", "mooncake-synthetic", "servegen")
 #: From, to: what ``amount`` of a fault may be where 0 and more is not right (``faults`` says what it means).  Holds
 #: shorter than 10 ms would be nothing but events (guess).
 AMOUNTS: Final[dict[str, tuple[float, float]]] = {

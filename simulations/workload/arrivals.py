@@ -5,7 +5,7 @@ is too long, the answer does.  ``output_tokens`` is the truth, and only the engi
 ``max_tokens`` is what the caller declares, and callers declare too much: the truth times a factor between 1 and 8,
 rounded up to a power of two.  Each purpose has its own generator, so that a change of one leaves the others alone.
 
-Not here: times and lengths (``timing``, ``sessions``, ``traces``, ``servegen``).
+Not here: times and lengths (``arrival_process``, ``conversations``, ``traces``).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ than :data:`EVERYBODYS` of the requests begin with tell nothing about that.
 A trace of one's own is a CSV file with a heading, gzip or not: ``arrival_ms`` or ``arrival_s``, ``input_tokens``,
 ``output_tokens``, and if known ``model`` (of the catalogue) and ``block_ids`` (``0 14-27`` is 0, 14, 15, ..., 27).
 
-Not here: ServeGen, which publishes statistics and no requests (``servegen``).
+Not here: where the shipped traces come from (``data/README.md``).
 """
 
 from __future__ import annotations
@@ -24,21 +24,24 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 
 from simulations.rng_streams import rng_stream
 from simulations.scenario import Scenario
 from simulations.workload.arrivals import BLOCK, Arrival, Callers, Floats, Ints, mixed
 
-#: The traces that come along, by the name that a scenario calls them; ``servegen`` is the fifth.
-NAMES: Final = ("azure-code", "azure-conv", "mooncake-conversation", "mooncake-synthetic")
+#: The shipped traces, by the name that a scenario gives them.
+NAMES: Final = ("azure-code", "azure-conv", "mooncake-conversation", "mooncake-synthetic", "servegen")
 #: Tokens of a block of a trace (Mooncake).
 TRACE_BLOCK: Final = 512
 #: Share of the requests from which on a common beginning is a system prompt and not a conversation (guess).
@@ -46,8 +49,21 @@ EVERYBODYS: Final = 0.05
 #: Most blocks that one request may name: what 10 million tokens have.  Bounds what a wrong range costs.
 MOST_BLOCKS: Final = 20_000
 _TIMES: Final = ("arrival_ms", "arrival_s")
-_NEEDED: Final = ("input_tokens", "output_tokens")
-_COLUMNS: Final = (*_TIMES, *_NEEDED, "model", "block_ids")
+
+#: A finite time, in either unit.
+Time = Annotated[float, Meta(ge=0, lt=1e15)]
+Tokens = Annotated[int, Meta(ge=0, lt=1 << 31)]
+
+
+class _Row(msgspec.Struct):
+    """One line of a CSV file.  One of the two times is there."""
+
+    input_tokens: Tokens
+    output_tokens: Tokens
+    arrival_ms: Time = 0.0
+    arrival_s: Time = 0.0
+    model: str = ""
+    block_ids: str = ""
 
 
 class BadTrace(ValueError):
@@ -89,8 +105,7 @@ def load(name: str) -> Trace:
         return _shipped(name)
     path = Path(name)
     if not path.is_file():
-        known = ", ".join((*NAMES, "servegen"))
-        raise BadTrace(f"there is no trace {name!r}: it is neither a file nor one of {known}")
+        raise BadTrace(f"there is no trace {name!r}: it is neither a file nor one of {', '.join(NAMES)}")
     return _of_file(name, path.stat().st_mtime_ns)
 
 
@@ -113,78 +128,46 @@ def _shipped(name: str) -> Trace:
 
 def parse(text: str, name: str) -> Trace:
     """Read the text of a CSV file; ``name`` is for the error."""
-    rows = csv.reader(text.splitlines())
-    heading = [column.strip() for column in next(rows, [])]
-    scale = _check_heading(heading, name)
-    arrival = heading.index(next(column for column in _TIMES if column in heading))
-    prompt, output = (heading.index(column) for column in _NEEDED)
-    model = heading.index("model") if "model" in heading else None
-    blocks = heading.index("block_ids") if "block_ids" in heading else None
+    lines = csv.reader(text.splitlines())
+    heading = [column.strip() for column in next(lines, [])]
+    _check_heading(heading, name)
     read = []
-    for cells in rows:
+    for cells in lines:
         if not cells:
             continue
-        where = f"{name}:{rows.line_num}"
+        where = f"{name}:{lines.line_num}"
         if len(cells) != len(heading):
             raise BadTrace(f"{where}: {len(cells)} cells under {len(heading)} columns ({', '.join(heading)})")
-        tokens = _count(cells[prompt], where, "input_tokens")
-        ids = _block_ids(cells[blocks], where, tokens) if blocks is not None else ()
-        read.append(
-            (
-                _seconds(cells[arrival], where, heading[arrival]) * scale,
-                tokens,
-                _count(cells[output], where, "output_tokens"),
-                cells[model].strip() if model is not None else "",
-                ids,
-            )
-        )
+        row = _row(dict(zip(heading, map(str.strip, cells), strict=True)), where)
+        ids = _block_ids(row.block_ids, where, row.input_tokens)
+        read.append((row.arrival_ms * 1e-3 + row.arrival_s, row.input_tokens, row.output_tokens, row.model, ids))
     if not read:
         raise BadTrace(f"{name}: no requests below the heading")
     read.sort(key=lambda row: row[0])
     return _trace(*zip(*read, strict=True))
 
 
-def _check_heading(heading: list[str], name: str) -> float:
-    """Seconds per unit of the arrivals."""
+def _check_heading(heading: list[str], name: str) -> None:
+    known, needed = _Row.__struct_fields__, ("input_tokens", "output_tokens")
     times = [column for column in heading if column in _TIMES]
-    missing = [column for column in _NEEDED if column not in heading]
-    unknown = [column for column in heading if column not in _COLUMNS]
-    double = sorted({column for column in heading if heading.count(column) > 1})
-    wrong = ""
-    if unknown:
-        wrong = f"unknown column {unknown[0]!r}"
-    elif double:
-        wrong = f"column {double[0]!r} twice"
-    elif len(times) != 1:
-        wrong = "both arrival_ms and arrival_s" if times else "neither arrival_ms nor arrival_s"
-    elif missing:
-        wrong = f"no column {missing[0]!r}"
+    wrong = [column for column, count in Counter(heading).items() if column not in known or count > 1]
+    wrong += [column for column in needed if column not in heading]
+    if len(times) != 1:
+        wrong += times or ["arrival_ms or arrival_s"]
     if wrong:
         raise BadTrace(
-            f"{name}:1: {wrong}; needed are arrival_ms or arrival_s, input_tokens, output_tokens, "
-            "and there may be model, block_ids"
+            f"{name}:1: the columns are {', '.join(heading) or 'missing'}, wrong in {', '.join(wrong)}; needed are "
+            "arrival_ms or arrival_s, input_tokens, output_tokens, and there may be model, block_ids"
         )
-    return 1e-3 if times[0] == "arrival_ms" else 1.0
 
 
-def _seconds(text: str, where: str, column: str) -> float:
+def _row(cells: dict[str, str], where: str) -> _Row:
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (0 <= value < math.inf):
-        raise BadTrace(f"{where}: {column} is {text!r}, not a number from 0 on")
-    return value
-
-
-def _count(text: str, where: str, column: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value < 1 << 31:
-        raise BadTrace(f"{where}: {column} is {text!r}, not a whole number from 0 on")
-    return value
+        return msgspec.convert(cells, _Row, strict=False)
+    except msgspec.ValidationError as error:
+        what, _, column = str(error).partition(" - at `$.")
+        column = column.rstrip("`")
+        raise BadTrace(f"{where}: {column} is {cells[column]!r}: {what}") from None
 
 
 def _block_ids(text: str, where: str, tokens: int) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """The jobs of a scenario in order of time, made as they are needed: which source they come from.
 
-``none`` is silence; ``poisson``, ``bursty``, ``diurnal`` and ``flash`` are times (``timing``) with log-normal lengths;
-``sessions`` are conversations; ``trace`` replays one of ``data/traces`` or a file.
+``none`` is silence; ``poisson``, ``bursty``, ``diurnal`` and ``flash`` are times (``arrival_process``) with log-normal
+lengths; ``sessions`` are conversations; ``trace`` replays one of ``data/traces`` or a file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from simulations.scenario import Scenario
 from simulations.workload.arrival_process import times
 from simulations.workload.arrivals import Arrival, Callers, Wanted, drawn
 from simulations.workload.conversations import sessions
-from simulations.workload.servegen import servegen
 from simulations.workload.traces import replay
 
 __all__ = ["Arrival", "arrivals"]
@@ -31,8 +30,6 @@ def arrivals(scenario: Scenario, seed: int, rate_per_s: float) -> Iterator[Arriv
     if workload.kind == "sessions":
         return sessions(scenario, seed, rate_per_s)
     if workload.kind == "trace":
-        if workload.trace == "servegen":
-            return servegen(scenario, seed, rate_per_s)
         return replay(scenario, seed, rate_per_s)
     return _independent(scenario, seed, rate_per_s)
 

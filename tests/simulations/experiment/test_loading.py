@@ -189,7 +189,7 @@ def test_a_wrong_trace_is_told_before_the_first_run(tmp_path: Path) -> None:
     path, trace = written(tmp_path, ""), written(tmp_path, TRACE + "5,100,many\n", "mine.csv", "")
     said = refusal(path, Overrides(trace=trace))
     assert said.startswith(f"--trace {trace}: workload.trace cannot be replayed: ")
-    assert said.endswith("mine.csv:3: output_tokens is 'many', not a whole number from 0 on")
+    assert said.endswith("mine.csv:3: output_tokens is 'many': Expected `int`, got `str`")
     written(tmp_path, "arrival_s,input_tokens,output_tokens,model\n1,9,9,gpt-9\n", "other.csv", "")
     said = refusal(path, Overrides(trace=tmp_path / "other.csv"))
     assert "model 'gpt-9' is not in the catalogue of the scenario" in said
