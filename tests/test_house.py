@@ -49,10 +49,9 @@ LARGE_CLASSES = {
     "p2pnode/swarm/peerlink.py:PeerLink": "one link: its reader, its writer and its end cancel each other",
     "p2pnode/swarm/swarm.py:Swarm": "performs every effect of the node's machines, a method for each",
     "simulations/measure/sampling.py:Sampler": "one pass over the nodes fills all time series",
-    "simulations/run.py:World": "the state of a run and its phases; to be split so",
+    "simulations/sim/endpoint.py:Endpoint": "the processor, the uplink, the downlink and the counters of one machine",
     "simulations/sim/job_log.py:JobLog": "counters of one run, and the events that move them",
     "simulations/sim/network.py:Network": "all links share the uplinks, the partitions and the order of events",
-    "simulations/sim/node.py:SimNode": "performs every effect of the node's machines, a method for each",
     "simulations/sim/worker.py:Worker": "performs every effect of a worker's machines, a method for each",
 }
 FORBIDDEN_WORDS = {"utils", "util", "helpers", "helper", "common", "misc", "core", "manager", "handler", "service"}

@@ -18,104 +18,29 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from simulations.experiment.schema import listed, meant
+from simulations.sim.jobs import STAGES
 
-_STAGES: Final = {
-    "choice": "hearing the caller, the ranking, a look-up in the DHT",
-    "retries": "attempts before the one that answered",
-    "dial": "reaching the worker that answered",
-    "way_there": "the way of the request to it",
-    "admission": "its queue",
-    "engine": "the queue of its engine, a model that is loaded",
-    "prompt": "the prompt, to the first token",
-    "answer": "the rest of an answer that is not streamed",
-    "way_back": "the way back",
-}
-#: Metrics that are one number, with what they are.
-NUMBERS: Final = {
-    **{f"ttft_{name}_slowest_s": f"mean of the slowest 5 %: {what}" for name, what in _STAGES.items()},
-    "jobs_submitted": "jobs that arrived",
-    "jobs_completed": "jobs that got their whole answer",
-    "jobs_failed": "jobs that ended with an error",
-    "jobs_unserved": "measured jobs that never got a first token",
-    "jobs_open": "jobs still under way when the run ended",
-    "jobs_measured": "jobs that arrived after the warm-up, which all figures are about",
-    "success_rate": "share of the measured jobs that were completed",
-    "attempts_per_job": "attempts per job",
-    "executions": "times that an engine began a job",
-    "preemptions": "jobs that an engine put back for want of memory",
-    "cascades": "jobs that needed more than one attempt",
-    "goodput_per_s": "jobs per second that were served within the SLO",
-    "offered_per_s": "jobs per second that arrived",
-    "utilisation": "share of the time that GPUs were busy",
-    "within_slo": "share of the measured jobs that were served within the SLO",
-    "cold_starts": "models loaded from disk",
-    "prefix_hit_share": "share of the prompt tokens that were already there",
-    "wasted_gpu_s": "seconds of GPUs for attempts whose answer did not reach the caller",
-    "duplicates": "jobs that began on more than one worker",
-    "jobs_duplicated_share": "share of the measured jobs that began on more than one worker",
-    "ttft_p50_ratio": "median TTFT over that of the omniscient scheduler",
-    "ttft_p99_ratio": "p99 TTFT over that of the omniscient scheduler",
-    "goodput_ratio": "goodput over that of the omniscient scheduler",
-    "coverage_t50_s": "seconds until half of the nodes have an advert",
-    "coverage_t99_s": "seconds until 99 % of the nodes have an advert",
-    "coverage_t100_s": "seconds until all nodes have an advert",
-    "coverage_t50_s_worst": "the same for the slowest of the followed adverts",
-    "coverage_t99_s_worst": "the same for the slowest of the followed adverts",
-    "coverage_t100_s_worst": "the same for the slowest of the followed adverts",
-    "coverage_share": "mean share of the nodes that a followed advert reached",
-    "redundancy": "records received per record that was new",
-    "dht_lookups": "look-ups made",
-    "dht_found_share": "share of the look-ups that found a provider",
-    "false_deaths": "times that a node held a living one dead",
-    "heal_s": "seconds from the begin of the quiet phase until the network is whole",
-    "penalties": "penalties given to peers",
-    "penalised_honest": "penalties given to honest peers",
-    "checks": "how often the invariants were looked at",
-    "bad_job_share": "share of the attempts that went to bad peers",
-    "time_to_isolate_s": "seconds until a bad peer gets no more jobs",
-    "false_bans": "honest peers that were banned",
-    "false_ban_share": "share of the honest peers that were banned",
-    "bans": "bans of peers by peers",
-    "bad_peers": "peers of bad intent",
-    "bad_banned_share": "share of the bad peers that were banned",
-    "bad_answers": "jobs that were completed with a wrong answer, while the attack lasted",
-    "bad_answer_share": "share of the jobs, while the attack lasted, that were",
-    "bad_in_views": "share of the records in honest views that are of bad peers",
-    "bad_in_views_max": "the same in the worst view",
-    "forged_in_views": "records in honest views that do not verify",
-    "bad_neighbours": "share of the neighbours of honest nodes that are bad",
-    "eclipsed_share": "share of the honest nodes all of whose neighbours are bad",
-    "herd_peak": "arrivals at the busiest node in its busiest second, over the mean",
-    "jain": "fairness of the load over the nodes (Jain)",
-}
+#: Metrics that are one number; what each means is in ``simulations/README.md``.
+_NUMBERS: Final = """
+    jobs_submitted jobs_completed jobs_failed jobs_unserved jobs_open jobs_measured success_rate attempts_per_job
+    executions preemptions cascades goodput_per_s offered_per_s utilisation within_slo cold_starts prefix_hit_share
+    wasted_gpu_s duplicates jobs_duplicated_share ttft_p50_ratio ttft_p99_ratio goodput_ratio coverage_t50_s
+    coverage_t99_s coverage_t100_s coverage_t50_s_worst coverage_t99_s_worst coverage_t100_s_worst coverage_share
+    redundancy dht_lookups dht_found_share false_deaths heal_s penalties penalised_honest checks bad_job_share
+    time_to_isolate_s false_bans false_ban_share bans bad_peers bad_banned_share bad_answers bad_answer_share
+    bad_in_views bad_in_views_max forged_in_views bad_neighbours eclipsed_share herd_peak jain
+"""
+NUMBERS: Final = (*_NUMBERS.split(), *(f"ttft_{stage}_slowest_s" for stage in STAGES))
 #: Metrics that are distributions, and the figures of each.
-DISTRIBUTIONS: Final = {
-    "ttft_s": "seconds to the first token",
-    **{f"ttft_{name}_s": f"seconds of these on: {what}" for name, what in _STAGES.items()},
-    "e2e_s": "seconds to the last token",
-    "itl_s": "seconds between tokens",
-    "view_completeness": "share of the living nodes that a node knows",
-    "load_age_s": "age of the loads in views, seconds (40 views, four looks)",
-    "advert_age_s": "age of the adverts in views, seconds (40 views, four looks)",
-    "bytes_up_per_s": "bytes per second sent by a node",
-    "gossip_bytes_per_s": "bytes per second of gossip sent by a node",
-    "messages_per_s": "messages per second sent by a node",
-    "cpu_share": "share of a core that a node needs",
-    "honest_bytes_up_per_s": "bytes per second sent by an honest node, while the attack lasted",
-    "honest_gossip_bytes_per_s": "bytes per second of gossip sent by an honest node, while the attack lasted",
-    "honest_cpu_share": "share of a core that an honest node needs, while the attack lasted",
-    "dht_hops": "hops of a look-up",
-    "dht_s": "seconds of a look-up",
-    "detection_s": "seconds from a crash until a node holds the peer dead, where that comes before it is back",
-}
+_DISTRIBUTIONS: Final = """
+    ttft_s e2e_s itl_s view_completeness load_age_s advert_age_s bytes_up_per_s gossip_bytes_per_s messages_per_s
+    cpu_share honest_bytes_up_per_s honest_gossip_bytes_per_s honest_cpu_share dht_hops dht_s detection_s
+"""
+DISTRIBUTIONS: Final = (*_DISTRIBUTIONS.split(), *(f"ttft_{stage}_s" for stage in STAGES))
 FIGURES: Final = ("n", "mean", "p50", "p90", "p95", "p99", "max")
 #: What a run costs the machine that makes it.  It differs from one to the next, so it is no part of the results, and
 #: neither is the judgement on it: both are in ``timing.json``.
-COSTS: Final = {
-    "virtual_per_cpu_s": "virtual seconds per processor second",
-    "events_per_cpu_s": "events per processor second",
-    "peak_mib": "most memory that the run held, MiB",
-}
+COSTS: Final = ("virtual_per_cpu_s", "events_per_cpu_s", "peak_mib")
 
 _RELATIONS: Final[dict[str, Callable[[float, float], bool]]] = {
     ">=": operator.ge,

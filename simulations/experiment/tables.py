@@ -124,7 +124,7 @@ def _width(column: Iterable[str]) -> int:
 def _short(keys: Sequence[str]) -> list[str]:
     """The last words of dotted keys, or the whole keys where those are not enough or name a metric."""
     words = [key.rpartition(".")[2] for key in keys]
-    return words if len(set(words)) == len(words) and not NUMBERS.keys() & words else list(keys)
+    return words if len(set(words)) == len(words) and not set(words).intersection(NUMBERS) else list(keys)
 
 
 def _state(run: Mapping[str, Any]) -> str:

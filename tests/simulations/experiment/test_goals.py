@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from simulations.experiment import goals
 from simulations.experiment.goals import (
     DISTRIBUTIONS,
     FIGURES,
@@ -17,6 +20,7 @@ from simulations.experiment.goals import (
     metric_of,
     read_goal,
 )
+from simulations.sim.jobs import STAGES
 
 
 def made(seed: int, **metrics: Any) -> dict[str, Any]:
@@ -120,6 +124,14 @@ def test_metrics_are_found_by_name_and_figure() -> None:
     found = [metric_of(metrics, name) for name in ("a", "b.p50", "b", "b.p99", "a.p50", "c", "d")]
     assert found == [1.0, 2.0, None, None, None, None, None]
     assert metric_of(metrics, "e") == math.inf
+
+
+def test_every_metric_is_documented() -> None:
+    readme = (Path(goals.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    documented = {name.removesuffix("{}") for name in re.findall(r"`([a-z0-9_]+(?:\{\})?)`", readme)}
+    assert documented >= set(STAGES)
+    known = {*goals.NUMBERS, *goals.DISTRIBUTIONS, *goals.COSTS}
+    assert documented >= known - {f"ttft_{stage}{end}" for stage in STAGES for end in ("_s", "_slowest_s")}
 
 
 def test_every_metric_can_be_named() -> None:
