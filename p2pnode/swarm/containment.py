@@ -64,7 +64,7 @@ log = logging.getLogger(__name__)
 
 #: Streams that may be open on one connection: ours, identify, ping, and room for a peer in a hurry (guess).
 STREAMS: Final = 16
-#: The library's own bounds are this many times those of ``connection_limiter``, which refuses first.
+#: The library's own bounds are this many times those of ``connections``, which refuses first.
 _SECOND_WALL: Final = 4
 
 
