@@ -88,7 +88,7 @@ class Daemon:
 
     def report_load(self) -> None:
         """Pass the current load to the gossip machine."""
-        queued = self.worker.places.waiting if self.worker.places is not None else 0
+        queued = self.worker.slots.waiting if self.worker.slots is not None else 0
         draining = self.stopping.asked.is_set()
         self.swarm.report_load(load_of(self.engine, self.hardware, draining=draining, queued=queued))
 
@@ -162,8 +162,8 @@ async def build(config: Config, home: Home, around: Environment | None = None) -
     settings = config.settings
     machine = Node(home.signer, settings, around.rng(), home.inc, seeds, home.snapshot)
     # This node's own jobs and those of guests wait in one queue.
-    places = EngineSlots(engine, settings.admission) if engine is not None else None
-    worker = Worker(engine, home.signer, settings, places)
+    slots = EngineSlots(engine, settings.admission) if engine is not None else None
+    worker = Worker(engine, home.signer, settings, slots)
     swarm = Swarm(
         net,
         machine,
@@ -177,7 +177,7 @@ async def build(config: Config, home: Home, around: Environment | None = None) -
     trusted = frozenset(peer_from_text(text) for text in config.routing.trusted)
     metrics = Metrics(__version__)
     dispatch = Dispatch(
-        *(swarm, engine, config.node.policy, settings, around.rng(), book, places),
+        *(swarm, engine, config.node.policy, settings, around.rng(), book, slots),
         trusted=trusted,
         decided=metrics.dispatch.observe,
     )

@@ -166,8 +166,8 @@ class StatusView:
 
     def _load(self, engine: Engine) -> Load:
         """The engine's load, plus the jobs that wait for a slot."""
-        places = self._dispatch.places
-        return with_queue(engine.load(), places.waiting if places is not None else 0)
+        slots = self._dispatch.slots
+        return with_queue(engine.load(), slots.waiting if slots is not None else 0)
 
     def _count_peers(self) -> dict[str, int]:
         others = [record for record in self._swarm.view.records() if not record.is_self]

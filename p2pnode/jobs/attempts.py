@@ -1,8 +1,8 @@
-"""One attempt at one peer, or at this node's own engine: what happens on the wire, as events of the cascade.
+"""One attempt at a peer or at this node's own engine, which turns its progress into events of the cascade.
 
-Both kinds have the same shape: ``run`` is a task, ``hear`` waits for the next that happens and may be cancelled at any
-point without loss, ``abort`` ends it at once without waiting.  Here, and only here, is checked what a peer says: the
-order of frames, the form of each DELTA, the signature and hash of END.  Not here: what follows from it (``cascade``).
+Both kinds have the same interface: ``run`` is a task, ``next_update`` waits for progress and can be cancelled at any
+point without loss, and ``abort`` ends the attempt at once without waiting.  Only this module checks the frames of a
+worker: their order, the form of each DELTA, signature and hash of END.  Not here: the reaction to them (``cascade``).
 """
 
 from __future__ import annotations
@@ -68,41 +68,41 @@ log = logging.getLogger(__name__)
 BODY_FRAME_BYTES: Final = 32 * 1024
 #: Batches of the own engine that may wait for the caller.
 LOCAL_BATCHES: Final = 4
-#: Seconds without news from the own engine after which it is noted to be alive (as workers do).
+#: Seconds without output of the own engine after which a keep-alive is reported (as workers do).
 LOCAL_BEAT_S: Final = 1.0
-#: Characters of a peer's words that are passed on.
-_WORDS: Final = 300
+#: Most characters of a peer's text that reach the caller.
+_TEXT: Final = 300
 
 
 @dataclass(slots=True)
-class Heard:
-    """What happened since the last time: events for the entry's machine, and pieces for the caller."""
+class AttemptUpdate:
+    """Progress since the last update: events for the entry's machine, and pieces for the caller."""
 
     events: list[EntryEvent] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
-    #: How many of the pieces were checked (while it is being made).
+    #: How many of the pieces were checked (while the update is being made).
     counted: int = 0
 
 
 class Attempting(Protocol):
-    """One attempt, wherever it runs."""
+    """The interface of an attempt."""
 
     tokens: tuple[int, int] | None
 
     async def run(self) -> None: ...
 
-    async def hear(self) -> Heard: ...
+    async def next_update(self) -> AttemptUpdate: ...
 
     def abort(self, code: int) -> None: ...
 
 
 def plain(text: str) -> str:
-    """A peer's words as they may be shown: no control characters, not too many."""
-    return "".join(character if character.isprintable() else " " for character in text)[:_WORDS]
+    """A peer's text for display: bounded, and without control characters."""
+    return "".join(character if character.isprintable() else " " for character in text)[:_TEXT]
 
 
 class RemoteAttempt:
-    """At a peer, over one channel of its link."""
+    """An attempt at a peer, over one channel of its link."""
 
     def __init__(self, swarm: Swarm, peer: PeerId, spec: JobSpec, most_bytes: int) -> None:
         self.tokens: tuple[int, int] | None = None
@@ -119,7 +119,7 @@ class RemoteAttempt:
         self._digest = hashlib.sha256()
 
     async def run(self) -> None:
-        """Reach the peer and send the job; what comes back is for :meth:`hear`."""
+        """Reach the peer and send the job; :meth:`next_update` returns the answer."""
         with self._scope:
             try:
                 channel = await self._swarm.open_job(self._peer)
@@ -157,82 +157,82 @@ class RemoteAttempt:
         for start in range(0, len(spec.body), BODY_FRAME_BYTES):
             await channel.send(BODY, spec.body[start : start + BODY_FRAME_BYTES])
 
-    async def hear(self) -> Heard:
+    async def next_update(self) -> AttemptUpdate:
         await self._reached.wait()
         channel = self._channel
         if channel is None:
-            return Heard([self._problem])
+            return AttemptUpdate([self._problem])
         try:
             return self._read(await channel.receive())
         except ChannelReset as reset:
             outcomes = {ResetCode.SLOW_READER: Outcome.STALLED, ResetCode.DEADLINE: Outcome.DEADLINE}
             outcome = outcomes.get(ResetCode(reset.code) if reset.code in _CODES else ResetCode.CANCELLED)
-            return Heard([AttemptFailed(self._peer, outcome or Outcome.BROKEN, str(reset))])
+            return AttemptUpdate([AttemptFailed(self._peer, outcome or Outcome.BROKEN, str(reset))])
         except NetError as error:
-            return Heard([AttemptFailed(self._peer, Outcome.BROKEN, str(error))])
+            return AttemptUpdate([AttemptFailed(self._peer, Outcome.BROKEN, str(error))])
 
     def abort(self, code: int) -> None:
         self._scope.cancel()
         if self._channel is not None:
             self._channel.reset(code)
 
-    # --- what the peer says --------------------------------------------------------------------------------------
+    # --- from the peer -------------------------------------------------------------------------------------------
 
-    def _read(self, frames: list[tuple[int, bytes]]) -> Heard:
-        heard = Heard()
+    def _read(self, frames: list[tuple[int, bytes]]) -> AttemptUpdate:
+        update = AttemptUpdate()
         try:
             for kind, payload in frames:
                 if kind == DELTA:
-                    heard.pieces.append(payload)
+                    update.pieces.append(payload)
                     continue
-                self._note(heard, kind, payload)
+                self._note(update, kind, payload)
                 if kind in _LAST_KINDS and self._channel is not None:
                     self._channel.close()
-                    return heard  # what comes after its last word is not looked at
-            self._take(heard, len(heard.pieces))
+                    return update  # frames after the last one are ignored
+            self._take(update, len(update.pieces))
         except RemoteProtocolError as error:
-            del heard.pieces[heard.counted :]  # nobody checked them, and one of them may be what is wrong
-            heard.events.append(AttemptFailed(self._peer, Outcome.MISBEHAVED, str(error)))
-        return heard
+            del update.pieces[update.counted :]  # these were not checked, and one of them may be the wrong one
+            update.events.append(AttemptFailed(self._peer, Outcome.MISBEHAVED, str(error)))
+        return update
 
-    def _note(self, heard: Heard, kind: int, payload: bytes) -> None:
-        """A frame that is not a DELTA; the DELTAs before it are in ``heard``."""
+    def _note(self, update: AttemptUpdate, kind: int, payload: bytes) -> None:
+        """Handle a frame that is not a DELTA; the DELTAs before it are in ``update``."""
         peer = self._peer
         if kind == END:
-            self._take(heard, len(heard.pieces))
-            heard.events.append(self._ended(payload))
+            self._take(update, len(update.pieces))
+            update.events.append(self._ended(payload))
         elif kind == BEAT:
             if not self._accepted:
                 raise BadFrame("BEAT before ACCEPT")
-            heard.events.append(Keepalive(peer))
+            update.events.append(Keepalive(peer))
         elif kind == ACCEPT:
             message = decode(kind, payload)
             if self._accepted or not isinstance(message, Accept) or message.job != self._spec.job_id:
                 raise BadFrame("ACCEPT twice or of another job")
             self._accepted = True
-            heard.events.append(Accepted(peer, message.ttft_ms / 1000))
+            update.events.append(Accepted(peer, message.ttft_ms / 1000))
         elif kind == BUSY:
             message = decode(kind, payload)
             if self._accepted or not isinstance(message, Busy):
                 raise BadFrame("BUSY after ACCEPT")
-            heard.events.append(WasBusy(peer, message.retry_ms / 1000))
+            update.events.append(WasBusy(peer, message.retry_ms / 1000))
         elif kind == REFUSE:
             message = decode(kind, payload)
-            if self._received or heard.pieces or not isinstance(message, Refuse):
+            if self._received or update.pieces or not isinstance(message, Refuse):
                 raise BadFrame("REFUSE after a part of the answer")
             refuse = Refuse(
                 message.status, plain(message.code), plain(message.message), plain(message.param), message.final
             )
-            heard.events.append(Refused(peer, refuse))
+            update.events.append(Refused(peer, refuse))
         elif kind in _ENTRY_KINDS:
             raise BadFrame(f"a frame of kind {kind} from a worker")
 
-    def _take(self, heard: Heard, count: int) -> None:
-        """Check and count the DELTAs that were not counted yet."""
-        fresh = count - heard.counted
+    def _take(self, update: AttemptUpdate, count: int) -> None:
+        """Check and count the DELTAs that were not checked yet."""
+        fresh = count - update.counted
         if not fresh:
             return
-        pieces = heard.pieces[heard.counted :]
+        pieces = update.pieces[update.counted :]
         if not self._accepted:
             raise BadFrame("DELTA before ACCEPT")
         joined = b"".join(pieces)
@@ -246,8 +246,8 @@ class RemoteAttempt:
         elif self._received > self._most_bytes:
             raise BadFrame(f"an answer of more than {self._most_bytes} bytes")
         self._digest.update(joined)
-        heard.counted = count
-        heard.events.append(Progress(self._peer, fresh))
+        update.counted = count
+        update.events.append(Progress(self._peer, fresh))
 
     def _ended(self, payload: bytes) -> CascadeEvent:
         end = decode(END, payload)
@@ -265,26 +265,26 @@ class RemoteAttempt:
 
 _CODES: Final = frozenset(int(code) for code in ResetCode)
 _ENTRY_KINDS: Final = frozenset({REQ, BODY})
-#: After one of these the worker has nothing more to say.
+#: The last frames of a job from a worker.
 _LAST_KINDS: Final = frozenset({BUSY, REFUSE, END})
 
 
 class LocalAttempt:
-    """At this node's own engine: the same milestones without a wire, and without the limits for guests."""
+    """An attempt at this node's own engine: the same events without a wire, and without the limits for guests."""
 
-    def __init__(self, engine: Engine, places: EngineSlots, me: PeerId, spec: JobSpec) -> None:
+    def __init__(self, engine: Engine, slots: EngineSlots, me: PeerId, spec: JobSpec) -> None:
         self.tokens: tuple[int, int] | None = None
         self._engine = engine
-        self._places = places
+        self._slots = slots
         self._me = me
         self._spec = spec
         self._scope = trio.CancelScope()
         self._tally = Tally(spec.path, spec.stream, spec.usage)
         self._begun = False
-        self._send, self._receive = trio.open_memory_channel[Heard](LOCAL_BATCHES)
+        self._send, self._receive = trio.open_memory_channel[AttemptUpdate](LOCAL_BATCHES)
 
     async def run(self) -> None:
-        """Wait for a place, then run the job."""
+        """Wait for a slot, then run the job."""
         with self._scope:
             try:
                 end = await self._run()
@@ -293,24 +293,24 @@ class LocalAttempt:
             except Exception as error:
                 log.exception("attempt_defect", extra={"peer": short(self._me), "note": DEFECT})
                 end = AttemptFailed(self._me, Outcome.DEFECT, repr(error))
-            await self._send.send(Heard([end]))
+            await self._send.send(AttemptUpdate([end]))
 
     async def _run(self) -> CascadeEvent:
-        with self._places.arrive(None, self._spec.prompt_tokens, self._spec.stream) as place:
-            await self._send.send(Heard([Accepted(self._me, place.promise_s)]))
-            await place.wait()
-            said = False
+        with self._slots.arrive(None, self._spec.prompt_tokens, self._spec.stream) as slot:
+            await self._send.send(AttemptUpdate([Accepted(self._me, slot.promise_s)]))
+            await slot.wait()
+            begun = False
 
             async def sink(pieces: list[bytes]) -> None:
-                nonlocal said
-                said = True
+                nonlocal begun
+                begun = True
                 if self._spec.stream:
-                    place.first_output()
-                await self._send.send(Heard([Progress(self._me, len(pieces))], pieces))
+                    slot.first_output()
+                await self._send.send(AttemptUpdate([Progress(self._me, len(pieces))], pieces))
 
             refuse = await run_on_engine(self._engine, self._job(), self._tally, sink)
         self.tokens = self._tally.tokens()
-        return self._ended(refuse, said)
+        return self._ended(refuse, begun)
 
     def _job(self) -> EngineJob:
         spec = self._spec
@@ -323,19 +323,19 @@ class LocalAttempt:
             return WasBusy(self._me, message.retry_ms / 1000)
         return Refused(self._me, message)
 
-    def _ended(self, refuse: Refuse | None, said: bool) -> CascadeEvent:
+    def _ended(self, refuse: Refuse | None, begun: bool) -> CascadeEvent:
         if refuse is None:
             return Completed(self._me)
-        if not said:
+        if not begun:
             return Refused(self._me, refuse)
         return AttemptFailed(self._me, Outcome.FAILED, refuse.message)
 
-    async def hear(self) -> Heard:
+    async def next_update(self) -> AttemptUpdate:
         with trio.move_on_after(LOCAL_BEAT_S):
-            heard: Heard = await self._receive.receive()
+            update: AttemptUpdate = await self._receive.receive()
             self._begun = True
-            return heard
-        return Heard([Keepalive(self._me)] if self._begun else [])
+            return update
+        return AttemptUpdate([Keepalive(self._me)] if self._begun else [])
 
-    def abort(self, code: int) -> None:  # noqa: ARG002 - nobody is to be told why
+    def abort(self, code: int) -> None:  # noqa: ARG002 - no peer needs the reason
         self._scope.cancel()

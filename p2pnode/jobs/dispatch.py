@@ -1,11 +1,11 @@
-"""Runs jobs: performs what the entry's machine asks for, and hands the answer over as it comes.
+"""Runs this node's own jobs: it performs the effects of the entry's machine, and streams the answer to the caller.
 
-One ``_Job`` drives one ``protocol.jobs.entry.Entry``: what was found, what is heard of the attempt under way, and what
-the clock says, goes in; look-ups, attempts, aborts and the end come out.  The caller's own task does it, inside
-:meth:`Dispatch.submit` and :meth:`Answer.receive`: while the caller does not ask, nothing is read, and the worker stops
-when its credit is used up.  Leaving the block of ``submit`` cancels the job wherever it runs.
+One ``_Job`` drives one ``protocol.jobs.entry.Entry``.  Results of look-ups, updates of the attempt and timers go in;
+look-ups, attempts, aborts and the end come out.  The caller's own task does it, inside :meth:`Dispatch.submit` and
+:meth:`Answer.receive`.  While the caller does not receive, nothing is read, and the worker stops when its credit is
+used up.  Leaving the block of ``submit`` cancels the job wherever it runs.
 
-Not here: who is asked and what follows (``protocol.jobs``), what peers say (``attempts``).
+Not here: the choice of peers and the reaction to failures (``protocol.jobs``), the frames of peers (``attempts``).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from p2pnode.engine.base import CHAT, COMPLETIONS, EMBEDDINGS
-from p2pnode.jobs.attempts import Attempting, Heard, LocalAttempt, RemoteAttempt
+from p2pnode.jobs.attempts import Attempting, AttemptUpdate, LocalAttempt, RemoteAttempt
 from p2pnode.jobs.engine_slots import EngineSlots
 from p2pnode.jobs.model_listing import listed
 from p2pnode.jobs.records import (
@@ -34,6 +34,7 @@ from p2pnode.jobs.records import (
     JobRecord,
     JobSpec,
 )
+from p2pnode.json_types import JsonObject
 from protocol.effects import SetTimer
 from protocol.events import TimerFired
 from protocol.ids import PeerId, peer_text
@@ -80,12 +81,12 @@ class Answer:
 
     @property
     def peer(self) -> PeerId:
-        """Who answers."""
+        """The answering peer."""
         return self._job.peer
 
     @property
     def attempts(self) -> int:
-        """How many peers were asked, this one included."""
+        """The number of peers asked, this one included."""
         return self._job.entry.asked
 
     @property
@@ -94,10 +95,10 @@ class Answer:
         return self._job.route
 
     async def receive(self) -> list[bytes]:
-        """All pieces that wait; an empty list when the answer is complete.  May be cancelled and called again.
+        """All pieces that have arrived; an empty list when the answer is complete.  It may be cancelled and repeated.
 
         Raises:
-          JobFailed: the answer broke off; what was received is not all of it.
+          JobFailed: the answer broke off; the received pieces are incomplete.
         """
         return await self._job.receive()
 
@@ -105,8 +106,8 @@ class Answer:
 class Dispatch:
     """See the module's docstring.
 
-    ``engine_slots`` are the engine's, shared with the ``worker``; ``observe`` gets every measured attempt; ``trusted``
-    are the peers that the zones ``mine`` and ``trusted`` allow; ``decided`` gets the seconds that a ranking took.
+    ``slots`` are the engine's, shared with the ``worker``; ``observe`` gets every measured attempt; ``trusted`` are the
+    peers that the zones ``mine`` and ``trusted`` allow; ``decided`` gets the duration of each ranking in seconds.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Dispatch:
         settings: NodeSettings,
         rng: Rng,
         book: JobBook,
-        places: EngineSlots | None = None,
+        slots: EngineSlots | None = None,
         observe: Callable[[Observe], None] | None = None,
         trusted: frozenset[PeerId] = frozenset(),
         decided: Callable[[float], object] = lambda _: None,
@@ -126,7 +127,7 @@ class Dispatch:
         self.engine = engine
         self.settings = settings
         self.book = book
-        self.places = places or (EngineSlots(engine, settings.admission) if engine is not None else None)
+        self.slots = slots or (EngineSlots(engine, settings.admission) if engine is not None else None)
         self.observe = observe
         self.entry_state = EntryState(swarm.view, self._rank, settings.cascade, trio.current_time())
         self._policy = policy
@@ -137,10 +138,10 @@ class Dispatch:
 
     @asynccontextmanager
     async def submit(self, spec: JobSpec) -> AsyncIterator[Answer]:
-        """Run a job.  Entering returns with the first piece of a stream, or with a whole answer, at hand.
+        """Run a job.  Entering returns when the first piece of a stream, or a complete answer, has arrived.
 
         Raises:
-          JobFailed: nobody could do it; nothing was said that the caller would have to take back.
+          JobFailed: no peer could do it, and the caller has not received anything.
         """
         if self._draining:
             raise JobFailed(503, "no_capacity", _STOPPING, retry_after=1.0)
@@ -151,7 +152,7 @@ class Dispatch:
                 await job.begin()
                 yield Answer(job)
             except Exception as error:
-                problem = error  # raised below: the nursery would wrap it into a group
+                problem = error  # raised below, because the nursery would wrap it into a group
             finally:
                 job.leave()
                 nursery.cancel_scope.cancel()
@@ -159,19 +160,19 @@ class Dispatch:
             raise problem
 
     def explain(self, query: JobQuery) -> Ranking:
-        """Who would be asked, and why; nothing is sent."""
+        """The explained ranking of a query; nothing is sent."""
         return self._rank(query, trio.current_time(), explain=True)
 
-    def models(self) -> list[dict[str, Any]]:
-        """What can be asked for now, for ``/v1/models``."""
+    def models(self) -> list[JsonObject]:
+        """The models on offer, for ``/v1/models``."""
         return [listed(summary) for summary in catalog(self.swarm.view, trio.current_time())]
 
     def anything(self) -> bool:
-        """Whether anything can be asked for now."""
+        """Whether any model is on offer."""
         return anything(self.swarm.view, trio.current_time())
 
     def drain(self) -> None:
-        """Take no more jobs; those under way may finish."""
+        """Take no more jobs; running ones may finish."""
         self._draining = True
 
     def _rank(self, query: JobQuery, now: float, explain: bool) -> Ranking:
@@ -185,7 +186,7 @@ class Dispatch:
 
 
 class _Job:
-    """One job on its way."""
+    """One job and its machine."""
 
     def __init__(self, dispatch: Dispatch, spec: JobSpec, nursery: trio.Nursery) -> None:
         self._dispatch = dispatch
@@ -211,7 +212,7 @@ class _Job:
     # --- for the caller ------------------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Until the answer may be given to the caller; raises ``JobFailed``."""
+        """Run until the caller may have the answer; raises ``JobFailed``."""
         self._feed(self._submission())
         while not self.entry.committed and self._failure is None:
             await self._step()
@@ -236,7 +237,7 @@ class _Job:
         return pieces
 
     def cancel(self) -> None:
-        """End the job on its owner's word, from another task."""
+        """Cancel the job for its owner; called by another task."""
         if self._failure is None and not self._finished:
             self._feed(CallerGone())
             self._record.state = CANCELLED
@@ -244,7 +245,7 @@ class _Job:
             self._wait.cancel()
 
     def leave(self) -> None:
-        """Nobody is interested any more, for whatever reason."""
+        """End the job, for whatever reason, and complete its record."""
         record, failure = self._record, self._failure
         self._feed(CallerGone())
         if failure is not None and record.state != CANCELLED:
@@ -265,7 +266,7 @@ class _Job:
             spec.query,
             spec.stream,
             len(spec.body),
-            # An embedding is there when the prompt was read.
+            # An embedding is complete when the prompt is processed.
             max(1, spec.prompt_tokens) if spec.path == EMBEDDINGS else spec.max_tokens,
             _PROMPTS.get(spec.path, "input"),
             has_engine=engine is not None,
@@ -273,27 +274,27 @@ class _Job:
         )
 
     async def _step(self) -> None:
-        """One thing that happens: something is heard, or the timer fires."""
-        heard: Heard | None = None
+        """Wait for an update or the timer, and handle it."""
+        update: AttemptUpdate | None = None
         with trio.CancelScope(deadline=self._timer) as self._wait:
-            heard = await (self._look_up() if self._attempt is None else self._attempt.hear())
+            update = await (self._look_up() if self._attempt is None else self._attempt.next_update())
         if self._failure is not None:
             return
-        if heard is None:
+        if update is None:
             self._feed(TimerFired(TIMER))
             return
-        events = heard.events
+        events = update.events
         if not self.entry.committed and any(isinstance(event, AttemptFailed) for event in events):
-            # Nothing of it has been given to anybody: better to have the whole answer of another peer.
+            # The caller has no piece of it yet, so another peer can give the whole answer.
             events = [event for event in events if not isinstance(event, Progress)]
         else:
-            self._pieces += heard.pieces
+            self._pieces += update.pieces
         for event in events:
             self._feed(event)
 
-    async def _look_up(self) -> Heard:
+    async def _look_up(self) -> AttemptUpdate:
         assert self._sought is not None, "a job that is not over has a look-up or an attempt under way"
-        return Heard([await self._dispatch.swarm.find_providers(self._sought)])
+        return AttemptUpdate([await self._dispatch.swarm.find_providers(self._sought)])
 
     def _pause(self) -> None:
         if self.entry.state == "flowing" and not self._paused:
@@ -335,8 +336,8 @@ class _Job:
         dispatch, spec, record = self._dispatch, self._spec, self._record
         self.peer = peer
         self._pieces.clear()
-        if peer == dispatch.swarm.me and dispatch.engine is not None and dispatch.places is not None:
-            self._attempt = LocalAttempt(dispatch.engine, dispatch.places, peer, spec)
+        if peer == dispatch.swarm.me and dispatch.engine is not None and dispatch.slots is not None:
+            self._attempt = LocalAttempt(dispatch.engine, dispatch.slots, peer, spec)
         else:
             self._attempt = RemoteAttempt(dispatch.swarm, peer, spec, dispatch.settings.cascade.answer_bytes)
         record.state, record.route, record.peer = RUNNING, self.route, peer_text(peer)

@@ -45,8 +45,8 @@ class TurnedAway(Exception):
 class Slot:
     """A job's slot at the engine, or its position in the queue.  Leaving the block frees it."""
 
-    def __init__(self, places: EngineSlots, number: int) -> None:
-        self._owner = places
+    def __init__(self, owner: EngineSlots, number: int) -> None:
+        self._owner = owner
         self._number = number
         self._admitted = trio.Event()
         #: Jobs before it on arrival, and the promised seconds to its first token.
@@ -87,9 +87,9 @@ class EngineSlots:
 
     def __init__(self, engine: Engine, settings: AdmissionSettings) -> None:
         self._engine = engine
-        self._slots = max(1, engine.load().slots)
-        self._machine = Admission(settings, self._slots)
-        self._places: dict[int, Slot] = {}
+        self._count = max(1, engine.load().slots)
+        self._machine = Admission(settings, self._count)
+        self._slots: dict[int, Slot] = {}
         self._numbers = itertools.count()
 
     @property
@@ -106,16 +106,16 @@ class EngineSlots:
         Without ``ready``, the caller calls ``Slot.ready`` once the request has arrived completely.
         """
         slots = max(1, self._engine.load().slots)
-        if slots != self._slots:
-            self._slots = slots
+        if slots != self._count:
+            self._count = slots
             self.feed(SlotsAre(slots))
         number = next(self._numbers)
-        place = self._places[number] = Slot(self, number)
+        slot = self._slots[number] = Slot(self, number)
         turned_away = self.feed(Arrived(number, peer, prompt_tokens, stream, ready))
         if turned_away is not None:
-            del self._places[number]
+            del self._slots[number]
             raise TurnedAway(turned_away)
-        return place
+        return slot
 
     def drain(self) -> None:
         """Admit no more jobs of guests."""
@@ -127,16 +127,16 @@ class EngineSlots:
         for effect in self._machine.handle(event, trio.current_time()):
             match effect:
                 case Admit(number, promise_s):
-                    place = self._places[number]
-                    place.promise_s = place.promise_s or promise_s
-                    place.admit()
+                    slot = self._slots[number]
+                    slot.promise_s = slot.promise_s or promise_s
+                    slot.admit()
                 case Queue(number, position, promise_s):
-                    self._places[number].position = position + 1
-                    self._places[number].promise_s = promise_s
+                    self._slots[number].position = position + 1
+                    self._slots[number].promise_s = promise_s
                 case Expect(number, promise_s):
-                    self._places[number].promise_s = promise_s
+                    self._slots[number].promise_s = promise_s
                 case TurnAway(_, message):
                     turned_away = message
         if isinstance(event, Left):
-            self._places.pop(event.job, None)
+            self._slots.pop(event.job, None)
         return turned_away

@@ -7,7 +7,7 @@ Those fields are refused by name (DESIGN 2.2); unknown fields pass.  Not here: l
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -53,7 +53,7 @@ def _check(request: JobRequest, fields: dict[str, msgspec.Raw]) -> Refuse | None
             return _refuse(name, f"{name} may only be used on one's own node: leave it out.")
     for name, most in MOST.items():
         if name in fields:
-            value: Any = msgspec.json.decode(fields[name])
+            value: object = msgspec.json.decode(fields[name])
             if isinstance(value, int | float) and value > most:
                 return _refuse(name, f"{name} is {value}; a node that is not one's own allows {most}.")
     # The engine reads the body, and this node reads the REQ: the two must agree.
@@ -78,7 +78,7 @@ def _check_media(fields: dict[str, msgspec.Raw], body: bytes) -> Refuse | None:
     return None
 
 
-def _foreign_url(value: Any, where: str) -> str:
+def _foreign_url(value: object, where: str) -> str:
     """The path in ``value`` of a URL that is not a short ``data:`` URL; empty if there is none."""
     if isinstance(value, list):
         return next((found for i, item in enumerate(value) if (found := _foreign_url(item, f"{where}[{i}]"))), "")

@@ -1,16 +1,15 @@
-"""What can be asked for now, as ``/v1/models`` shows it: the catalog of the view in OpenAI's form.
+"""Shows the models on offer in OpenAI's form, for ``/v1/models``.
 
-Not here: the catalog itself (``protocol.routing.catalog``), HTTP.
+Not here: the catalog itself (``protocol.routing.catalog``) and HTTP.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
+from p2pnode.json_types import JsonObject
 from protocol.routing.catalog import ModelSummary
 
 
-def listed(summary: ModelSummary) -> dict[str, Any]:
+def listed(summary: ModelSummary) -> JsonObject:
     """One model: the fields that OpenAI's clients read, and ours."""
     return {
         "id": summary.name,

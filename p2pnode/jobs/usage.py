@@ -5,7 +5,7 @@ Bodies and events stay bytes: a substring search decides whether something must 
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -53,7 +53,7 @@ def asking_for_usage(path: str, body: bytes) -> bytes:
 def _merged(body: bytes) -> bytes:
     try:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        options: Any = msgspec.json.decode(fields.get("stream_options", b"null"))
+        options: object = msgspec.json.decode(fields.get("stream_options", b"null"))
     except (msgspec.DecodeError, UnicodeDecodeError):
         return body
     if options is not None and not isinstance(options, dict):

@@ -68,12 +68,12 @@ class Worker:
     """Runs the jobs of peers.  It shares the engine's slots with ``dispatch``; by default it has its own."""
 
     def __init__(
-        self, engine: Engine | None, signer: Signer, settings: NodeSettings, places: EngineSlots | None = None
+        self, engine: Engine | None, signer: Signer, settings: NodeSettings, slots: EngineSlots | None = None
     ) -> None:
         self._engine = engine
         self._signer = signer
         self._settings = settings.admission
-        self.places = places or (EngineSlots(engine, settings.admission) if engine is not None else None)
+        self.slots = slots or (EngineSlots(engine, settings.admission) if engine is not None else None)
         self._running = 0
         self._bodies = 0
         self._taken = TakenJobs()
@@ -85,8 +85,8 @@ class Worker:
 
     def drain(self) -> None:
         """Take no more jobs; present ones may finish."""
-        if self.places is not None:
-            self.places.drain()
+        if self.slots is not None:
+            self.slots.drain()
 
     async def on_job(self, channel: Channel, frames: Frames) -> None:
         """One job from its first frames to its end; raises nothing but ``Cancelled``."""
@@ -107,32 +107,32 @@ class Worker:
 
     async def _take(self, channel: Channel, request: JobRequest, frames: Frames) -> None:
         refuse = self._check(request)
-        if refuse is not None or self._engine is None or self.places is None:
+        if refuse is not None or self._engine is None or self.slots is None:
             await _send_last(channel, refuse or _NO_ENGINE)
             return
         if self._taken.known(channel.peer, request.job, trio.current_time()):
             await _send_last(channel, _TWICE)
             return
         if self._bodies + request.body_bytes > BODIES_BYTES:
-            await _send_last(channel, Busy(1000, self.places.running, self.places.waiting))
+            await _send_last(channel, Busy(1000, self.slots.running, self.slots.waiting))
             return
         try:
-            place = self.places.arrive(channel.peer, request.prompt_tokens, request.stream, ready=False)
+            slot = self.slots.arrive(channel.peer, request.prompt_tokens, request.stream, ready=False)
         except TurnedAway as away:
             await _send_last(channel, away.message)
             return
         self._taken.note(channel.peer, request.job, trio.current_time())
         self._bodies += request.body_bytes
         try:
-            await self._do(self._engine, channel, request, place, frames)
+            await self._do(self._engine, channel, request, slot, frames)
         finally:
             self._bodies -= request.body_bytes
 
-    async def _do(self, engine: Engine, channel: Channel, request: JobRequest, place: Slot, frames: Frames) -> None:
-        with place:
-            promise_ms = round(1000 * place.promise_s)
-            await channel.send(ACCEPT, encode(Accept(request.job, place.position, promise_ms)))
-            await _Task(engine, self._signer, self._settings, channel, request, place).run(frames)
+    async def _do(self, engine: Engine, channel: Channel, request: JobRequest, slot: Slot, frames: Frames) -> None:
+        with slot:
+            promise_ms = round(1000 * slot.promise_s)
+            await channel.send(ACCEPT, encode(Accept(request.job, slot.position, promise_ms)))
+            await _Task(engine, self._signer, self._settings, channel, request, slot).run(frames)
 
     def _check(self, request: JobRequest) -> Refuse | None:
         """The refusal that follows from the REQ alone; None if there is none."""
@@ -219,14 +219,14 @@ class _Task:
         settings: AdmissionSettings,
         channel: Channel,
         request: JobRequest,
-        place: Slot,
+        slot: Slot,
     ) -> None:
         self._engine = engine
         self._signer = signer
         self._settings = settings
         self._channel = channel
         self._request = request
-        self._place = place
+        self._slot = slot
         self._body: list[bytes] = []
         self._missing = request.body_bytes
         self._asked = trio.Event()
@@ -296,19 +296,19 @@ class _Task:
         self._body.clear()
         refuse = check_guest(request, body)
         if refuse is None:
-            self._place.ready()
-            await self._place.wait()
+            self._slot.ready()
+            await self._slot.wait()
             client = peer_text(self._channel.peer)
             job = EngineJob(
                 request.path, request.model, body, request.stream, client, request.prompt_tokens, request.max_tokens
             )
             refuse = await run_on_engine(self._engine, job, self._tally, self._put)
-        self._place.leave()
+        self._slot.leave()
         self._output.finish(refuse)
 
     async def _put(self, pieces: list[bytes]) -> None:
         if self._request.stream:
-            self._place.first_output()
+            self._slot.first_output()
         await self._output.put(pieces)
 
     # --- to the entry --------------------------------------------------------------------------------------------

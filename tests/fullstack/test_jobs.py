@@ -57,8 +57,8 @@ def idle(worker: Member) -> bool:
     """Whether nothing of any job is left at a worker."""
     daemon = worker.daemon
     assert daemon.engine is not None
-    assert daemon.worker.places is not None
-    return not (daemon.worker.running or daemon.worker.places.running or daemon.engine.load().running)
+    assert daemon.worker.slots is not None
+    return not (daemon.worker.running or daemon.worker.slots.running or daemon.engine.load().running)
 
 
 async def until_idle(worker: Member, within_s: float) -> float:

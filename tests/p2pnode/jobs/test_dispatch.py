@@ -398,7 +398,7 @@ async def test_leaving_the_block_cancels_the_own_engine(autojump_clock: object) 
         async with here.dispatch.submit(spec()) as answer:
             await answer.receive()
         assert engine.open_now == 0
-        assert here.dispatch.places.running == 0
+        assert here.dispatch.slots.running == 0
 
 
 async def test_cancelling_while_nothing_has_come_yet(autojump_clock: object) -> None:
@@ -535,7 +535,7 @@ async def test_a_full_own_engine_passes_the_job_on(autojump_clock: object) -> No
     engine = ScriptedEngine(slots=1)
     async with site(engine) as here:
         here.worker(1)
-        held = [here.dispatch.places.arrive(None, 0, False) for _ in range(1 + SETTINGS.admission.queue)]
+        held = [here.dispatch.slots.arrive(None, 0, False) for _ in range(1 + SETTINGS.admission.queue)]
         _, answer = await ask(here.dispatch, ordered("me", "w1"))
         assert (answer.route, answer.attempts) == ("direct", 2)
         for place in held:

@@ -158,7 +158,7 @@ async def test_a_thousand_cancellations_at_any_moment_leave_nothing_behind(autoj
         assert ended.total() == 1000
         assert [engine.open_now for engine in engines] == [0, 0, 0]
         for worker in both.workers:
-            assert (worker.running, worker.places.running, worker.places.waiting) == (0, 0, 0)
+            assert (worker.running, worker.slots.running, worker.slots.waiting) == (0, 0, 0)
         assert not any(link["channels"] for swarm in both.swarms for link in swarm.links())
         assert [record.inflight for record in both.entry.view.records()] == [0] * 4
         assert both.book.running == 0

@@ -186,7 +186,7 @@ async def test_a_full_worker_says_busy_with_its_load(autojump_clock: object) -> 
         for channel in channels:
             channel.reset()
         await trio.sleep(0.1)
-        assert (here.worker.places.running, here.worker.places.waiting, here.worker.running) == (0, 0, 0)
+        assert (here.worker.slots.running, here.worker.slots.waiting, here.worker.running) == (0, 0, 0)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -379,7 +379,7 @@ async def test_an_entry_that_goes_away_frees_the_engine(autojump_clock: object, 
         await trio.sleep(0.01)
         assert here.engine.open_now == 0
         assert here.worker.running == 0
-        assert here.worker.places.running == 0
+        assert here.worker.slots.running == 0
 
 
 async def test_a_reader_that_has_stopped_frees_the_engine(autojump_clock: object) -> None:
@@ -442,7 +442,7 @@ async def test_announced_requests_that_do_not_come_hold_nobody_up(autojump_clock
             _, far = channel_pair(signer(number + 10).peer_id, WORKER.peer_id)
             here.nursery.start_soon(here.worker.on_job, far, [(REQ, encode(request(b"x" * 100)))])
         await trio.sleep(1)
-        assert (here.worker.running, here.worker.places.running, here.worker.places.waiting) == (10, 0, 0)
+        assert (here.worker.running, here.worker.slots.running, here.worker.slots.waiting) == (10, 0, 0)
         began = trio.current_time()
         assert kinds(await here.talk())[-1] == END
         assert trio.current_time() == began
