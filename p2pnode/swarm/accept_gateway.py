@@ -1,9 +1,9 @@
-"""Our own TCP under py-libp2p: sockets that we open, count and close ourselves.
+"""Our own TCP transport under py-libp2p: this module opens, counts and closes the sockets.
 
-The library's listener shares its port with any other program (SO_REUSEPORT), survives the host that opened it, counts a
-socket against its 250 places before the handshake, and never gives the place of an inbound connection back until the
-host ends.  Here the port is exclusive, ``protocol.membership.connections`` decides before the library sees a socket,
-silent sockets are cut, and the end of a socket ends everything that was started for it.
+The library's listener shares its port with any other program (SO_REUSEPORT), outlives its host, counts a socket against
+its limit of 250 before the handshake, and does not free the slot of an inbound connection until the host ends.  Here
+the port is exclusive, ``protocol.membership.connections`` decides before the library sees a socket, silent sockets are
+cut, and the end of a socket ends all tasks that were started for it.  Not here: the limits themselves.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ log = logging.getLogger(__name__)
 
 #: Connections the kernel completes before we accept them (the usual value).
 BACKLOG = 128
-#: The process is out of file descriptors or buffers: wait and try again.
+#: Errors when the process is out of file descriptors or buffers: wait and try again.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 _EXHAUSTED_PAUSE_S = 0.1
 
-#: Bytes of one read, if the library does not say (trio's own default).
+#: Bytes of one read, if the library sets no limit (trio's own default).
 READ_BYTES = 64 * 1024
 
 Upgrade = Callable[["AcceptedStream"], Awaitable[None]]
 
 
 class AcceptedStream(TrioTCPStream):
-    """A TCP socket as the library wants it, that can be cut without waiting."""
+    """A TCP socket with the library's interface, which can be cut without waiting."""
 
     def __init__(self, stream: trio.SocketStream, address: str, port: int) -> None:
         super().__init__(stream)
@@ -62,9 +62,9 @@ class AcceptedStream(TrioTCPStream):
             return b""
 
     def send_now(self, data: bytes) -> int:
-        """As much as the kernel takes without waiting.  Only for whoever would be the only one to :meth:`write` now.
+        """Send as much as the kernel takes without waiting.  No other task may be in :meth:`write` now.
 
-        trio's own send lets every other task run first.  It has no way not to, so this asks the socket inside trio's.
+        trio's own send is always a checkpoint, so this uses the socket inside trio's.
         """
         try:
             sent: int = self.stream.socket._sock.send(data)
@@ -85,7 +85,7 @@ class AcceptedStream(TrioTCPStream):
         await trio.lowlevel.checkpoint()
 
     def cut(self) -> None:
-        """Close the socket now; whoever waits on it wakes up with its end."""
+        """Close the socket now; tasks that wait on it see its end."""
         self.stream.socket.close()
         for event in (self.closed, self.proven, self.linked):
             event.set()
@@ -94,7 +94,7 @@ class AcceptedStream(TrioTCPStream):
         self.on_cut()
 
     def prove(self, peer: PeerId) -> bool:
-        """Noise has proven that ``peer`` is at the other end; False if it may not come in."""
+        """Noise has authenticated ``peer``; False if its connection is refused."""
         if self.closed.is_set():
             return False
         admitted = True
@@ -106,7 +106,7 @@ class AcceptedStream(TrioTCPStream):
 
 
 class AcceptGateway:
-    """The listening sockets of one node.  They outlive a crash of the library's host; ``upgrade`` is its entrance."""
+    """The listening sockets of one node.  They survive a crash of the library's host; ``upgrade`` is its callback."""
 
     def __init__(self, limiter: ConnectionLimiter) -> None:
         self.limiter = limiter
@@ -116,7 +116,7 @@ class AcceptGateway:
         self._streams: dict[Ticket, AcceptedStream] = {}
 
     async def bind(self, addrs: Sequence[str]) -> None:
-        """Open every address; raises ``PortInUse``, ``BadAddress`` or ``NetError`` and leaves none open then."""
+        """Bind every address; on ``PortInUse``, ``BadAddress`` or ``NetError`` none stays open."""
         try:
             for text in addrs:
                 self._listeners.append(await _listen(parse_address(text), text))
@@ -128,13 +128,13 @@ class AcceptGateway:
             self.bound.append(Address(host, port))
 
     def close(self) -> None:
-        """Close the listening sockets; what was accepted is left to its own end."""
+        """Close the listening sockets; accepted ones stay open."""
         for listener in self._listeners:
             listener.socket.close()
         self._listeners.clear()
 
     def ban(self, peer: PeerId, address: str, seconds: float) -> None:
-        """Refuse the peer and the address for a while, and cut the sockets that they have opened."""
+        """Refuse the peer and the address for a while, and cut their sockets."""
         for ticket in self.limiter.ban(peer, address, trio.current_time() + seconds):
             self._streams[ticket].cut()
 
@@ -185,71 +185,72 @@ class AcceptGateway:
             except OSError:
                 stream.socket.close()
                 continue
-            front = AcceptedStream(stream, address, port)
+            accepted = AcceptedStream(stream, address, port)
             verdict = self.limiter.try_accept(address, trio.current_time())
             if verdict.evicted is not None:
                 self._streams[verdict.evicted].cut()
             if verdict.ticket is not None:
-                self._hold(front, verdict.ticket)
+                self._hold(accepted, verdict.ticket)
             if verdict.ticket is None or self.upgrade is None:
-                front.cut()
+                accepted.cut()
             else:
-                nursery.start_soon(self._attend, front, self.upgrade)
+                nursery.start_soon(self._serve_socket, accepted, self.upgrade)
 
-    async def _attend(self, front: AcceptedStream, upgrade: Upgrade) -> None:
-        """Everything the library does for this socket happens inside, and ends with the socket."""
+    async def _serve_socket(self, accepted: AcceptedStream, upgrade: Upgrade) -> None:
+        """Run all of the library's work for one socket, and end it with the socket."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_contained, upgrade, front)
-                await self._watch(front)
-                front.cut()
+                nursery.start_soon(_contained, upgrade, accepted)
+                await self._watch(accepted)
+                accepted.cut()
                 nursery.cancel_scope.cancel()
         finally:
-            front.cut()
+            accepted.cut()
 
-    async def _watch(self, front: AcceptedStream) -> None:
+    async def _watch(self, accepted: AcceptedStream) -> None:
+        """Return when the socket has ended or missed a deadline."""
         bounds = self.limiter.settings
         with trio.move_on_after(bounds.pending_s) as in_time:
-            await front.proven.wait()
+            await accepted.proven.wait()
         if in_time.cancelled_caught:
             return
         with trio.move_on_after(bounds.unlinked_s) as in_time:
-            await front.linked.wait()
+            await accepted.linked.wait()
         if not in_time.cancelled_caught:
-            await front.closed.wait()
+            await accepted.closed.wait()
 
 
 class GatewayListener(IListener):
-    """What the library believes to be its listener: it hands us its entrance and learns the bound addresses."""
+    """The library's listener: it passes the library's callback to the gateway, and reports the bound addresses."""
 
-    def __init__(self, front: AcceptGateway, upgrade: Upgrade) -> None:
-        self._front = front
+    def __init__(self, gateway: AcceptGateway, upgrade: Upgrade) -> None:
+        self._gateway = gateway
         self._upgrade = upgrade
 
     async def listen(self, maddr: Multiaddr) -> None:  # noqa: ARG002
-        self._front.upgrade = self._upgrade
+        self._gateway.upgrade = self._upgrade
         await trio.lowlevel.checkpoint()
 
     async def close(self) -> None:
-        if self._front.upgrade is self._upgrade:
-            self._front.upgrade = None
+        if self._gateway.upgrade is self._upgrade:
+            self._gateway.upgrade = None
         await trio.lowlevel.checkpoint()
 
     def get_addrs(self) -> tuple[Multiaddr, ...]:
-        return tuple(Multiaddr(str(address)) for address in self._front.bound)
+        return tuple(Multiaddr(str(address)) for address in self._gateway.bound)
 
 
 class GatewayTransport(ITransport):
     """The only transport of the host: TCP, through :class:`AcceptGateway` inwards and :func:`connect` outwards."""
 
-    def __init__(self, front: AcceptGateway) -> None:
-        self._front = front
+    def __init__(self, gateway: AcceptGateway) -> None:
+        self._gateway = gateway
 
     async def dial(self, maddr: Multiaddr) -> IRawConnection:
         return RawConnection(await connect(parse_address(str(maddr))), True)
 
     def create_listener(self, handler_function: Upgrade) -> IListener:
-        return GatewayListener(self._front, handler_function)
+        return GatewayListener(self._gateway, handler_function)
 
     def can_dial(self, maddr: Multiaddr) -> bool:
         return [protocol.name for protocol in maddr.protocols()][1:2] == ["tcp"]
@@ -268,20 +269,20 @@ async def connect(address: Address) -> AcceptedStream:
     return AcceptedStream(stream, host, port)
 
 
-async def _contained(upgrade: Upgrade, front: AcceptedStream) -> None:
+async def _contained(upgrade: Upgrade, accepted: AcceptedStream) -> None:
     try:
-        await upgrade(front)
+        await upgrade(accepted)
     except Exception as error:
-        log.debug("connection_failed", extra={"address": front.address, "error": repr(error)})
+        log.debug("connection_failed", extra={"address": accepted.address, "error": repr(error)})
     finally:
-        front.cut()
+        accepted.cut()
 
 
 async def _listen(address: Address, text: str) -> trio.SocketListener:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     sock = trio.socket.socket(family, socket.SOCK_STREAM)
     try:
-        # Restarting within a minute must work; sharing the port with a living program must not (no SO_REUSEPORT).
+        # A restart within a minute must work.  Sharing the port with another program must not (no SO_REUSEPORT).
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

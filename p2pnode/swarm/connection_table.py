@@ -1,7 +1,8 @@
-"""The links that stand and the dials under way: made, greeted, chosen between, and ended here.
+"""The links of a node and its dials in progress: it makes links, exchanges HELLO, and ends them.
 
-One link per peer is in use.  Two nodes that dial each other at once get two; both ends then keep the one that was
-dialled by the smaller peer id and let the other go when it is idle, so that no job is lost.
+Each peer has one link in use.  Two nodes that dial each other at once get two; both ends then keep the link that the
+smaller peer id dialled, and close the other one when it is idle, so that no job is lost.  Not here: the rules
+(``protocol.membership.connections``).
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from protocol.wire.messages import Hello
 
 log = logging.getLogger(__name__)
 
-#: Dials under way at once, and wanted at once.
+#: Most dials in progress, and most dials including queued ones.
 DIALS: Final = 16
 DIALS_WANTED: Final = 128
-#: A second link to a peer stays open for this long, seconds, so that the other end has chosen as well.
+#: Seconds that a second link to a peer stays open, so that the other end can choose as well.
 SECOND_LINK_S: Final = 1.0
-#: Addresses kept per peer, and peers whose addresses are kept.
+#: Stored addresses per peer, and peers with stored addresses.
 ADDRS: Final = 8
 REMEMBERED: Final = 4096
 
 
 class Dialling:
-    """A dial under way, shared by whoever wants that peer.  ``asked``: the machine waits for its outcome."""
+    """A dial in progress, shared by all requests for that peer.  ``asked``: the machine waits for its result."""
 
     def __init__(self, peer: PeerId | None, addrs: tuple[str, ...]) -> None:
         self.peer = peer
@@ -49,7 +50,7 @@ class Dialling:
 
 
 class ConnectionTable:
-    """All links of one node.  ``tell`` takes events for the machine; ``kept`` says who is a neighbour."""
+    """All links of one node.  ``emit`` takes events for the machine; ``is_neighbour`` names the neighbours."""
 
     def __init__(
         self,
@@ -59,35 +60,35 @@ class ConnectionTable:
         network: str,
         agent: str,
         owner: LinkOwner,
-        tell: Callable[[Event], None],
-        kept: Callable[[PeerId], bool],
+        emit: Callable[[Event], None],
+        is_neighbour: Callable[[PeerId], bool],
     ) -> None:
         self._net = net
         self._settings = settings
         self._network = network
         self._agent = agent
         self._owner = owner
-        self._tell = tell
-        self._kept = kept
+        self._emit = emit
+        self._is_neighbour = is_neighbour
         self._links: dict[PeerId, list[PeerLink]] = {}  # the first of each list is the one in use
         self._dials: dict[PeerId | tuple[str, ...], Dialling] = {}
-        self._keeper = PingScheduler()
+        self._pings = PingScheduler()
         self._slots = trio.CapacityLimiter(DIALS)
         self._nursery: trio.Nursery | None = None
         self.addrs: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
         self.closed = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Take in whoever dials us, and close what is idle, until cancelled; ``started`` when it can dial."""
+        """Accept links, and close idle ones, until cancelled; ``started`` when it can dial."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
             nursery.start_soon(self._close_idle)
-            nursery.start_soon(self._keeper.run)
+            nursery.start_soon(self._pings.run)
             while True:
                 nursery.start_soon(self._welcome, await self._net.accept())
 
-    # --- what stands ---------------------------------------------------------------------------------------------
+    # --- links ---------------------------------------------------------------------------------------------------
 
     def get(self, peer: PeerId) -> PeerLink | None:
         """The link in use to ``peer``."""
@@ -104,7 +105,7 @@ class ConnectionTable:
                 link.retire(reason)
 
     def ban(self, peer: PeerId, reason: str, seconds: float, address: str = "") -> None:
-        """Close the links to ``peer`` and take no new ones from it or from its address."""
+        """Close the links to ``peer``, and accept no new ones from it or from its address."""
         links = list(self._links.get(peer, ()))
         self._net.ban(peer, links[0].address if links else address, seconds)
         for link in links:
@@ -113,15 +114,15 @@ class ConnectionTable:
     # --- dialling ------------------------------------------------------------------------------------------------
 
     def dial(self, peer: PeerId | None, addrs: tuple[str, ...], *, asked: bool) -> Dialling | None:
-        """Start a dial, or join the one under way.  None: there is a link already, or no room for another dial."""
+        """Start a dial, or join the one in progress.  None: there is a link already, or too many dials are queued."""
         if peer is not None and self.get(peer) is not None:
-            return None  # the machine has been told of that link, or will be before it hears of anything else
+            return None  # the machine knows that link, or its LinkUp is queued before all later events
         key: PeerId | tuple[str, ...] = peer if peer is not None else addrs
         dialling = self._dials.get(key)
         if dialling is None:
             if self.closed or self._nursery is None or len(self._dials) >= DIALS_WANTED:
                 if asked:
-                    self._tell(DialFailed(peer, addrs, "too many dials at once"))
+                    self._emit(DialFailed(peer, addrs, "too many dials at once"))
                 return None
             dialling = self._dials[key] = Dialling(peer, addrs)
             self._nursery.start_soon(self._run_dial, key, dialling)
@@ -145,14 +146,14 @@ class ConnectionTable:
         finally:
             del self._dials[key]
         if link is None and dialling.asked:
-            self._tell(DialFailed(dialling.peer, dialling.addrs, dialling.problem))
+            self._emit(DialFailed(dialling.peer, dialling.addrs, dialling.problem))
         elif link is not None:
             self._register(link, again=dialling.peer is None)
         dialling.done.set()
         if link is not None:
             await self._serve(link)
 
-    # --- a link's life -------------------------------------------------------------------------------------------
+    # --- the life of a link --------------------------------------------------------------------------------------
 
     async def _welcome(self, stream: Link) -> None:
         link = None
@@ -162,7 +163,7 @@ class ConnectionTable:
         except trio.TooSlowError:
             log.debug("no_hello", extra={"address": stream.address})
         except (NetError, RemoteProtocolError) as error:
-            log.debug("not_let_in", extra={"address": stream.address, "reason": str(error)})
+            log.debug("link_refused", extra={"address": stream.address, "reason": str(error)})
         except Exception:
             log.exception("welcome_defect", extra={"note": DEFECT})
         if link is not None:
@@ -170,7 +171,7 @@ class ConnectionTable:
             await self._serve(link)
 
     async def _greet(self, stream: Link) -> PeerLink:
-        """Both HELLOs, or the stream is cut."""
+        """Exchange HELLO; on a failure the stream is cut."""
         link = PeerLink(stream, self._settings.link)
         try:
             own = Hello(PROTOCOL_VERSION, self._network, self._agent, self._net.addrs()[:ADDRS], stream.address)
@@ -187,22 +188,22 @@ class ConnectionTable:
         return link
 
     def _register(self, link: PeerLink, *, again: bool = False) -> None:
-        """A link stands: tell the machine, or, if it is the second to that peer, keep one.
+        """Add a link and tell the machine; of two links to one peer keep one.
 
-        ``again``: the machine is told in any case, because it dialled an address and not a peer.
+        ``again``: the machine gets ``LinkUp`` in any case, because it dialled an address and not a peer.
         """
         peer = link.peer
         links = self._links.setdefault(peer, [])
         links.append(link)
-        said = link.hello.addrs if link.hello else ()
-        addrs = tuple(dict.fromkeys((link.via, *said) if link.via else said))[:ADDRS]
+        stated = link.hello.addrs if link.hello else ()
+        addrs = tuple(dict.fromkeys((link.via, *stated) if link.via else stated))[:ADDRS]
         self.addrs[peer] = addrs
         log.debug("link_up", extra={"peer": short(peer), "address": link.address, "outbound": link.outbound})
         self.addrs.move_to_end(peer)
         if len(self.addrs) > REMEMBERED:
             self.addrs.popitem(last=False)
         if len(links) == 1 or again:
-            self._tell(LinkUp(peer, link.outbound, link.address, addrs))
+            self._emit(LinkUp(peer, link.outbound, link.address, addrs))
         if len(links) > 1:
             self._choose(links)
 
@@ -216,11 +217,11 @@ class ConnectionTable:
         for link in links[1:]:
             if not link.retired and self._nursery is not None:
                 link.retired = True
-                self._nursery.start_soon(_let_go, link)
+                self._nursery.start_soon(_retire, link)
 
     async def _serve(self, link: PeerLink) -> None:
         try:
-            await link.run(self._owner, self._keeper)
+            await link.run(self._owner, self._pings)
         except Exception:
             log.exception("link_defect", extra={"peer": short(link.peer), "note": DEFECT})
         finally:
@@ -229,7 +230,7 @@ class ConnectionTable:
             links.remove(link)
             if not links:
                 del self._links[link.peer]
-                self._tell(LinkDown(link.peer, link.reason))
+                self._emit(LinkDown(link.peer, link.reason))
 
     async def _close_idle(self) -> None:
         limits = self._settings.connections
@@ -237,11 +238,11 @@ class ConnectionTable:
             await trio.sleep(limits.idle_check_s)
             now = trio.current_time()
             for link in self:
-                neighbour, unused_s = self._kept(link.peer), now - link.used
+                neighbour, unused_s = self._is_neighbour(link.peer), now - link.used
                 if is_idle(limits, outbound=link.outbound, jobs=link.channels, neighbour=neighbour, unused_s=unused_s):
                     link.retire("idle")
 
 
-async def _let_go(link: PeerLink) -> None:
+async def _retire(link: PeerLink) -> None:
     await trio.sleep(SECOND_LINK_S)
     link.retire("another link to the same peer is kept")

@@ -1,8 +1,7 @@
-"""``Net`` on py-libp2p: identity, TCP, Noise, yamux and identify of the library; dialling, accepting and life our own.
+"""``Net`` on py-libp2p, with the library's identity, Noise, yamux and identify, and our own sockets and dialler.
 
-One stream ``/p2pnode/link/1`` per connection, opened by whoever dialled, is the whole use that is made of a
-connection; when it ends, the connection is cut.  What the library does wrong is handled in ``containment`` and
-``accept_gateway``.
+The dialler opens one stream ``/p2pnode/link/1`` per connection, and the end of that stream ends the connection.
+Workarounds for defects of the library are in ``containment`` and ``accept_gateway``.
 """
 
 from __future__ import annotations
@@ -42,16 +41,16 @@ _GREETING: Final = encode_delim(b"/multistream/1.0.0") + encode_delim(LINK_PROTO
 #: Longest answer to the greeting, bytes: both lines echoed, or a refusal.
 _GREETING_BYTES: Final = 1024
 
-#: Addresses of one peer that are dialled, all at once (an advert has at most 4, HELLO at most 8).
+#: Addresses of one peer to dial, in parallel (an advert has at most 4, HELLO at most 8).
 DIAL_ADDRS: Final = 8
 #: Accepted links that wait for the swarm.
 ACCEPT_QUEUE: Final = 32
-#: Pause before a host that ended is built again, seconds: the first, and the longest after many.
+#: First and longest pause before a failed host is rebuilt, seconds.
 RESTART_S: Final = (0.05, 5.0)
 
 
 class Libp2pLink:
-    """One stream to one peer.  Ends together with its connection."""
+    """One stream to one peer.  It ends together with its connection."""
 
     def __init__(self, peer: PeerId, muxed: ContainedYamux, stream: YamuxStream, via: str = "") -> None:
         self.peer = peer
@@ -107,13 +106,13 @@ class Libp2pLink:
         """Close the socket now; reader and writer see the end."""
         self._muxed.front.cut()
         self._muxed.event_shutting_down.set()
-        self._muxed.sink(self._stream, None)  # the library keeps a connection for a while; not what hung on it
+        self._muxed.sink(self._stream, None)  # the library keeps a connection for a while, so drop its references
         event = self._muxed.stream_events.get(self._stream.stream_id)
         if event is not None:
             event.set()
 
     async def negotiate(self) -> None:
-        """Ask for our protocol, in one round trip: both lines are sent before the first is answered."""
+        """Negotiate our protocol in one round trip: both lines are sent before the first answer."""
         await self.send_all(_GREETING)
         answer = b""
         while len(answer) < len(_GREETING):
@@ -125,7 +124,7 @@ class Libp2pLink:
 
 
 class Libp2pNet:
-    """The network of one key.  ``listen`` are multiaddrs; ``announce`` replaces what is told to others."""
+    """The network of one key.  ``listen`` are multiaddrs; ``announce`` replaces the addresses that others learn."""
 
     def __init__(
         self,
@@ -140,10 +139,10 @@ class Libp2pNet:
         self.local_id = Ed25519Signer(seed).peer_id
         self._listen = tuple(listen)
         self._announce = tuple(announce)
-        if loopback_exempt is None:  # a node that listens on this machine only is dialled from one address only
+        if loopback_exempt is None:  # all peers of a node that listens on loopback have the same address
             loopback_exempt = all(is_loopback(parse_address(text).host) for text in self._listen)
         self.limiter = ConnectionLimiter(limits or ConnectionSettings(), loopback_exempt=loopback_exempt)
-        self._front = AcceptGateway(self.limiter)
+        self._gateway = AcceptGateway(self.limiter)
         self._host: BasicHost | None = None
         self._links: set[Libp2pLink] = set()
         self._send, self._accepted = trio.open_memory_channel[Libp2pLink](ACCEPT_QUEUE)
@@ -152,44 +151,44 @@ class Libp2pNet:
     # --- life ----------------------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen until cancelled; see ``Net.run``.  Raises ``WrongLibrary`` as well."""
+        """Listen until cancelled; see ``Net.run``.  It also raises ``WrongLibrary``."""
         check_library()
         quiet()
-        await self._front.bind(self._listen)
+        await self._gateway.bind(self._listen)
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._supervise)
-                nursery.start_soon(self._front.serve)
+                nursery.start_soon(self._gateway.serve)
                 task_status.started()
         finally:
-            self._front.close()
+            self._gateway.close()
 
     async def _supervise(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Keep a host running.  Whatever ends one is a defect, but never the end of the node."""
+        """Keep a host running.  The end of a host is a defect, but must not end the node."""
         pause = RESTART_S[0]
         while True:
             started = trio.current_time()
             try:
-                await self._host_life(task_status)
+                await self._run_host(task_status)
             except* Exception as group:
                 self.restarts += 1
                 log.warning("network_restarted", extra={"error": repr(group.exceptions[0])})
-            # A host that lived for a while starts over with the short pause.
+            # After a host that ran for a while, the pause is short again.
             pause = RESTART_S[0] if trio.current_time() - started > RESTART_S[1] else min(2 * pause, RESTART_S[1])
             await trio.sleep(pause)
 
-    async def _host_life(self, task_status: trio.TaskStatus[None]) -> None:
-        host = build_host(self._seed, self._front, self.limiter.settings)
+    async def _run_host(self, task_status: trio.TaskStatus[None]) -> None:
+        host = build_host(self._seed, self._gateway, self.limiter.settings)
         host.set_stream_handler(TProtocol(LINK_PROTOCOL), self._on_stream)
         try:
-            async with host.run([Multiaddr(str(address)) for address in self._front.bound]):
+            async with host.run([Multiaddr(str(address)) for address in self._gateway.bound]):
                 self._host = host
                 if self.restarts == 0:
                     task_status.started()
                 await trio.sleep_forever()
         finally:
             self._host = None
-            self._front.upgrade = None
+            self._gateway.upgrade = None
             for link in list(self._links):
                 link.cut()
 
@@ -215,7 +214,7 @@ class Libp2pNet:
         self._keep(link, muxed.front)
 
     def _keep(self, link: Libp2pLink, front: AcceptedStream) -> None:
-        """Know the link while its socket is open, so that the end of a host or a ban can end it."""
+        """Track the link while its socket is open, so that the end of the host or a ban can end it."""
         self._links.add(link)
         front.on_cut = lambda: self._links.discard(link)
 
@@ -256,7 +255,7 @@ class Libp2pNet:
         if host is None:
             raise NetError("the network stack is starting")
         peer = target.peer if target.peer is not None else await self._who_is(host, target)
-        front = await self._front.dial(target, peer)
+        front = await self._gateway.dial(target, peer)
         front.linked.set()  # the one link of this connection is ours to open
         try:
             network: Any = host.get_network()
@@ -272,7 +271,7 @@ class Libp2pNet:
 
     async def _who_is(self, host: BasicHost, target: Address) -> PeerId:
         """The key that answers at an address, proven by a handshake of its own (seeds given without an id)."""
-        front = await self._front.dial(target, None)
+        front = await self._gateway.dial(target, None)
         try:
             raw = RawConnection(front, True)
             selector = host.get_network().upgrader.security_multistream  # type: ignore[attr-defined]
@@ -295,20 +294,20 @@ class Libp2pNet:
             given = parse_address(text)
             found[str(Address(given.host, given.port, self.local_id))] = None
         if not found:
-            for bound in self._front.bound:
+            for bound in self._gateway.bound:
                 for host in _reachable(bound.host):
                     found[str(Address(host, bound.port, self.local_id))] = None
         return tuple(found)
 
     def ban(self, peer: PeerId, address: str, seconds: float) -> None:
-        self._front.ban(peer, address, seconds)
+        self._gateway.ban(peer, address, seconds)
         for link in list(self._links):
             if link.peer == peer:
                 link.cut()
 
 
 def _targets(peer: PeerId | None, addrs: Sequence[str], me: PeerId) -> dict[Address, str]:
-    """What to dial, with the text it was read from: well-formed, of the right peer, each once."""
+    """The addresses to dial with their texts: valid, of the right peer, without duplicates."""
     targets: dict[Address, str] = {}
     for text in addrs:
         with suppress(BadAddress):
@@ -320,13 +319,13 @@ def _targets(peer: PeerId | None, addrs: Sequence[str], me: PeerId) -> dict[Addr
 
 
 def _reachable(host: str) -> list[str]:
-    """The addresses of this machine that a socket bound to ``host`` answers at; loopback only if there is no other."""
+    """The addresses at which a socket bound to ``host`` is reachable; loopback only if there is no other."""
     wildcard = {"0.0.0.0": (socket.AF_INET, "192.0.2.1", "127.0.0.1"), "::": (socket.AF_INET6, "2001:db8::1", "::1")}  # noqa: S104
     if host not in wildcard:
         return [host]
     family, somewhere, loopback = wildcard[host]
     with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        # Nothing is sent: the kernel only says which address it would send from (RFC 5737 and 3849 names nobody).
+        # Nothing is sent: the kernel only selects a source address (RFC 5737 and 3849 reserve these targets).
         probe.connect((somewhere, 9))
         own = probe.getsockname()[0]
         if not is_loopback(own):
@@ -335,7 +334,7 @@ def _reachable(host: str) -> list[str]:
 
 
 def _reason(error: BaseException) -> str:
-    """One line for the person who reads why a peer was not reached."""
+    """One line for the user about why a peer was not reached."""
     if isinstance(error, InvalidPeerId | NetError):
         return str(error)
     if isinstance(error, BaseExceptionGroup):

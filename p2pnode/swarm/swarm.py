@@ -1,7 +1,7 @@
-"""The network as the rest of the daemon sees it: jobs to and from peers, the view, look-ups.
+"""The interface of the network for the rest of the daemon: jobs to and from peers, the view, look-ups.
 
-It drives ``protocol.node``: performs what the machine asks for and gives it what happens.  It decides nothing about
-peers.  The links themselves are in ``connection_table``.
+It drives ``protocol.node``: it performs the machine's effects and gives it events.  It makes no decisions about peers.
+The links are in ``connection_table``.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds a look-up may take here; the machine's own deadline is shorter.
+#: Longest look-up, seconds; the machine's own deadline is shorter.
 FIND_S: Final = 10.0
-#: Seconds to hand the last messages to the network when leaving.
+#: Seconds to send the last messages when leaving.
 LEAVE_S: Final = 1.0
-#: Kinds between nodes that this version knows; others are a newer peer's and passed over.
+#: Kinds between nodes that this version knows; others come from newer peers and are ignored.
 _KINDS: Final = frozenset({RECORDS, DIGEST, DOUBT, DHT_QUERY, DHT_REPLY, DHT_STORE})
-#: Those of them that are gossip, and what metrics call them.
+#: The kinds of gossip, and their names in metrics.
 _GOSSIP: Final = {RECORDS: "records", DIGEST: "digest", DOUBT: "doubt"}
 
-#: Awaited for every job that a peer brings, with its first frames; the channel is reset if it was not closed.
+#: Runs each job of a peer, with its first frames; afterwards the channel is reset unless it was closed.
 OnJob = Callable[[Channel, list[tuple[int, bytes]]], Awaitable[None]]
 
 
 class _Find:
-    """A look-up under way."""
+    """A look-up in progress."""
 
     def __init__(self) -> None:
         self.found: Found | None = None
@@ -82,13 +82,13 @@ class Swarm:
             network=network,
             agent=agent,
             owner=self,
-            tell=self._driver.put,
-            kept=node.overlay.is_standing,
+            emit=self._driver.put,
+            is_neighbour=node.overlay.is_standing,
         )
         self._penalties = Penalties(settings.penalties)
         self._finds: dict[int, _Find] = {}
-        #: Links that the machine has said something on in this turn of the driver.
-        self._said: dict[PeerLink, None] = {}
+        #: Links with messages of the machine from this turn of the driver.
+        self._to_flush: dict[PeerLink, None] = {}
         self._reported: Load | None = None
         self._queries = itertools.count(1)
         self._nursery: trio.Nursery | None = None
@@ -105,11 +105,11 @@ class Swarm:
             nursery.start_soon(self._driver.run)
             task_status.started()
 
-    # --- what the daemon asks of it ------------------------------------------------------------------------------
+    # --- for the daemon ------------------------------------------------------------------------------------------
 
     @property
     def view(self) -> Any:
-        """What is believed of each peer (``protocol.membership.peer_view.PeerView``)."""
+        """The view of all peers (``protocol.membership.peer_view.PeerView``)."""
         return self._node.view
 
     @property
@@ -118,11 +118,11 @@ class Swarm:
 
     @property
     def addrs(self) -> tuple[str, ...]:
-        """Where this node can be dialled."""
+        """The addresses of this node."""
         return self._net.addrs()
 
     async def open_job(self, peer: PeerId) -> Channel:
-        """A channel to ``peer``, which is dialled if no link stands; raises ``PeerUnreachable``."""
+        """A channel to ``peer``; without a link it dials the peer.  Raises ``PeerUnreachable``."""
         link = self._links.get(peer)
         if link is None:
             await self._reach(peer)
@@ -136,13 +136,13 @@ class Swarm:
             raise PeerUnreachable(f"{short(peer)}: {error}") from error
 
     def advertise(self, advert: Advert) -> None:
-        """Tell the network what this node is now."""
+        """Publish a new advert of this node."""
         self._driver.put(Advertise(advert))
 
     def report_load(self, load: Load) -> None:
-        """Tell the machine what this node does now; it decides whether that is news.
+        """Give the machine the current load; it decides whether to publish it.
 
-        That nothing is done still is none.
+        An unchanged load without jobs is not passed on.
         """
         if load != self._reported or load.running or load.waiting:
             self._reported = load
@@ -153,11 +153,11 @@ class Swarm:
         return await self._find(lambda query: FindPeer(query, peer))
 
     async def find_providers(self, model: ModelId) -> Found:
-        """Look up who serves a model."""
+        """Look up the peers that serve a model."""
         return await self._find(lambda query: FindProviders(query, model))
 
     async def leave(self) -> None:
-        """Say goodbye to all neighbours and take no more jobs; cancel :meth:`run` when those that run are done."""
+        """Say goodbye to all neighbours, and accept no more jobs.  Cancel :meth:`run` after the running ones."""
         self._links.closed = True
         self._driver.put(Leave())
         with trio.move_on_after(LEAVE_S):
@@ -168,7 +168,7 @@ class Swarm:
 
     @property
     def linked(self) -> bool:
-        """Whether any link stands."""
+        """Whether this node has a link."""
         return any(True for _ in self._links)
 
     def links(self) -> list[dict[str, Any]]:
@@ -206,7 +206,7 @@ class Swarm:
             case Send(peer, message):
                 link = self._links.get(peer)
                 if link is not None and (size := link.post(message, hold=True)):
-                    self._said[link] = None
+                    self._to_flush[link] = None
                     self._count(kind_of(message), "out", size)
             case Dial(peer, addrs):
                 self._links.dial(peer, addrs, asked=True)
@@ -223,10 +223,10 @@ class Swarm:
                     find.done.set()
 
     def _send_all(self) -> None:
-        """The machine has said what it had to say for now: what goes to one peer leaves in one write."""
-        for link in self._said:
+        """Send the machine's messages of this turn, those to one peer in one write."""
+        for link in self._to_flush:
             link.hurry()
-        self._said.clear()
+        self._to_flush.clear()
 
     def _count(self, kind: int, direction: str, size: int) -> None:
         name = _GOSSIP.get(kind)
@@ -244,7 +244,7 @@ class Swarm:
     # --- reaching a peer -----------------------------------------------------------------------------------------
 
     async def _reach(self, peer: PeerId) -> None:
-        """Make a link for a job: by the addresses at hand, then by those that the DHT knows."""
+        """Make a link for a job: first with known addresses, then with those that the DHT finds."""
         if peer == self.me:
             raise PeerUnreachable("that is this node itself")
         problem = "none of its addresses is known"
@@ -289,7 +289,7 @@ class Swarm:
             self._finds.pop(query, None)
         return find.found or Found(query, (), (), 0)
 
-    # --- what links tell (``peerlink.LinkOwner``) ----------------------------------------------------------------
+    # --- for links (``peerlink.LinkOwner``) ----------------------------------------------------------------------
 
     async def on_message(self, link: PeerLink, kind: int, payload: bytes) -> None:
         while not self.take_message(link, kind, payload):
@@ -306,7 +306,7 @@ class Swarm:
         except RemoteProtocolError as error:
             self._penalise(link.peer, error.blame, str(error))
         else:
-            self._driver.hand(Received(link.peer, message))  # type: ignore[arg-type]
+            self._driver.hand(Received(link.peer, message))  # type: ignore[arg-type]  # ``_KINDS`` makes it a NodeMessage
         return True
 
     def on_channel(self, link: PeerLink, channel: Channel) -> None:  # noqa: ARG002
@@ -322,7 +322,7 @@ class Swarm:
         self._penalise(link.peer, error.blame, str(error), link.address)
 
     async def _job(self, channel: Channel) -> None:
-        """One job of a peer.  Whatever goes wrong in it ends it and nothing else."""
+        """Run one job of a peer; a failure ends only this job."""
         try:
             async with channel:
                 await self._on_job(channel, await channel.receive())

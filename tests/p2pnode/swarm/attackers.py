@@ -77,7 +77,7 @@ def impostor(victim: Libp2pNet) -> KeyPair:
 
 async def intrude(host: Any, victim: Libp2pNet) -> Any:
     """A connection from a stranger to the victim; its muxer."""
-    front = await connect(victim._front.bound[0])
+    front = await connect(victim._gateway.bound[0])
     host.sockets.append(front)
     with trio.fail_after(5):
         raw = RawConnection(front, True)
@@ -112,5 +112,5 @@ async def socket_from(source: str, victim: Libp2pNet) -> trio.SocketStream:
     """A TCP connection to the victim from another address of this machine's loopback network."""
     sock = trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     await sock.bind((source, 0))
-    await sock.connect(("127.0.0.1", victim._front.bound[0].port))
+    await sock.connect(("127.0.0.1", victim._gateway.bound[0].port))
     return trio.SocketStream(sock)

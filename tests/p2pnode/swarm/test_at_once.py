@@ -286,7 +286,7 @@ async def test_a_defect_where_no_task_of_a_link_runs_ends_that_link_only(
         if broken == "tick":
             hurt: type = type("Hurt", (Mux,), {"tick": lambda *_: 1 / 0, "next_deadline": lambda _, now: now})
             link.mux.__class__ = hurt
-            other._links._keeper.add(link)
+            other._links._pings.add(link)
         else:
             if broken in ("room", "send_now"):
                 monkeypatch.setattr(link._link, broken, lambda *_: 1 / 0)

@@ -454,7 +454,7 @@ async def main():
         async with running(real_net(2)) as two:
             knows(one, two)
             await ask(one, two.me)
-            stream = await trio.open_tcp_stream("127.0.0.1", one._net._front.bound[0].port)
+            stream = await trio.open_tcp_stream("127.0.0.1", one._net._gateway.bound[0].port)
             await stream.send_all(b"garbage" * 10)
             await stream.aclose()
             await two._net.dial(None, (one.addrs[0].split("/p2p/")[0],))

@@ -122,7 +122,7 @@ async def test_no_listener_outlives_its_node_and_the_port_works_again() -> None:
     net = real_net(1)
     async with running(net) as swarm:
         await honest(swarm)
-        port = net._front.bound[0].port
+        port = net._gateway.bound[0].port
     with pytest.raises(OSError, match=r"refused|multiple|connect"):
         await trio.open_tcp_stream("127.0.0.1", port)
     for _ in range(3):
@@ -133,11 +133,11 @@ async def test_no_listener_outlives_its_node_and_the_port_works_again() -> None:
 async def test_a_port_in_use_is_an_error() -> None:
     net = real_net(1)
     async with running(net):
-        taken = f"/ip4/127.0.0.1/tcp/{net._front.bound[0].port}"
+        taken = f"/ip4/127.0.0.1/tcp/{net._gateway.bound[0].port}"
         second = Libp2pNet(seed_of(2), [ANY_PORT, taken])
         with pytest.raises(PortInUse, match="choose another"):
             await second.run()
-        assert second._front._listeners == []
+        assert second._gateway._listeners == []
 
 
 async def test_a_stack_that_fails_is_started_again_on_the_same_port() -> None:
