@@ -114,8 +114,7 @@ class BadWorker(Worker):
     @property
     def bad(self) -> bool:
         """Whether the next job is treated badly."""
-        assert isinstance(self.peer, Attacker), "only attackers have such workers"
-        return self.peer.active
+        return self.attacker.active
 
     @property
     def attacker(self) -> Attacker:

@@ -8,9 +8,9 @@ import msgspec
 
 from protocol.jobs.admission import AdmissionEvent, Arrived
 from protocol.perf.gpu_catalog import find_gpu
-from protocol.statements.adverts import Advert, Load, ModelOffer
+from protocol.statements.adverts import Advert, ModelOffer
 from simulations.attackers.armed import Attacker, BadWorker
-from simulations.attackers.stalling import IdleLoad
+from simulations.attackers.stalling import LooksIdle
 from simulations.sim.jobs import Job, SimAttempt
 from simulations.sim.machines import bare_offer
 
@@ -42,14 +42,10 @@ class LiarLoadWorker(BadWorker):
         self._taken.clear()
 
 
-class LiarLoad(Attacker):
+class LiarLoad(LooksIdle):
     """Always idle, takes everything, and is slow.  ``amount``: how many times slower than its GPU."""
 
     WORKS_AS = LiarLoadWorker
-
-    def __init__(self, *args: object, **named: object) -> None:
-        super().__init__(*args, **named)
-        self._idle = IdleLoad()
 
     def begin(self) -> None:
         super().begin()
@@ -62,11 +58,6 @@ class LiarLoad(Attacker):
     def _throttle(self, share: float) -> None:
         if self.worker is not None:
             self.worker.throttle(share, self)
-
-    def make_load(self) -> Load:
-        true = super().make_load()
-        gpu = self.machine.gpu
-        return self._idle.of(true, gpu.vram_mib * gpu.count) if self.active and gpu is not None else true
 
 
 class LiarSpecsWorker(BadWorker):

@@ -9,7 +9,7 @@ import msgspec
 
 from protocol.jobs.cascade_events import Completed, Progress, WasBusy
 from protocol.statements.adverts import Load, Status
-from simulations.attackers.armed import Attacker, BadWorker, Pretender
+from simulations.attackers.armed import Attacker, Pretender
 from simulations.sim.jobs import END_BYTES, PIECE_BYTES, REFUSAL_BYTES, SimAttempt
 
 #: Tokens per second of a slow drip: twice what an entry puts up with at least.
@@ -55,18 +55,20 @@ class SlowDrip(Attacker):
     WORKS_AS = SlowDripWorker
 
 
-class IdleLoad:
-    """A load that says: nothing to do here, all memory free."""
+class LooksIdle(Attacker):
+    """Says in its load that it has nothing to do and all memory free."""
 
-    def __init__(self) -> None:
-        self._last: Load | None = None
+    _last: Load | None = None
 
-    def of(self, true: Load, vram_mib: int) -> Load:
+    def make_load(self) -> Load:
         """The true load without its burden; the same object as the last time if it says the same."""
+        true, gpu = super().make_load(), self.machine.gpu
+        if not self.active or gpu is None:
+            return true
         load = msgspec.structs.replace(
             true,
             status=int(Status.ONLINE),
-            free_vram_mib=vram_mib,
+            free_vram_mib=gpu.vram_mib * gpu.count,
             running=0,
             waiting=0,
             kv_permille=0,
@@ -75,34 +77,20 @@ class IdleLoad:
             gpu_percent=0,
             throttled=False,
         )
-        if load != self._last:
+        if self._last is None or load != self._last:
             self._last = load
-        assert self._last is not None, "it was just made"
         return self._last
 
 
-class RefuserWorker(BadWorker):
+class RefuserWorker(Pretender):
     """Has never time for the jobs of others."""
 
-    def requested(self, attempt: SimAttempt) -> None:
-        if not self.bad:
-            super().requested(attempt)
-            return
-        self.arrivals += 1
+    def pretend(self, attempt: SimAttempt) -> None:
         attempt.over = True
         self._say(attempt, REFUSAL_BYTES, WasBusy(self.peer.peer_id, math.ceil(self.attacker.amount(1.0))))
 
 
-class Refuser(Attacker):
+class Refuser(LooksIdle):
     """A free rider: looks idle, is busy for everybody, and would have its own jobs done by others."""
 
     WORKS_AS = RefuserWorker
-
-    def __init__(self, *args: object, **named: object) -> None:
-        super().__init__(*args, **named)
-        self._idle = IdleLoad()
-
-    def make_load(self) -> Load:
-        true = super().make_load()
-        gpu = self.machine.gpu
-        return self._idle.of(true, gpu.vram_mib * gpu.count) if self.active and gpu is not None else true

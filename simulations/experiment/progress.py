@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from simulations.experiment.run_pool import Made, Planned, Word
+from simulations.experiment.run_pool import Made, Planned
+from simulations.run import RunProgress
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -82,7 +83,7 @@ def clock_text(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-def word_text(word: Word, of_s: float, speed: float) -> str:
+def word_text(word: RunProgress, of_s: float, speed: float) -> str:
     """Speed and jobs of a run; after its end, what it still waits for."""
     if word.waiting:
         rest = f"{word.rest_s:,.0f} s more for {word.waiting:,} jobs under way"
@@ -111,7 +112,7 @@ class Lines:
         self._tally.begins(index)
         self._said[index] = self._clock()
 
-    def goes(self, index: int, word: Word) -> None:
+    def goes(self, index: int, word: RunProgress) -> None:
         """A run is so far."""
         self._tally.goes(index, word.virtual_s)
         if self._clock() - self._said[index] >= LINE_S:
@@ -165,7 +166,7 @@ class Bars:
         name = planned.label if len(planned.label) <= NAME_WIDTH else f"…{planned.label[1 - NAME_WIDTH :]}"
         self._tasks[index] = self._bars.add_task(name, total=planned.of_s, far="")
 
-    def goes(self, index: int, word: Word) -> None:
+    def goes(self, index: int, word: RunProgress) -> None:
         """A run is so far."""
         self._tally.goes(index, word.virtual_s)
         far = word_text(word, self._tally.planned[index].of_s, self._tally.speed(index))

@@ -29,6 +29,7 @@ from typing import Any, Final, Protocol
 
 from simulations.experiment.loading import Loaded, Point, label
 from simulations.experiment.overrides import SHIPPED, Overrides
+from simulations.run import RunProgress
 from simulations.scenario import Scenario
 
 #: ``module:function`` that runs one scenario with one seed.
@@ -78,26 +79,13 @@ class Made:
     timing: dict[str, Any]
 
 
-@dataclass(slots=True)
-class Word:
-    """How far a run is, as ``run.Progress`` has it: the run writes here, and reads whether to stop."""
-
-    virtual_s: float = 0.0
-    of_s: float = 0.0
-    rest_s: float = 0.0
-    waiting: int = 0
-    jobs: int = 0
-    events: int = 0
-    stop: bool = False
-
-
 class Audience(Protocol):
     """Who is told how it goes (``progress``)."""
 
     def begins(self, index: int, planned: Planned) -> None:
         """A run begins."""
 
-    def goes(self, index: int, word: Word) -> None:
+    def goes(self, index: int, word: RunProgress) -> None:
         """A run is so far."""
 
     def ends(self, index: int, made: Made | None) -> None:
@@ -143,7 +131,7 @@ def toml_text(value: Any) -> str:
 # --- in the child ----------------------------------------------------------------------------------------------------
 
 
-def one_run(planned: Planned, world: str = WORLD, progress: Word | None = None) -> Made:
+def one_run(planned: Planned, world: str = WORLD, progress: RunProgress | None = None) -> Made:
     """Make a run here and now.  What it raises becomes its ``error``."""
     wall, cpu = time.perf_counter(), time.process_time()
     end_s = end_cpu_s = 0.0
@@ -207,7 +195,7 @@ def _child(planned: Planned, world: str, pipe: Connection, stop: Any) -> None:
     """The whole life of a child.  ctrl-C reaches it with its parent, who will say what it means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    progress = Word()
+    progress = RunProgress()
     over = threading.Event()
 
     def tell() -> None:
@@ -257,7 +245,7 @@ class RunPool:
     _waiting: list[int] = field(default_factory=list)
     _running: list[_Running] = field(default_factory=list)
     #: What the run in this process reads, if there is one.
-    _word: Word | None = None
+    _word: RunProgress | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -286,7 +274,8 @@ class RunPool:
             here, there = context.Pipe(duplex=False)
             arguments = (self.planned[index], self.world, there, stop)
             process = context.Process(target=_child, args=arguments, daemon=True)
-            with _unheard():
+            # It ignores ctrl-C from its first instruction, not only once it has got so far.
+            with _handled(signal.SIG_IGN, signal.SIGINT):
                 process.start()
             there.close()
             self._running.append(_Running(index, process, here))
@@ -309,7 +298,7 @@ class RunPool:
         except (EOFError, OSError):
             self._gone(running)
             return
-        if isinstance(said, Word):
+        if isinstance(said, RunProgress):
             self.audience.goes(running.index, said)
         else:
             running.made = said
@@ -342,7 +331,7 @@ class RunPool:
                 if self.stops:
                     break
                 self.audience.begins(index, each)
-                self._word = Word()
+                self._word = RunProgress()
                 with suppress(KeyboardInterrupt):  # the second
                     self.made[index] = one_run(each, self.world, self._word)
                 self._word = None  # what is said of it is not to be broken off
@@ -363,15 +352,8 @@ class RunPool:
             self._word.stop = True
             self.audience.stopping()
 
-        if threading.current_thread() is not threading.main_thread():
+        with _handled(heard, signal.SIGINT, signal.SIGTERM):
             yield
-            return
-        before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, old in before.items():
-                signal.signal(number, old)
 
 
 def _died(planned: Planned, code: int | None) -> Made:
@@ -411,13 +393,12 @@ def _inherited() -> Iterator[None]:
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
-    """A process started in here ignores ctrl-C from its first instruction, not only once it has got so far."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _handled(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
+    """Signals go to this handler meanwhile; only the main thread may say so."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in numbers if main}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, old in before.items():
+            signal.signal(number, old)

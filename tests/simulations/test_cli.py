@@ -19,7 +19,8 @@ from simulations.cli import seconds_of
 from simulations.experiment import campaign, run_pool
 from simulations.experiment import fuzz as chaos
 from simulations.experiment.progress import Bars, Lines, Tally, clock_text
-from simulations.experiment.run_pool import Made, Planned, Word
+from simulations.experiment.run_pool import Made, Planned
+from simulations.run import RunProgress
 from simulations.scenario import Scenario, Topology
 
 STANDIN = "tests.simulations.experiment.standin:run"
@@ -429,9 +430,9 @@ def test_plain_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> No
     lines.begins(0, PLANS[0])
     for second in range(12):
         now[0] = float(second)
-        lines.goes(0, Word(virtual_s=5.0 * second, jobs=10 * second))
+        lines.goes(0, RunProgress(virtual_s=5.0 * second, jobs=10 * second))
     now[0] += 10.0
-    lines.goes(0, Word(virtual_s=120.0, rest_s=7.0, waiting=3, jobs=250))
+    lines.goes(0, RunProgress(virtual_s=120.0, rest_s=7.0, waiting=3, jobs=250))
     lines.ends(0, made())
     lines.ends(1, None)
     assert capsys.readouterr().out.splitlines() == [
@@ -447,7 +448,7 @@ def test_bars_go_and_leave_only_trouble() -> None:
     with Bars(PLANS, console) as bars:
         for index, plan in enumerate(PLANS):
             bars.begins(index, plan)
-            bars.goes(index, Word(virtual_s=60.0, jobs=5))
+            bars.goes(index, RunProgress(virtual_s=60.0, jobs=5))
         bars.ends(0, made())
         bars.stopping()
         bars.ends(1, None)

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from simulations.experiment.run_pool import Word
+from simulations.run import RunProgress
 from simulations.scenario import Scenario
 
 
@@ -26,7 +26,7 @@ class Came:
     end_cpu_s: float = 0.0
 
 
-def run(scenario: Scenario, seed: int, progress: Word | None, until: float | None) -> Came:
+def run(scenario: Scenario, seed: int, progress: RunProgress | None, until: float | None) -> Came:
     if scenario.about == "crash" and seed == 2:
         raise ZeroDivisionError("nothing to share")
     if scenario.about == "die" and seed == 2:
@@ -56,7 +56,7 @@ def run(scenario: Scenario, seed: int, progress: Word | None, until: float | Non
     return came
 
 
-def _slowly(end: float, progress: Word) -> float:
+def _slowly(end: float, progress: RunProgress) -> float:
     while progress.virtual_s < end and not progress.stop:
         time.sleep(0.01)
         progress.virtual_s += 1.0

@@ -17,7 +17,8 @@ import pytest
 
 from simulations.experiment.loading import find, load
 from simulations.experiment.overrides import Overrides
-from simulations.experiment.run_pool import Made, Planned, RunPool, Word, one_run, plan, toml_text
+from simulations.experiment.run_pool import Made, Planned, RunPool, one_run, plan, toml_text
+from simulations.run import RunProgress
 
 STANDIN = "tests.simulations.experiment.standin:run"
 ROOT = Path(__file__).parents[3]
@@ -32,7 +33,7 @@ class Silent:
     def begins(self, index: int, planned: Planned) -> None:
         self.told.append(("begins", index))
 
-    def goes(self, index: int, word: Word) -> None:
+    def goes(self, index: int, word: RunProgress) -> None:
         self.told.append(("goes", index, word.virtual_s))
 
     def ends(self, index: int, made: Made | None) -> None:
