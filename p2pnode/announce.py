@@ -5,17 +5,16 @@ The line goes to stdout because it is data; the command for the next machine goe
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import structlog
 
 from p2pnode.json_types import JsonObject
 from p2pnode.lifecycle import CannotStart
+from p2pnode.state.keys import write_secret
 
 log = structlog.get_logger("p2pnode.node")
 
@@ -24,12 +23,12 @@ def announce(facts: JsonObject, *, as_json: bool, ready_file: str, daemon_file: 
     """Write the files, then the line, so that a reader of the line finds the files; raises ``CannotStart``."""
     line = {"event": "ready", **facts}
     try:
-        write_atomically(daemon_file, line | {"pid": os.getpid()})
+        write_json(daemon_file, line | {"pid": os.getpid()})
     except OSError as error:  # a full disk does not stop a node; the verbs then try the configured address
         log.warning("daemon_file_not_written", path=str(daemon_file), reason=error.strerror)
     if ready_file:
         try:
-            write_atomically(Path(ready_file), line)
+            write_json(Path(ready_file), line)
         except OSError as error:
             raise CannotStart(f"cannot write {ready_file}: {error.strerror}; choose another --ready-file") from None
     sys.stdout.write((json.dumps(line) if as_json else _pretty(facts)) + "\n")
@@ -58,15 +57,7 @@ def _pretty(facts: JsonObject) -> str:
     return "\n".join(f"{name:<8} {value}" for name, value in rows if value)
 
 
-def write_atomically(path: Path, value: JsonObject) -> None:
-    """Replace a file by a JSON document in one step; its mode is 0600, because it names local files."""
+def write_json(path: Path, value: JsonObject) -> None:
+    """JSON into a file that is either the old one or the whole new one; 0600, since it names local files."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as sink:
-            json.dump(value, sink)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
+    write_secret(path, json.dumps(value).encode())

@@ -18,6 +18,7 @@ from p2pnode.http.http1 import head_error
 from p2pnode.http.request import Request
 from p2pnode.metrics import Metrics
 from p2pnode.state.keys import ApiKey, Keyring
+from protocol.token_bucket import TokenBucket
 
 #: Bytes of a request's head (DESIGN 2.7).
 MOST_HEAD_BYTES: Final = 16 * 1024
@@ -48,7 +49,7 @@ class Gate:
         self._named = frozenset(name.lower().encode() for name in allowed.hosts)
         self._origins = frozenset(origin.lower().rstrip("/").encode() for origin in allowed.origins)
         self._hosts: set[tuple[bytes, tuple[str, int] | None]] = set()
-        self._rates: dict[str, Rate] = {}
+        self._rates: dict[str, TokenBucket] = {}
 
     def admit(self, request: Request) -> None:
         """Check everything but the body.  Refusals are counted by reason."""
@@ -142,15 +143,16 @@ class Gate:
             self._check_rate(key)
 
     def _check_rate(self, key: ApiKey) -> None:
-        rate = self._rates.setdefault(key.name, Rate(key.policy.rpm))
-        if rate.per_minute != key.policy.rpm:
-            rate = self._rates[key.name] = Rate(key.policy.rpm)
-        wait = rate.take(trio.current_time())
-        if wait > 0:
+        now, rpm = trio.current_time(), key.policy.rpm
+        rate = self._rates.get(key.name)
+        if rate is None or rate.capacity != rpm:
+            rate = self._rates[key.name] = TokenBucket(rpm / 60, rpm, now)  # a minute's worth at once
+        if not rate.spend(1, now):
+            wait = (1 - rate.level(now)) / rate.rate
             raise ApiError(
                 429,
                 "rate_limit_exceeded",
-                f"The key {key.name!r} may make {key.policy.rpm} requests per minute: wait {wait:.0f} s.",
+                f"The key {key.name!r} may make {rpm} requests per minute: wait {wait:.0f} s.",
                 retry_after=wait,
             )
 
@@ -192,22 +194,3 @@ def check_content(request: Request) -> None:
 def too_big() -> ApiError:
     """413, for a body above the limit."""
     return ApiError(413, "request_too_large", f"The body is longer than {MOST_BYTES >> 20} MiB.", close=True)
-
-
-class Rate:
-    """A token bucket: ``per_minute`` requests per minute, and as many in one burst."""
-
-    def __init__(self, per_minute: int) -> None:
-        self.per_minute = per_minute
-        self._left = float(per_minute)
-        self._at: float | None = None
-
-    def take(self, now: float) -> float:
-        """Take one request: 0 if it is allowed, else the seconds until one is."""
-        if self._at is not None:
-            self._left = min(self.per_minute, self._left + (now - self._at) * self.per_minute / 60)
-        self._at = now
-        if self._left >= 1:
-            self._left -= 1
-            return 0.0
-        return (1 - self._left) * 60 / self.per_minute

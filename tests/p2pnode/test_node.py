@@ -18,7 +18,7 @@ import trio.testing
 
 import p2pnode
 from p2pnode.advert_builder import NodeSpecs, advert_of, described, load_of
-from p2pnode.announce import announce, next_command, write_atomically
+from p2pnode.announce import announce, next_command, write_json
 from p2pnode.config import load_config
 from p2pnode.engine.choice import MOCK_MODEL, NoSuchEngine, choose_engine, chosen_kind
 from p2pnode.hardware.probe import GpuReading, Survey
@@ -111,7 +111,7 @@ def test_wrong_modes_are_refused_with_the_chmod_to_run(tmp_path: Path) -> None:
 def test_what_the_daemon_said_of_itself_goes_with_it(tmp_path: Path) -> None:
     paths = find_paths(tmp_path / "home")
     with open_home(paths):
-        write_atomically(paths.daemon, {"api": "x"})
+        write_json(paths.daemon, {"api": "x"})
     assert not paths.daemon.exists()
     ledger = Ledger(paths.database)
     assert ledger.peers() == []

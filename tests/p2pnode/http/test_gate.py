@@ -7,7 +7,9 @@ import json
 import pytest
 import trio
 
-from p2pnode.http.gate import AllowedOrigins, Rate
+from p2pnode.http.errors import ApiError
+from p2pnode.http.gate import AllowedOrigins, Gate
+from p2pnode.metrics import Metrics
 from p2pnode.state.keys import ApiKey, KeyPolicy, Keyring, fingerprint
 from tests.p2pnode.http.scripted import KEY, ScriptedGateway, chat, running
 
@@ -161,12 +163,22 @@ async def test_a_key_has_its_rate() -> None:
     assert 1 <= int(reply.headers["retry-after"]) <= 30
 
 
-def test_a_rate_comes_back_with_time() -> None:
-    rate = Rate(60)
-    assert [rate.take(100.0) for _ in range(60)] == [0.0] * 60
-    assert rate.take(100.0) == pytest.approx(1.0)
-    assert rate.take(101.0) == 0.0
-    assert [rate.take(1e6) for _ in range(61)][-1] > 0
+def test_a_rate_comes_back_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, key = Gate(Keyring([]), Metrics("0"), AllowedOrigins()), ApiKey("slow", fingerprint("x"), KeyPolicy(rpm=60))
+
+    def wait(now: float, key: ApiKey = key) -> float | None:
+        monkeypatch.setattr(trio, "current_time", lambda: now)
+        try:
+            gate._check_rate(key)
+        except ApiError as refused:
+            return refused.retry_after
+        return 0.0
+
+    assert [wait(100.0) for _ in range(60)] == [0.0] * 60
+    assert wait(100.0) == pytest.approx(1.0)
+    assert wait(101.0) == 0.0
+    assert wait(101.0, ApiKey("slow", fingerprint("x"), KeyPolicy(rpm=120))) == 0.0
+    assert [wait(1e6) for _ in range(61)][-1] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonp"])
