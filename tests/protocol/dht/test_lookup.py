@@ -7,6 +7,8 @@ import pytest
 from protocol.dht.lookup import Lookup, QueryState
 from protocol.dht.routing_table import as_number, peer_key
 from protocol.settings import DhtSettings
+from protocol.statements.envelope import Envelope
+from protocol.statements.keys import PROVIDER
 from tests.protocol.dht.dht_network import TEST, signer
 from tests.protocol.dht.one_node import addrs_of, name
 
@@ -101,3 +103,59 @@ def test_no_more_than_k_are_in_flight_however_late_they_are() -> None:
     assert search.fail_overdue(1.0) == [c.peer for c in search._sorted if c.state is QueryState.FAILED]
     assert search.wake(1.0) == pytest.approx(1.2)
     assert search.over(4.0)
+
+
+# --- values on the own shelf ------------------------------------------------------------------------------------------
+
+#: Peers, the closest to a target of zeros first.
+NEAREST = sorted((name(number) for number in range(1, 40)), key=peer_key)
+
+
+def value(number: int) -> Envelope:
+    """What a provider says, as far as a look-up is concerned."""
+    return Envelope(PROVIDER, name(number), 1, 1, 0.0, 3600, b"", b"")
+
+
+def with_kept(kept: int) -> Lookup:
+    """A look-up for which two values are enough, with six candidates and so many values that this node keeps itself."""
+    search = Lookup(bytes(32), 20, DhtSettings(alpha=3, query_s=3.0), 0.0, 2)
+    for number in range(kept):
+        search.found(value(1 + number), 0, 0.0)
+    for peer in NEAREST[:6]:
+        search.add(peer, ("/ip4/10.0.0.1/tcp/1",), None)
+    return search
+
+
+def test_the_first_round_is_asked_even_with_enough_values_on_the_own_shelf() -> None:
+    """Values on the own shelf may be outdated, so three peers are asked once, and no others after them."""
+    search = with_kept(2)
+    assert not search.over(0.0), "no peer was asked"
+    assert [entry.peer for entry in search.ask_next(0.0)] == NEAREST[:3]
+    assert not search.over(0.0), "three are asked and in time"
+    assert search.ask_next(0.0) == []
+    for peer in NEAREST[:2]:
+        assert search.answered(peer) is not None
+        assert search.ask_next(0.0) == []
+        assert not search.over(0.0)
+    assert search.answered(NEAREST[2]) is not None
+    assert search.over(0.0)
+    assert [entry.peer for entry in search.closest()] == NEAREST[:3]
+
+
+def test_with_enough_values_a_look_up_waits_no_longer_than_the_grace() -> None:
+    search = with_kept(2)
+    search.ask_next(0.0)
+    late_s = 0.6  # a fifth of the 3 s that a query may take
+    assert search.wake(0.0) == pytest.approx(late_s)
+    assert not search.over(late_s - 0.01)
+    assert search.over(late_s + 0.01)
+
+
+def test_with_too_few_values_the_next_are_asked_as_answers_come() -> None:
+    search = with_kept(1)
+    assert len(search.ask_next(0.0)) == 3
+    search.answered(NEAREST[0])
+    assert [entry.peer for entry in search.ask_next(0.0)] == [NEAREST[3]]
+    search.found(value(40), 1, 0.0)
+    search.answered(NEAREST[1])
+    assert search.ask_next(0.0) == [], "now there are enough"

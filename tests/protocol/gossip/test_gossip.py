@@ -254,6 +254,23 @@ def test_a_new_statement_goes_to_those_who_lack_it_once() -> None:
     assert pushed(node.tick(2.0)) == {}
 
 
+def test_what_was_known_already_is_counted_once_for_each_copy() -> None:
+    node = Alone(2)
+    a, b = node.peers
+    counts = node.gossip.counts
+    story = []
+    for peer, envelopes in (
+        (a, (load(1), load(2), load(3))),  # three that are new
+        (b, (load(1), load(2), load(4))),  # two known, one new
+        (a, (load(4), load(4), load(4))),  # three copies of one
+        (b, (load(5),)),
+        (a, ()),
+    ):
+        node.get(peer, *envelopes)
+        story.append((counts.records_in, counts.records_new, counts.known))
+    assert story == [(3, 3, 0), (6, 4, 2), (9, 4, 5), (10, 5, 5), (10, 5, 5)]
+
+
 def test_an_author_is_not_told_what_it_said() -> None:
     node = Alone(2)
     node.get(node.peers[1], load(50))

@@ -89,6 +89,22 @@ def test_a_clock_two_minutes_off_is_good_enough(off: float) -> None:
     assert Gate().get(load(issued=WALL + off)) is Verdict.NEW
 
 
+def test_a_statement_is_taken_in_the_last_second_of_its_life_and_not_after_it() -> None:
+    """Issued at 0 s for 60 s, with 120 s for clocks that differ: it may be taken until 180 s, and lives as long."""
+    for now, verdict in (
+        (179.0, Verdict.NEW),
+        (179.5, Verdict.NEW),
+        (180.0, Verdict.IGNORED),
+        (181.0, Verdict.IGNORED),
+    ):
+        gate = Gate()
+        assert gate.get(load(), now=now) is verdict
+        assert gate.counts.skewed == (verdict is Verdict.IGNORED)
+    mark = Gate()
+    mark.get(load(), now=179.5)
+    assert [mark.marks.living(now) for now in (179.9, 180.0)] == [1, 0]
+
+
 def test_a_restarted_receiver_does_not_take_older_ones_but_takes_the_newest_again() -> None:
     before = Gate()
     before.get(load(seq=7))

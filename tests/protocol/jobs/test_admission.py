@@ -11,6 +11,7 @@ from protocol.ids import PeerId
 from protocol.jobs.admission import (
     FIRST_MOST_S,
     JOB_S,
+    RETRY_LEAST_MS,
     RETRY_MOST_MS,
     Admission,
     AdmissionEffect,
@@ -75,6 +76,28 @@ def test_a_full_queue_turns_away_and_says_when_to_come_back() -> None:
     (away,) = machine.handle(Arrived(5, R), 0.0)
     assert away == TurnAway(5, Busy(round(4 * JOB_S * 1000), 1, 3))
     assert isinstance(machine.handle(Arrived(6, None), 0.0)[0], Queue), "guests do not fill the queue of the node's own"
+
+
+def hint(machine: Admission, job: int, peer: PeerId | None) -> int:
+    """Milliseconds after which a job that is turned away may come back."""
+    (away,) = machine.handle(Arrived(job, peer), 0.0)
+    assert isinstance(away, TurnAway)
+    assert isinstance(away.message, Busy)
+    return away.message.retry_ms
+
+
+def test_the_hint_when_to_come_back_is_the_time_until_a_place_is_free() -> None:
+    """By hand, with jobs that are taken to need 5 s each."""
+    machine = filled((1, P), (2, P), (3, Q), (4, Q))
+    assert hint(machine, 5, R) == 20_000, "one slot; three wait before it: four jobs have to end"
+    machine = filled((1, P), (2, P), (3, P), (4, Q), (5, Q), slots=2)
+    assert hint(machine, 6, R) == 10_000, "two slots; three wait before it: two rounds"
+    machine = filled(*((number, P) for number in range(4)), slots=8)
+    assert hint(machine, 5, P) == 625, "there is room, but one of its own four has to end; eight slots"
+    machine = filled(*((number, P) for number in range(4)), slots=50)
+    assert hint(machine, 5, P) == RETRY_LEAST_MS, "100 ms would be sooner than anybody is to come back"
+    machine = filled((1, None), (2, None), (3, None), (4, None))
+    assert hint(machine, 5, None) == 20_000, "an own job, behind three others of its own"
 
 
 def test_one_peer_cannot_fill_the_place_of_all() -> None:

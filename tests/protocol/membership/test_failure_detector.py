@@ -164,6 +164,38 @@ def test_three_periods_of_silence_are_death_and_one_word_is_life() -> None:
     assert node.view.get(quiet).state == "alive"
 
 
+def test_a_suspicion_after_a_failed_dial_is_the_first_of_three_misses() -> None:
+    """Sweeps at 31, 62 and 93 s: the dial that failed at 3 s is miss 1, so that the second sweep is its death."""
+    node = Alone(4)
+    peer, *others = node.peers
+    node.machine.link_down(peer, 2.0)
+    story = [(3.0, states(node.failed(peer, 3.0)))]
+    for now in (31.0, 62.0, 93.0):
+        for other in others:
+            node.machine.heard(other, now)
+        story.append((now, states(node.sweep(now))))
+    assert story == [(3.0, [(peer, "suspect")]), (31.0, []), (62.0, [(peer, "dead")]), (93.0, [])]
+
+
+def test_evidence_between_two_misses_starts_the_count_afresh() -> None:
+    node = Alone(4)
+    peer, *others = node.peers
+    story = []
+    for sweep in range(1, 9):
+        now = 31.0 * sweep
+        for other in others:
+            node.machine.heard(other, now)
+        if sweep == 3:
+            story += [(sweep, states(node.machine.heard(peer, now - 1.0)))]
+        story += [(sweep, found) for found in (states(node.sweep(now)),) if found]
+    assert story == [
+        (1, [(peer, "suspect")]),
+        (3, [(peer, "alive")]),
+        (4, [(peer, "suspect")]),
+        (6, [(peer, "dead")]),
+    ]
+
+
 def test_a_suspicion_is_told_to_the_neighbours_but_not_to_its_subject() -> None:
     node = Alone(4)
     for peer in node.peers[1:]:
@@ -300,6 +332,33 @@ def test_when_all_fall_silent_the_fault_is_ours() -> None:
         node.machine.heard(peer, 12_500.0)
     node.sweep(12_510.0)
     assert node.machine.awareness < failure_detector.MAX_AWARENESS
+
+
+@pytest.mark.parametrize(
+    ("watched", "silent", "awareness"),
+    [(9, 3, 0), (8, 3, 1), (8, 2, 0), (12, 4, 0), (11, 4, 1), (3, 3, 1), (30, 10, 0), (30, 11, 1)],
+)
+def test_more_than_a_third_and_at_least_three_that_fall_silent_at_once_are_our_own_fault(
+    watched: int, silent: int, awareness: int
+) -> None:
+    node = Alone(watched)
+    for peer in node.peers[silent:]:
+        node.machine.heard(peer, 31.0)
+    node.sweep(31.0)
+    assert node.machine.awareness == awareness
+
+
+def test_who_is_silent_for_longer_does_not_count_against_us_again() -> None:
+    """Five of ten fall silent in the first period and stay so; nobody new does, so that we recover while they die."""
+    node = Alone(10)
+    health = []
+    for sweep in range(1, 5):
+        now = 31.0 * sweep
+        for peer in node.peers[5:]:
+            node.machine.heard(peer, now)
+        node.sweep(now)
+        health.append(node.machine.awareness)
+    assert health == [1, 0, 0, 0]
 
 
 def test_two_of_two_falling_silent_says_nothing_about_us() -> None:

@@ -170,6 +170,29 @@ def test_a_seed_is_retried_for_ever_with_growing_pauses() -> None:
         assert len(times) > 400
 
 
+class Longest(random.Random):
+    """Draws the most that it may."""
+
+    def uniform(self, _least: float, most: float) -> float:
+        return most
+
+
+def test_a_seed_without_a_name_backs_off_like_one_with_a_name() -> None:
+    """With the longest draws the pauses are 1, 2, 4, ... seconds and at most a minute, whatever the seed is called."""
+    node = Alone()
+    node.machine = Overlay(node.me, node.settings, node.view, Longest(1))
+    node.machine.start(((peer(1), ("/a",)), (None, ("/b",)), (None, ("/c",))), (), 0.0)
+    tries: dict[tuple[str, ...], list[float]] = {("/a",): [], ("/b",): []}
+    for addrs, who in ((("/a",), peer(1)), (("/b",), None)):
+        node.machine.dial_failed(who, addrs, 0.0)
+    while node.now < 200.0:
+        for effect in node.tick():
+            if isinstance(effect, Dial) and effect.addrs in tries:
+                tries[effect.addrs].append(node.now)
+                node.machine.dial_failed(effect.peer, effect.addrs, node.now)
+    assert tries[("/b",)] == tries[("/a",)] == [1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 123.0, 183.0]
+
+
 def test_a_dial_that_is_never_answered_is_forgotten() -> None:
     node = Alone()
     assert dialled(node.machine.start(((peer(1), ("/a",)),), (), 0.0)) == [peer(1)]

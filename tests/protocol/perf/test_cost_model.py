@@ -44,6 +44,19 @@ def test_a_prompt_is_read_at_the_share_of_the_peak_that_is_reached() -> None:
     assert prefill_s(LLAMA, 312e12, 8193.0) > 8193 / 1000 * seconds  # attention starts to count
 
 
+def test_a_prompt_beyond_8192_tokens_pays_for_attention() -> None:
+    """Llama 3.1 8B (32 layers, 4,096 wide) on 312 TFLOPS of which 45 % are reached; 16,384 tokens, by hand.
+
+    Weights 2 x 8.03e9 x 16,384 = 2.631e14, attention 2 x 32 x 4,096 x 16,384^2 = 7.037e13 floating-point operations.
+    """
+    assert prefill_s(LLAMA, 312e12, 16384.0) == pytest.approx((2.63127e14 + 7.03687e13) / 1.404e14, rel=1e-5)
+    assert prefill_s(LLAMA, 312e12, 8192.0) == pytest.approx(2 * 8.03e9 * 8192 / 1.404e14)
+    long, longer = (
+        prefill_s(LLAMA, 312e12, tokens) - 2 * 8.03e9 * tokens / 1.404e14 for tokens in (10_000.0, 20_000.0)
+    )
+    assert longer == pytest.approx(4 * long)  # it grows with the square of the length
+
+
 def test_a_mixture_touches_more_weights_the_larger_the_batch() -> None:
     mixture = shape_of("mixtral-8x7b-v0.1")
     gpu = find_gpu("H200")
@@ -70,6 +83,7 @@ def test_a_mixture_touches_more_weights_the_larger_the_batch() -> None:
         *(("H100 SXM5 80GB", "fp8", 1979), ("H100 SXM5 80GB", "int8", 989), ("H100 SXM5 80GB", "nvfp4", 989)),
         *(("B200 SXM", "nvfp4", 9000), ("RTX 4090", "fp8", 330.3), ("MI300X", "fp8", 2615)),
         *(("T4", "", 65.1), ("V100 SXM2 16GB", "", 125)),
+        *(("B200 SXM", "", 2250), ("B200 SXM", "awq", 2250), ("B200 SXM", "int8", 2250), ("B200 SXM", "fp8", 4500)),
     ],
 )
 def test_weights_are_computed_in_the_fastest_type_the_gpu_has_for_them(

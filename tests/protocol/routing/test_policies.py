@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from itertools import pairwise
@@ -16,8 +17,8 @@ from protocol.membership.peer_view import PeerView
 from protocol.routing.candidate_table import CandidateTable, JobQuery, noise
 from protocol.routing.policies import DEFAULT, POLICIES, SORTS, vram_fit
 from protocol.routing.ranking import rank
-from protocol.statements.adverts import Load, ModelState
-from tests.protocol.people import MODEL, advert, card, idle, new_view, offer, put
+from protocol.statements.adverts import Advert, Load, ModelOffer, ModelState
+from tests.protocol.people import ME, MODEL, advert, card, idle, new_view, offer, put
 
 
 def order(view: PeerView, policy: str, seed: int = 1, **wishes: object) -> list[PeerId]:
@@ -55,6 +56,47 @@ def test_the_default_counts_the_queue_the_way_and_the_cold_start_in_seconds() ->
     (terms,) = (each.terms for each in ranking.candidates if each.peer == free)
     assert [term.name for term in terms] == ["round trip", "cold start", "queue", "prompt", "answer"]
     assert sum(term.contribution for term in terms) == pytest.approx(-seconds[free])
+
+
+@pytest.mark.parametrize(("max_tokens", "counted"), [(200, 200), (1000, 256)])
+def test_the_default_score_to_the_digit(max_tokens: int, counted: int) -> None:
+    """Llama 3.1 8B: 8.03e9 parameters in 16 bits, 32 layers, 131,072 KV bytes per token; by hand from the formula."""
+    view = new_view()
+    one = put(view, 1, advert(gpu=card(24, 100.0, 1000.0)), idle(queued_prefill_tokens=500))
+    view.observe_rtt(one, 0.05)
+    query = JobQuery(MODEL, prompt_tokens=1000, max_tokens=max_tokens)
+    (candidate,) = rank(view, query, "expected-seconds", random.Random(1), 1.0, explain=True).candidates
+    compute = 2 * 8.03e9 / (0.64 * 100e12)
+    memory = (2 * 8.03e9 / 0.70 + 131072 * (1000 + max_tokens / 2) / 0.51) / 1000e9
+    token = math.hypot(compute, memory) + 32 * 32e-6 + 126e-6 + 4.4e-6
+    prompt = 16e-3 + 2 * 8.03e9 * 1000 / (0.45 * 100e12)
+    queue = 2 * 8.03e9 * 500 / (0.45 * 100e12)
+    terms = {term.name: (term.value, term.contribution) for term in candidate.terms}
+    assert terms == {
+        name: (pytest.approx(seconds), pytest.approx(-seconds))
+        for name, seconds in (
+            ("round trip", 0.05),
+            ("cold start", 0.0),
+            ("queue", queue),
+            ("prompt", prompt),
+            ("answer", token * counted),  # nobody writes more than 256 tokens unless he has to
+        )
+    }
+    assert candidate.score == pytest.approx(-(0.05 + queue + prompt + token * counted))
+
+
+def test_a_long_answer_goes_to_the_faster_memory_and_a_long_prompt_to_the_faster_compute() -> None:
+    view = new_view()
+    memory = put(view, 1, advert(gpu=card(24, 50.0, 2000.0)))
+    compute = put(view, 2, advert(gpu=card(24, 500.0, 500.0)))
+
+    def first(**wishes: int) -> PeerId:
+        query = JobQuery(MODEL, **wishes)  # type: ignore[arg-type]
+        ranking = rank(view, query, "expected-seconds", random.Random(1), 1.0, explain=True)
+        return max(ranking.candidates, key=lambda candidate: candidate.score).peer
+
+    assert first(prompt_tokens=10, max_tokens=256) == memory
+    assert first(prompt_tokens=8000, max_tokens=10) == compute
 
 
 def test_of_two_that_are_drawn_the_less_loaded_is_asked_first() -> None:
@@ -186,6 +228,58 @@ def test_the_fastest_has_the_bandwidth_and_the_soonest_the_short_queue() -> None
     assert order(view, "neuralgrid", sort="latency") == [near, cold, wide]
     view.observe_rtt(near, 60.0)
     assert order(view, "neuralgrid", sort="latency") == [cold, wide, near]
+
+
+SAYS_ALL = advert(offer(price_in=0.5, price_out=1.0), gpu=card(24, 100.0, 1000.0))
+
+
+@pytest.mark.parametrize(
+    ("policy", "said", "load", "assumed"),
+    [
+        ("neuralgrid", advert(gpu=card(0, 100.0)), None, {"vram fit"}),
+        ("neuralgrid", advert(ModelOffer("odd", bytes(16)), gpu=card(24, 100.0)), None, {"vram fit"}),
+        ("neuralgrid", advert(gpu=card(24, 0.0)), None, {"compute"}),
+        ("neuralgrid-published", advert(gpu=card(0, 100.0)), None, {"vram spare"}),
+        ("neuralgrid-published", advert(ModelOffer("odd", bytes(16)), gpu=card(24, 100.0)), None, {"vram spare"}),
+        ("gputorrent", advert(gpu=card(0)), None, {"free vram"}),
+        ("least-loaded", SAYS_ALL, None, {"jobs per place"}),
+        ("least-loaded", SAYS_ALL, idle(slots=0), {"jobs per place"}),
+        ("power-of-two", SAYS_ALL, None, {"jobs per place"}),
+        ("weighted-round-robin", advert(gpu=card(24, 0.0)), None, {"weight"}),
+        ("throughput", advert(gpu=card(24, 100.0, 0.0)), None, {"tokens per second"}),
+        ("latency", advert(gpu=card(24, 0.0)), None, {"queue", "prompt"}),
+        ("expected-seconds", advert(gpu=card(24, 0.0)), None, {"queue", "prompt"}),
+        ("expected-seconds", advert(gpu=card(24, 100.0, 0.0)), None, {"answer"}),
+    ],
+)
+def test_a_term_is_assumed_exactly_where_the_peer_does_not_say_it(
+    policy: str, said: Advert, load: Load | None, assumed: set[str]
+) -> None:
+    for full in (False, True):
+        view = new_view()
+        one = put(view, 1, SAYS_ALL if full else said, idle() if full else load)
+        view.observe_rtt(one, 0.02)
+        sort = policy if policy in SORTS else None
+        query = JobQuery(MODEL if full else said.models[0].name, sort=sort)
+        ranking = rank(view, query, DEFAULT if sort else policy, random.Random(1), 1.0, explain=True)
+        terms = ranking.candidates[0].terms
+        assert {term.name for term in terms if term.source == "assumed"} == (set() if full else assumed)
+
+
+@pytest.mark.parametrize("policy", ["gputorrent", "expected-seconds"])
+def test_a_round_trip_is_assumed_until_it_was_measured_but_never_to_this_node(policy: str) -> None:
+    view = new_view()
+    view.put_self(SAYS_ALL, idle(), 0.0)
+    one = put(view, 1, SAYS_ALL, idle())
+
+    def sources() -> dict[PeerId, str]:
+        ranking = rank(view, JobQuery(MODEL), policy, random.Random(1), 1.0, explain=True)
+        way = {"round trip", "latency"}
+        return {each.peer: term.source for each in ranking.candidates for term in each.terms if term.name in way}
+
+    assert sources() == {ME: "observed", one: "assumed"}
+    view.observe_rtt(one, 0.02)
+    assert sources() == {ME: "observed", one: "observed"}
 
 
 def test_jobs_without_a_place_make_the_next_wait() -> None:

@@ -62,6 +62,33 @@ def test_a_second_jump_starts_the_vote_afresh_and_statements_that_fit_both_do_no
     assert clock.disputed
 
 
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_votes_are_kept_while_the_same_jump_is_seen_again(jump: float) -> None:
+    """The clock is compared at every message: observations between two votes must not wipe the first."""
+    clock = WallClock(0.0, WALL)
+    clock.observe(10.0, WALL + 10 + jump)
+    assert not clock.vote(said(0, WALL + 10), SKEW, 10.0)  # one for the old time
+    clock.observe(11.0, WALL + 11 + jump)
+    assert not clock.vote(said(1, WALL + 11), SKEW, 11.0)  # two for the old time
+    clock.observe(12.0, WALL + 12 + jump + 4.9)  # the rival drifts by less than a jump
+    assert not clock.vote(said(2, WALL + 12 + jump), SKEW, 12.0)  # 1 of 3
+    clock.observe(13.0, WALL + 13 + jump)
+    assert not clock.vote(said(3, WALL + 13 + jump), SKEW, 13.0)  # 2 of 4 is no majority
+    clock.observe(14.0, WALL + 14 + jump)
+    assert clock.vote(said(4, WALL + 14 + jump), SKEW, 14.0)  # 3 of 5
+    assert clock.read(14.0) == WALL + 14 + jump
+
+
+def test_another_jump_wipes_the_votes_for_the_last_one() -> None:
+    clock = WallClock(0.0, WALL)
+    clock.observe(0.0, WALL + 3600)
+    assert not clock.vote(said(0, WALL), SKEW, 0.0)
+    assert not clock.vote(said(1, WALL), SKEW, 0.0)
+    clock.observe(0.0, WALL + 3606)  # away from the rival by more than a jump: another rival
+    assert clock.vote(said(2, WALL + 3606), SKEW, 0.0)  # one of one: nobody has spoken against it
+    assert clock.read(0.0) == WALL + 3606
+
+
 def test_voters_are_bounded() -> None:
     clock = WallClock(0.0, WALL)
     clock.observe(0.0, WALL + 3600)

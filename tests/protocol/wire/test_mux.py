@@ -456,6 +456,40 @@ def test_answers_that_the_peer_does_not_read_keep_their_places() -> None:
             acceptor.data_to_send()
 
 
+@pytest.mark.parametrize("how", ["written", "cancelled by the peer", "written in part of a write"])
+def test_a_channel_that_drained_gives_back_one_place_and_no_more(how: str) -> None:
+    """Six places (four, and half as many again): after any number of drained channels it is still six."""
+    _, acceptor = pair()
+    numbers = itertools.count(1, 2)
+    for channel in itertools.islice(numbers, 10):
+        acceptor.receive(frame(channel, REQ), 0.0)
+        acceptor.send(channel, END, b"e" * 90)
+        if how == "written in part of a write":
+            acceptor.send(channel, END, b"e" * 90)
+        acceptor.close(channel)
+        if how == "cancelled by the peer":
+            acceptor.receive(frame(channel, RST, bytes(4)), 0.0)
+        while acceptor.has_data:
+            acceptor.data_to_send()
+    for channel in itertools.islice(numbers, 6):
+        acceptor.receive(frame(channel, REQ), 0.0)
+    with pytest.raises(BadFrame, match="more than 4 channels"):
+        acceptor.receive(frame(next(numbers), REQ), 0.0)
+
+
+def test_own_channels_that_drained_give_back_one_place_and_no_more() -> None:
+    dialer, _ = pair()
+    for _ in range(10):
+        channel = dialer.open()
+        dialer.send(channel, REQ, b"r")
+        dialer.close(channel)
+        dialer.data_to_send()
+    for _ in range(4):
+        dialer.open()
+    with pytest.raises(LocalProtocolError, match="4 jobs are open"):
+        dialer.open()
+
+
 def test_channels_that_ended_make_room_for_others() -> None:
     _, acceptor = pair()
     for number in range(100):
@@ -546,6 +580,21 @@ def test_a_busy_link_is_pinged_now_and_then_for_its_round_trip() -> None:
     assert dialer.has_data
     assert dialer.tick(25.0) == []  # not silence long enough to die of: the PING of second 20 asked for nothing
     assert dialer.tick(35.0) == [Dead()]
+
+
+def test_patience_does_not_run_while_frames_come_however_often_the_link_was_pinged() -> None:
+    """The routine PINGs at 20, 40 and 60 s of a busy link ask for nothing, so no silence is counted from them."""
+    dialer, _ = pair()
+    dialer.tick(0.0)
+    for second in range(1, 61):
+        dialer.receive(frame(0, HELLO), float(second))
+        assert dialer.tick(float(second)) == []
+    assert dialer.next_deadline(60.0) == 65.0  # silence until then makes the first PING that is waited for
+    assert dialer.tick(65.0) == []
+    assert dialer.next_deadline(65.0) == 70.0  # asked again, without moving the end
+    assert dialer.tick(70.0) == []
+    assert dialer.tick(74.9) == []
+    assert dialer.tick(75.0) == [Dead()]
 
 
 def test_a_node_that_slept_asks_before_it_gives_up() -> None:

@@ -154,6 +154,19 @@ def test_served_well_is_a_first_token_in_time_and_a_pace_that_holds() -> None:
     assert found["itl_s"]["max"] == pytest.approx(0.15)
 
 
+def test_the_pace_is_the_time_between_tokens_after_the_first_of_whole_answers() -> None:
+    notes = [
+        note(1, 0.5, 1.0, 2.0, "completed", tokens=11),  # 1.0 s for ten tokens after the first
+        note(2, 0.0, 3.0, 5.0, "completed", tokens=6),  # 2.0 s for five
+        note(3, 0.0, 1.0, 1.7, "completed", tokens=2),  # 0.7 s for one
+        note(4, 0.0, 1.0, 1.0, "completed", tokens=1),  # there is nothing between
+        note(5, 0.0, 1.0, 2.0, "completed", tokens=0),
+        note(6, 0.0, 1.0, 21.0, "peer_failed", tokens=11),  # broke off
+        note(7, 0.0, 1.0, None, "", tokens=11),  # still open
+    ]
+    assert counted(notes)["itl_s"] == {"n": 3, "mean": 0.4, "p50": 0.4, "p90": 0.64, "p99": 0.694, "max": 0.7}
+
+
 def test_what_comes_after_the_end_dilutes_nothing() -> None:
     made = Run(busy(3, 3.0, 20.0), 1)
     made.run()

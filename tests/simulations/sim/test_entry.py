@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 
+from protocol.effects import Found
+from protocol.events import Event
 from protocol.jobs.cascade_events import Outcome
-from protocol.jobs.entry import UNKNOWN_S
+from protocol.jobs.entry import LOOKUP_S, UNKNOWN_S
 from protocol.settings import AdmissionSettings, CascadeSettings, NodeSettings
 from simulations.run import Run
 from simulations.scenario import Hardware, Model, Models
@@ -176,6 +180,20 @@ def test_a_busy_entry_hears_its_callers_one_after_the_other() -> None:
     assert firsts[5] > 3.0
 
 
+def test_a_decision_takes_longer_the_more_peers_offer_the_model() -> None:
+    """0.1 s and 0.05 s for each of the three that offer it, so that one job is heard every 0.25 s."""
+    made = world(scenario(3), costs=msgspec.structs.replace(FREE, decision_s=0.1, decision_peer_s=0.05))
+    ordered(made.peers[0], made.peers[1])
+    assert len(made.peers[0].node.view.offering(MODEL)) == 3
+    caller = Caller(made, made.peers[0])
+    begun = made.loop.now
+    for _ in range(5):
+        caller.ask(output=2)
+    caller.run(30.0)
+    asked = [at - begun for at, _ in made.job_log.attempt_log]
+    assert asked == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0])
+
+
 # --- going on to the next --------------------------------------------------------------------------------------------
 
 
@@ -319,6 +337,22 @@ def test_a_caller_that_goes_frees_the_slot_at_the_worker() -> None:
     assert made.job_log.violations == []
 
 
+def test_a_job_whose_caller_goes_while_a_link_is_dialled_is_never_sent() -> None:
+    made, caller, peers = three()
+    made.network.break_link(peers[0].links[peers[1].peer_id], "test")
+    note = caller.ask()
+    caller.run(DELAY_S)
+    assert peers[1].peer_id not in peers[0].links, "a dial takes seven round trips"
+    assert caller.at.entry is not None
+    caller.at.entry.caller_gone(note.number)
+    caller.run(30.0)
+    assert peers[1].peer_id in peers[0].links, "the link came up all the same"
+    assert (note.end, note.asked, note.executions) == ("cancelled", [1], 0)
+    assert peers[1].worker is not None
+    assert peers[1].worker.arrivals == 0
+    nothing_left(made)
+
+
 @pytest.mark.parametrize("local", [True, False])
 def test_what_nobody_wants_any_more_when_the_worker_comes_to_it_is_not_begun(local: bool) -> None:
     made = world(scenario(2), costs=msgspec.structs.replace(FREE, job_worker_s=0.5))
@@ -414,6 +448,30 @@ def test_a_model_that_the_view_does_not_know_is_found_in_the_dht() -> None:
     note = caller.ask()
     caller.run(10.0)
     assert (note.end, note.asked) == ("completed", [7])
+
+
+@pytest.mark.parametrize(("answers_after", "ends_after"), [(0.5, 0.5), (None, LOOKUP_S), (2 * LOOKUP_S, LOOKUP_S)])
+def test_a_look_up_that_finds_nobody_ends_with_its_answer_or_with_its_time(
+    answers_after: float | None, ends_after: float
+) -> None:
+    """The DHT says that nobody has the model, says nothing, or says it too late; the job ends once in each case."""
+    made = world(scenario(2))
+    entry = made.peers[0]
+    numbers: list[int] = []
+
+    def ask(event: Callable[[int], Event], done: Callable[[Found], object]) -> None:
+        numbers.append(len(numbers) + 1)
+        if answers_after is not None:
+            made.loop.at(made.loop.now + answers_after, done, Found(numbers[-1], (), (), 0))
+
+    entry.ask = ask  # type: ignore[method-assign]
+    caller = Caller(made, entry)
+    note = caller.ask(model="nobody-has-it-7b")
+    caller.run(30.0)
+    assert (note.end, note.attempts, numbers) == ("model_not_found", 0, [1])
+    assert note.ended_at == pytest.approx(note.asked_at + ends_after)
+    assert made.job_log.violations == []
+    nothing_left(made)
 
 
 @pytest.mark.slow

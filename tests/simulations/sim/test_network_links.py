@@ -234,6 +234,18 @@ def test_a_dial_of_an_earlier_life_makes_no_link() -> None:
     assert not b.links
 
 
+@pytest.mark.parametrize("silently", [True, False])
+def test_who_dies_while_it_dials_gets_no_link_and_leaves_none(silently: bool) -> None:
+    network, (a, b) = bare()
+    came = dial(network, a, b)
+    network.loop.run(DELAY_S)
+    a.die(silently=silently)
+    network.loop.run(5.0)
+    assert came == []
+    assert not a.links
+    assert not b.links
+
+
 def test_who_comes_back_replaces_the_link_of_its_earlier_life() -> None:
     network, (a, b) = bare()
     old = linked(network, a, b)
