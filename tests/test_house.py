@@ -206,6 +206,79 @@ def test_a_name_of_something_that_moved_is_found(word: str) -> None:
     assert not names_something(word, ROOT, [str(path.relative_to(ROOT)) for path in tracked()])
 
 
+# --- tests mirror the tree -------------------------------------------------------------------------------------------
+
+#: Modules of ``p2pnode`` and ``simulations`` with so many lines of code have a test file of their name; those of
+#: ``protocol`` always have one.
+SMALL_LINES = 60
+#: Modules without a test file of their own, by where their behaviour is tested instead.
+TESTED_ELSEWHERE = {
+    "nowhere: values without behaviour": "protocol/ arrays effects events rng settings jobs/cascade_events",
+    "test_dht: a part of one machine": "protocol/dht/ links",
+    "fullstack, e2e: a whole node": "p2pnode/ node status_view",
+    "e2e: processes that are started": "p2pnode/cli/ demo_fleet options processes verbs/demo verbs/doctor verbs/run",
+    "the engines that use them": "p2pnode/engine/ answers base child_reaper mock_text tiny_model upstream",
+    "test_connection: whole requests": "p2pnode/http/ errors request",
+    "test_dispatch, test_worker: their parts": "p2pnode/jobs/ attempts engine_slots guest_policy",
+    "test_swarm, test_libp2p_defects: real links": "p2pnode/swarm/ accept_gateway connection_table containment"
+    " library_check yamux",
+    "test_validation: values that may be wrong": "simulations/ scenario",
+    "test_loading, test_compare, test_cli": "simulations/experiment/ campaign overrides progress schema tables",
+    "test_invariants: one of them": "simulations/measure/ convergence",
+    "test_report: one page is drawn and read": "simulations/report/ curves metrics page plot_catalog points"
+    " svg_theme sweep_plots timelines",
+    "test_network, test_node: what a node and a network are made of": "simulations/sim/ cluster endpoint host",
+}
+#: Tests that belong to no single module, as do those of the tree itself (``tests/test_*.py``).
+WHOLE_SYSTEM = {
+    *("e2e", "fullstack", "clients", "bootstrap", "p2pnode/test_log_events.py", "p2pnode/test_package.py"),
+    *("simulations/test_determinism.py", "simulations/report/test_report.py"),
+}
+
+
+def code_lines(path: Path) -> int:
+    """Lines of code: no blank ones, no comments, no docstrings."""
+    text = path.read_text(encoding="utf-8")
+    code = {number for number, line in enumerate(text.splitlines(), 1) if line.strip() and line.strip()[0] != "#"}
+    for node in ast.walk(ast.parse(text)):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node) is not None:
+            code -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(code)
+
+
+def mirrors(test: Path, module: Path) -> bool:
+    """Whether a test file carries the name of the module: ``a/test_b.py`` or ``a/test_b_aspect.py`` for ``a/b.py``."""
+    return test.parent == module.parent and f"{test.stem}_".startswith(f"test_{module.stem}_")
+
+
+def test_every_module_has_tests_under_its_name() -> None:
+    tests = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]
+    listed = {
+        Path(f"{folder}{name}.py")
+        for folder, *names in (where.split() for where in TESTED_ELSEWHERE.values())
+        for name in names
+    }
+    bare = {
+        module
+        for path in sources("protocol", "p2pnode", "simulations")
+        for module in (path.relative_to(ROOT),)
+        if not path.stem.startswith("__")
+        and not any(mirrors(test, module) for test in tests)
+        and (module.parts[0] == "protocol" or code_lines(path) > SMALL_LINES)
+    }
+    assert sorted(bare - listed) == [], "write tests/FOLDER/test_MODULE.py"
+    assert sorted(listed - bare) == [], "no longer without tests of their own: take them off the list"
+
+
+def test_every_test_file_has_the_name_of_a_module() -> None:
+    modules = [path.relative_to(ROOT) for path in sources(*PACKAGES)]
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        test = path.relative_to(ROOT / "tests")
+        whole = len(test.parts) == 1 or test.parts[0] in WHOLE_SYSTEM or str(test) in WHOLE_SYSTEM
+        assert whole or any(mirrors(test, module) for module in modules), f"{test} mirrors no module"
+
+
 @pytest.mark.slow
 def test_the_wheel_contains_the_four_packages_and_nothing_else(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]

@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from p2pnode.cli.processes import Fleet, NodeProcess
-from tests.fullstack import told
+from tests.fullstack import observed_daemon
 from tests.fullstack.bench import note
 from tests.fullstack.client import get, streamed
 from tests.fullstack.daemons import MODEL
@@ -67,7 +67,7 @@ async def _started(run: Run, fleet: Fleet) -> list[NodeProcess]:
 
     def start(number: int) -> NodeProcess:
         first = children[0].ready["listen"][0] if children else NOBODY
-        return fleet.node(_name(number), *flags, "--bootstrap", first, program=told.PROGRAM).wait_ready(60.0)
+        return fleet.node(_name(number), *flags, "--bootstrap", first, program=observed_daemon.PROGRAM).wait_ready(60.0)
 
     for number in range(run.nodes):
         children.append(await trio.to_thread.run_sync(start, number))
@@ -96,7 +96,7 @@ async def _window(run: Run, children: list[NodeProcess], spots: list[Spot], figu
     stood = [late[key] - early[key] for early, late in zip(before, after, strict=True) for key in late if key in early]
     figures.link_bytes = sum(stood) - figures.gossip_bytes
     figures.bytes_all = figures.link_bytes
-    await trio.sleep(told.LOOK_S)
+    await trio.sleep(observed_daemon.LOOK_S)
     figures.changes = _spread(run, children)
     for spot in spots:
         peers = (await get(None, spot, "/v1/p2p/peers"))["data"]
@@ -144,10 +144,10 @@ async def _tell(run: Run, children: list[NodeProcess]) -> None:
 
 def _spread(run: Run, children: list[NodeProcess]) -> list[tuple[int, list[float]]]:
     """When everybody got the changes, as they wrote it down."""
-    held, times, found = [told.changes_of(child.home) for child in children], Counter[int](), []
+    held, times, found = [observed_daemon.changes_of(child.home) for child in children], Counter[int](), []
     for change in changes(run):
         times[change.author] += 1
-        owner = told.owner_of(_name(change.author), times[change.author])
+        owner = observed_daemon.owner_of(_name(change.author), times[change.author])
         delays = [each.get(owner, float("inf")) - held[change.author][owner] for each in held]
         found.append((change.author, delays[: change.author] + delays[change.author + 1 :]))
     return found

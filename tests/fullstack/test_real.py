@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.fullstack.figures import Run
+from tests.fullstack.observed_daemon import FILE, changes_of, owner_of
 from tests.fullstack.real import measure
-from tests.fullstack.told import FILE, changes_of, owner_of
 
 
 def test_what_a_node_wrote_down_is_read(tmp_path: Path) -> None:

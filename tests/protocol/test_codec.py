@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import msgpack
 import msgspec
@@ -55,6 +56,27 @@ def test_there_and_back() -> None:
 def test_hostile_bytes_are_a_bad_frame(data: bytes) -> None:
     with pytest.raises(BadFrame):
         unpack(data, Sample)
+
+
+class Carrier(msgspec.Struct, frozen=True, array_like=True):
+    content: Any
+
+
+@pytest.mark.parametrize(
+    ("largest", "too_large"),
+    [
+        (bytes(65_536 - 4), bytes(65_536 - 3)),  # one byte for the array, three for the length of the bytes
+        ("s" * 4096, "s" * 4097),
+        ((0,) * 1024, (0,) * 1025),
+    ],
+    ids=["message", "text", "array"],
+)
+def test_the_limits_are_those_of_the_protocol(largest: object, too_large: object) -> None:
+    """64 KiB a message, 4,096 bytes a text, 1,024 items an array: other implementations rely on these numbers."""
+    fits = Carrier(largest)
+    assert unpack(pack(fits), Carrier) == fits
+    with pytest.raises(BadFrame):
+        unpack(pack(Carrier(too_large)), Carrier)
 
 
 def test_fields_of_a_newer_version_are_ignored() -> None:

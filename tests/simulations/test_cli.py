@@ -23,19 +23,19 @@ from simulations.experiment.run_pool import Made, Planned
 from simulations.run import RunProgress
 from simulations.scenario import Scenario, Topology
 
-STANDIN = "tests.simulations.experiment.standin:run"
+FAKE_RUN = "tests.simulations.experiment.fake_run:run"
 
 
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to be in; runs are those of the stand-in."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(campaign.Campaign, "__init__", _with_standin(campaign.Campaign.__init__))
+    monkeypatch.setattr(campaign.Campaign, "__init__", _with_fake_run(campaign.Campaign.__init__))
     return tmp_path
 
 
-def _with_standin(init: Any) -> Any:
-    return lambda self, **given: init(self, **given, world=STANDIN)
+def _with_fake_run(init: Any) -> Any:
+    return lambda self, **given: init(self, **given, world=FAKE_RUN)
 
 
 def scenario(folder: Path, text: str = "", name: str = "x", about: str = "") -> str:
@@ -381,7 +381,7 @@ def test_a_failing_seed_fails_the_fuzz(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     plans = chaos.planned([5], 4, 180.0)
-    run = run_pool.one_run(plans[0], "tests.simulations.experiment.standin:nowhere").run
+    run = run_pool.one_run(plans[0], "tests.simulations.experiment.fake_run:nowhere").run
     failed = chaos.Fuzzed([Made(run, {"cpu_s": 1.0})])
     monkeypatch.setattr(chaos, "run", lambda plan, jobs, audience: failed)
     assert sim("fuzz", "--from-seed", "5", "--seeds", "1", "--nodes", "4", "--time", "3m") == 1

@@ -17,7 +17,7 @@ from simulations.scenario import Attack, Churn, Fault, Lengths, Lookups, Measure
 from simulations.sim.cluster import address_of
 from simulations.sim.host import IDLE_S, WALL
 from simulations.workload.workload import Arrival
-from tests.simulations.worlds import DELAY_S, FREE, MEASURED, MODEL, Caller, busy, ordered, scenario, world
+from tests.simulations.small_networks import DELAY_S, FREE, MEASURED, MODEL, Caller, busy, ordered, scenario, world
 
 # --- who is in it ----------------------------------------------------------------------------------------------------
 

@@ -1,18 +1,19 @@
-"""From the configuration to an engine, or to a line that says what to do; and what a model's folder tells."""
+"""From the configuration to an engine, or to a line that says what to do."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from p2pnode.config import Config, EngineConfig, ModelConfig
+from p2pnode.config import Config, EngineConfig, ModelConfig, load_config
 from p2pnode.engine import tiny_model
 from p2pnode.engine.base import ModelSpec
 from p2pnode.engine.choice import (
     FAULTS_VARIABLE,
     KEY_FILE_VARIABLE,
+    MOCK_MODEL,
     SPEED_VARIABLE,
     VLLM_PYTHON_VARIABLE,
     NoSuchEngine,
@@ -20,7 +21,6 @@ from p2pnode.engine.choice import (
     chosen_kind,
 )
 from p2pnode.engine.mock import MockEngine
-from p2pnode.engine.model_folder import NotAModel, described
 from p2pnode.engine.openai import OpenAIEngine
 from p2pnode.engine.vllm import VllmEngine
 
@@ -95,28 +95,44 @@ def test_faults_of_the_mock_come_from_the_environment(tmp_path: Path) -> None:
     assert engine.faults.crash_after == 3
 
 
-def test_a_folder_says_what_it_holds(tiny: ModelSpec) -> None:
-    spec = described(tiny)
-    assert (spec.family, spec.context, spec.quantization) == ("LlamaForCausalLM", tiny_model.CONTEXT, "float32")
-    assert 0.001 < spec.params_b < 0.01
-    assert spec.template_hash
-    assert described(replace(tiny, context=64)).context == 64
+# --- from flags and the environment -----------------------------------------------------------------------------------
 
 
-def test_the_same_model_in_two_folders_has_one_fingerprint_and_another_seed_has_another(tmp_path: Path) -> None:
-    def fingerprint(folder: str, seed: int = 0) -> bytes:
-        return described(ModelSpec("x", str(tiny_model.make(tmp_path / folder, seed)))).offer().fingerprint
-
-    assert fingerprint("a") == fingerprint("b") != fingerprint("c", seed=1)
+def from_flags(**flags: Any) -> Config:
+    """What the command line and nothing else makes of the configuration."""
+    return load_config(None, flags, {})
 
 
-def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotAModel, match=r"config\.json"):
-        described(ModelSpec("x", str(tmp_path)))
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
-    with pytest.raises(NotAModel):
-        described(ModelSpec("x", str(tmp_path)))
-    (tmp_path / "config.json").write_text('{"architectures": ["A"]}')
-    with pytest.raises(NotAModel, match="not a safetensors file"):
-        described(ModelSpec("x", str(tmp_path)))
+def test_auto_takes_no_engine_that_was_not_named(tmp_path: Path) -> None:
+    assert chosen_kind(from_flags(), devices=()) == "none"
+    assert chosen_kind(from_flags(engine_url="http://127.0.0.1:1/v1"), devices=()) == "openai"
+    assert chosen_kind(from_flags(engine="mock"), devices=()) == "mock"
+    assert choose_engine(from_flags(engine="none"), tmp_path, {}) is None
+
+
+def test_the_mock_engine_comes_with_a_model_a_gpu_and_faults_on_demand(tmp_path: Path) -> None:
+    faults = {"P2PNODE_MOCK_FAULTS": '{"crash_after_chunks": 5}', "P2PNODE_MOCK_SPEED": "10"}
+    engine: Any = choose_engine(from_flags(engine="mock", mock_gpu="RTX 3090", price_out=2.0), tmp_path, faults)
+    assert engine.simulated
+    assert [offer.name for offer in engine.offers()] == [MOCK_MODEL.name]
+    assert "3090" in engine.gpus()[0].model
+    assert engine.faults.crash_after == 5
+    priced: Any = choose_engine(from_flags(engine="mock", model=("m",), price_out=2.0), tmp_path, {})
+    assert priced.offers()[0].price_out == 2.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "said"),
+    [
+        ({"engine": "mock", "mock_gpu": "Voodoo 2"}, {}, "Voodoo 2"),
+        ({"engine": "mock"}, {"P2PNODE_MOCK_FAULTS": '{"explode": 1}'}, "explode"),
+        ({"engine": "vllm"}, {}, "--model"),
+        ({"engine": "vllm", "model": ("a", "b")}, {}, "one model"),
+    ],
+)
+def test_an_engine_that_cannot_be_had_is_refused_in_one_line(
+    flags: dict[str, Any], environ: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(NoSuchEngine, match=said) as caught:
+        choose_engine(from_flags(**flags), tmp_path, environ)
+    assert "\n" not in str(caught.value)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trio
 
-from p2pnode.engine import child_reaper, vllm
+from p2pnode.engine import vllm
 from p2pnode.engine.base import CHAT, Engine, EngineFailed, EngineJob, EngineReply, ModelSpec
 from p2pnode.engine.gauges import Gauges
 from p2pnode.engine.gauges import read as read_gauges
@@ -220,17 +220,6 @@ def test_what_the_child_is_told() -> None:
     assert "secret" not in arguments
     with pytest.raises(ValueError, match="not allowed"):
         child_arguments(ModelSpec("m", options={"trust-remote-code": ""}), 1, 1)
-
-
-def test_a_log_never_grows_beyond_its_bound(tmp_path: Path) -> None:
-    with closing(child_reaper.BoundedLog(tmp_path / "log", 100)) as log:
-        for number in range(50):
-            log.write(b"%09d\n" % number)
-    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
-    assert len(sizes) == 2
-    assert max(sizes) <= 100
-    assert (tmp_path / "log").read_bytes().endswith(b"000000049\n")
-    assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
 
 
 # --- against the real thing -----------------------------------------------------------------------------------------

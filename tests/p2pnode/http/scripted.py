@@ -21,6 +21,12 @@ from protocol.ids import PeerId, peer_text, short
 from protocol.routing.ranking import Candidate, Excluded, JobQuery, Ranking, Term
 
 KEY = "sk-p2pnode-a-key-for-the-tests-0123456789"
+CHAT = "/v1/chat/completions"
+#: For what would take seconds with the real limits.
+SOON = 0.2
+#: Lines of a head that most requests need.
+HOST = "host: 127.0.0.1:{port}\r\n"
+AUTH = f"authorization: Bearer {KEY}\r\n"
 PEER = PeerId(bytes(range(32)))
 CHUNK = b'{"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"word "}}]}'
 WHOLE = b'{"object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"word "}}]}'
@@ -347,3 +353,19 @@ async def running(
             for wire in api.wires:
                 wire.stream.socket.close()
         nursery.cancel_scope.cancel()
+
+
+async def said(api: Api, text: str) -> tuple[Reply, Wire]:
+    """The answer to exactly these bytes."""
+    wire = await api.wire()
+    await wire.send(text.replace("{port}", str(api.port)).encode("latin-1"))
+    with trio.fail_after(5):
+        return await wire.reply(), wire
+
+
+async def streaming(api: Api, wire: Wire | None = None) -> Wire:
+    """A client in the middle of an answer that does not end."""
+    wire = wire or await api.wire()
+    await wire.send(wire.request("POST", CHAT, json.dumps(chat("slow", stream=True)).encode()))
+    await wire.until(b"\n\n")
+    return wire

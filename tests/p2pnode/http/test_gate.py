@@ -11,9 +11,7 @@ from p2pnode.http.errors import ApiError
 from p2pnode.http.gate import AllowedOrigins, Gate
 from p2pnode.metrics import Metrics
 from p2pnode.state.keys import ApiKey, KeyPolicy, Keyring, fingerprint
-from tests.p2pnode.http.scripted import KEY, ScriptedGateway, chat, running
-
-CHAT = "/v1/chat/completions"
+from tests.p2pnode.http.scripted import CHAT, KEY, ScriptedGateway, chat, running
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:{port}", "localhost:{port}", "LOCALHOST:{port}", "[::1]:{port}"])

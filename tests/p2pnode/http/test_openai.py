@@ -11,11 +11,8 @@ import trio
 
 from p2pnode.http import sse
 from p2pnode.jobs.records import JobFailed
-from p2pnode.state.keys import ApiKey, KeyPolicy, fingerprint
 from protocol.ids import short
-from tests.p2pnode.http.scripted import CHUNK, HANG, KEY, PEER, WHOLE, Api, ScriptedGateway, chat, running
-
-CHAT = "/v1/chat/completions"
+from tests.p2pnode.http.scripted import CHAT, CHUNK, HANG, KEY, PEER, WHOLE, Api, ScriptedGateway, chat, running
 
 
 async def test_a_whole_answer_comes_as_it_was_said() -> None:
@@ -77,46 +74,6 @@ async def test_only_the_fields_of_the_route_are_read_and_the_body_stays_as_it_wa
     assert len({spec.job_id for spec in api.dispatch.specs}) == 4
 
 
-async def test_preferences_become_a_query_and_are_not_forwarded() -> None:
-    wishes = {"order": ["ada"], "ignore": ["bob"], "sort": "price", "max_price": {"completion": 2}, "zdr": True}
-    wishes |= {"quantizations": ["fp8"], "allow_fallbacks": False, "require_parameters": True}
-    headers = {"x-deadline-ms": "5000", "x-slo-ttft-ms": "200", "x-p2pnode-zone": "trusted", "x-p2pnode-session": "s1"}
-    async with running() as api:
-        reply = await api.ask("POST", CHAT, chat(provider=wishes, tools=[{"type": "function"}], seed=1), headers)
-        await api.ask("POST", CHAT, chat(), {"x-slo-tpot-ms": "20"})
-    assert reply.status == 200
-    spec, other = api.dispatch.specs
-    assert json.loads(spec.body) == chat(tools=[{"type": "function"}], seed=1)
-    query = spec.query
-    assert (query.order, query.only, query.ignore, query.sort) == (("ada",), ("ada",), ("bob",), "price")
-    assert (query.max_price, query.quantizations, query.zone) == (2.0, ("fp8",), "trusted")
-    assert query.capabilities == {"tools"}
-    assert spec.deadline is not None
-    assert other.deadline is None
-    assert other.query.sort == "throughput"
-
-
-async def test_without_a_word_the_zone_is_the_operators_choice() -> None:
-    gateway = ScriptedGateway()
-    gateway.zone = "trusted"
-    async with running(gateway) as api:
-        for headers in ({}, {"x-p2pnode-zone": "anyone"}, {"x-p2pnode-zone": "local"}):
-            assert (await api.ask("POST", CHAT, chat(), headers)).status == 200
-    assert [spec.query.zone for spec in api.dispatch.specs] == ["trusted", "anyone", "local"]
-
-
-async def test_a_key_is_the_ceiling_of_the_zone() -> None:
-    gateway = ScriptedGateway()
-    secret = "sk-p2pnode-guest-0123456789"
-    gateway.keys.replace([ApiKey("guest", fingerprint(secret), KeyPolicy(zone="mine"))])
-    async with running(gateway) as api:
-        for wanted in ("anyone", "local", ""):
-            headers = {"authorization": f"Bearer {secret}", "x-p2pnode-zone": wanted}
-            assert (await api.ask("POST", CHAT, chat(), headers)).status == 200
-    assert [spec.query.zone for spec in api.dispatch.specs] == ["mine", "local", "mine"]
-    assert {spec.client for spec in api.dispatch.specs} == {"guest"}
-
-
 @pytest.mark.parametrize(
     ("body", "code", "param"),
     [
@@ -153,21 +110,6 @@ async def test_what_is_wrong_with_a_body_is_named(body: bytes, code: str, param:
     assert reply.error["type"] == "invalid_request_error"
     assert reply.headers["x-should-retry"] == "false"
     assert not api.dispatch.specs
-
-
-@pytest.mark.parametrize(
-    ("headers", "param"),
-    [
-        ({"x-deadline-ms": "0"}, "x-deadline-ms"),
-        ({"x-deadline-ms": "soon"}, "x-deadline-ms"),
-        ({"x-slo-ttft-ms": "-5"}, "x-slo-ttft-ms"),
-        ({"x-p2pnode-zone": "moon"}, "x-p2pnode-zone"),
-    ],
-)
-async def test_what_is_wrong_with_a_wish_is_named(headers: dict[str, str], param: str) -> None:
-    async with running() as api:
-        reply = await api.ask("POST", CHAT, chat(), headers)
-    assert (reply.status, reply.error["param"]) == (400, param)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from protocol.wire.messages import (
     encode,
 )
 from protocol.wire.mux import ResetCode
-from tests.p2pnode.jobs.jobsite import (
+from tests.p2pnode.jobs.fake_workers import (
     MODEL,
     SETTINGS,
     Channel,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from p2pnode.jobs.records import COMPLETED, JobBook, JobFailed
-from tests.p2pnode.jobs.jobsite import chat, spec
+from tests.p2pnode.jobs.fake_workers import chat, spec
 
 
 class Clock:

@@ -8,7 +8,7 @@ import trio
 
 from p2pnode.swarm.peerlink import Channel
 from protocol.wire.messages import DELTA
-from tests.p2pnode.swarm.standin import real_net, running
+from tests.p2pnode.swarm.idle_machine import real_net, running
 
 
 async def drip(channel: Channel, frames: list[tuple[int, bytes]]) -> None:

@@ -36,7 +36,7 @@ from protocol.ids import peer_from_libp2p
 from protocol.settings import ConnectionSettings
 from protocol.wire.messages import BODY, DELTA, HELLO, REQ
 from tests.p2pnode.swarm.attackers import HELLO_LINE, impostor, intrude, socket_from, stranger, stream_of
-from tests.p2pnode.swarm.standin import (
+from tests.p2pnode.swarm.idle_machine import (
     SETTINGS,
     StandIn,
     ask,
@@ -447,7 +447,7 @@ async def test_nothing_is_offered_but_identify_ping_and_our_link() -> None:
 def test_the_library_writes_nothing_to_stderr() -> None:
     script = """
 import logging, trio
-from tests.p2pnode.swarm.standin import ask, knows, real_net, running
+from tests.p2pnode.swarm.idle_machine import ask, knows, real_net, running
 from p2pnode.swarm.net import NetError
 async def main():
     async with running(real_net(1)) as one:

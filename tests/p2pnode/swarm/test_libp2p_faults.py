@@ -25,7 +25,7 @@ from p2pnode.swarm.swarm import Swarm
 from protocol.effects import Dial
 from protocol.events import LinkDown
 from protocol.wire.messages import REQ
-from tests.p2pnode.swarm.standin import (
+from tests.p2pnode.swarm.idle_machine import (
     ANY_PORT,
     StandIn,
     ask,

@@ -7,7 +7,7 @@ import pytest
 from p2pnode.swarm.libp2p import Libp2pNet, _reachable, _targets
 from p2pnode.swarm.net import Address, BadAddress, NetError, is_loopback, parse_address
 from protocol.ids import PeerId, peer_text
-from tests.p2pnode.swarm.standin import running, seed_of
+from tests.p2pnode.swarm.idle_machine import running, seed_of
 
 ALICE = PeerId(b"a" * 32)
 

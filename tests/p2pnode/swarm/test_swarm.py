@@ -14,7 +14,7 @@ from protocol.events import DialFailed, Event, FindPeer, LinkDown, LinkUp, Recei
 from protocol.ids import PeerId
 from protocol.wire.messages import BODY, DELTA, REQ, Doubt
 from tests.fakes import MemorySwitch
-from tests.p2pnode.swarm.standin import SETTINGS, StandIn, ask, knows, real_net, running
+from tests.p2pnode.swarm.idle_machine import SETTINGS, StandIn, ask, knows, real_net, running
 
 
 def key(number: int) -> PeerId:

@@ -1,28 +1,10 @@
-"""Token buckets, and the budget that is made of them."""
+"""The upload budget of gossip: a flow, bursts, and how a burst is paid back."""
 
 from __future__ import annotations
 
 import pytest
 
 from protocol.gossip.budget import EVEN_S, PAYBACK_SHARE, SAVED_S, SAVED_SHARE, SYNC_SHARE, Budget
-from protocol.token_bucket import TokenBucket
-
-
-def test_it_fills_with_time_up_to_its_capacity() -> None:
-    bucket = TokenBucket(10.0, 100.0, now=5.0)
-    assert bucket.spend(100, 5.0)
-    assert not bucket.spend(1, 5.0)
-    assert bucket.level(7.0) == 20.0
-    assert bucket.level(6.0) == 20.0  # a clock that stands still or goes back gives nothing
-    assert bucket.level(1000.0) == 100.0
-
-
-def test_debt_is_paid_back_before_more_is_given() -> None:
-    bucket = TokenBucket(10.0, 100.0, now=0.0)
-    assert bucket.spend(130, 0.0, debt=30.0)
-    assert not bucket.spend(1, 0.0, debt=30.0)
-    assert not bucket.spend(1, 3.0)
-    assert bucket.spend(10, 4.0)
 
 
 def test_a_node_begins_with_a_burst_and_no_flow_and_saves_half_of_it_again() -> None:

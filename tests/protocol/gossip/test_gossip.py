@@ -254,7 +254,7 @@ def test_a_new_statement_goes_to_those_who_lack_it_once() -> None:
     assert pushed(node.tick(2.0)) == {}
 
 
-def test_what_was_known_already_is_counted_once_for_each_copy() -> None:
+def test_each_copy_of_a_known_statement_is_counted_once() -> None:
     node = Alone(2)
     a, b = node.peers
     counts = node.gossip.counts

@@ -338,7 +338,7 @@ def test_when_all_fall_silent_the_fault_is_ours() -> None:
     ("watched", "silent", "awareness"),
     [(9, 3, 0), (8, 3, 1), (8, 2, 0), (12, 4, 0), (11, 4, 1), (3, 3, 1), (30, 10, 0), (30, 11, 1)],
 )
-def test_more_than_a_third_and_at_least_three_that_fall_silent_at_once_are_our_own_fault(
+def test_awareness_rises_when_at_least_three_and_more_than_a_third_fall_silent(
     watched: int, silent: int, awareness: int
 ) -> None:
     node = Alone(watched)
@@ -348,7 +348,7 @@ def test_more_than_a_third_and_at_least_three_that_fall_silent_at_once_are_our_o
     assert node.machine.awareness == awareness
 
 
-def test_who_is_silent_for_longer_does_not_count_against_us_again() -> None:
+def test_peers_that_stay_silent_raise_our_awareness_only_once() -> None:
     """Five of ten fall silent in the first period and stay so; nobody new does, so that we recover while they die."""
     node = Alone(10)
     health = []

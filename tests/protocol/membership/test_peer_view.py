@@ -15,36 +15,11 @@ from protocol.ids import PeerId
 from protocol.membership.peer_view import MOST_WANTED, PeerView
 from protocol.statements.adverts import Advert, Load, ModelOffer
 from protocol.statements.keys import ADVERT, LOAD
-from protocol.subnet import group_of, network_group
-from tests.protocol.people import ME, advert, card, envelope, idle, new_view, offer, peer, put
+from tests.protocol.sample_peers import ME, advert, card, envelope, idle, new_view, offer, peer, put
 
 
 def at(address: str) -> Advert:
     return advert(addrs=(f"/ip4/{address}/tcp/4411",))
-
-
-@pytest.mark.parametrize(
-    ("address", "group"),
-    [
-        ("8.8.4.4", "8.8.4.0/24"),
-        ("127.3.2.1", "127.0.0.0/8"),
-        ("::1", "::1/128"),
-        ("2001:db8:1:2::7", "2001:db8:1::/48"),
-        ("::ffff:8.8.4.4", "8.8.4.0/24"),
-        ("fe80::1%eth0", "fe80::/48"),
-        ("example.org", ""),
-        ("", ""),
-    ],
-)
-def test_a_network_group_is_what_one_party_controls(address: str, group: str) -> None:
-    assert network_group(address) == group
-
-
-def test_the_group_of_an_advert_is_that_of_its_first_public_address() -> None:
-    assert group_of(("/ip4/192.168.1.2/tcp/1", "/dns4/a.example/tcp/1", "/ip4/8.8.8.8/tcp/1")) == "8.8.8.0/24"
-    assert group_of(("/ip4/192.168.1.2/tcp/1",)) == "192.168.1.0/24"
-    assert group_of(("nonsense", "/ip4/999.1.1.1/tcp/1")) == ""
-    assert group_of(()) == ""
 
 
 def test_a_fresh_view_knows_only_this_node() -> None:
@@ -69,14 +44,6 @@ def test_what_a_peer_says_is_in_its_record_and_in_the_columns() -> None:
     assert (columns["tflops"][row], columns["bandwidth"][row]) == (165.0, 1010.0)
     assert (columns["jobs"][row], columns["slots"][row]) == (5, 8)
     assert view.at(row) is record
-
-
-def test_free_memory_is_never_more_than_there_is() -> None:
-    view = new_view()
-    one = put(view, 1, advert(gpu=card(8)), idle(free_vram_mib=1 << 30))
-    record = view.get(one)
-    assert record is not None
-    assert view.columns["free"][record.row] == 8 * 1024
 
 
 def test_a_load_may_come_before_the_advert() -> None:
@@ -106,49 +73,6 @@ def test_this_node_never_expires() -> None:
     assert record.is_self
     assert len(view.offering("llama-3.1-8b-instruct")) == 1
     assert record.load_until == math.inf
-
-
-def test_the_index_follows_every_advert() -> None:
-    view = new_view()
-    put(view, 1, advert(offer("a"), offer("b")))
-    put(view, 2, advert(offer("b"), offer("b", context=7), offer("c")))
-    assert view.models() == ["b", "a", "c"]
-    assert view.models(1) == ["b"]
-    twice = view.offers("b")
-    assert twice is not None
-    assert sorted(twice.column("context").tolist()) == [8192, 8192]  # of two offers of one name the first counts
-    put(view, 1, advert(offer("b", context=99)))
-    assert view.offers("a") is None
-    assert sorted(twice.column("context").tolist()) == [99, 8192]
-    view.remove(peer(1))
-    view.remove(peer(1))
-    assert [view.at(row).peer for row in view.offering("b").tolist()] == [peer(2)]
-    view.remove(peer(2))
-    assert view.models() == []
-
-
-def test_an_index_forgets_kinds_that_nobody_offers_any_more() -> None:
-    view = new_view()
-    put(view, 1, advert(offer(quantization="kept")))
-    put(view, 3, advert(offer(quantization="gone")))
-    offers = view.offers("llama-3.1-8b-instruct")
-    assert offers is not None
-    assert len(offers.rows) == 2
-    for number in range(100):
-        put(view, 2, advert(offer(quantization=f"q{number}")))
-    view.remove(peer(3))
-    put(view, 4, advert(offer(quantization="new")))
-    assert len(offers.kinds) < 40
-    labels = [offers.kinds[number][1] for number in offers.column("kind").tolist()]
-    assert sorted(labels) == ["kept", "new", "q99"]
-
-
-def test_dropping_an_offer_before_anybody_asked_is_cheap_and_right() -> None:
-    view = new_view()
-    put(view, 1)
-    put(view, 2)
-    view.remove(peer(1))
-    assert [view.at(row).peer for row in view.offering("llama-3.1-8b-instruct").tolist()] == [peer(2)]
 
 
 def test_round_trips_are_smoothed() -> None:

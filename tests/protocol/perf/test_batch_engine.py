@@ -8,7 +8,6 @@ import pytest
 
 from protocol.perf.batch_engine import BatchEngine
 from protocol.perf.cost_model import REQUEST_S, predict
-from protocol.perf.gpu_catalog import shape_of
 from protocol.perf.model_timing import CHUNK_TOKENS, ModelTiming
 from protocol.perf.sequences import UnknownModel, WakeAt, Work
 from protocol.statements.adverts import Gpu, Status
@@ -333,16 +332,6 @@ def test_a_model_that_it_does_not_have_is_the_callers_mistake() -> None:
     with pytest.raises(UnknownModel):
         engine().submit(Work(1, "other", 1, 1), 0.0)
     assert BatchEngine({}, slots=1).load(0.0).running == 0
-
-
-def test_a_mixture_reads_more_experts_the_larger_the_batch() -> None:
-    mixture = ModelTiming(CARD, shape_of("mixtral-8x7b-instruct-v0.1"), "awq")
-    steps = [mixture.step(size, 0.0)[0] for size in (1, 4, 16)]
-    for size, step in zip((1, 4, 16), steps, strict=True):
-        expected = predict(CARD, mixture.shape, 0, size, quantization="awq").itl_s
-        assert step == pytest.approx(expected)
-    assert steps[0] < steps[1] < steps[2]
-    assert ModelTiming(CARD, SHAPE, scale=0.0).step(1, 5.0) == (0.0, 0.0)
 
 
 def test_a_long_answer_is_looked_at_again_though_nothing_changes() -> None:

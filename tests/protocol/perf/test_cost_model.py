@@ -19,6 +19,7 @@ from protocol.perf.cost_model import (
     predict,
     prefill_s,
     step_s,
+    touched_share,
 )
 from protocol.perf.gpu_catalog import ModelShape, find_gpu, gpu_names, model_names, shape_of
 from protocol.statements.adverts import Gpu, ModelState
@@ -76,6 +77,16 @@ def test_a_mixture_touches_more_weights_the_larger_the_batch() -> None:
     assert alone == pytest.approx(mixture.active_params * 2 / 0.7 / 4.8e12, rel=0.05)
 
 
+@pytest.mark.parametrize(("batch", "untouched"), [(1.0, 0.75), (2.0, 0.5625), (3.0, 0.421875)])
+def test_a_batch_touches_the_experts_that_at_least_one_of_its_tokens_chose(batch: float, untouched: float) -> None:
+    """Mixtral: a token chooses 2 of 8 experts, so each expert is left out with probability (3/4)^batch."""
+    mixture = shape_of("mixtral-8x7b-v0.1")
+    experts = (mixture.params - mixture.active_params) / 0.75  # a token leaves out three quarters of them
+    assert touched_share(mixture, batch) == pytest.approx(1 - experts * untouched / mixture.params)
+    assert touched_share(mixture, 1.0) == pytest.approx(mixture.active_params / mixture.params)
+    assert touched_share(LLAMA, batch) == 1.0
+
+
 @pytest.mark.parametrize(
     ("gpu", "quantization", "tflops"),
     [
@@ -114,6 +125,9 @@ def test_context_that_does_not_fit_makes_the_next_job_wait() -> None:
     waits = predict(gpu, LLAMA, 1000, batch=8, context=round(room) + 1000)
     assert fits.ttft_s < 1
     assert waits.ttft_s == pytest.approx(fits.ttft_s + 2000 / room * ANSWER_TOKENS * waits.itl_s, rel=0.05)
+    usual = predict(gpu, LLAMA, 1000, batch=8, context=round(room) + 1000, answer_tokens=256)
+    assert usual == waits
+    assert predict(gpu, LLAMA, 1000, batch=1, context=0) == predict(gpu, LLAMA, 1000)
     assert kv_tokens(find_gpu("RTX 3070"), LLAMA) == 0
     never = predict(gpu, LLAMA, 100_000, batch=2, context=10)
     assert never.ttft_s < predict(gpu, LLAMA, 100_000).ttft_s + ANSWER_TOKENS * never.itl_s + 1e-9

@@ -1,4 +1,4 @@
-"""Ranking: each filter with its number, the order, the explanation, and what holds whatever the peers claim."""
+"""Ranking: the order, the explanation, and what holds whatever the peers claim."""
 
 from __future__ import annotations
 
@@ -11,29 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import LocalProtocolError
-from protocol.ids import PeerId, peer_text, short
+from protocol.ids import peer_text, short
 from protocol.membership.peer_view import PeerView
 from protocol.routing.catalog import anything
 from protocol.routing.policies import POLICIES, SORTS
 from protocol.routing.ranking import JobQuery, Ranking, catalog, rank, similar
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status
 from protocol.statements.keys import ADVERT, LOAD
-from tests.protocol.people import ME, MODEL, advert, card, envelope, idle, new_view, offer, peer, put
-
-NOW = 10.0
-
-
-def ranked(view: PeerView, *, policy: str = "neuralgrid", explain: bool = True, **wishes: object) -> Ranking:
-    query = JobQuery(MODEL, **wishes)  # type: ignore[arg-type]
-    return rank(view, query, policy, random.Random(1), NOW, explain=explain)
-
-
-def chosen(ranking: Ranking) -> list[PeerId]:
-    return [candidate.peer for candidate in ranking.candidates]
-
-
-def why_not(ranking: Ranking, who: PeerId) -> tuple[str, str]:
-    return next((each.reason, each.detail) for each in ranking.excluded if each.peer == who)
+from tests.protocol.routing.rankings import NOW, chosen, ranked, why_not
+from tests.protocol.sample_peers import ME, MODEL, advert, card, envelope, idle, new_view, offer, peer, put
 
 
 def test_who_offers_nothing_is_told_apart_only_in_an_explanation() -> None:
@@ -57,51 +43,9 @@ def test_who_offers_what_was_asked_for_gets_a_place_in_a_full_view() -> None:
     assert chosen(ranked(view, explain=False)) == [peer(2)]
 
 
-def test_who_fails_two_filters_is_told_the_first() -> None:
-    view = new_view()
-    dead = put(view, 1)
-    view.set_state(dead, "dead", 4.0)
-    ranking = ranked(view, prompt_tokens=10**7)
-    assert [each.reason for each in ranking.excluded if each.peer == dead] == ["not_alive"]
-
-
 def test_an_unknown_policy_is_named_with_those_that_exist() -> None:
     with pytest.raises(LocalProtocolError, match="no policy 'best'; choose one of expected-seconds, neuralgrid"):
         ranked(new_view(), policy="best")
-
-
-# --- filters ----------------------------------------------------------------------------------------------------------
-
-
-def test_dead_peers_are_left_out_and_doubted_ones_come_last() -> None:
-    view = new_view()
-    dead, doubted, alive = (put(view, number) for number in (1, 2, 3))
-    view.set_state(dead, "dead", 4.0)
-    view.set_state(doubted, "suspect", 4.0)
-    for policy in POLICIES:
-        ranking = ranked(view, policy=policy)
-        assert chosen(ranking) == [alive, doubted]
-        assert why_not(ranking, dead) == ("not_alive", "dead for 6 s")
-
-
-def test_old_statements_are_not_believed() -> None:
-    view = new_view()
-    advert_old, load_old, new = put(view, 1, until=9.0), put(view, 2), put(view, 3)
-    assert view.put(envelope(load_old, LOAD), idle(), 0.0, 8.5)
-    ranking = ranked(view)
-    assert chosen(ranking) == [new]
-    assert why_not(ranking, advert_old) == ("stale_advert", "expired 1.0 s ago")
-    assert why_not(ranking, load_old) == ("stale_load", "expired 1.5 s ago")
-
-
-@pytest.mark.parametrize(
-    ("status", "word"),
-    [(Status.DRAINING, "draining"), (Status.LEFT, "left")],
-)
-def test_a_peer_that_takes_no_jobs_is_left_out(status: Status, word: str) -> None:
-    view = new_view()
-    one = put(view, 1, load=idle(status=int(status), running=8, waiting=2))
-    assert why_not(ranked(view), one) == ("leaving", f"{word}: 8 running, 2 waiting in 8 places")
 
 
 def test_a_busy_peer_comes_last_and_is_asked_when_there_is_no_other() -> None:
@@ -110,96 +54,6 @@ def test_a_busy_peer_comes_last_and_is_asked_when_there_is_no_other() -> None:
     assert chosen(ranked(view)) == [busy], "its queue may have room: it says so itself if not"
     free = put(view, 2, advert(gpu=card(24, 10.0)))
     assert chosen(ranked(view)) == [free, busy]
-
-
-@pytest.mark.parametrize(
-    ("offered", "wishes", "reason", "detail"),
-    [
-        (
-            {"context": 4096},
-            {"prompt_tokens": 4000, "max_tokens": 200},
-            "context",
-            "holds 4096 tokens, the job needs 4200",
-        ),
-        ({"capabilities": ("vision",)}, {"capabilities": frozenset({"tools", "vision"})}, "capability", "lacks tools"),
-        ({"quantization": "awq"}, {"quantizations": ("fp8", "bf16")}, "quantization", "serves awq"),
-        ({}, {"quantizations": ("fp8",)}, "quantization", "serves unknown"),
-        ({"price_out": 2.5}, {"max_price": 1.0}, "price", "asks 2.5 USD per million tokens, at most 1"),
-    ],
-)
-def test_an_offer_that_does_not_do_is_left_out(
-    offered: dict[str, object], wishes: dict[str, object], reason: str, detail: str
-) -> None:
-    view = new_view()
-    one = put(view, 1, advert(offer(**offered)))
-    assert why_not(ranked(view, **wishes), one) == (reason, detail)
-
-
-def test_an_offer_that_just_does_is_a_candidate() -> None:
-    view = new_view()
-    fits = offer(context=4200, capabilities=("tools", "vision"), quantization="FP8", price_out=1.0)
-    unlimited = offer(context=0, capabilities=("tools",), quantization="fp8")
-    both = [put(view, 1, advert(fits)), put(view, 2, advert(unlimited))]
-    wishes = {"prompt_tokens": 4000, "max_tokens": 200, "capabilities": frozenset({"tools"})}
-    ranking = ranked(view, **wishes, quantizations=("fp8",), max_price=1.0)
-    assert sorted(chosen(ranking)) == both
-    assert ranking.offered == 2
-    unsaid = put(view, 3, advert(offer(capabilities=("tools",))))
-    assert unsaid in chosen(ranked(view, **wishes, quantizations=("unknown",)))
-
-
-def test_memory_counts_for_who_has_to_load_the_model() -> None:
-    view = new_view()
-    cold = offer(state=int(ModelState.ON_DISK))
-    full = put(view, 1, advert(cold), idle(free_vram_mib=4096))
-    room = put(view, 2, advert(cold), idle())
-    warm = put(view, 3, load=idle(free_vram_mib=10))
-    unknown = put(view, 4, advert(cold, gpu=card(0)))
-    ranking = ranked(view)
-    assert set(chosen(ranking)) == {room, warm, unknown}
-    assert why_not(ranking, full) == ("memory", "needs 16384 MiB to load, 4096 are free")
-
-
-def test_another_version_of_the_protocol_is_left_out() -> None:
-    view = new_view()
-    one = put(view, 1, Advert(2, models=(offer(),)))
-    assert why_not(ranked(view), one) == ("protocol", "speaks version 2, we 1")
-
-
-def test_who_was_tried_is_not_tried_again() -> None:
-    view = new_view()
-    one, two = put(view, 1), put(view, 2)
-    ranking = ranked(view, exclude=frozenset((one, peer(77))))
-    assert chosen(ranking) == [two]
-    assert why_not(ranking, one) == ("already_tried", "this job was tried there")
-    assert set(chosen(ranked(view, exclude=frozenset((peer(77),))))) == {one, two}
-
-
-def test_zones() -> None:
-    view = new_view()
-    view.put_self(advert(), idle(), 0.0)
-    friend, stranger = put(view, 1), put(view, 2)
-    assert chosen(ranked(view, zone="local")) == [ME]
-    assert set(chosen(ranked(view, zone="trusted", trusted=frozenset((friend,))))) == {ME, friend}
-    assert chosen(ranked(view, zone="mine")) == [ME]
-    assert chosen(ranked(view, zone="local", trusted=frozenset((friend,)))) == [ME]
-    assert set(chosen(ranked(view))) == {ME, friend, stranger}
-    assert why_not(ranked(view, zone="local"), stranger) == ("zone", "outside the zone 'local'")
-
-
-def test_peers_are_named_by_id_by_short_id_and_by_name() -> None:
-    view = new_view()
-    one, two, three = (put(view, n, advert(name=f"box-{n}")) for n in (1, 2, 3))
-    names = (peer_text(one), short(two), "box-3")
-    for who, name in zip((one, two, three), names, strict=True):
-        assert chosen(ranked(view, only=(name,))) == [who]
-        assert who not in chosen(ranked(view, ignore=(name,)))
-        assert chosen(ranked(view, order=(name,)))[0] == who
-    assert chosen(ranked(view, order=names[::-1])) == [three, two, one]
-    assert chosen(ranked(view, order=("box-2", peer_text(one), short(two)))) == [two, one, three]
-    assert chosen(ranked(view, order=("nobody", "O0O0O0O0"))) != []
-    assert why_not(ranked(view, only=names[:2]), three) == ("not_named", "not among the 2 that `only` names")
-    assert why_not(ranked(view, ignore=names[2:]), three) == ("ignored", "named by `ignore`")
 
 
 # --- order and explanation --------------------------------------------------------------------------------------------
@@ -362,37 +216,6 @@ def test_everybody_is_a_candidate_or_excluded_and_no_claim_makes_a_score_that_is
     for summary in summaries:
         assert math.isfinite(summary.expected_wait_s)
         assert summary.peers == summary.warm + summary.sleeping + summary.on_disk > 0
-
-
-# --- the catalogue ----------------------------------------------------------------------------------------------------
-
-
-def test_the_catalogue_is_the_union_over_those_who_are_there() -> None:
-    view = new_view()
-    view.put_self(advert(offer("a", quantization="awq", price_out=2.0, price_in=0.1)), idle(), 0.0)
-    put(view, 1, advert(offer("a", state=1, context=32768, price_out=1.0, price_in=0.2, capabilities=("tools",))))
-    put(view, 2, advert(offer("a", state=0), offer("b"), runtime="simulated"), idle(status=int(Status.BUSY)))
-    for number, state in enumerate(("dead", "left"), 3):
-        view.set_state(put(view, number, advert(offer("a"), offer("gone"))), state, 0.0)
-    put(view, 5, advert(offer("gone")), until=5.0)
-    put(view, 6, advert(offer("gone")), idle(status=int(Status.DRAINING)))
-    put(view, 7, Advert(9, models=(offer("gone"),)))
-    a, b = catalog(view, NOW)
-    assert anything(view, NOW)
-    assert not anything(new_view(), NOW)
-    assert (a.name, a.peers, a.warm, a.sleeping, a.on_disk) == ("a", 3, 1, 1, 1)
-    assert (a.context_length, a.quantizations, a.capabilities) == (32768, ("awq",), ("tools",))
-    assert (a.price_in, a.price_out, a.fingerprints) == (0.0, 0.0, (bytes(16),))
-    assert not a.simulated
-    assert (b.name, b.peers, b.simulated) == ("b", 1, True)
-    assert 0 < a.expected_wait_s < b.expected_wait_s + 1
-
-
-def test_a_model_that_nobody_has_warm_is_waited_for() -> None:
-    view = new_view()
-    put(view, 1, advert(offer("on-disk-8b", state=0), offer("warm-8b")))
-    cold, warm = catalog(view, NOW)
-    assert cold.expected_wait_s > warm.expected_wait_s + 15
 
 
 def test_similar_names_are_offered_for_a_wrong_one() -> None:

@@ -64,7 +64,7 @@ def test_a_second_jump_starts_the_vote_afresh_and_statements_that_fit_both_do_no
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
 def test_votes_are_kept_while_the_same_jump_is_seen_again(jump: float) -> None:
-    """The clock is compared at every message: observations between two votes must not wipe the first."""
+    """Every message compares the clocks, so observations between two votes must not wipe the first one."""
     clock = WallClock(0.0, WALL)
     clock.observe(10.0, WALL + 10 + jump)
     assert not clock.vote(said(0, WALL + 10), SKEW, 10.0)  # one for the old time
@@ -85,7 +85,7 @@ def test_another_jump_wipes_the_votes_for_the_last_one() -> None:
     assert not clock.vote(said(0, WALL), SKEW, 0.0)
     assert not clock.vote(said(1, WALL), SKEW, 0.0)
     clock.observe(0.0, WALL + 3606)  # away from the rival by more than a jump: another rival
-    assert clock.vote(said(2, WALL + 3606), SKEW, 0.0)  # one of one: nobody has spoken against it
+    assert clock.vote(said(2, WALL + 3606), SKEW, 0.0)  # one vote of one: the earlier two are gone
     assert clock.read(0.0) == WALL + 3606
 
 

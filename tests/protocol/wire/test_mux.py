@@ -582,7 +582,7 @@ def test_a_busy_link_is_pinged_now_and_then_for_its_round_trip() -> None:
     assert dialer.tick(35.0) == [Dead()]
 
 
-def test_patience_does_not_run_while_frames_come_however_often_the_link_was_pinged() -> None:
+def test_a_routine_ping_on_a_busy_link_does_not_start_the_patience() -> None:
     """The routine PINGs at 20, 40 and 60 s of a busy link ask for nothing, so no silence is counted from them."""
     dialer, _ = pair()
     dialer.tick(0.0)

@@ -17,7 +17,7 @@ from simulations.experiment.loading import load
 from simulations.experiment.overrides import ScenarioError
 from simulations.experiment.run_pool import one_run, plan
 
-STANDIN = "tests.simulations.experiment.standin:run"
+FAKE_RUN = "tests.simulations.experiment.fake_run:run"
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def document(tmp_path: Path) -> dict[str, Any]:
         '[goals]\nsuccess_rate = ">= 0.9"\n"ttft_s.p50" = "<= 0.1"\n'
     )
     loaded = load(path)
-    return results.document(loaded, [one_run(each, STANDIN).run for each in plan(loaded)], False)
+    return results.document(loaded, [one_run(each, FAKE_RUN).run for each in plan(loaded)], False)
 
 
 def changed(document: dict[str, Any], metric: str, factor: float, point: int = 0) -> dict[str, Any]:

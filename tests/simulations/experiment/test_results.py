@@ -22,7 +22,7 @@ from simulations.experiment.run_pool import one_run, plan
 from simulations.sim.jobs import STAGES
 
 ROOT = Path(__file__).parents[3]
-STANDIN = "tests.simulations.experiment.standin:run"
+FAKE_RUN = "tests.simulations.experiment.fake_run:run"
 TEXT = (
     'name = "x"\nseeds = [1, 2, 3]\n[sweep]\n"topology.nodes" = [5, 6]\n'
     '"routing.policy" = ["random", "neuralgrid", "omniscient"]\n'
@@ -38,7 +38,7 @@ def loaded(tmp_path: Path) -> Loaded:
 
 
 def document_of(loaded: Loaded) -> dict[str, Any]:
-    return results.document(loaded, [one_run(each, STANDIN).run for each in plan(loaded)], False)
+    return results.document(loaded, [one_run(each, FAKE_RUN).run for each in plan(loaded)], False)
 
 
 def test_the_same_runs_are_the_same_bytes(loaded: Loaded, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_goals_are_judged_at_the_points_they_are_about(loaded: Loaded) -> None:
 def test_goals_on_what_the_runs_cost_are_judged_beside_the_results(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text(f'{TEXT}virtual_per_cpu_s = ">= 8"\n"topology.nodes=5: peak_mib" = "<= 100"\n')
     loaded = load(tmp_path / "x.toml")
-    runs = [one_run(each, STANDIN).run for each in plan(loaded)]
+    runs = [one_run(each, FAKE_RUN).run for each in plan(loaded)]
     costs = [
         {"point": run["point"], "seed": run["seed"], "virtual_per_cpu_s": 7.0 + run["seed"], "peak_mib": 101.0}
         for run in runs
@@ -137,7 +137,7 @@ def test_the_interval_is_students() -> None:
 
 
 def test_what_was_not_reached_with_one_seed_is_in_every_figure_over_the_seeds(loaded: Loaded) -> None:
-    runs = [one_run(each, STANDIN).run for each in plan(loaded)]
+    runs = [one_run(each, FAKE_RUN).run for each in plan(loaded)]
     for run in runs:
         if run["seed"] == 2 and run["point"]["routing.policy"] != "omniscient":
             run["metrics"]["ttft_s"]["p99"] = math.inf
@@ -150,7 +150,7 @@ def test_what_was_not_reached_with_one_seed_is_in_every_figure_over_the_seeds(lo
 
 
 def test_nothing_is_held_against_a_ceiling_that_was_not_reached(loaded: Loaded) -> None:
-    runs = [one_run(each, STANDIN).run for each in plan(loaded)]
+    runs = [one_run(each, FAKE_RUN).run for each in plan(loaded)]
     for run in runs:
         run["metrics"]["ttft_s"]["p99"] = math.inf
     assert all("ttft_p99_ratio" not in run["metrics"] for run in results.with_ratios(runs))

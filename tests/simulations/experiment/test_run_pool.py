@@ -20,7 +20,7 @@ from simulations.experiment.overrides import Overrides
 from simulations.experiment.run_pool import Made, Planned, RunPool, one_run, plan, toml_text
 from simulations.run import RunProgress
 
-STANDIN = "tests.simulations.experiment.standin:run"
+FAKE_RUN = "tests.simulations.experiment.fake_run:run"
 ROOT = Path(__file__).parents[3]
 
 
@@ -80,13 +80,13 @@ def test_values_are_written_as_in_toml() -> None:
 
 
 def test_a_crash_and_a_breach_say_how_to_repeat_them(tmp_path: Path) -> None:
-    made = RunPool(planned(tmp_path, "crash"), 0, Silent(), STANDIN).all()
+    made = RunPool(planned(tmp_path, "crash"), 0, Silent(), FAKE_RUN).all()
     crashed = made[1].run
     assert crashed["error"]["what"] == "ZeroDivisionError: nothing to share"
     assert crashed["error"]["repeat"].endswith("--seed 2 --set topology.nodes=5")
     assert "in run" in made[1].timing["traceback"]
     assert [one.run["error"] is None for one in made] == [True, False, True, False]
-    broken = one_run(planned(tmp_path, "breach")[1], STANDIN).run["breach"]
+    broken = one_run(planned(tmp_path, "breach")[1], FAKE_RUN).run["breach"]
     assert broken["invariant"] == "I2"
     assert broken["repeat"].endswith("--seed 2 --set topology.nodes=5 --until 9")
 
@@ -94,7 +94,7 @@ def test_a_crash_and_a_breach_say_how_to_repeat_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("jobs", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_a_run_cost_says_how_to_repeat_it(tmp_path: Path, jobs: int) -> None:
     plans = planned(tmp_path, "die" if jobs else "")
-    made = RunPool(plans, jobs, Silent(), STANDIN).all()
+    made = RunPool(plans, jobs, Silent(), FAKE_RUN).all()
     assert [one.timing["repeat"] for one in made] == [each.command() for each in plans]
 
 
@@ -126,7 +126,7 @@ class Enough(Silent):
 def test_ctrl_c_in_this_process_keeps_what_is_done(tmp_path: Path, twice: bool) -> None:
     plans = planned(tmp_path, "slow")
     audience = Enough(twice)
-    runs = RunPool(plans, 0, audience, STANDIN)
+    runs = RunPool(plans, 0, audience, FAKE_RUN)
     made = runs.all()
     assert runs.interrupted
     assert ("stopping",) in audience.told
@@ -136,12 +136,12 @@ def test_ctrl_c_in_this_process_keeps_what_is_done(tmp_path: Path, twice: bool) 
 
 
 def test_until_makes_a_run_partial(tmp_path: Path) -> None:
-    run = one_run(planned(tmp_path, until=30.0)[0], STANDIN).run
+    run = one_run(planned(tmp_path, until=30.0)[0], FAKE_RUN).run
     assert (run["partial"], run["virtual_s"]) == (True, 30.0)
 
 
 def test_the_speed_of_a_run_is_without_its_rest(tmp_path: Path) -> None:
-    timing = one_run(planned(tmp_path, "rest", until=30.0)[0], STANDIN).timing
+    timing = one_run(planned(tmp_path, "rest", until=30.0)[0], FAKE_RUN).timing
     assert timing["cpu_s"] >= 0.05
     assert timing["virtual_per_cpu_s"] > 2 * 30.0 / timing["cpu_s"]
 
@@ -149,7 +149,7 @@ def test_the_speed_of_a_run_is_without_its_rest(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_runs_come_back_in_order_and_one_death_is_one_runs(tmp_path: Path) -> None:
     audience = Silent()
-    made = RunPool(planned(tmp_path, "die"), 3, audience, STANDIN).all()
+    made = RunPool(planned(tmp_path, "die"), 3, audience, FAKE_RUN).all()
     assert [(one.run["point"]["topology.nodes"], one.run["seed"]) for one in made] == [(5, 1), (5, 2), (6, 1), (6, 2)]
     assert [one.run["error"] and one.run["error"]["what"] for one in made] == [
         *(None, "the process ended with exit code 7") * 2
@@ -163,8 +163,8 @@ def test_runs_come_back_in_order_and_one_death_is_one_runs(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_processes_and_this_process_make_the_same(tmp_path: Path) -> None:
     plans = planned(tmp_path)
-    apart = [one.run for one in RunPool(plans, 2, Silent(), STANDIN).all()]
-    assert apart == [one.run for one in RunPool(plans, 0, Silent(), STANDIN).all()]
+    apart = [one.run for one in RunPool(plans, 2, Silent(), FAKE_RUN).all()]
+    assert apart == [one.run for one in RunPool(plans, 0, Silent(), FAKE_RUN).all()]
 
 
 #: Runs a campaign of stand-ins: argv is scenario and folder.
@@ -175,7 +175,7 @@ from simulations.experiment.campaign import Campaign
 from simulations.experiment.loading import load
 if __name__ == "__main__":
     loaded = [load(Path(sys.argv[1]))]
-    world = "tests.simulations.experiment.standin:run"
+    world = "tests.simulations.experiment.fake_run:run"
     sys.exit(Campaign(Path(sys.argv[2]), jobs=1, report=False, world=world).all(loaded))
 """
 

@@ -16,7 +16,7 @@ from simulations.measure.sampling import TRACK_S, has
 from simulations.run import Run
 from simulations.scenario import Measure, Scenario, Topology
 from simulations.sim.host import WALL
-from tests.simulations.worlds import DELAY_S, MEASURED, MODEL, Caller, ordered, scenario, world
+from tests.simulations.small_networks import DELAY_S, MEASURED, MODEL, Caller, ordered, scenario, world
 
 
 def tracked(nodes: int = 25) -> Scenario:

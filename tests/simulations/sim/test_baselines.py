@@ -15,7 +15,7 @@ from simulations.scenario import Hardware, Model, Models, Routing, Scenario, Top
 from simulations.sim.baselines import BASELINES, chooser
 from simulations.sim.entry import Choose
 from simulations.sim.jobs import Job
-from tests.simulations.worlds import DELAY_S, MODEL, Caller, busy, indices, ordered, scenario, world
+from tests.simulations.small_networks import DELAY_S, MODEL, Caller, busy, indices, ordered, scenario, world
 
 JOB = Job(0, MODEL, 300, 400, True, (), 0, 0.0)
 QUERY = JobQuery(MODEL, 300, 400)

@@ -18,7 +18,7 @@ from simulations.sim.job_log import JobNote
 from simulations.sim.jobs import BODY_BYTES, BODY_TOKEN_BYTES, FIRST_BYTES, PIECE_BYTES, REQ_BYTES, STAGES
 from simulations.sim.network import FRAME_BYTES
 from simulations.sim.node import SimNode
-from tests.simulations.worlds import (
+from tests.simulations.small_networks import (
     DELAY_S,
     FREE,
     MEASURED,
@@ -451,7 +451,7 @@ def test_a_model_that_the_view_does_not_know_is_found_in_the_dht() -> None:
 
 
 @pytest.mark.parametrize(("answers_after", "ends_after"), [(0.5, 0.5), (None, LOOKUP_S), (2 * LOOKUP_S, LOOKUP_S)])
-def test_a_look_up_that_finds_nobody_ends_with_its_answer_or_with_its_time(
+def test_a_fruitless_look_up_ends_with_its_answer_or_at_its_deadline(
     answers_after: float | None, ends_after: float
 ) -> None:
     """The DHT says that nobody has the model, says nothing, or says it too late; the job ends once in each case."""

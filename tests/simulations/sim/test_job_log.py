@@ -7,7 +7,7 @@ from protocol.ids import PeerId
 from protocol.jobs.cascade_events import Observe, Outcome
 from simulations.sim.job_log import JobLog
 from simulations.sim.jobs import GpuShare, Job, SimAttempt, Truth
-from tests.simulations.worlds import BareMachine, bare
+from tests.simulations.small_networks import BareMachine, bare
 
 
 def unheard(*_said: object) -> None:

@@ -11,7 +11,7 @@ import pytest
 from simulations.sim.endpoint import SimLink
 from simulations.sim.network import DIAL_TIMEOUT_S, FRAME_BYTES, HANDSHAKE_TRIPS, PING_PERIODS, RTO_S, Network
 from simulations.sim.node import SimNode
-from tests.simulations.worlds import DELAY_S, BareMachine, bare, linked
+from tests.simulations.small_networks import DELAY_S, BareMachine, bare, linked
 
 DEAD_S = 15.0
 
@@ -235,7 +235,7 @@ def test_a_dial_of_an_earlier_life_makes_no_link() -> None:
 
 
 @pytest.mark.parametrize("silently", [True, False])
-def test_who_dies_while_it_dials_gets_no_link_and_leaves_none(silently: bool) -> None:
+def test_a_node_that_dies_while_dialling_gets_no_link(silently: bool) -> None:
     network, (a, b) = bare()
     came = dial(network, a, b)
     network.loop.run(DELAY_S)

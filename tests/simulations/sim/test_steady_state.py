@@ -7,7 +7,7 @@ import pytest
 from protocol.settings import GossipSettings, NeighbourSettings, NodeSettings
 from protocol.statements.keys import ADVERT, LOAD
 from simulations.run import Run
-from tests.simulations.worlds import DELAY_S, MEASURED, scenario, world
+from tests.simulations.small_networks import DELAY_S, MEASURED, scenario, world
 
 
 def standing(made: Run) -> list[int]:

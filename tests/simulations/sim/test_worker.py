@@ -16,7 +16,7 @@ from simulations.run import Run
 from simulations.scenario import Hardware, Model, Models, Scenario
 from simulations.sim.jobs import Job, SimAttempt
 from simulations.sim.worker import Worker
-from tests.simulations.worlds import FREE, MODEL, Caller, engine_times, ordered, outcomes, scenario, world
+from tests.simulations.small_networks import FREE, MODEL, Caller, engine_times, ordered, outcomes, scenario, world
 
 TWO_SLOTS = (Hardware(gpu="rtx 4090", slots=2),)
 COLD = "qwen2.5-7b-instruct"

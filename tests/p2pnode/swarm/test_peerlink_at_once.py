@@ -20,7 +20,7 @@ from protocol.ids import PeerId
 from protocol.settings import LinkSettings
 from protocol.wire.messages import BODY, DOUBT, REQ, Doubt, Hello
 from protocol.wire.mux import Mux
-from tests.p2pnode.swarm.standin import StandIn, ask, eventually, knows, real_net, running
+from tests.p2pnode.swarm.idle_machine import StandIn, ask, eventually, knows, real_net, running
 from tests.p2pnode.swarm.test_peerlink import Owner
 
 

@@ -1,8 +1,8 @@
 """Tiny simulated networks, small enough to know by hand what has to come out.
 
-``bare`` are machines without a daemon on a real network, ``pair`` and ``run`` are whole worlds in which nothing
-happens by itself: no jobs arrive, no delay has jitter, and unless asked for no processor takes time.  ``caller`` brings
-a job to an entry and notes nothing, since the recorder does.
+``bare`` makes machines without a daemon on a real network.  ``world`` makes a whole network in which nothing happens by
+itself: no jobs arrive, no delay has jitter, and no processor takes time unless a test asks for it.  ``Caller`` brings
+jobs to an entry; the job log keeps what became of them.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from protocol.statements.envelope import statement
 from protocol.statements.keys import Ed25519Signer
 from protocol.wire import messages as m
 from tests.p2pnode.swarm.attackers import HELLO_LINE, intrude, stranger, stream_of
-from tests.p2pnode.swarm.standin import SETTINGS, ask, echo, eventually, real_net, seed_of
+from tests.p2pnode.swarm.idle_machine import SETTINGS, ask, echo, eventually, real_net, seed_of
 
 FRAMES = 500
 PER_CONNECTION = 50

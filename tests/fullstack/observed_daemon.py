@@ -29,7 +29,7 @@ from p2pnode.node import Daemon, build, live
 from p2pnode.state.home import open_home
 from p2pnode.state.paths import Paths
 
-PROGRAM: Final = ("-m", "tests.fullstack.told")
+PROGRAM: Final = ("-m", "tests.fullstack.observed_daemon")
 #: In the home of the node.
 FILE: Final = "changes.jsonl"
 #: Seconds between looks at what is held: an author changes more rarely, and the view keeps the time of each.
@@ -95,4 +95,4 @@ def command(options: Shared, **flags: Any) -> int:
 command.params = run.command.params
 
 if __name__ == "__main__":
-    sys.exit(app.run(command=command, name="python -m tests.fullstack.told"))
+    sys.exit(app.run(command=command, name="python -m tests.fullstack.observed_daemon"))

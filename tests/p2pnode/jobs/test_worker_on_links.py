@@ -19,7 +19,17 @@ from protocol.node import Node
 from protocol.statements.adverts import Advert, Load
 from protocol.statements.envelope import statement
 from tests.fakes import MemorySwitch
-from tests.p2pnode.jobs.jobsite import SETTINGS, Script, ScriptedEngine, chat, everything, ordered, piece, signer, spec
+from tests.p2pnode.jobs.fake_workers import (
+    SETTINGS,
+    Script,
+    ScriptedEngine,
+    chat,
+    everything,
+    ordered,
+    piece,
+    signer,
+    spec,
+)
 
 BIG = piece("x" * 30_000)
 

@@ -14,7 +14,7 @@ from protocol.node import Node
 from protocol.statements.adverts import Advert, Load
 from protocol.statements.keys import Ed25519Signer
 from tests.fakes import MemorySwitch
-from tests.p2pnode.swarm.standin import SETTINGS, ask, echo, eventually, real_net, seed_of
+from tests.p2pnode.swarm.idle_machine import SETTINGS, ask, echo, eventually, real_net, seed_of
 
 
 def node_of(number: int, net: Net, seeds: tuple[tuple[PeerId | None, tuple[str, ...]], ...]) -> Swarm:

@@ -1,4 +1,4 @@
-"""A world without a network, for tests of what is around it: what it does is the scenario's ``about``."""
+"""A run without a network, for tests of what is around it: it does what the scenario's ``about`` says."""
 
 from __future__ import annotations
 
