@@ -6,20 +6,10 @@ Theory of operation
 One record per peer, and beside it, in numpy columns, the figures that ranking reads for a thousand peers at once.
 Columns and the index of models are brought up to date when something changes, never when somebody asks.
 
-*Room.*  At most ``size`` records, and at most ``per_group`` from one network group (a /24, a /48), so that identities,
-which cost nothing, do not buy a place.  A group is that of the link if there is one, else what the advert claims; peers
-of loopback, private or unknown addresses share a quarter of the view per group.  Who gives way, in this order::
-
-    expired                no statement of it is in force
-    dead, left             as liveness or the peer itself said
-    unproven, newest first to a link, or to whoever offers a *wanted* model and the other does not; else a newcomer is
-                           itself the newest of the unproven, and is refused
-
-Wanted are the models that this node serves, and those it was asked for last (:meth:`PeerView.want`).
-
-Never: this node, peers with a link, with a job of ours, or with whom a job of ours went well.  Links are limited where
-they are accepted; a link always finds room, if need be above ``size`` or its group's part.  What was above either goes
-with the link, or whoever dials in again and again under new names would fill the view.
+There is room for ``size`` peers; ``eviction`` says which one gives way to another.  Wanted are the models that this
+node serves, and those it was asked for last (:meth:`PeerView.want`): a peer that offers one is kept rather than others.
+A record above the limits is dropped with its link.  Otherwise an attacker could fill the view by redialling under new
+ids.
 
 Everything here except times, links, states and counts is the peer's own claim.  Not here: which statement is newer
 (``gossip``), who is dead (``failure_detector``), who is best (``ranking``).
@@ -27,21 +17,20 @@ Everything here except times, links, states and counts is the peer's own claim. 
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
 from typing import Final
 
 import numpy as np
 
-from protocol.arrays import BoolArray, IntArray
+from protocol.arrays import IntArray
 from protocol.ids import PeerId
 from protocol.membership.columns import Columns, Offers
+from protocol.membership.eviction import Eviction
 from protocol.membership.peer_record import PeerRecord
 from protocol.perf.cost_model import LEAST_GB_S, LEAST_TFLOPS, UNKNOWN_GB_S, UNKNOWN_TFLOPS
 from protocol.statements.adverts import Advert, Load, ModelOffer
 from protocol.statements.envelope import Envelope
-from protocol.subnet import group_of, limited, network_group
+from protocol.subnet import group_of, network_group
 
 STATES: Final = ("alive", "suspect", "dead", "left")
 #: The column ``alive``: peers that are believed to be there, doubted, or gone.
@@ -52,10 +41,6 @@ _STANDING: Final = {"alive": ALIVE, "suspect": SUSPECT, "dead": 0, "left": 0}
 UNKNOWN_RTT_S: Final = 0.1
 #: Places at a peer that does not say how many it has (guess).
 UNKNOWN_SLOTS: Final = 16.0
-#: Peers of one loopback, private or unknown group may take this share of the view (guess: a whole LAN is one /24).
-_UNLIMITED_SHARE: Final = 4
-#: Network groups whose numbers are remembered (guess: those of two full views).
-_GROUPS: Final = 8192
 #: Names of models that count as wanted: those of the longest advert, and as many again (guess).
 MOST_WANTED: Final = 128
 #: Smoothing of the round-trip time and its variance (RFC 6298 2.3).
@@ -100,30 +85,23 @@ _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
 _OF_A_LOAD: Final = ("load_until", "until", "jobs", "slots", "places", "prefill", "covered", "free", "open_until")
 
 
-@functools.lru_cache(_GROUPS)
-def _group_number(name: str) -> int:
-    """What the column ``group`` says of a network group: a hash of its name, 63 bits."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
-
-
 class PeerView:
     """The peers of one node.  ``columns`` and ``offers`` are for ranking; change nothing there."""
 
     def __init__(self, me: PeerId, size: int, per_group: int) -> None:
         self.me = me
         self._size = size
-        self._per_group = per_group
         self.columns = Columns(_PEER_COLUMNS)
+        self._eviction = Eviction(self.columns, size, per_group)
         self._of_a_load = self.columns.packer(*_OF_A_LOAD)
         self._load_offset = self.columns.offset(_OF_A_LOAD[0])
         self._records: dict[PeerId, PeerRecord] = {}
         self._rows: list[PeerRecord | None] = []
         self._free_rows: list[int] = []
-        self._groups: dict[str, int] = {}  # and how many members they have
         self._models: dict[str, Offers] = {}
         self._wanted: dict[str, None] = {}  # the last one asked for at the end
-        #: Until then nothing in the view expires; and nobody is gone who may give way.
-        self._sure_until = self._sure_of_all_until = -_INF
+        #: Until then nothing in the view expires.
+        self._sure_until = -_INF
         #: How often a statement was let go of.
         self.dropped = 0
         self._add(PeerRecord(me, 0, 0.0, is_self=True), "")
@@ -237,7 +215,7 @@ class PeerView:
         columns["protocol"][row] = advert.protocol
         columns["advert_until"][row] = until
         columns["until"][row] = whole = max(until, record.load_until)
-        self._sure_of_all_until = min(self._sure_of_all_until, whole)
+        self._eviction.expires(whole)
         columns["vram"][row] = record.vram_mib = advert.vram_mib
         tflops = sum(gpu.count * max(gpu.bf16_tflops, gpu.fp16_tflops) for gpu in advert.gpus)
         bandwidth = sum(gpu.count * gpu.bandwidth_gb_s for gpu in advert.gpus)
@@ -254,7 +232,7 @@ class PeerView:
         if record.advert is None and until < self._sure_until:
             self._sure_until = until
         whole = max(until, record.advert_until)
-        self._sure_of_all_until = min(self._sure_of_all_until, whole)
+        self._eviction.expires(whole)
         buffer, start = self.columns.at(record.row, self._load_offset)
         self._of_a_load.pack_into(
             buffer,
@@ -291,7 +269,7 @@ class PeerView:
             record.state, record.state_since = state, now
             self.columns["alive"][record.row] = _STANDING[state]
             if not _STANDING[state]:
-                self._sure_of_all_until = -_INF
+                self._eviction.doubt()
             self.columns["open_until"][record.row] = record.open_until
 
     def set_link(self, peer: PeerId, linked: bool, outbound: bool = False, address: str = "", now: float = 0.0) -> None:
@@ -354,7 +332,7 @@ class PeerView:
         self.dropped += 1
         if record.advert is not None:
             self._index(record.row, record.advert.models, ())
-        self._leave_group(record)
+        self._eviction.leave(record)
         self.columns.clear(record.row)
         self._rows[record.row] = None
         self._free_rows.append(record.row)
@@ -396,84 +374,34 @@ class PeerView:
         columns["alive"][row] = ALIVE
         columns["first_seen"][row] = record.first_seen
         columns["kept"][row] = record.is_kept
-        self._join_group(record, group)
-
-    def _join_group(self, record: PeerRecord, name: str) -> None:
-        self._groups[name] = self._groups.get(name, 0) + 1
-        record.group = name
-        self.columns["group"][record.row] = _group_number(name)
-
-    def _leave_group(self, record: PeerRecord) -> None:
-        self._groups[record.group] -= 1
-        if not self._groups[record.group]:
-            del self._groups[record.group]
+        self._eviction.join(record, group)
 
     def _regroup(self, record: PeerRecord, name: str) -> None:
-        self._leave_group(record)
-        self._join_group(record, name)
+        self._eviction.leave(record)
+        self._eviction.join(record, name)
 
     def _keep(self, record: PeerRecord) -> None:
         self.columns["kept"][record.row] = kept = record.is_kept
         if not kept:
-            self._sure_of_all_until = -_INF
-
-    def _make_room_in_group(self, name: str, now: float) -> bool:
-        if self._groups.get(name, 0) < self._part(name):
-            return True
-        victim = self._gone(np.flatnonzero(self.columns["group"] == _group_number(name)), now)
-        if victim is not None:
-            self.remove(victim)
-        return victim is not None
-
-    def _part(self, name: str) -> int:
-        """How many records of one group there may be."""
-        return self._per_group if limited(name) else max(self._per_group, self._size // _UNLIMITED_SHARE)
+            self._eviction.doubt()
 
     def _fits(self, record: PeerRecord) -> bool:
-        return len(self) <= self._size and self._groups[record.group] <= self._part(record.group)
+        return len(self) <= self._size and self._eviction.group_fits(record.group)
+
+    def _make_room_in_group(self, group: str, now: float) -> bool:
+        return self._eviction.group_has_place(group) or self._evict(self._eviction.for_group(group, now))
 
     def _make_room(self, group: str, now: float, wanted: bool) -> bool:
-        """Room for an unproven newcomer, who is the newest of the unproven: the gone give way, or the less wanted."""
+        """Room for an unproven newcomer."""
         if not self._make_room_in_group(group, now):
             return False
-        if len(self) < self._size:
-            return True
-        victim = self._gone_of_all(now) or (self._newest(~self.columns["wanted"]) if wanted else None)
-        if victim is not None:
-            self.remove(victim)
-        return victim is not None
+        return len(self) < self._size or self._evict(self._eviction.for_newcomer(now, wanted))
 
     def _make_room_for_link(self, now: float) -> None:
-        if len(self) < self._size:
-            return
-        wanted = self.columns["wanted"]
-        victim = self._gone_of_all(now) or self._newest(~wanted) or self._newest(wanted)
-        if victim is not None:
-            self.remove(victim)
+        if len(self) >= self._size:
+            self._evict(self._eviction.for_link(now))
 
-    def _newest(self, which: BoolArray) -> PeerId | None:
-        """The newest of the unproven among these."""
-        rows = np.flatnonzero(which & self.columns["used"] & ~self.columns["kept"])
-        return self.at(int(rows[np.argmax(self.columns["first_seen"][rows])])).peer if rows.size else None
-
-    def _may_go(self, rows: IntArray) -> BoolArray:
-        may_go: BoolArray = self.columns["used"][rows] & ~self.columns["kept"][rows]
-        return may_go
-
-    def _gone_of_all(self, now: float) -> PeerId | None:
-        """Who gives way to anybody; a full view is asked for every stranger, so that nobody is looked for in vain."""
-        if now < self._sure_of_all_until:
-            return None
-        victim = self._gone(np.arange(len(self._rows)), now)
-        if victim is None:
-            may_go = self.columns["used"] & ~self.columns["kept"]
-            self._sure_of_all_until = float(self.columns["until"].min(initial=_INF, where=may_go))
-        return victim
-
-    def _gone(self, rows: IntArray, now: float) -> PeerId | None:
-        """Who of these gives way to anybody: the expired, then the dead."""
-        rows = rows[self._may_go(rows)]
-        for gone in (self.columns["until"][rows] <= now, self.columns["alive"][rows] == 0):
-            if gone.any():
-                return self.at(int(rows[np.argmax(gone)])).peer
-        return None
+    def _evict(self, row: int | None) -> bool:
+        if row is not None:
+            self.remove(self.at(row).peer)
+        return row is not None

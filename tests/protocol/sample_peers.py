@@ -39,6 +39,11 @@ def advert(*offers: ModelOffer, gpu: Gpu | None = None, **changes: object) -> Ad
     return Advert(1, **(facts | changes))  # type: ignore[arg-type]
 
 
+def at(address: str) -> Advert:
+    """An advert of a peer that listens at this address."""
+    return advert(addrs=(f"/ip4/{address}/tcp/4411",))
+
+
 def idle(**changes: object) -> Load:
     """A load of 8 places, all free."""
     facts: dict[str, object] = {"free_vram_mib": 24 * 1024, "slots": 8}
