@@ -39,7 +39,7 @@ LARGE_CLASSES = {
     "protocol/gossip/gossip.py:Gossip": "push, digest and repair spend one budget on one set of links",
     "protocol/jobs/cascade.py:Cascade": "one state machine with a method for each transition of its table",
     "protocol/membership/overlay.py:Overlay": "one decision, whom to hold a link to, with a method for each rule of it",
-    "protocol/membership/peer_view.py:PeerView": "the table and what leaves it when it is full; to be split so",
+    "protocol/membership/peer_view.py:PeerView": "one table: every statement and observation changes its columns",
     "protocol/perf/batch_engine.py:BatchEngine": "one batch: every event moves jobs, memory and the clock together",
     "protocol/wire/mux.py:Mux": "one link; the hot path keeps its counters as attributes of one object",
     "p2pnode/http/connection.py:Connection": "one socket: reading, writing and its end cancel each other",
