@@ -72,6 +72,8 @@ def test_when_too_many_wait_the_oldest_is_evicted() -> None:
     assert verdict.ticket is not None
     assert verdict.evicted is first
     assert counts.pending == 3
+    assert verdict.ticket in counts
+    assert first not in counts
     assert not counts.prove(first, ALICE, 2.0), "an evicted connection cannot come in"
 
 
