@@ -79,11 +79,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 # Compiled from a copy, so that no compiled file hides the one that somebody edits.
-$(FAST)/.built: $(VENV)/.installed $(shell find protocol simulations p2pnode bootstrap -type f \
+$(FAST)/.built: tests/compiled.py $(VENV)/.installed $(shell find protocol simulations p2pnode bootstrap -type f \
 		-not -path '*/__pycache__/*' -not -path '*/baselines/*')
 	@$(CAN_COMPILE) || { echo "make fast needs a C compiler and the headers of Python: apt-get install gcc libc6-dev python3-dev (Fedora: dnf install gcc python3-devel; macOS: xcode-select --install)" >&2; exit 1; }
 	@echo "compiling protocol and simulations into $(FAST) (about a minute)"
-	@$(BIN)/python -m simulations.compiled $(FAST)
+	@$(BIN)/python -m tests.compiled $(FAST)
 	@touch $@
 
 # The CPU build pins torch of the CPU; torchvision, torchaudio and torchcodec come along in builds that do not match.

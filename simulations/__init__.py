@@ -4,7 +4,7 @@ A scenario (TOML) and a seed become a network whose nodes run the daemon's own `
 ``results.json`` and ``report.html``.  ``README.md`` beside this file has the theory, all keys, and the model's limits.
 
 * ``run``: one run from scenario and seed to figures, on ``event_loop`` (virtual time) and ``rng_streams`` (every draw)
-* ``scenario``: all keys of a scenario; ``cli``: the command; ``compiled``: the same code through mypyc
+* ``scenario``: all keys of a scenario; ``cli``: the command
 * ``sim/``: the simulated network: nodes, links, machines, and jobs at both ends; ``workload/``: the jobs that arrive
 * ``faults/``: faults and churn; ``attackers/``: nodes with bad intent
 * ``measure/``: samples, metrics and invariants of one run

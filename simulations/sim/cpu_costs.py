@@ -71,18 +71,3 @@ def load_costs() -> Costs:
 def read_costs(path: Path) -> Measured:
     """The figures of a file; raises ``msgspec.ValidationError`` with the name of what is wrong."""
     return msgspec.toml.decode(path.read_bytes(), type=Measured)
-
-
-def text_of(measured: Measured) -> str:
-    """The file that says this."""
-    origin, costs = measured.provenance, measured.costs
-    lines = [
-        "# CPU seconds of the daemon's own code; made by the command below, not by hand (see costs.py).",
-        "",
-        "[provenance]",
-        *(f"{name} = {msgspec.json.encode(getattr(origin, name)).decode()}" for name in origin.__struct_fields__),
-        "",
-        "[costs]",
-        *(f"{name} = {getattr(costs, name):.3e}" for name in costs.__struct_fields__),
-    ]
-    return "\n".join(lines) + "\n"

@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
+
 from p2pnode.cli.processes import Fleet, NodeProcess
 from protocol.events import LinkUp, Received
 from protocol.node import Node
@@ -29,7 +31,7 @@ from protocol.settings import PROFILES
 from protocol.statements.adverts import Load
 from protocol.statements.envelope import Envelope, statement
 from protocol.wire.messages import RECORDS, Digest, NodeMessage, Records, decode, encode, kind_of
-from simulations.sim.cpu_costs import Costs, Measured, Provenance, text_of
+from simulations.sim.cpu_costs import Costs, Measured, Provenance
 from tests.bench.decisions import MODEL, table
 from tests.bench.load import Target, read_head, read_rest
 from tests.bench.network import ROOT, cpu_seconds, target_of, wait_for_model
@@ -232,3 +234,18 @@ def _written_to(arguments: list[str]) -> Iterator[Path]:
     for option, value in itertools.pairwise(arguments):
         if option == "--write":
             yield Path(value)
+
+
+def text_of(measured: Measured) -> str:
+    """The file that says this."""
+    origin, costs = measured.provenance, measured.costs
+    lines = [
+        "# CPU seconds of the daemon's own code; made by the command below, not by hand (see costs.py).",
+        "",
+        "[provenance]",
+        *(f"{name} = {msgspec.json.encode(getattr(origin, name)).decode()}" for name in origin.__struct_fields__),
+        "",
+        "[costs]",
+        *(f"{name} = {getattr(costs, name):.3e}" for name in costs.__struct_fields__),
+    ]
+    return "\n".join(lines) + "\n"

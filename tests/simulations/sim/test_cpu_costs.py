@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from simulations.sim.cpu_costs import FILE, Costs, load_costs, read_costs, text_of
+from simulations.sim.cpu_costs import FILE, Costs, load_costs, read_costs
+from tests.bench.costs import text_of
 
 
 def test_the_shipped_figures_say_where_they_come_from_and_are_seconds_of_work() -> None:
