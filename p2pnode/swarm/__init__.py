@@ -1,13 +1,13 @@
-"""Links to other nodes: the one place where sockets between peers are opened.
+"""Links to other nodes; only this folder opens sockets between peers.
 
-``net`` is the seam (a byte stream to a proven peer), ``libp2p`` its implementation on py-libp2p with everything that
-has to be contained in ``containment``, ``yamux`` and ``accept_gateway``; ``peerlink`` drives the multiplexer of
-``protocol.wire.mux`` over one such stream; ``swarm`` drives ``protocol.node`` over all of them.
+``net`` is the interface (a byte stream to an authenticated peer).  ``libp2p`` implements it on py-libp2p, with
+workarounds in ``containment``, ``yamux`` and ``accept_gateway``.  ``peerlink`` drives the multiplexer of
+``protocol.wire.mux`` over one such stream, and ``swarm`` drives ``protocol.node`` over all of them.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-#: What the log says of an exception that should not be possible.
+#: The note in the log at an exception that means a defect.
 DEFECT: Final = "a defect of p2pnode; please report this"

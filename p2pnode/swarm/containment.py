@@ -1,25 +1,25 @@
 """Workarounds for known defects in py-libp2p 0.8.1, and the host that is built with them.
 
-The library is not patched, except for its use of the root logger: its classes are subclassed, and its objects are
-replaced one by one where a host is built.  The workarounds depend on the inside of some functions of the library, so
+The library is not patched, except for its use of the root logger.  Its classes are subclassed, and ``build_host``
+replaces its objects one by one.  The workarounds depend on the inside of some functions of the library, so
 ``library_check`` refuses any other version or text of them.  Before the pin moves: run
-``tests/p2pnode/swarm/test_libp2p_*.py``, read what changed in these functions, then write down the new hashes.
+``tests/p2pnode/swarm/test_libp2p_*.py``, read the changes in these functions, then write down the new hashes.
 
 ====== ========================================================== ===================================================
-defect what 0.8.1 does                                            the cure
+defect behaviour of 0.8.1                                         workaround
 ====== ========================================================== ===================================================
 D1, D2 an exception in a stream handler ends the process          ``guard`` here; ``libp2p`` restarts a host that ends
-D3     plaintext is offered: anybody can be anybody               ``build_host``: Noise and nothing else
+D3     plaintext is offered: any peer can claim any identity      ``build_host``: Noise only
 D4     cancelling a writer breaks the connection for all          ``yamux``: writes are shielded and bounded
 D5, D6 dialling waits 250 ms and tries one address                ``libp2p`` dials each address itself
 D7     a frozen peer is never noticed                             PING in ``protocol.wire.mux``, writes in ``yamux``
 D8     listening sockets outlive the host and share their port    ``accept_gateway``
 D9,D10 windows of 16 MiB, a write limit of 5 s                    ``yamux`` (``send_on``, ``take``), credit in ``mux``
-D15    silent sockets fill the places; places never come back     ``accept_gateway``
+D15    silent sockets fill all slots; slots are never freed       ``accept_gateway``
 D17    simultaneous dialling makes two connections                ``swarm`` keeps one
-D18    closing takes 0.2 s for each connection                    the sockets are cut, nobody waits
-M10    streams that nobody reads hold what they were sent         ``STREAMS`` here, ``BUFFERED_BYTES`` in ``yamux``
-M13    a packet that comes in more than 101 pieces is an error    ``BufferedPackets`` in ``frame_decoder``
+D18    closing takes 0.2 s for each connection                    the sockets are cut, no task waits
+M10    unread streams keep all data that they received            ``STREAMS`` here, ``BUFFERED_BYTES`` in ``yamux``
+M13    a packet in more than 101 pieces is an error               ``BufferedPackets`` in ``frame_decoder``
 ====== ========================================================== ===================================================
 """
 
@@ -62,17 +62,17 @@ from protocol.settings import ConnectionSettings
 
 log = logging.getLogger(__name__)
 
-#: Streams that may be open on one connection: ours, identify, ping, and room for a peer in a hurry (guess).
+#: Most streams of one connection: ours, identify, ping, and some reserve (guess).
 STREAMS: Final = 16
 #: The library's own bounds are this many times those of ``connections``, which refuses first.
-_SECOND_WALL: Final = 4
+_LIBRARY_FACTOR: Final = 4
 
 
 def quiet() -> None:
     """Keep the library off the root logger and off stderr.
 
-    It reports every peer that hangs up as an error, without a handler, so that Python prints it to stderr.  Whoever
-    wants to see that sets ``LIBP2P_DEBUG``, which is the library's own.
+    It reports every closed connection as an error, without a handler, so Python prints it to stderr.  The library's
+    own variable ``LIBP2P_DEBUG`` keeps these messages.
     """
     if not os.environ.get("LIBP2P_DEBUG"):
         logging.getLogger("libp2p").setLevel(logging.CRITICAL + 1)
@@ -82,7 +82,7 @@ def quiet() -> None:
 
 
 class ContainedNoise(NoiseTransport):
-    """Noise XX that tells the door who came in, and marks the session with its socket (``front``)."""
+    """Noise XX, which reports the authenticated peer to the gateway, and adds the socket (``tcp``) to the session."""
 
     async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
         return self._adopt(await super().secure_inbound(conn), conn)
@@ -91,23 +91,23 @@ class ContainedNoise(NoiseTransport):
         return self._adopt(await super().secure_outbound(conn, peer_id), conn)
 
     def _adopt(self, session: Any, conn: Any) -> ISecureConn:
-        front: AcceptedStream = conn.stream
+        tcp: AcceptedStream = conn.stream
         try:
             peer = peer_from_libp2p(session.get_remote_peer().to_bytes())
         except InvalidPeerId as error:
-            front.cut()
+            tcp.cut()
             raise HandshakeFailure(str(error)) from error
-        if not front.prove(peer):
-            front.cut()
+        if not tcp.prove(peer):
+            tcp.cut()
             raise HandshakeFailure("not admitted")
-        session.front = front
-        session.conn.read_writer = BufferedPackets(front)
+        session.tcp = tcp
+        session.conn.read_writer = BufferedPackets(tcp)
         session.conn.encrypt, session.conn.decrypt = ciphers(session.conn.noise_state.noise_protocol)
         return session  # type: ignore[no-any-return]  # a SecureSession, whose base class does not declare its parts
 
 
 class NoInitiative(AutoConnector):
-    """The library's wish to have more connections, switched off: the machines of ``protocol`` decide who is dialled."""
+    """Switches off the library's auto-connector: the machines of ``protocol`` decide which peers to dial."""
 
     async def run_background_task(self, nursery: trio.Nursery) -> None:  # noqa: ARG002
         await trio.lowlevel.checkpoint()
@@ -116,17 +116,17 @@ class NoInitiative(AutoConnector):
         await trio.lowlevel.checkpoint()
 
     def record_disconnect(self, peer_id: ID) -> None:
-        """Nothing: it would be remembered for every peer that ever came."""
+        """Do nothing: the library would store a record for every peer for ever."""
 
 
-def build_host(seed: bytes, front: AcceptGateway, bounds: ConnectionSettings) -> BasicHost:
-    """A host with Noise, yamux, identify and ping, explicit limits, and none of the library's own initiative."""
+def build_host(seed: bytes, gateway: AcceptGateway, bounds: ConnectionSettings) -> BasicHost:
+    """A host with Noise, yamux, identify and ping, explicit limits, and no dials of its own."""
     keys = create_new_ed25519_key_pair(seed)
     noise = ContainedNoise(keys, noise_privkey=create_new_x25519_key_pair().private_key)
-    patience_s = max(1, round(bounds.pending_s))
+    timeout_s = max(1, round(bounds.pending_s))
     muxers: TMuxerOptions = {TProtocol(YAMUX_ID): ContainedYamux}
-    upgrader = TransportUpgrader({NOISE_ID: noise}, muxers, negotiate_timeout=patience_s)
-    upgrader.muxer_multistream = ContainedMuxers(muxers, negotiate_timeout=patience_s)
+    upgrader = TransportUpgrader({NOISE_ID: noise}, muxers, negotiate_timeout=timeout_s)
+    upgrader.muxer_multistream = ContainedMuxers(muxers, negotiate_timeout=timeout_s)
     peer_id = ID.from_pubkey(keys.public_key)
     peerstore = PeerStore()
     peerstore.add_key_pair(peer_id, keys)
@@ -134,14 +134,14 @@ def build_host(seed: bytes, front: AcceptGateway, bounds: ConnectionSettings) ->
         peer_id,
         peerstore,
         upgrader,
-        transports=[GatewayTransport(front)],
+        transports=[GatewayTransport(gateway)],
         retry_config=RetryConfig(max_retries=0),
         connection_config=_connection_config(bounds),
     )
     swarm.auto_connector = NoInitiative(swarm, auto_connect_interval=3600)
     swarm.set_resource_manager(_resource_bounds(bounds), enable_stream_semaphore=False)
-    host = BasicHost(swarm, negotiate_timeout=patience_s, disable_identify_address_discovery=True)
-    # No identify of our own, no tags per peer: HELLO says what we want to know, and what is not run cannot fail.
+    host = BasicHost(swarm, negotiate_timeout=timeout_s, disable_identify_address_discovery=True)
+    # Without the library's identify requests and tags per peer: HELLO has all that we need.
     swarm.notifees.clear()
     for protocol in [known for known in host.multiselect.handlers if known not in (IDENTIFY_ID, PING_ID)]:
         del host.multiselect.handlers[protocol]
@@ -150,7 +150,7 @@ def build_host(seed: bytes, front: AcceptGateway, bounds: ConnectionSettings) ->
 
 
 def guard(inner: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
-    """A stream handler that survives what is said to it, and hangs up on a peer that opens too many streams."""
+    """A stream handler that survives exceptions, and cuts the connection of a peer that opens too many streams."""
 
     async def guarded(stream: Any) -> None:
         muxed: ContainedYamux = stream.muxed_conn
@@ -158,13 +158,13 @@ def guard(inner: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[
             async with muxed.streams_lock:
                 muxed._sweep_stale_streams()
             if len(muxed.streams) > STREAMS:
-                log.debug("too_many_streams", extra={"address": muxed.front.address, "most": STREAMS})
-                muxed.front.cut()
+                log.debug("too_many_streams", extra={"address": muxed.tcp.address, "most": STREAMS})
+                muxed.tcp.cut()
                 return
-            muxed.tame(stream.muxed_stream)
+            muxed.limit_window(stream.muxed_stream)
             await inner(stream)
         except Exception as error:
-            log.debug("stream_failed", extra={"address": muxed.front.address, "error": repr(error)})
+            log.debug("stream_failed", extra={"address": muxed.tcp.address, "error": repr(error)})
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 2):
                 await stream.reset()
 
@@ -172,13 +172,13 @@ def guard(inner: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[
 
 
 def _connection_config(bounds: ConnectionSettings) -> ConnectionConfig:
-    """The door is in front, so these bounds are only a second wall: a dead connection counts here for 0.2 s more."""
+    """Bounds above ours, which refuse first: here a dead connection counts for 0.2 s longer."""
     return ConnectionConfig(
-        max_connections=_SECOND_WALL * bounds.connections,
+        max_connections=_LIBRARY_FACTOR * bounds.connections,
         min_connections=0,
         low_watermark=0,
-        high_watermark=_SECOND_WALL * bounds.connections,
-        max_connections_per_peer=_SECOND_WALL * bounds.per_peer,
+        high_watermark=_LIBRARY_FACTOR * bounds.connections,
+        max_connections_per_peer=_LIBRARY_FACTOR * bounds.per_peer,
         auto_connect_interval=3600,
         inbound_upgrade_timeout=bounds.pending_s,
         outbound_upgrade_timeout=bounds.pending_s,
@@ -188,12 +188,12 @@ def _connection_config(bounds: ConnectionSettings) -> ConnectionConfig:
 
 
 def _resource_bounds(bounds: ConnectionSettings) -> ResourceManager:
-    """Explicit limits, and none of the parts that refuse everybody after a few failures."""
-    most = _SECOND_WALL * bounds.connections
+    """Explicit limits, without the parts that refuse all peers after a few failures."""
+    most = _LIBRARY_FACTOR * bounds.connections
     limits = ConnectionLimits(
         max_established_inbound=most,
         max_established_outbound=most,
-        max_established_per_peer=_SECOND_WALL * bounds.per_peer,
+        max_established_per_peer=_LIBRARY_FACTOR * bounds.per_peer,
         max_established_total=most,
     )
     return ResourceManager(

@@ -56,7 +56,7 @@ class Libp2pLink:
         self.peer = peer
         self.via = via
         self.outbound = bool(via)
-        self.address = muxed.front.address
+        self.address = muxed.tcp.address
         self._muxed = muxed
         self._stream = stream
         self._early = b""
@@ -104,7 +104,7 @@ class Libp2pLink:
 
     def cut(self) -> None:
         """Close the socket now; reader and writer see the end."""
-        self._muxed.front.cut()
+        self._muxed.tcp.cut()
         self._muxed.event_shutting_down.set()
         self._muxed.sink(self._stream, None)  # the library keeps a connection for a while, so drop its references
         event = self._muxed.stream_events.get(self._stream.stream_id)
@@ -201,22 +201,22 @@ class Libp2pNet:
     async def _on_stream(self, stream: INetStream) -> None:
         muxed: Any = stream.muxed_conn
         peer = peer_from_libp2p(muxed.peer_id.to_bytes())
-        if muxed.front.linked.is_set():
+        if muxed.tcp.linked.is_set():
             await stream.reset()  # one link per connection
             return
-        muxed.front.linked.set()
+        muxed.tcp.linked.set()
         link = Libp2pLink(peer, muxed, stream.muxed_stream)  # type: ignore[attr-defined]  # not in its interface
         try:
             self._send.send_nowait(link)
         except trio.WouldBlock:
             link.cut()
             return
-        self._keep(link, muxed.front)
+        self._track(link, muxed.tcp)
 
-    def _keep(self, link: Libp2pLink, front: AcceptedStream) -> None:
+    def _track(self, link: Libp2pLink, tcp: AcceptedStream) -> None:
         """Track the link while its socket is open, so that the end of the host or a ban can end it."""
         self._links.add(link)
-        front.on_cut = lambda: self._links.discard(link)
+        tcp.on_cut = lambda: self._links.discard(link)
 
     async def dial(self, peer: PeerId | None, addrs: tuple[str, ...]) -> Libp2pLink:
         targets = _targets(peer, addrs, self.local_id)
@@ -255,33 +255,33 @@ class Libp2pNet:
         if host is None:
             raise NetError("the network stack is starting")
         peer = target.peer if target.peer is not None else await self._who_is(host, target)
-        front = await self._gateway.dial(target, peer)
-        front.linked.set()  # the one link of this connection is ours to open
+        tcp = await self._gateway.dial(target, peer)
+        tcp.linked.set()  # this end opens the one link of this connection
         try:
             network: Any = host.get_network()
-            conn = await network.upgrade_outbound_raw_conn(RawConnection(front, True), ID(libp2p_bytes(peer)))
+            conn = await network.upgrade_outbound_raw_conn(RawConnection(tcp, True), ID(libp2p_bytes(peer)))
             muxed: ContainedYamux = conn.muxed_conn
             link = Libp2pLink(peer, muxed, await muxed.open_stream(), via)
             await link.negotiate()
-            self._keep(link, front)
+            self._track(link, tcp)
             return link
         except BaseException:
-            front.cut()
+            tcp.cut()
             raise
 
     async def _who_is(self, host: BasicHost, target: Address) -> PeerId:
         """The key that answers at an address, proven by a handshake of its own (seeds given without an id)."""
-        front = await self._gateway.dial(target, None)
+        tcp = await self._gateway.dial(target, None)
         try:
-            raw = RawConnection(front, True)
-            selector = host.get_network().upgrader.security_multistream  # type: ignore[attr-defined]
+            raw = RawConnection(tcp, True)
+            selector = host.get_network().upgrader.security_multistream  # type: ignore[attr-defined]  # not in INetwork
             protocol, noise = await selector.select_transport_and_protocol(raw, True)
             if protocol != NOISE_ID:
                 raise NetError("it does not offer Noise")
             session = await noise.get_pattern().handshake_outbound(raw, None)
             peer = peer_from_libp2p(session.get_remote_peer().to_bytes())
         finally:
-            front.cut()
+            tcp.cut()
         if peer == self.local_id:
             raise NetError("that is this node itself")
         return peer

@@ -1,4 +1,4 @@
-"""Refuses any py-libp2p but the one whose text the workarounds of ``containment`` and ``yamux`` were written against.
+"""Refuses every py-libp2p but the version for which the workarounds of ``containment`` and ``yamux`` were written.
 
 ``check_library`` compares the version and the hashes of the functions in ``KNOWN``.  ``python -m
 p2pnode.swarm.library_check`` prints the hashes of the installed version.  Not here: the workarounds.
@@ -15,7 +15,7 @@ from typing import Any, Final
 from p2pnode.swarm.net import NetError
 
 PINNED: Final = "0.8.1"
-#: Functions whose inside matters here, with the beginning of the SHA-256 of their text in the pinned version.
+#: Functions on whose inside we depend, with the beginning of the SHA-256 of their text in the pinned version.
 KNOWN: Final[dict[str, str]] = {
     "libp2p.stream_muxer.yamux.yamux:Yamux.__init__": "3b11a2a71ca444ca",
     "libp2p.stream_muxer.yamux.yamux:Yamux._cleanup_on_error": "4fed61a999a34989",
@@ -59,7 +59,7 @@ class WrongLibrary(NetError):
 
 
 def check_library() -> None:
-    """Raise ``WrongLibrary`` unless the library is, function by function, the one whose defects are known."""
+    """Raise ``WrongLibrary`` unless the version and the text of each function are the known ones."""
     found = importlib.metadata.version("libp2p")
     if found != PINNED:
         raise WrongLibrary(f"{WrongLibrary.__doc__} Found {found}.")
@@ -69,7 +69,7 @@ def check_library() -> None:
 
 
 def source_hash(name: str) -> str:
-    """Hash of the text of ``module:qualified.name``; empty if there is no such thing."""
+    """Hash of the text of ``module:qualified.name``; empty if it does not exist."""
     module_name, _, path = name.partition(":")
     try:
         target: Any = importlib.import_module(module_name)

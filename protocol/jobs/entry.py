@@ -295,7 +295,7 @@ class Entry:
         model = self._submit.query.model
         names = similar(self._shared.view, model)
         hint = f"Similar: {', '.join(names)}." if names else "GET /v1/models lists what can be asked for."
-        return GiveUp(404, "model_not_found", f"Nobody offers the model {model[:_NAME]!r} now. {hint}", "model")
+        return GiveUp(404, "model_not_found", f"No peer offers the model {model[:_NAME]!r} now. {hint}", "model")
 
 
 def _can_be_looked_up(query: JobQuery) -> bool:

@@ -92,7 +92,7 @@ def test_what_was_asked_of_a_node_that_is_not_right_is_one_line(fleet: Fleet) ->
     def unknown() -> bool:
         done = verb(node.home, "ask", "no-such-model", "hi")
         assert (done.returncode, done.stdout) == (1, "")
-        return "Nobody offers" in one_line(done.stderr)  # "still looking for peers", for the first moments
+        return "No peer offers" in one_line(done.stderr)  # "still looking for peers", for the first moments
 
     until(unknown, "it says that nobody offers it", PATIENCE_S)
     (node.home / "api-key").write_text("sk-p2pnode-another-key-altogether\n")

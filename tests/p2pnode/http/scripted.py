@@ -83,7 +83,7 @@ class ScriptedDispatch:
         self.specs.append(spec)
         script = self.scripts.get(spec.model)
         if script is None:
-            raise JobFailed(404, "model_not_found", f"Nobody offers {spec.model}.", param="model", should_retry=False)
+            raise JobFailed(404, "model_not_found", f"No peer offers {spec.model}.", param="model", should_retry=False)
         steps = script(spec)
         if steps and isinstance(steps[0], JobFailed):
             raise steps[0]

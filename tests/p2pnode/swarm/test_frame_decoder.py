@@ -30,10 +30,10 @@ class Stuff:
     def __init__(self, *packets: bytes, rest: bytes = b"", refused: int = 99) -> None:
         self.data = b"".join(struct.pack("!H", len(packet)) + packet for packet in packets)
         self.delivered: list[tuple[int, bytes]] = []
-        session = SimpleNamespace(front="the socket", _drain=lambda _: rest)
+        session = SimpleNamespace(tcp="the socket", _drain=lambda _: rest)
         session.conn = SimpleNamespace(encrypt=bytes, decrypt=bytes, read_writer=BufferedPackets(self))
         self.refused = refused
-        self.sieve: Any = FrameDecoder(session, self.deliver)
+        self.decoder: Any = FrameDecoder(session, self.deliver)
 
     def deliver(self, stream: int, data: bytes) -> bool:
         if stream != self.refused:
@@ -48,10 +48,10 @@ class Stuff:
 
 async def test_plain_data_passes_the_library_by() -> None:
     stuff = Stuff(plain(1, b"one") + plain(1, b"two"), plain(3, b"three"), frame(2, 1, 0, 7))
-    assert await stuff.sieve.read(12) == frame(2, 1, 0, 7)
+    assert await stuff.decoder.read(12) == frame(2, 1, 0, 7)
     assert stuff.delivered == [(1, b"one"), (1, b"two"), (3, b"three")]
     with pytest.raises(IncompleteReadError):
-        await stuff.sieve.read(12)
+        await stuff.decoder.read(12)
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,11 @@ async def test_plain_data_passes_the_library_by() -> None:
 )
 async def test_everything_else_is_read_by_the_library(odd: bytes) -> None:
     stuff = Stuff(plain(1, b"before") + odd + plain(1, b"after"), frame(2, 1, 0, 7))
-    assert await stuff.sieve.read(12) == odd[:12]
+    assert await stuff.decoder.read(12) == odd[:12]
     if odd[12:]:
-        assert await stuff.sieve.read(len(odd) - 12) == odd[12:]
+        assert await stuff.decoder.read(len(odd) - 12) == odd[12:]
     assert stuff.delivered == [(1, b"before")]
-    assert await stuff.sieve.read(12) == frame(2, 1, 0, 7)
+    assert await stuff.decoder.read(12) == frame(2, 1, 0, 7)
     assert stuff.delivered == [(1, b"before"), (1, b"after")]
 
 
@@ -81,9 +81,9 @@ async def test_a_body_in_pieces_is_read_by_the_library() -> None:
     """That puts a deadline on it."""
     whole = plain(1, b"x" * 100)
     stuff = Stuff(whole[:5], whole[5:40], whole[40:] + plain(1, b"after"), frame(2, 1, 0, 7))
-    assert await stuff.sieve.read(12) == whole[:12]
-    assert await stuff.sieve.read(100) == b"x" * 100
-    assert await stuff.sieve.read(12) == frame(2, 1, 0, 7)
+    assert await stuff.decoder.read(12) == whole[:12]
+    assert await stuff.decoder.read(100) == b"x" * 100
+    assert await stuff.decoder.read(12) == frame(2, 1, 0, 7)
     assert stuff.delivered == [(1, b"after")]
 
 
@@ -91,33 +91,33 @@ async def test_a_body_in_crumbs_is_put_together_once() -> None:
     """Not for every crumb, or a peer could make this node copy the square of what it sends."""
     size, count = 50_000, 2_000
     stuff = Stuff(frame(0, 0, 1, size), b"x" * (size - count), *[b"y"] * count, frame(2, 1, 0, 7))
-    sieve, seen, copied = stuff.sieve, b"", 0
+    decoder, seen, copied = stuff.decoder, b"", 0
 
     def opened(data: bytes) -> bytes:
         nonlocal seen, copied
-        if sieve._rest is not seen:
-            seen = sieve._rest
+        if decoder._rest is not seen:
+            seen = decoder._rest
             copied += len(seen)
         return bytes(data)
 
-    sieve._open = opened
-    assert await sieve.read(12) == frame(0, 0, 1, size)
-    assert await sieve.read(size) == b"x" * (size - count) + b"y" * count
-    assert await sieve.read(12) == frame(2, 1, 0, 7)
+    decoder._open = opened
+    assert await decoder.read(12) == frame(0, 0, 1, size)
+    assert await decoder.read(size) == b"x" * (size - count) + b"y" * count
+    assert await decoder.read(12) == frame(2, 1, 0, 7)
     assert copied <= 2 * size
 
 
 async def test_what_the_session_had_read_already_comes_first() -> None:
     whole = plain(1, b"early") + frame(2, 1, 0, 7)
     stuff = Stuff(whole[20:], rest=whole[:20])
-    assert stuff.sieve.front == "the socket"
-    assert await stuff.sieve.read(12) == frame(2, 1, 0, 7)
+    assert stuff.decoder.tcp == "the socket"
+    assert await stuff.decoder.read(12) == frame(2, 1, 0, 7)
     assert stuff.delivered == [(1, b"early")]
 
 
 async def test_an_empty_packet_ends_it() -> None:
     with pytest.raises(ConnectionClosedError):
-        await Stuff(b"").sieve.read(12)
+        await Stuff(b"").decoder.read(12)
 
 
 @pytest.mark.parametrize("piece", [plain(1, b"x"), frame(2, 1, 0, 7)])
@@ -135,7 +135,7 @@ async def test_a_flood_is_not_one_long_turn(piece: bytes) -> None:
         nursery.start_soon(others)
         with suppress(ConnectionClosedError):
             while True:
-                await stuff.sieve.read(12)
+                await stuff.decoder.read(12)
         nursery.cancel_scope.cancel()
     assert stuff.data == b""
     assert turns >= 2000 // 40
@@ -143,7 +143,7 @@ async def test_a_flood_is_not_one_long_turn(piece: bytes) -> None:
 
 def test_what_is_too_long_for_a_packet_leaves_in_several() -> None:
     data = bytes(range(256)) * 600
-    sealed = Stuff().sieve.seal(data)
+    sealed = Stuff().decoder.seal(data)
     pieces = []
     while sealed:
         size = int.from_bytes(sealed[:2], "big")

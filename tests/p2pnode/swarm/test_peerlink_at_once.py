@@ -275,7 +275,7 @@ async def test_a_peer_with_much_to_say_is_heard_in_order() -> None:
 async def test_a_defect_where_no_task_of_a_link_runs_ends_that_link_only(
     broken: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In what the driver's task and the keeper's call for all links."""
+    """In what the driver's task and the ping scheduler call for all links."""
     async with running(real_net(1)) as one, running(real_net(2)) as other, running(real_net(3)) as third:
         for peer in (one, third):
             knows(other, peer)
