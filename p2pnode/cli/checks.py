@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import trio
 
 from p2pnode.hardware.probe import survey
+from p2pnode.swarm.library_check import PINNED
 
 if TYPE_CHECKING:
     from p2pnode.config import Config
@@ -36,8 +37,6 @@ CONNECT_S: Final = 3.0
 FILES: Final = 1024
 #: 2026-01-01: a clock that shows a time before this program's release is wrong.
 RELEASED: Final = 1767225600
-#: The version of libp2p whose defects p2pnode works around.
-LIBP2P: Final = "0.8.1"
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,10 @@ def python() -> Iterator[Finding]:
     except importlib.metadata.PackageNotFoundError:
         yield fail("libp2p", "not installed", "pip install p2pnode, in a fresh environment")
         return
-    if found == LIBP2P:
+    if found == PINNED:
         yield ok("libp2p", found)
     else:
-        yield fail("libp2p", f"{found}, but p2pnode needs {LIBP2P}", f"pip install libp2p=={LIBP2P}")
+        yield fail("libp2p", f"{found}, but p2pnode needs {PINNED}", f"pip install libp2p=={PINNED}")
 
 
 def files(paths: Paths) -> Iterator[Finding]:

@@ -168,3 +168,8 @@ def capabilities(fields: Fields) -> frozenset[str]:
         return frozenset()
     wanted = {"tools": fields.tools, "response_format": fields.response_format, "logprobs": fields.logprobs}
     return frozenset(name for name, raw in wanted.items() if bytes(raw) not in (b"", b"null", b"false", b"[]"))
+
+
+def too_big() -> ApiError:
+    """413, for a body above the limit."""
+    return ApiError(413, "request_too_large", f"The body is longer than {MOST_BYTES >> 20} MiB.", close=True)

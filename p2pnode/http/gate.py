@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from p2pnode.config import is_loopback
-from p2pnode.http.body import MOST_BYTES
+from p2pnode.http.body import MOST_BYTES, too_big
 from p2pnode.http.errors import ApiError, Headers
 from p2pnode.http.http1 import head_error
 from p2pnode.http.request import Request
@@ -189,8 +189,3 @@ def check_content(request: Request) -> None:
         raise ApiError(411, "length_required", "Send the length of the body: Content-Length.", close=True)
     if length is not None and int(length) > MOST_BYTES:
         raise too_big()
-
-
-def too_big() -> ApiError:
-    """413, for a body above the limit."""
-    return ApiError(413, "request_too_large", f"The body is longer than {MOST_BYTES >> 20} MiB.", close=True)

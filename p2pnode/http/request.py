@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from p2pnode.http.asgi import Receive, Scope, Send
-from p2pnode.http.body import MOST_BYTES
+from p2pnode.http.body import MOST_BYTES, too_big
 from p2pnode.http.connection import Connection
 from p2pnode.http.errors import JSON, ApiError, Headers
 from p2pnode.http.request_id import new_request_id
@@ -72,9 +72,7 @@ class Request:
                 pieces.append(message.get("body", b""))
                 length += len(pieces[-1])
                 if length > MOST_BYTES:
-                    raise ApiError(
-                        413, "request_too_large", f"The body is longer than {MOST_BYTES >> 20} MiB.", close=True
-                    )
+                    raise too_big()
         if slow.cancelled_caught:
             raise ApiError(
                 408,
