@@ -141,6 +141,18 @@ def probes(effects: list[AnyEffect]) -> list[PeerId]:
     return [effect.peer for effect in effects if isinstance(effect, Probe)]
 
 
+def test_the_first_sweep_comes_after_half_a_period_to_a_whole_one() -> None:
+    """Nodes that start together must not sweep together."""
+    first = set()
+    for seed in range(50):
+        machine = FailureDetector(LivenessSettings(period_s=30.0), 4.0, Alone(0).view, random.Random(seed), {})
+        (timer,) = machine.start(100.0)
+        assert isinstance(timer, SetTimer)
+        first.add(timer.at)
+    assert 115.0 <= min(first) < 118.0
+    assert 127.0 < max(first) <= 130.0
+
+
 def test_a_new_peer_is_alive_and_a_name_without_a_record_is_nobody() -> None:
     node = Alone(0)
     assert node.machine.heard(signer_of(1).peer_id, 0.0) == []

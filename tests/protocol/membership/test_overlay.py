@@ -355,6 +355,29 @@ def test_at_a_broken_link_that_others_chose_we_only_look() -> None:
     assert dialled(node.tick(60.0)) == []
 
 
+def test_a_link_that_was_only_a_look_cannot_become_a_neighbour_while_it_closes() -> None:
+    node = Alone(known=30)
+    node.dial_all()
+    before = node.machine.standing()
+    (other,) = [each for each in (peer(index) for index in range(1, 31)) if each not in before][:1]
+    node.machine.probe(other, node.now)
+    assert hung_up(node.machine.link_up(other, True, "10.9.9.9", ())) == [other]
+    assert not node.machine.asked(other)
+    assert node.machine.standing() == before
+
+
+def test_it_comes_back_after_one_pause_while_neighbours_are_missing_and_after_five_otherwise() -> None:
+    node = Alone(known=30, redial_first_s=1.0)
+
+    def pause() -> float:
+        (timer,) = [effect for effect in node.tick() if isinstance(effect, SetTimer)]
+        return timer.at - node.now
+
+    assert pause() == 1.0
+    node.dial_all()
+    assert pause() == 5.0
+
+
 def test_a_look_that_finds_a_needed_peer_keeps_it() -> None:
     node = Alone(known=1)
     assert dialled(node.machine.probe(peer(1), 0.0)) == [peer(1)]
@@ -404,6 +427,17 @@ def test_rotation_may_take_a_link_that_stands() -> None:
     effects = node.rotate()
     assert hung_up(effects) == [before[0]]
     assert len([effect for effect in effects if isinstance(effect, NeighbourChosen)]) == 1
+
+
+@pytest.mark.parametrize(("chosen", "goes"), [(3, []), (4, [1]), (5, [1])])
+def test_a_rotation_lets_the_oldest_go_if_half_of_the_target_stays_chosen(chosen: int, goes: list[int]) -> None:
+    node = Alone(known=30)  # it wants eight neighbours and chooses four itself
+    for index in range(1, chosen + 1):
+        node.machine.probe(peer(index), 0.0)
+        node.up(index)
+    node.machine._rotating = True
+    node.machine.probe(peer(20), 0.0)
+    assert hung_up(node.up(20)) == [peer(index) for index in goes]
 
 
 def test_a_rotation_that_would_leave_too_few_keeps_all() -> None:

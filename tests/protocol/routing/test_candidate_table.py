@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.routing.candidate_table import CandidateTable, JobQuery, noise
-from tests.protocol.sample_peers import MODEL, idle, new_view, put
+from protocol.statements.adverts import ModelState
+from tests.protocol.sample_peers import MODEL, advert, idle, new_view, offer, peer, put
 
 
 def test_jobs_without_a_place_make_the_next_wait() -> None:
@@ -19,6 +20,31 @@ def test_jobs_without_a_place_make_the_next_wait() -> None:
     assert offers is not None
     waits, starts = CandidateTable(view, offers, JobQuery(MODEL), 1.0).queue.tolist()
     assert waits > starts == 0
+
+
+def test_a_cold_start_takes_as_long_as_the_state_of_the_model_says() -> None:
+    """16.06 GB: nothing if resident, copied at 25 GB/s and 0.3 s if asleep, read at 2 GB/s and 15 s if on disk."""
+    view = new_view()
+    for number, state in enumerate((ModelState.RESIDENT, ModelState.SLEEPING, ModelState.ON_DISK), 1):
+        put(view, number, advert(offer(state=int(state))))
+    offers = view.offers(MODEL)
+    assert offers is not None
+    table = CandidateTable(view, offers, JobQuery(MODEL), 1.0)
+    by_peer = {table.record(place).peer: seconds for place, seconds in enumerate(table.cold.tolist())}
+    assert by_peer == {
+        peer(1): 0.0,
+        peer(2): pytest.approx(16.06 / 25 + 0.3),
+        peer(3): pytest.approx(16.06 / 2 + 15.0),
+    }
+
+
+def test_noise_is_splitmix64() -> None:
+    """The first five outputs for the seed 1234567, as its authors' program prints them; 52 bits of each are used."""
+    words = (
+        *(6457827717110365317, 3203168211198807973, 9817491932198370423),
+        *(4593380528125082431, 16408922859458223821),
+    )
+    assert noise(1234567, 5).tolist() == [((word >> 12) + 0.5) / 2**52 for word in words]
 
 
 @settings(deadline=None, max_examples=50)
