@@ -98,6 +98,17 @@ def test_what_was_asked_for_last_is_wanted() -> None:
     assert not view.columns["wanted"][view.get(peer(1)).row], "its advert ran out"
 
 
+@pytest.mark.parametrize(("others", "kept"), [(MOST_WANTED - 1, True), (MOST_WANTED, False)])
+def test_so_many_models_are_wanted_and_no_more(others: int, kept: bool) -> None:
+    view = new_view(size=1)
+    put(view, 1, offering("first"))
+    view.want("first")
+    for number in range(others):
+        view.want(f"later-{number}")
+    newcomer = view.put(envelope(peer(2), ADVERT), offering("later-0"), 0.0, 9.0)
+    assert newcomer is not kept, "an unwanted one gives way to a wanted one, and a wanted one does not"
+
+
 def test_a_job_of_ours_keeps_a_peer() -> None:
     view = new_view(size=1)
     one = put(view, 1, until=1.0)
