@@ -47,6 +47,14 @@ def forged(envelope: Envelope) -> Envelope:
     return parse(bytes(wire))
 
 
+def test_messages_and_their_bytes_are_counted() -> None:
+    counts = Counts()
+    assert set(counts.as_dict().values()) == {0}
+    for cost in (100, 20, 3):
+        counts.sent(cost)
+    assert {name: count for name, count in counts.as_dict().items() if count} == {"messages_out": 3, "bytes_out": 123}
+
+
 def test_the_newest_wins_and_the_rest_is_told_apart() -> None:
     gate = Gate()
     assert gate.get(load(seq=2)) is Verdict.NEW
@@ -209,7 +217,7 @@ def test_proofs_are_bounded() -> None:
     for author in range(1, MAX_PROOFS + 3):
         gate.get(load(author=author))
         gate.get(load(author=author, running=1))
-    assert len(gate.proofs) == MAX_PROOFS
+    assert len(gate.proofs) == MAX_PROOFS == 64
     assert gate.counts.equivocations == MAX_PROOFS
     gate.get(load(author=MAX_PROOFS + 5))
     assert gate.get(forged(load(author=MAX_PROOFS + 5, running=1))) is Verdict.KNOWN, "its signature was not checked"
