@@ -159,3 +159,19 @@ def test_with_too_few_values_the_next_are_asked_as_answers_come() -> None:
     search.found(value(40), 1, 0.0)
     search.answered(NEAREST[1])
     assert search.ask_next(0.0) == [], "now there are enough"
+
+
+def test_one_answer_of_its_contacts_clears_a_source_of_which_others_are_silent() -> None:
+    search = Lookup(bytes(32), 20, DhtSettings(alpha=3, query_s=3.0), 0.0)
+    for peer in NEAREST[20:22]:
+        search.add(peer, addrs_of(1), None)
+    assert len(search.ask_next(0.0)) == 2
+    for source, contacts in ((NEAREST[20], NEAREST[:6]), (NEAREST[21], NEAREST[10:13])):
+        entry = search.answered(source)
+        for peer in contacts:
+            search.add(peer, addrs_of(2), entry)
+    assert [entry.peer for entry in search.ask_next(0.0)] == NEAREST[:3]
+    search.answered(NEAREST[0])
+    assert [entry.peer for entry in search.ask_next(0.0)] == [NEAREST[3]]
+    # A fifth of 3 s later three are silent, which would be enough to doubt a source of which nothing came.
+    assert [entry.peer for entry in search.ask_next(0.7)] == [NEAREST[4], NEAREST[5], NEAREST[10]]
