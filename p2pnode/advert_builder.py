@@ -16,6 +16,7 @@ from p2pnode import __version__
 from p2pnode.config import Config
 from p2pnode.hardware.probe import GpuReading, Survey
 from protocol import PROTOCOL_VERSION
+from protocol.jobs.load import with_queue
 from protocol.perf.gpu_catalog import find_gpu
 from protocol.statements.adverts import MAX_ADDRS, MAX_GPUS, MAX_MODELS, Advert, Gpu, Load, Status
 
@@ -50,13 +51,6 @@ def advert_of(config: Config, engine: Engine | None, machine: NodeSpecs, addrs: 
         engine=engine.name if engine is not None else "none",
         version=__version__,
     )
-
-
-def with_queue(load: Load, queued: int) -> Load:
-    """An engine's load, plus the jobs that wait in this node for a slot of the engine."""
-    if not queued:
-        return load
-    return msgspec.structs.replace(load, waiting=load.waiting + queued, status=int(Status.BUSY))
 
 
 def load_of(engine: Engine | None, machine: NodeSpecs, *, draining: bool, queued: int = 0) -> Load:

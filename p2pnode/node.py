@@ -41,6 +41,7 @@ from p2pnode.swarm.net import NetError
 from p2pnode.swarm.swarm import Swarm
 from p2pnode.swarm.wakeup import AutoResetEvent
 from protocol.ids import peer_from_text, peer_text
+from protocol.jobs.load import LOAD_EVERY_S
 from protocol.node import Node
 
 if TYPE_CHECKING:
@@ -48,11 +49,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("p2pnode.node")
 
-#: Seconds between reports of the load, which are one turn of the polling loop; the gossip machine decides which of
-#: them to publish.
-LOAD_EVERY_S: Final = 0.5
-#: Turns between checks whether the file of the key table changed (1 s; ``p2pnode keys`` changes it from another
-#: process), and between unconditional reads of the table (30 s).
+#: Turns of the polling loop, of ``LOAD_EVERY_S`` each, between checks whether the file of the key table changed (1 s;
+#: ``p2pnode keys`` changes it from another process), and between unconditional reads of the table (30 s).
 KEYS_TURNS: Final = 2
 KEYS_ANYWAY_TURNS: Final = 60
 #: Turns between checks of this node's own addresses, which change with its network (10 s).

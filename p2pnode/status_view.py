@@ -15,9 +15,9 @@ import trio
 
 from p2pnode import __version__
 from p2pnode.advert_builder import NodeSpecs as Hardware
-from p2pnode.advert_builder import with_queue
 from p2pnode.json_types import JsonObject
 from protocol.ids import peer_text, short
+from protocol.jobs.load import with_queue
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status
 
 if TYPE_CHECKING:

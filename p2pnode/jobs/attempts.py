@@ -36,7 +36,7 @@ from protocol.jobs.cascade_events import (
     WasBusy,
 )
 from protocol.jobs.entry import EntryEvent
-from protocol.wire.end_signature import end_holds
+from protocol.wire.end_signature import read_end
 from protocol.wire.messages import (
     ACCEPT,
     BEAT,
@@ -48,7 +48,6 @@ from protocol.wire.messages import (
     REQ,
     Accept,
     Busy,
-    End,
     JobRequest,
     Refuse,
     decode,
@@ -250,13 +249,9 @@ class RemoteAttempt:
         update.events.append(Progress(self._peer, fresh))
 
     def _ended(self, payload: bytes) -> CascadeEvent:
-        end = decode(END, payload)
-        if not isinstance(end, End) or not self._accepted:
+        if not self._accepted:
             raise BadFrame("END before ACCEPT")
-        if not end_holds(self._peer, JobId(self._spec.job_id), end):
-            raise BadFrame("the signature of END is wrong")
-        if end.sha256 != self._digest.digest():
-            raise BadFrame("END is about another answer")
+        end = read_end(self._peer, JobId(self._spec.job_id), payload, self._digest.digest())
         self.tokens = (end.tokens_in, end.tokens_out)
         if end.finish == "stop":
             return Completed(self._peer)

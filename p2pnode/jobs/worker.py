@@ -26,6 +26,7 @@ from p2pnode.swarm import DEFECT
 from p2pnode.swarm.net import NetError
 from protocol.errors import BadFrame, RemoteProtocolError
 from protocol.ids import JobId, peer_text, short
+from protocol.jobs.admission import NO_ENGINE, lacks_model
 from protocol.jobs.job_dedup import TakenJobs
 from protocol.settings import AdmissionSettings, NodeSettings
 from protocol.statements.keys import Signer
@@ -108,7 +109,7 @@ class Worker:
     async def _take(self, channel: Channel, request: JobRequest, frames: Frames) -> None:
         refuse = self._check(request)
         if refuse is not None or self._engine is None or self.slots is None:
-            await _send_last(channel, refuse or _NO_ENGINE)
+            await _send_last(channel, refuse or NO_ENGINE)
             return
         if self._taken.known(channel.peer, request.job, trio.current_time()):
             await _send_last(channel, _TWICE)
@@ -138,7 +139,7 @@ class Worker:
         """The refusal that follows from the REQ alone; None if there is none."""
         engine = self._engine
         if engine is None:
-            return _NO_ENGINE
+            return NO_ENGINE
         if request.path not in PATHS:
             return Refuse(404, "unknown_url", f"{request.path} is not served; the API has {', '.join(sorted(PATHS))}.")
         if request.body_bytes > self._settings.body_bytes:
@@ -149,12 +150,11 @@ class Worker:
         if engine.state != "ready":
             return Refuse(503, "engine_not_ready", (engine.problem or "the engine is not ready")[:1000])
         if not any(offer.name == request.model for offer in engine.offers()):
-            return Refuse(404, "model_not_found", f"this node does not have the model {request.model!r} now", "model")
+            return lacks_model(request.model)
         return None
 
 
 _TWICE: Final = Refuse(409, "duplicate_job", "this node has already taken this job")
-_NO_ENGINE: Final = Refuse(503, "no_capacity", "this node has no engine")
 
 
 def _read_request(frames: Frames) -> JobRequest:

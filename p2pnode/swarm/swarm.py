@@ -24,10 +24,11 @@ from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, S
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.events import Advertise, FindPeer, FindProviders, Leave, Received, ReportLoad, RoundTrip
 from protocol.ids import ModelId, PeerId, peer_text, short
+from protocol.jobs.entry import addresses_in
+from protocol.jobs.load import is_news
 from protocol.membership.penalties import Penalties
 from protocol.settings import NodeSettings
 from protocol.statements.adverts import Advert, Load
-from protocol.statements.envelope import read
 from protocol.wire.messages import DHT_QUERY, DHT_REPLY, DHT_STORE, DIGEST, DOUBT, RECORDS, decode, kind_of
 from protocol.wire.mux import FRAME_OVERHEAD
 
@@ -140,11 +141,8 @@ class Swarm:
         self._driver.put(Advertise(advert))
 
     def report_load(self, load: Load) -> None:
-        """Give the machine the current load; it decides whether to publish it.
-
-        An unchanged load without jobs is not passed on.
-        """
-        if load != self._reported or load.running or load.waiting:
+        """Give the machine the current load; it decides whether to publish it."""
+        if is_news(load, self._reported):
             self._reported = load
             self._driver.put(ReportLoad(load))
 
@@ -270,13 +268,7 @@ class Swarm:
         return tuple(dict.fromkeys((*stated, *self._links.addrs.get(peer, ()))))
 
     async def _found_addrs(self, peer: PeerId) -> tuple[str, ...]:
-        found = await self.find_peer(peer)
-        addrs = [addr for contact, known in found.contacts if contact == peer for addr in known]
-        for envelope in found.envelopes:
-            value = read(envelope)
-            if envelope.author == peer and isinstance(value, Advert):
-                addrs += value.addrs
-        return tuple(dict.fromkeys(addrs))
+        return addresses_in(await self.find_peer(peer), peer)
 
     async def _find(self, make: Callable[[int], FindPeer | FindProviders]) -> Found:
         query = next(self._queries)

@@ -52,6 +52,13 @@ LONG_PROMPT: Final = 512
 #: Bounds of what a busy worker asks the entry to wait, milliseconds (guess; clients obey up to 120 s).
 RETRY_LEAST_MS: Final = 250
 RETRY_MOST_MS: Final = 60_000
+#: What a node without an engine says to a job.
+NO_ENGINE: Final = Refuse(503, "no_capacity", "this node has no engine")
+
+
+def lacks_model(model: str) -> Refuse:
+    """What a node says to a job for a model that it has not got, though an older advert of it may name it."""
+    return Refuse(404, "model_not_found", f"this node does not have the model {model!r} now", "model")
 
 
 class Arrived(msgspec.Struct, frozen=True, gc=False):

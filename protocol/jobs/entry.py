@@ -69,6 +69,8 @@ from protocol.jobs.cascade_events import (
 from protocol.membership.peer_view import PeerView
 from protocol.routing.ranking import JobQuery, Ranking, similar
 from protocol.settings import CascadeSettings
+from protocol.statements.adverts import Advert
+from protocol.statements.envelope import read
 
 #: Seconds a look-up in the DHT may hold a request up, and for which a name that it did not know is not asked again.
 LOOKUP_S: Final = 3.0
@@ -150,7 +152,7 @@ class Entry:
         self._shared = state
         self._deadline = math.inf if deadline is None else deadline
         self._state = "idle"
-        self._submit = Submit(JobQuery(""))
+        self._submit = _NOTHING
         self._cascade: Cascade | None = None
         self._end = self._lookup_end = 0.0
 
@@ -298,12 +300,24 @@ class Entry:
         return GiveUp(404, "model_not_found", f"No peer offers the model {model[:_NAME]!r} now. {hint}", "model")
 
 
+def addresses_in(found: Found, peer: PeerId) -> tuple[str, ...]:
+    """Where a peer may be dialled: as its contacts say, then as it says itself."""
+    addrs = [addr for contact, known in found.contacts if contact == peer for addr in known]
+    for envelope in found.envelopes:
+        value = read(envelope) if envelope.author == peer else None
+        if isinstance(value, Advert):
+            addrs += value.addrs
+    return tuple(dict.fromkeys(addrs))
+
+
 def _can_be_looked_up(query: JobQuery) -> bool:
     """Of peers beyond the view only the model's name is known, so no other wish can be checked."""
     wishes = (query.only, query.capabilities, query.quantizations, query.order, query.ignore)
     return query.zone == "anyone" and query.max_price is None and not any(wishes)
 
 
+#: What an entry has to do before its job is submitted.
+_NOTHING: Final = Submit(JobQuery(""))
 _Step = Callable[[Entry, Any, float], list[EntryEffect]]
 #: The table of the docstring, up to where the cascade begins.
 _STEPS: Final[dict[tuple[str, type[EntryEvent]], _Step]] = {

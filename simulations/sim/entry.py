@@ -12,9 +12,10 @@ from hashlib import sha256
 from typing import Final
 
 from protocol.effects import Found, SetTimer
-from protocol.errors import BadFrame, RemoteProtocolError
-from protocol.events import FindProviders, TimerFired
+from protocol.errors import RemoteProtocolError
+from protocol.events import FindPeer, FindProviders, TimerFired
 from protocol.ids import ModelId, PeerId
+from protocol.jobs.admission import NO_ENGINE
 from protocol.jobs.cascade import TIMER
 from protocol.jobs.cascade_events import (
     Abort,
@@ -29,12 +30,12 @@ from protocol.jobs.cascade_events import (
     Observe,
     Outcome,
     Progress,
+    Refused,
 )
-from protocol.jobs.entry import Entry, EntryEvent, EntryState, LookUp, Submit
+from protocol.jobs.entry import Entry, EntryEvent, EntryState, LookUp, Submit, addresses_in
 from protocol.routing.policies import DEFAULT, SORTS
 from protocol.routing.ranking import JobQuery, Ranking, rank
-from protocol.wire.end_signature import end_holds
-from protocol.wire.messages import END, End, decode
+from protocol.wire.end_signature import read_end
 from simulations.sim.endpoint import Endpoint, SimLink
 from simulations.sim.host import Host
 from simulations.sim.jobs import REQ_BYTES, RST_BYTES, Job, SimAttempt, Truth, job_id
@@ -124,11 +125,7 @@ class SimEntry:
         """The END of an attempt as it came over the wire, after ``said``; checked as the daemon does."""
         worker = attempt.worker
         try:
-            end = decode(END, payload)
-            if not isinstance(end, End) or not end_holds(worker.peer_id, job_id(attempt.job), end):
-                raise BadFrame("the signature of END is wrong")
-            if end.sha256 != sha256(said).digest():
-                raise BadFrame("END is about another answer")
+            read_end(worker.peer_id, job_id(attempt.job), payload, sha256(said).digest())
         except RemoteProtocolError as error:
             self.heard(attempt, AttemptFailed(worker.peer_id, Outcome.MISBEHAVED, str(error)))
         else:
@@ -227,14 +224,22 @@ class SimEntry:
         if worker is not None:
             worker.coming[attempt.number] = attempt
         if other is peer:
-            if worker is None:
-                self._feed(run, AttemptFailed(peer_id, Outcome.UNREACHABLE, "this node has no engine"))
-            else:
-                peer.run(worker.requested, attempt)
+            assert worker is not None, "a node without an engine does not ask itself"
+            peer.run(worker.requested, attempt)
             return
         record = peer.node.view.get(peer_id)
-        addrs = record.advert.addrs if record is not None and record.advert is not None else (other.addr,)
-        peer.connect(peer_id, addrs, lambda link: self._connected(run, attempt, link))
+        addrs = record.advert.addrs if record is not None and record.advert is not None else ()
+        if addrs or peer_id in peer.links:
+            self._connect(run, attempt, addrs)
+        else:  # it was found as a provider
+            peer.ask(
+                lambda number: FindPeer(number, peer_id),
+                lambda found: self._connect(run, attempt, addresses_in(found, peer_id)),
+            )
+
+    def _connect(self, run: _Run, attempt: SimAttempt, addrs: tuple[str, ...]) -> None:
+        if run.attempt is attempt and not attempt.aborted:
+            self.peer.connect(attempt.worker.peer_id, addrs, lambda link: self._connected(run, attempt, link))
 
     def _connected(self, run: _Run, attempt: SimAttempt, link: SimLink | None) -> None:
         if run.attempt is not attempt or attempt.aborted:
@@ -248,7 +253,7 @@ class SimEntry:
         worker = self._workers.get(attempt.worker.peer_id)
         size = REQ_BYTES + attempt.job.body_bytes
         if worker is None:
-            self._feed(run, AttemptFailed(attempt.worker.peer_id, Outcome.UNREACHABLE, "it has no engine"))
+            self._feed(run, Refused(attempt.worker.peer_id, NO_ENGINE))
         else:
             self.peer.network.carry(link, self.peer, size, worker.requested, attempt)
 

@@ -13,6 +13,7 @@ from typing import Final
 from protocol import PROTOCOL_VERSION, __version__
 from protocol.events import Advertise, Leave, ReportLoad
 from protocol.ids import PeerId
+from protocol.jobs.load import LOAD_EVERY_S, is_news
 from protocol.node import Node, NodeSnapshot
 from protocol.settings import NodeSettings
 from protocol.statements.adverts import Advert, Load
@@ -27,8 +28,6 @@ from simulations.sim.network import Network
 from simulations.sim.saved_state import emptied, saved
 from simulations.sim.worker import Worker
 
-#: How often a daemon looks at its own load, seconds (as the daemon does).
-LOAD_EVERY_S: Final = 0.5
 _NO_LOAD: Final = Load()
 
 
@@ -160,7 +159,7 @@ class SimNode(Host):
         if life != self.life or not self.up:
             return
         load = self.make_load()
-        if load is not self._load:
+        if is_news(load, self._load):
             self._load = load
             self.run(self.feed, ReportLoad(load))
         self.loop.at(self.loop.now + LOAD_EVERY_S, self._report, life)

@@ -24,6 +24,7 @@ from protocol.jobs.admission import (
     Left,
     Queue,
     TurnAway,
+    lacks_model,
 )
 from protocol.jobs.cascade_events import (
     Accepted,
@@ -36,12 +37,13 @@ from protocol.jobs.cascade_events import (
     Refused,
     WasBusy,
 )
+from protocol.jobs.load import with_queue
 from protocol.perf.batch_engine import BatchEngine
 from protocol.perf.gpu_catalog import shape_of
 from protocol.perf.model_timing import ModelTiming
 from protocol.perf.sequences import BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
 from protocol.routing.ranking import JobQuery
-from protocol.statements.adverts import Load, ModelOffer, Status
+from protocol.statements.adverts import Load, ModelOffer
 from protocol.wire.messages import Busy, Refuse
 from simulations.scenario import EngineModel
 from simulations.sim.endpoint import Endpoint
@@ -110,10 +112,7 @@ class Worker:
     def load(self) -> Load:
         """The engine's load with the jobs held back here; the same object while nothing has changed."""
         if self._load is None or self._stale or self._tasks:
-            load = self.engine.load(self.loop.now)
-            if self._admission.waiting:
-                waiting = load.waiting + self._admission.waiting
-                load = msgspec.structs.replace(load, waiting=waiting, status=int(Status.BUSY))
+            load = with_queue(self.engine.load(self.loop.now), self._admission.waiting)
             if load != self._load:
                 self._load = load
             self._stale = False
@@ -159,8 +158,7 @@ class Worker:
             return  # nobody wants it any more
         attempt.model = self.runs_as(job)
         if attempt.model is None:
-            refuse = Refuse(404, "model_not_found", f"this node does not have the model {job.model!r} now", "model")
-            self._say(attempt, REFUSAL_BYTES, Refused(peer.peer_id, refuse))
+            self._say(attempt, REFUSAL_BYTES, Refused(peer.peer_id, lacks_model(job.model)))
             return
         source = None if attempt.entry is peer else attempt.entry.peer_id
         self._tasks[attempt.number] = attempt

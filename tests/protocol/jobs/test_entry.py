@@ -44,6 +44,7 @@ from protocol.jobs.entry import (
     EntryState,
     LookUp,
     Submit,
+    addresses_in,
 )
 from protocol.membership.peer_view import PeerView
 from protocol.routing.ranking import Candidate, Excluded, JobQuery, Ranking
@@ -428,6 +429,23 @@ def test_what_the_table_does_not_have_is_a_defect_of_the_driver() -> None:
     play.submit()
     with pytest.raises(LocalProtocolError, match="Submit while asking"):
         play.do(Submit(JobQuery(MODEL)))
+
+
+# --- where a provider is ----------------------------------------------------------------------------------------------
+
+
+def test_addresses_come_from_contacts_and_from_the_peers_own_advert_only() -> None:
+    own = Advert(PROTOCOL_VERSION, addrs=("/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.2/tcp/1"))
+    other = Advert(PROTOCOL_VERSION, addrs=("/ip4/10.0.0.9/tcp/1",))
+    envelopes = (
+        provider(1),
+        statement(SIGNERS[1], own, (1, 1), 1e9, 3600),
+        statement(SIGNERS[2], other, (1, 1), 1e9, 3600),
+    )
+    contacts = ((B, ("/ip4/10.0.0.8/tcp/1",)), (A, ("/ip4/10.0.0.3/tcp/1", "/ip4/10.0.0.1/tcp/1")))
+    given = Found(1, envelopes, contacts, 2)
+    assert addresses_in(given, A) == ("/ip4/10.0.0.3/tcp/1", "/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.2/tcp/1")
+    assert addresses_in(given, C) == ()
 
 
 class EntryMachine(RuleBasedStateMachine):

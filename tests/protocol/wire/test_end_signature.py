@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from protocol.errors import BadFrame, RemoteProtocolError
 from protocol.ids import JobId
 from protocol.statements.keys import Ed25519Signer
-from protocol.wire.end_signature import end_holds, sign_end
-from protocol.wire.messages import End
+from protocol.wire.end_signature import end_holds, read_end, sign_end
+from protocol.wire.messages import End, encode
 
 WORKER = Ed25519Signer(bytes(32))
 JOB = JobId(bytes(range(16)))
@@ -37,3 +38,14 @@ def test_it_holds_for_nothing_else(changed: dict[str, object]) -> None:
 def test_it_holds_for_no_other_job_or_worker() -> None:
     assert not end_holds(WORKER.peer_id, JobId(bytes(16)), END)
     assert not end_holds(Ed25519Signer(b"x" * 32).peer_id, JOB, END)
+
+
+def test_it_is_read_with_the_answer_that_it_ends() -> None:
+    payload = encode(END)
+    assert read_end(WORKER.peer_id, JOB, payload, bytes(32)) == END
+    with pytest.raises(BadFrame, match="signature"):
+        read_end(WORKER.peer_id, JobId(bytes(16)), payload, bytes(32))
+    with pytest.raises(BadFrame, match="another answer"):
+        read_end(WORKER.peer_id, JOB, payload, b"x" * 32)
+    with pytest.raises(RemoteProtocolError):
+        read_end(WORKER.peer_id, JOB, payload[:-1], bytes(32))
