@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from protocol.dht.record_store import RecordStore, record_key
+import pytest
+
+from protocol.dht.record_store import RecordStore, record_key, validate
 from protocol.dht.routing_table import as_number, model_key, peer_key
+from protocol.errors import BadEnvelope, StaleStatement
+from protocol.ids import ModelId
 from protocol.settings import DhtSettings
-from tests.protocol.dht.one_node import MODEL, NOW, name, provider
+from tests.protocol.dht.one_node import MODEL, NOW, WALL, name, provider
 
 
 def test_a_shelf_is_bounded_per_key_and_per_group() -> None:
@@ -40,3 +44,29 @@ def test_a_shelf_is_bounded_in_all() -> None:
     envelopes = [provider(number) for number in range(2, 12)]
     taken = [shelf.put(model_key(MODEL), envelope, "", NOW, NOW + 60) for envelope in envelopes]
     assert taken == [True] * 8 + [False] * 2
+
+
+def test_statements_are_counted_as_they_come_are_renewed_and_expire() -> None:
+    shelf = RecordStore(name(1), DhtSettings())
+    key, other = model_key(MODEL), model_key(ModelId(b"n" * 16))
+    story = []
+    for number, until in ((2, NOW + 10), (3, NOW + 10), (4, NOW + 20)):
+        shelf.put(key, provider(number), "", NOW, until)
+        story.append(shelf.statements)
+    shelf.put(key, provider(4, seq=2), "", NOW, NOW + 20)  # a newer version of one
+    shelf.put(other, provider(2, model=b"n" * 16), "", NOW, NOW + 30)
+    story.append(shelf.statements)
+    for now in (NOW + 9, NOW + 10, NOW + 20, NOW + 30):
+        shelf.expire(now)
+        story.append(shelf.statements)
+    assert story == [1, 2, 3, 4, 4, 2, 1, 0]
+    assert len(shelf) == 0
+
+
+def test_a_statement_is_believed_under_its_own_key_for_the_rest_of_its_life() -> None:
+    envelope = provider(2, ttl=3600)
+    assert validate(model_key(MODEL), envelope, WALL + 600, 120.0) == pytest.approx(3120.0)
+    with pytest.raises(BadEnvelope, match="not its own"):
+        validate(model_key(ModelId(b"n" * 16)), envelope, WALL, 120.0)
+    with pytest.raises(StaleStatement):
+        validate(model_key(MODEL), envelope, WALL + 3720, 120.0)

@@ -137,6 +137,26 @@ def test_a_group_is_bounded() -> None:
     assert sum(record.group == "8.8.8.0/24" for record in view.records()) == 3
 
 
+def test_a_peer_that_moves_to_another_group_leaves_its_place_in_the_old_one() -> None:
+    view = new_view(size=100, per_group=2)
+    for turn in range(5):  # there and back, by statements
+        put(view, 1, at("8.8.8.1"))
+        put(view, 2, at("8.8.8.2"))
+        assert not view.put(envelope(peer(3), ADVERT), at("8.8.8.3"), 0.0, 9.0), turn
+        put(view, 1, at("9.9.9.1"))
+        put(view, 2, at("9.9.9.2"))
+        put(view, 3, at("8.8.8.3"))  # both places of the old group are free again
+        put(view, 4, at("8.8.8.4"))
+        view.remove(peer(3))
+        view.remove(peer(4))
+    for number in (5, 6):  # and by links
+        put(view, number, at("7.7.7.1"))
+        view.set_link(peer(number), True, True, f"6.6.6.{number}", 0.0)
+    put(view, 7, at("7.7.7.7"))
+    put(view, 8, at("7.7.7.8"))
+    assert not view.put(envelope(peer(9), ADVERT), at("7.7.7.9"), 0.0, 9.0)
+
+
 def test_who_dials_in_under_ever_new_names_gets_no_more_than_its_groups_part() -> None:
     view = new_view(size=100, per_group=2)
     for number in range(1, 30):
