@@ -305,6 +305,19 @@ def test_a_forgery_ends_its_message() -> None:
     assert signer_of(2).peer_id in node.view
     assert signer_of(1).peer_id not in node.view
     assert signer_of(3).peer_id not in node.view
+    assert node.gossip.counts.forged == 1
+    for _ in range(2):
+        node.get(a, parse(bad))
+    assert node.gossip.counts.forged == 3
+
+
+def test_periods_grow_with_the_number_of_nodes_this_one_included() -> None:
+    node = Alone(2, budget_bytes_s=1)  # so little that nothing but the number of nodes decides
+    node.gossip.advertise(advert_of(0), 0.0)
+    alone = node.gossip.period(ADVERT)
+    for author in range(1, 10):
+        assert node.view.put(load(author), Load(), 0.0, 60.0)
+        assert node.gossip.period(ADVERT) == pytest.approx((author + 1) * alone)
 
 
 def test_who_has_no_link_is_not_heard() -> None:
