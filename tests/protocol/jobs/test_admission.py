@@ -11,6 +11,7 @@ from protocol.ids import PeerId
 from protocol.jobs.admission import (
     FIRST_MOST_S,
     JOB_S,
+    NO_ENGINE,
     RETRY_LEAST_MS,
     RETRY_MOST_MS,
     Admission,
@@ -25,6 +26,7 @@ from protocol.jobs.admission import (
     Ready,
     SlotsAre,
     TurnAway,
+    lacks_model,
 )
 from protocol.settings import AdmissionSettings
 from protocol.wire.messages import Busy, Refuse
@@ -304,3 +306,10 @@ class AdmissionMachine(RuleBasedStateMachine):
 
 TestAdmissionMachine = pytest.mark.slow(AdmissionMachine.TestCase)
 TestAdmissionMachine.settings = hypothesis_settings(deadline=None, max_examples=100, stateful_step_count=30)
+
+
+def test_what_a_node_cannot_do_at_all_another_may() -> None:
+    assert (NO_ENGINE.status, NO_ENGINE.code, NO_ENGINE.final) == (503, "no_capacity", False)
+    refuse = lacks_model("m")
+    assert (refuse.status, refuse.code, refuse.param, refuse.final) == (404, "model_not_found", "model", False)
+    assert "'m'" in refuse.message

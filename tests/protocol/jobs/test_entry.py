@@ -554,5 +554,5 @@ class EntryMachine(RuleBasedStateMachine):
             assert running == ({self.asked()[-1]: 1} if self.busy() else {})
 
 
-TestEntryMachine = EntryMachine.TestCase
+TestEntryMachine = pytest.mark.slow(EntryMachine.TestCase)
 TestEntryMachine.settings = hypothesis_settings(deadline=None, max_examples=100, stateful_step_count=30)
