@@ -115,11 +115,11 @@ class Node:
         return _ACTIONS[type(event)](self, event, now, wall)
 
     def snapshot(self) -> NodeSnapshot:
-        """What this life leaves to the next one."""
+        """The state that this life leaves to the next one: addresses of live peers, and high-water marks."""
         known = tuple(
             (record.peer, record.advert.addrs)
             for record in self.view.records()[1:]
-            if record.advert is not None and record.advert.addrs
+            if record.state == "alive" and record.advert is not None and record.advert.addrs
         )
         return NodeSnapshot(known, self.gossip.export_marks(self._now))
 

@@ -87,8 +87,7 @@ async def keep_memory(home: Home, machine: Node, wall: Callable[[], float] = tim
 
 async def _remember(home: Home, machine: Node, wall: float) -> None:
     snapshot = machine.snapshot()
-    alive = {record.peer for record in machine.view.records() if record.state == "alive"}
-    peers = [(bytes(peer), addrs, wall) for peer, addrs in snapshot.known if peer in alive]
+    peers = [(bytes(peer), addrs, wall) for peer, addrs in snapshot.known]
     await home.ledger.ask(Ledger.remember_peers, peers)
     marks = {(bytes(author), kind): mark for (author, kind), mark in snapshot.marks.items()}
     await home.ledger.ask(Ledger.save_marks, marks, wall)

@@ -282,6 +282,8 @@ def test_stats_and_marks_are_for_the_driver() -> None:
         **{"view": 2, "links": 1, "shelf_keys": 0, "shelf_statements": 0},
         **node.node.gossip.sizes(),
     }
+    node.get(said(2, 10, int(Status.LEFT)))
+    assert node.node.snapshot().known == ()  # only the addresses of live peers are worth a dial
     again = Alone(restored=snapshot)
     again.link()
     again.get(said(2, 8))
