@@ -13,7 +13,7 @@ sweep_plots metrics over a swept key; ``plot_catalog`` says which over which
 curves      distributions, and spreading over time
 timelines   courses over virtual time, partitions, the map of load
 pictures    which of these a report has
-page        HTML
+page        the values of the page; its template is ``page.html``
 =========== =======================================================================
 
 Not here: judging goals (``simulations.experiment.goals``) and writing ``results.json``

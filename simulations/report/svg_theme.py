@@ -63,6 +63,10 @@ class Style:
         return MUTED if self.reference else SERIES[self.index % len(SERIES)]
 
     @property
+    def variable(self) -> str:
+        return f"var(--{VARIABLES[self.colour]})"
+
+    @property
     def dash(self) -> tuple[float, ...]:
         return DASHES[1] if self.reference else DASHES[(self.index // len(SERIES)) % len(DASHES)]
 

@@ -274,7 +274,7 @@ def test_a_breach_is_told_with_the_command_that_repeats_it(tmp_path: Path) -> No
     }
     html = written(tmp_path, document([run({}, 3, breach=breach)], [goal("heal_s", "<= 5", passed=True)]))
     assert "Invariant I5 broken" in html
-    assert '<pre class="copy">p2pnode sim run &#x27;a b&#x27; --seed 3</pre>' in html
+    assert '<pre class="copy">p2pnode sim run &#39;a b&#39; --seed 3</pre>' in html
     assert "1 of 1 runs broke down" in html
     assert 'class="banner good"' not in html
 
@@ -327,7 +327,7 @@ def test_what_the_runs_cost_is_shown(tmp_path: Path) -> None:
     html = written(tmp_path, document([run({"topology.nodes": 10})]), {"runs": [cost]})
     assert "10 virtual s per CPU s" in html
     assert "213 MiB" in html
-    assert "p2pnode sim run mine.toml --seed 1 --policy &#x27;my own.toml&#x27; --set topology.nodes=10" in html
+    assert "p2pnode sim run mine.toml --seed 1 --policy &#39;my own.toml&#39; --set topology.nodes=10" in html
     assert "To repeat a run" not in written(tmp_path, document([run({})])), "nobody knows how it was made"
 
 
