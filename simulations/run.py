@@ -143,11 +143,16 @@ class Run(Cluster):
             self.end_s, self.end_cpu_s = loop.now, time.process_time()
 
     def _rest(self, progress: RunProgress) -> None:
-        """No more jobs come; those under way end."""
+        """No more jobs come; those under way end.
+
+        As soon as each of these has been brought to a worker, its further candidates are fixed, too: gossip can change
+        nothing for it any more, and ends, so that a job that takes minutes costs next to nothing.
+        """
         self._resting = True
         loop, began = self.loop, self.loop.now
         end = began + self.scenario.node.cascade.total_s + REST_S
         while self.job_log.measured_open and loop.now < end and not progress.stop:
+            self.network.resting |= not self.job_log.undecided
             loop.run(min(end, loop.now + self._chunk_s))
             self.checks.look()
             progress.rest_s, progress.events = loop.now - began, loop.events

@@ -233,8 +233,7 @@ def _traffic(run: Observed) -> dict[str, Any]:
     columns = list(zip(*rates, strict=True))
     names = ("bytes_up_per_s", "gossip_bytes_per_s", "messages_per_s", "cpu_share")
     found: dict[str, Any] = {name: quantiles(column) for name, column in zip(names, columns, strict=True)}
-    counts = [peer.node.gossip.counts for peer in run.peers if peer.life]
-    came, known = sum(count.records_in for count in counts), sum(count.known for count in counts)
+    came, known = run.watch.records()
     if came > known:
         found["redundancy"] = rounded(came / (came - known))
     return found

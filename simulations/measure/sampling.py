@@ -79,6 +79,7 @@ class Sampler:
         self._at_warmup: list[_Counters] = []
         #: Rates at the end of the window, before the rest; and how often each node was up since the warm-up.
         self._rates: list[_Counters] | None = None
+        self._records: tuple[int, int] | None = None
         self._busy_s: float | None = None
         self._up: Counter[int] = Counter()
         self._samples = 0
@@ -110,8 +111,16 @@ class Sampler:
     def at_end(self) -> None:
         """The window is over; what follows, the rest, is no part of the figures."""
         self._rates = self.traffic()
+        self._records = self.records()
         self._busy_s = self.busy_s()
         self.last_look()
+
+    def records(self) -> tuple[int, int]:
+        """Statements that were received, and those of them that were known, by the present lives of all nodes."""
+        if self._records is not None:
+            return self._records
+        counts = [peer.node.gossip.counts for peer in self.world.peers if peer.life]
+        return sum(count.records_in for count in counts), sum(count.known for count in counts)
 
     def busy_s(self) -> float:
         """Seconds in which GPUs computed anything, all together."""

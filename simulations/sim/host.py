@@ -44,6 +44,11 @@ BAN_S: Final = 600.0
 MOST_INBOUND: Final = 192
 MOST_OF_GROUP: Final = 32
 
+#: Timers of gossip and of what keeps it going, which set themselves again and again.
+_PERIODIC: Final[frozenset[TimerKey]] = frozenset(
+    {("gossip", "tick"), ("gossip", "digest"), ("liveness", "sweep"), ("neighbours", "rotate")}
+)
+
 
 class Host(Endpoint):
     """See the module's docstring."""
@@ -176,6 +181,8 @@ class Host(Endpoint):
             self._set_timer(key, at)
 
     def _set_timer(self, key: TimerKey, at: float) -> None:
+        if self.network.resting and key in _PERIODIC:
+            return
         self._timers[key] = at
         self.loop.at(at, self._fire, self.life, key, at)
 

@@ -87,6 +87,11 @@ class JobLog:
 
     # --- jobs ----------------------------------------------------------------------------------------------------
 
+    @property
+    def undecided(self) -> bool:
+        """Whether a measured job is open that was brought to no worker yet."""
+        return any(note.measured and not note.attempts for note in self.open.values())
+
     def next_attempt(self) -> int:
         """A number for an attempt, never used before."""
         self._attempts_made += 1

@@ -55,6 +55,8 @@ class Network:
         self.latencies = latencies
         self.loss = loss
         self.drop = drop
+        #: Whether nodes gossip no more: no worker will be chosen by what they know.
+        self.resting = False
         #: Whether nothing gets from one node to another; None while nothing is cut.
         self.cut: Callable[[Endpoint, Endpoint], bool] | None = None
         #: More delay on the way, seconds; None while there is none.

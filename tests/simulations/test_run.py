@@ -287,6 +287,18 @@ def test_a_long_answer_is_waited_for_and_no_longer_than_that() -> None:
     assert outcome.virtual_s <= last + 1.0
 
 
+@pytest.mark.slow
+def test_gossip_ends_where_it_has_no_say_any_more() -> None:
+    jobs = Workload(rate_per_s=1.0, output=Lengths(median=12000.0, sigma=0.0, most=12000))
+    made = Run(scenario(8, duration_s=20.0, workload=jobs), 1)
+    outcome = made.run()
+    before = 20.0 * 8 * outcome.metrics["gossip_bytes_per_s"]["mean"]
+    after = sum(peer.gossip_bytes for peer in made.peers) - before
+    assert outcome.virtual_s > 150.0
+    assert after < 0.2 * before, "in a time six times as long"
+    assert outcome.metrics["success_rate"] == 1.0
+
+
 def test_a_job_that_finds_no_node_counts_as_failed() -> None:
     down = Fault(kind="crash", at_s=6.0, for_s=10.0, share=1.0)
     made = Run(busy(3, 3.0, 20.0, faults=(down,)), 1)

@@ -64,6 +64,17 @@ def test_only_what_comes_in_the_window_is_measured_and_it_is_followed_to_its_end
     assert job_log.ends == {"cancelled": 3}
 
 
+def test_a_measured_job_is_undecided_until_it_is_brought_to_a_worker() -> None:
+    job_log, peers = made()
+    job_log.arrived(peers[0], job(1), 5)
+    assert not job_log.undecided, "it came before the window"
+    job_log.loop.run(12.0)
+    job_log.arrived(peers[0], job(2), 5)
+    assert job_log.undecided
+    job_log.attempted(attempt(job_log, peers, 2))
+    assert not job_log.undecided
+
+
 def test_what_must_not_be_is_noted() -> None:
     job_log, peers = made()
 
