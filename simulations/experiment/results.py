@@ -27,6 +27,7 @@ from simulations.experiment.goals import Goal, judged, metric_of
 from simulations.experiment.loading import CEILING, POLICY_KEY, Loaded, Point, value_at
 from simulations.experiment.overrides import ScenarioError
 from simulations.experiment.schema import listed
+from simulations.measure.confidence import half_interval
 from simulations.scenario import Scenario
 from simulations.sim.capacity import too_much
 
@@ -36,15 +37,6 @@ SCHEMA: Final = 1
 DIGITS: Final = 9
 RESULTS: Final = "results.json"
 TIMING: Final = "timing.json"
-#: Quantiles of Student's t at 97.5 % by degrees of freedom (from the usual tables); beyond, of the normal distribution.
-# fmt: off
-STUDENT: Final = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)
-# fmt: on
-NORMAL: Final = 1.960
 #: Ratios to the ceiling: what is divided.
 RATIOS: Final = {
     "ttft_p50_ratio": "ttft_s.p50",
@@ -242,13 +234,9 @@ def flat(metrics: Mapping[str, Any]) -> list[str]:
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """Mean, median and the 95 % confidence interval of the mean (Student); no interval for one seed or infinity."""
-    mean, count = statistics.fmean(values), len(values)
-    interval = None
-    if count > 1 and math.isfinite(mean):
-        t = STUDENT[count - 2] if count - 2 < len(STUDENT) else NORMAL
-        half = t * statistics.stdev(values) / math.sqrt(count)
-        interval = [mean - half, mean + half]
-    return {"n": count, "mean": mean, "median": statistics.median(values), "ci95": interval}
+    mean, half = statistics.fmean(values), half_interval(values)
+    interval = None if half is None else [mean - half, mean + half]
+    return {"n": len(values), "mean": mean, "median": statistics.median(values), "ci95": interval}
 
 
 def _at(runs: Sequence[Run], point: Point) -> list[Run]:

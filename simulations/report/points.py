@@ -13,14 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard, TypeVar
 
+from simulations.measure.confidence import half_interval
+
 Item = TypeVar("Item")
 
 POLICY: Final = "routing.policy"
 #: Quantiles that a distribution is told in.
 PICKS: Final = ("n", "mean", "p50", "p90", "p95", "p99", "max")
-#: Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond the table the normal one.
-T95: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-NORMAL95: Final = 1.960
 
 #: What a swept key is called on an axis or in a legend.
 KEY_TITLES: Final = {
@@ -95,12 +94,8 @@ def spread(values: Sequence[float]) -> Spread | None:
     """Of some seeds; one seed has no interval, none has no spread; a mean with something infinite is infinite."""
     if not values:
         return None
-    n, mean = len(values), math.fsum(values) / len(values)
-    ci = 0.0
-    if n > 1 and math.isfinite(mean):
-        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-        ci = (T95[n - 2] if n - 2 < len(T95) else NORMAL95) * deviation / math.sqrt(n)
-    return Spread(mean, min(values), max(values), ci, n)
+    mean = math.fsum(values) / len(values)
+    return Spread(mean, min(values), max(values), half_interval(values) or 0.0, len(values))
 
 
 def short(value: object) -> str:
