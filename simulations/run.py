@@ -143,10 +143,10 @@ class Run(Cluster):
             self.end_s, self.end_cpu_s = loop.now, time.process_time()
 
     def _rest(self, progress: RunProgress) -> None:
-        """No more jobs come; those under way end.
+        """No more jobs arrive; the open ones end.
 
-        As soon as each of these has been brought to a worker, its further candidates are fixed, too: gossip can change
-        nothing for it any more, and ends, so that a job that takes minutes costs next to nothing.
+        The candidates of a job are fixed at its first attempt.  Once each measured job has had one, gossip cannot
+        change a choice any more and ends.  A job of minutes then costs little processor time.
         """
         self._resting = True
         loop, began = self.loop, self.loop.now

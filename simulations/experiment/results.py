@@ -70,7 +70,7 @@ def document(loaded: Loaded, runs: Sequence[Run], stopped: bool, warnings: Seque
 
 
 def warnings_of(loaded: Loaded) -> list[str]:
-    """What the machines cannot do of what they are asked for, by the machines of the first seed."""
+    """The warnings of all points (``capacity.too_much``), for the machines of the first seed."""
     seen: dict[str, tuple[str, ...]] = {}
     at: dict[str, int] = {}
     for _, scenario in loaded.points:

@@ -21,7 +21,7 @@ from simulations.sim.node import SimNode
 POINTS: Final = 64
 COLUMNS: Final = 150
 _QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
-#: The jobs that waited longer than this share of all of those that were served.
+#: The slowest jobs waited longer than this share of all served jobs.
 _SLOWEST: Final = 0.95
 #: Digits that a result keeps.
 _DIGITS: Final = 6
@@ -126,7 +126,7 @@ def _itls(notes: Sequence[JobNote]) -> list[float]:
 
 
 def _stages(notes: Sequence[JobNote]) -> dict[str, Any]:
-    """Where the time to the first piece went, of those that got one; and the means of the slowest of them."""
+    """The stages of the time to the first piece, over the jobs that got one, and their means over the slowest jobs."""
     seconds = np.array([note.stages for note in notes if note.committed_at is not None and note.stages])
     if not len(seconds):
         return {}

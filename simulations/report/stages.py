@@ -16,7 +16,7 @@ from simulations.report.svg_theme import Legend, Panel, Picture, Style
 MOST_BARS: Final = 16
 #: Letters of a point beside its bar.
 MOST_LETTERS: Final = 26
-#: Which jobs a drawing is about, and the metric of a stage for them.
+#: The jobs of each drawing, and the metric of a stage.
 PANELS: Final = {"all jobs": "ttft_{}_s.mean", "the slowest 5 %": "ttft_{}_slowest_s"}
 
 
@@ -35,8 +35,8 @@ def picture(results: Results) -> Picture | None:
     ]
     legend = tuple(Legend(title, Style(i)) for i, title in enumerate(STAGES.values()) if took[i])
     reading = (
-        "Mean seconds to the first token, stage by stage in the order in which they happen: the widest part of a "
-        "bar is where an improvement pays; where the slowest jobs differ from the others is what makes the tail."
+        "Mean seconds to the first token, its stages in their order. An improvement pays where a bar is widest; a "
+        "stage that is wider among the slowest jobs makes the tail."
     )
     return Picture("stages", "Where the time to the first token goes", reading, panels, legend)
 

@@ -83,7 +83,7 @@ def offered_per_s(scenario: Scenario, seed: int) -> float:
 
 
 def too_much(scenario: Scenario, seed: int) -> Iterator[str]:
-    """What the fleet cannot do of what it is asked for, in sentences; raises ``UnknownHardware``."""
+    """Warnings: models that no node serves, and load above the capacity.  Raises ``UnknownHardware``."""
     if scenario.workload.kind == "none":
         return
     models = scenario.models

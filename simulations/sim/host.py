@@ -44,7 +44,7 @@ BAN_S: Final = 600.0
 MOST_INBOUND: Final = 192
 MOST_OF_GROUP: Final = 32
 
-#: Timers of gossip and of what keeps it going, which set themselves again and again.
+#: Timers of gossip, failure detection and link rotation: they repeat for ever.
 _PERIODIC: Final[frozenset[TimerKey]] = frozenset(
     {("gossip", "tick"), ("gossip", "digest"), ("liveness", "sweep"), ("neighbours", "rotate")}
 )

@@ -34,10 +34,10 @@ class JobNote:
     tokens: int = 0
     worker: int = -1
     first_try_at: float = 0.0
-    #: The newest attempt, while it is open; and the seconds of ``STAGES`` of the one that answered.
+    #: The newest attempt while the job is open, and the seconds of ``STAGES`` once it has its first piece.
     attempt: SimAttempt | None = None
     stages: Sequence[float] = ()
-    #: Seconds of GPUs that its attempts took, as far as they have ended.
+    #: GPU seconds of its ended attempts.
     gpu_s: float = 0.0
     #: Everybody who was asked.
     asked: list[int] = field(default_factory=list)
@@ -71,7 +71,7 @@ class JobLog:
     attempts_at_bad: int = 0
     #: Attempts that were begun in the measured window, and at whom.
     attempt_log: list[tuple[float, int]] = field(default_factory=list)
-    #: Seconds of GPUs that went into attempts whose answer did not reach the caller.
+    #: GPU seconds of attempts whose answer did not reach the caller.
     wasted_s: float = 0.0
     late_executions: int = 0
     false_deaths: int = 0
@@ -89,7 +89,7 @@ class JobLog:
 
     @property
     def undecided(self) -> bool:
-        """Whether a measured job is open that was brought to no worker yet."""
+        """Whether an open measured job has not reached its first attempt."""
         return any(note.measured and not note.attempts for note in self.open.values())
 
     def next_attempt(self) -> int:
@@ -150,10 +150,10 @@ class JobLog:
             self.violations.append(f"I2: job {note.number} ran {note.executions} times in {note.attempts} attempts")
 
     def left_engine(self, attempt: SimAttempt) -> None:
-        """An attempt leaves its engine, done or not."""
+        """An attempt leaves its engine, finished or not."""
         note = self.open.get(attempt.job.number)
         if note is None:
-            self.wasted_s += attempt.gpu_s  # its job has ended without it
+            self.wasted_s += attempt.gpu_s  # the job has ended before
         else:
             note.gpu_s += attempt.gpu_s
 

@@ -34,10 +34,10 @@ FIRST_BYTES: Final = 266
 LAST_BYTES: Final = 474
 
 
-#: Where the time to the first token goes: until somebody is asked (hearing the caller, the ranking, a look-up in the
-#: DHT); attempts that came to nothing; for the attempt that answered the dial, the request's way, the queue of the
-#: worker, the queue of its engine (a model that is loaded, prompts of others), the own prompt to the first token, the
-#: rest of an answer that is not streamed, and the way back.
+#: The stages of the time to the first token.  ``choice`` ends with the first attempt, ``retries`` with the attempt that
+#: answers.  The others belong to that attempt: the dial, the way of the request, the queue of the worker, the queue of
+#: its engine (loading a model, other prompts), the prompt up to the first token, the rest of an answer that is not
+#: streamed, and the way back.
 STAGES: Final = ("choice", "retries", "dial", "way_there", "admission", "engine", "prompt", "answer", "way_back")
 
 
@@ -148,7 +148,7 @@ class SimAttempt:
         self.first_at: float | None = None
         self.said_at: float | None = None
         self.sent = 0
-        #: At the worker: what ``GpuShare`` says at its begin, and the seconds that it took of the GPU.
+        #: At the worker: the state of ``GpuShare`` when the attempt began, and the GPU seconds that it took.
         self.gpu_from = self.gpu_s = 0.0
         #: At the entry: nothing that still comes counts.
         self.aborted = False
@@ -156,10 +156,10 @@ class SimAttempt:
         self.over = False
 
     def stages(self, asked_at: float, first_try_at: float, now: float) -> array[float]:
-        """Seconds of each of ``STAGES``, if the caller gets the first piece now.
+        """Seconds of each of ``STAGES`` if the caller gets the first piece now.
 
-        A stage that did not happen, such as a dial where a link stands, took no time.  A worker that notes nothing,
-        such as an attacker's, spends its time on the way back.
+        A stage that did not happen, such as a dial over a standing link, has no seconds.  The worker of an attacker may
+        record nothing; its time then counts as the way back.
         """
         stamps = (
             first_try_at,
@@ -186,7 +186,7 @@ class GpuShare:
     __slots__ = ("_at", "_jobs", "_seconds")
 
     def __init__(self) -> None:
-        #: What a job has had that was there all the time, until when, and how many there are now.
+        #: GPU seconds of a job that was there from the start, the time of that figure, and the number of jobs now.
         self._seconds = self._at = 0.0
         self._jobs = 0
 

@@ -19,8 +19,8 @@ The first ``len(catalogue)`` machines make the catalogue whole: number ``i`` has
 model ``i`` as its first, on a kind of hardware where it fits if there is one.  So every model that fits somewhere has
 at least one server as soon as there are as many nodes as models.
 
-An exact fleet (``[[machine]]``) deals nothing but the models: node ``i`` has the ``i``-th machine of the list.  There
-the models that fit on the fewest machines choose theirs first, so that the catalogue is whole where it can be.
+An exact fleet (``[[machine]]``) lists the machines: node ``i`` has the ``i``-th.  The models that fit on the fewest of
+them are placed first, so that every model has a server if that is possible.
 
 Not here: what the machines can do (``capacity``), how they do it (the engine).
 """
@@ -155,7 +155,7 @@ def _hardware(scenario: Scenario) -> tuple[Hardware, ...]:
 
 
 def _by_share(scenario: Scenario, seed: int, index: int, draw: float) -> tuple[_Kind | None, int]:
-    """The hardware, or None for an entry only, and the model that it brings if it is one of the first."""
+    """The hardware (None: no engine) and the model that this node has to serve if it is one of the first."""
     models = scenario.models
     first = index < len(models.catalogue) and models.without_engine < 1
     if draw < models.without_engine and not first:
@@ -180,7 +180,7 @@ def _fleet(machines: tuple[ExactMachine, ...], kinds: tuple[_Kind, ...]) -> tupl
 
 @lru_cache(maxsize=16)
 def _brought(fleet: tuple[_Kind | None, ...], models: int) -> dict[int, int]:
-    """Which node brings which model."""
+    """The model that a node has to serve, by node."""
     able = [
         [node for node, kind in enumerate(fleet) if kind is not None and place in kind.fits] for place in range(models)
     ]

@@ -55,7 +55,7 @@ class Network:
         self.latencies = latencies
         self.loss = loss
         self.drop = drop
-        #: Whether nodes gossip no more: no worker will be chosen by what they know.
+        #: Whether periodic gossip has ended, because no job will be placed by it any more.
         self.resting = False
         #: Whether nothing gets from one node to another; None while nothing is cut.
         self.cut: Callable[[Endpoint, Endpoint], bool] | None = None
