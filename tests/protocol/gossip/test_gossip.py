@@ -531,6 +531,18 @@ def test_a_debt_makes_even_our_own_wait() -> None:
     assert pushed(node.get(node.peers[0], load(1, status=int(Status.LEFT)))) == {}
 
 
+def test_doubts_are_paid_from_what_may_be_pushed() -> None:
+    """Pushes may take 850 bytes a second; 4,250 bytes of doubts take the first second's and those of four more."""
+    pushes = {}
+    for doubts in (0, 4250):
+        node = Alone(2, budget_bytes_s=1000, tick_s=1.0)
+        node.get(node.peers[0], load(1))
+        node.gossip.pay(doubts, 0.0)
+        pushes[doubts] = [bool(pushed(node.tick(float(second)))) for second in range(1, 10)]
+    assert pushes[0].index(True) == 0
+    assert 4 <= pushes[4250].index(True) < 8
+
+
 def test_what_ran_out_before_it_could_be_sent_is_not_sent() -> None:
     node = Alone(2)
     node.get(node.peers[0], load(1, ttl=5))
