@@ -18,6 +18,7 @@ from simulations.measure.metrics import (
     _jobs,
     _series,
     _spreading,
+    _views,
     cdf,
     jain,
     quantiles,
@@ -175,6 +176,26 @@ def test_the_pace_is_the_time_between_tokens_after_the_first_of_whole_answers() 
     }
 
 
+def test_utilisation_is_the_share_of_all_engine_seconds_that_were_busy() -> None:
+    """Two engines for 20 s, of which one computed for 9 s and the other for 6 s."""
+    made = Run(scenario(2, workload=Workload(kind="none")), 1)
+    made.loop.now = 20.0
+    made.job_log.measured = [note(1, 0.0, 1.0, 2.0, "completed", tokens=11)]
+    made.watch.busy_s = lambda: 9.0 + 6.0  # type: ignore[method-assign]
+    assert _jobs(made)["utilisation"] == pytest.approx(15 / 40)
+
+
+def test_views_are_told_where_they_were_looked_at() -> None:
+    made = Run(scenario(2, workload=Workload(kind="none")), 1)
+    assert _views(made) == {}
+    made.watch.completeness = [0.5, 1.0]
+    made.watch.found_s, made.watch.found = [0.1, 0.2, 0.3, 0.4], 3
+    found = _views(made)
+    assert set(found) == {"view_completeness", "dht_lookups", "dht_found_share", "dht_s"}
+    assert found["view_completeness"]["mean"] == 0.75
+    assert (found["dht_lookups"], found["dht_found_share"]) == (4, 0.75)
+
+
 def test_what_comes_after_the_end_dilutes_nothing() -> None:
     made = Run(busy(3, 3.0, 20.0), 1)
     made.run()
@@ -266,6 +287,14 @@ def test_long_series_are_thinned_to_means(samples: int) -> None:
     heat = _heat(made)
     assert [len(row) for row in heat["values"]] == [len(thin["t"])] * 2 == [len(heat["t"])] * 2
     assert heat["values"][0] == [1.0] * len(thin["t"])
+
+
+def test_both_sides_of_a_partition_are_drawn() -> None:
+    made = Run(scenario(2, workload=Workload(kind="none")), 1)
+    for name in made.watch.series:
+        made.watch.series[name] = [1.0, 2.0]
+    made.watch.sides = [[0.25, 0.5], [0.75, 1.0]]
+    assert _series(made)["sides"] == [[0.25, 0.5], [0.75, 1.0]]
 
 
 # --- a run ---------------------------------------------------------------------------------------------------------
