@@ -11,9 +11,12 @@ from protocol.effects import Found
 from protocol.events import Event
 from protocol.jobs.cascade_events import Outcome
 from protocol.jobs.entry import LOOKUP_S, UNKNOWN_S
+from protocol.routing.policies import SORTS
+from protocol.routing.ranking import JobQuery
 from protocol.settings import AdmissionSettings, CascadeSettings, NodeSettings
 from simulations.run import Run
 from simulations.scenario import Hardware, Model, Models
+from simulations.sim.entry import by_policy
 from simulations.sim.job_log import JobNote
 from simulations.sim.jobs import BODY_BYTES, BODY_TOKEN_BYTES, FIRST_BYTES, PIECE_BYTES, REQ_BYTES, STAGES
 from simulations.sim.network import FRAME_BYTES
@@ -513,3 +516,11 @@ def test_a_prompt_that_only_our_guess_finds_too_long_is_tried() -> None:
     caller.run(60.0)
     assert note.attempts >= 1
     assert note.end == "completed"
+
+
+@pytest.mark.parametrize("policy", [*SORTS, "expected-seconds"])
+def test_a_sort_is_a_way_to_choose_like_any_policy(policy: str) -> None:
+    made = world(scenario(3))
+    ranking = by_policy(policy)(made.peers[0], JobQuery(MODEL, 100, 100), False)
+    assert ranking.policy == policy
+    assert len(ranking.candidates) == 3
