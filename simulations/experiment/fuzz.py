@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import msgspec
 
-from protocol.settings import PROFILES, NodeSettings
+from protocol.settings import PROFILES, ConnectionSettings, NodeSettings
 from simulations.attackers import KINDS as ATTACKERS
 from simulations.experiment.run_pool import Audience, Made, Planned, RunPool
 from simulations.rng_streams import rng_stream
@@ -43,7 +43,7 @@ from simulations.scenario import (
     Topology,
     Workload,
 )
-from simulations.sim.network import DIAL_TIMEOUT_S, HANDSHAKE_TRIPS
+from simulations.sim.network import ACCEPT_TRIPS, HANDSHAKE_TRIPS, PROOF_TRIPS
 from simulations.sim.topology import latencies
 
 #: Seeds that failed once.
@@ -131,11 +131,12 @@ def _joinable(topology: Topology, seed: int) -> Topology:
 
     No daemon joins a network of which it reaches nobody (seed 106: the only one was 25 s of round trips away).
     """
-    one_way_s = latencies(topology, seed).one_way_s
+    one_way_s, limits = latencies(topology, seed).one_way_s, ConnectionSettings()
 
     def reaches(index: int, other: int) -> bool:
         trip = one_way_s(index, other) + one_way_s(other, index)
-        return index == other or HANDSHAKE_TRIPS * trip < DIAL_TIMEOUT_S
+        in_time = HANDSHAKE_TRIPS * trip < limits.dial_s and (PROOF_TRIPS - ACCEPT_TRIPS) * trip < limits.pending_s
+        return index == other or in_time
 
     seeds = topology.seeds
     while seeds < topology.nodes and not all(

@@ -26,6 +26,7 @@ from typing import Any, Final
 from protocol.jobs.admission import Arrived
 from protocol.jobs.cascade_events import Begin
 from protocol.jobs.entry import Submit
+from protocol.membership.penalties import REMEMBERED
 from protocol.routing.ranking import JobQuery
 from protocol.statements.envelope import Envelope
 from protocol.statements.versions import MAX_MARKS
@@ -190,10 +191,11 @@ class Invariants:
             "lacks": sizes["marks"],
             "shelf_keys": settings.dht.store_keys,
             "shelf_statements": 4 * settings.dht.store_keys,
-            "penalties": MOST_DIALS,
+            "penalties": REMEMBERED,
             "backlog": MOST_WAITING,
             "timers": MOST_TIMERS,
             "dials": MOST_DIALS,
+            "connections": settings.connections.connections,
         }
         sizes |= peer.sizes()
         for name, most in bounds.items():
@@ -205,7 +207,7 @@ class Invariants:
     def bans(self, peer: SimNode) -> None:
         """I10: an honest node has not banned an honest one."""
         if peer.honest:
-            for banned in peer.banned:
+            for banned in peer.limiter.bans.active(self.world.loop.now):
                 other = self.world.by_peer.get(banned) if isinstance(banned, bytes) else None
                 if other is not None and other.honest:
                     self._breach("I10", f"node {peer.index} has banned node {other.index}, which is honest")

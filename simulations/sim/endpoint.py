@@ -6,13 +6,17 @@ Not here: the node that runs on the machine (``host``, ``node``), the way betwee
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from protocol.ids import PeerId, peer_text
+from protocol.membership.connections import ConnectionLimiter, Ticket, link_rank
 from protocol.settings import NodeSettings
 from protocol.wire.messages import NodeMessage
 from simulations.event_loop import EventLoop
 from simulations.sim.machines import Machine
+
+#: The place of a connection that the other end has not accepted yet.
+NO_TICKET: Final = Ticket("", "", 0.0)
 
 
 class Endpoint:
@@ -43,6 +47,7 @@ class Endpoint:
         self.cpu_s = 0.0
         self.up_bytes_s, self.down_bytes_s = machine.up_bytes_s, machine.down_bytes_s
         self.links: dict[PeerId, SimLink] = {}
+        self.limiter = ConnectionLimiter(settings.connections)
         self.bytes_up = self.messages_up = 0
         self._backlog: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
 
@@ -83,10 +88,6 @@ class Endpoint:
 
     # --- what the network or the other end brings -------------------------------------------------------------------
 
-    def refuses(self, other: Endpoint) -> bool:
-        """Whether a peer that has dialled gets no link."""
-        raise NotImplementedError
-
     def link_up(self, link: SimLink, addrs: tuple[str, ...]) -> None:
         """A link stands; ``addrs`` were dialled."""
         raise NotImplementedError
@@ -104,16 +105,60 @@ class Endpoint:
         raise NotImplementedError
 
 
+class SimDial:
+    """A dial under way, and the place of its connection at each end."""
+
+    __slots__ = ("accepted", "dialled", "done", "lives", "peer", "source", "target", "trip_s", "until")
+
+    def __init__(
+        self,
+        source: Endpoint,
+        target: Endpoint,
+        peer: PeerId | None,
+        dialled: Ticket,
+        trip_s: float,
+        until: float,
+        done: Callable[..., object],
+    ) -> None:
+        self.source = source
+        self.target = target
+        self.peer = peer
+        self.lives = (source.life, target.life)
+        self.dialled = dialled
+        self.accepted = NO_TICKET
+        self.trip_s = trip_s
+        self.until = until
+        self.done = done
+
+    @property
+    def alive(self) -> bool:
+        """Whether neither end has ended or begun anew."""
+        source, target = self.source, self.target
+        return source.up and target.up and (source.life, target.life) == self.lives
+
+    def leave(self) -> None:
+        """Give the places back."""
+        self.source.limiter.leave(self.dialled)
+        self.target.limiter.leave(self.accepted)
+
+
 class SimLink:
-    """A link between two nodes: ``a`` dialled ``b``."""
+    """A link between two nodes: ``a`` has dialled ``b``, or both have dialled each other."""
 
-    __slots__ = ("a", "arrived", "b", "blocked", "jobs", "lives", "sent", "up", "used_at", "waiting")
+    __slots__ = (
+        *("a", "arrived", "b", "blocked", "dial", "greeted", "jobs"),
+        *("lives", "sent", "since", "up", "used_at", "waiting"),
+    )
 
-    def __init__(self, a: Endpoint, b: Endpoint, now: float) -> None:
-        self.a = a
-        self.b = b
+    def __init__(self, dial: SimDial, now: float) -> None:
+        self.a = dial.source
+        self.b = dial.target
+        #: What made the connection that both ends use.
+        self.dial = dial
+        #: Whether both nodes know of it.
+        self.greeted = False
         #: Which lives of the two nodes it connects.
-        self.lives = (a.life, b.life)
+        self.lives = dial.lives
         self.up = True
         #: When the last message arrived, by direction (0: from ``a`` to ``b``).
         self.arrived = [now, now]
@@ -124,7 +169,7 @@ class SimLink:
         #: Since when nothing gets through, by direction; None where it does.
         self.blocked: list[float | None] = [None, None]
         self.jobs = 0
-        self.used_at = now
+        self.since = self.used_at = now
 
     @property
     def whole(self) -> bool:
@@ -133,3 +178,13 @@ class SimLink:
 
     def other(self, peer: Endpoint) -> Endpoint:
         return self.b if peer is self.a else self.a
+
+    def choose(self, dial: SimDial, now: float) -> None:
+        """A second connection stands between the two nodes: both use one, and close the other."""
+        me, peer = dial.source.peer_id, dial.target.peer_id
+        old = link_rank(me, peer, outbound=self.dial.source is dial.source, since=self.since)
+        new = link_rank(me, peer, outbound=True, since=now)
+        if new > old:
+            self.dial, dial = dial, self.dial
+            self.since = now
+        dial.leave()

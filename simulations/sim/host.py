@@ -21,6 +21,8 @@ from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, S
 from protocol.errors import RemoteProtocolError
 from protocol.events import DialFailed, Event, LinkDown, LinkUp, Received, RoundTrip, TimerFired
 from protocol.ids import PeerId
+from protocol.membership.connections import ConnectionLimiter, is_idle
+from protocol.membership.penalties import Penalties
 from protocol.node import Node
 from protocol.settings import NodeSettings
 from protocol.statements.keys import Ed25519Signer
@@ -35,14 +37,6 @@ from simulations.sim.network import Network
 
 #: The true Unix time at which every run starts.
 WALL: Final = 1_800_000_000.0
-#: A link that serves nobody is closed after this long, seconds (as the daemon does).
-IDLE_S: Final = 60.0
-#: Points of penalty within so many seconds that ban a peer and its address for as long (as the daemon does).
-BAN_POINTS: Final = 5
-BAN_S: Final = 600.0
-#: Links that others may have made, in all and from one /24 (as the daemon's door has it).
-MOST_INBOUND: Final = 192
-MOST_OF_GROUP: Final = 32
 
 #: Timers of gossip, failure detection and link rotation: they repeat for ever.
 _PERIODIC: Final[frozenset[TimerKey]] = frozenset(
@@ -76,13 +70,16 @@ class Host(Endpoint):
         self.gossip_bytes = 0
         #: The die of the decisions at this entry.
         self.entry_dice = rng_stream(seed, "decisions", index)
-        self.penalties: dict[PeerId, list[tuple[float, int]]] = {}
-        #: Peers and addresses, and until when they are refused.
-        self.banned: dict[PeerId | str, float] = {}
+        self.penalties = Penalties(settings.penalties)
         self._timers: dict[TimerKey, float] = {}
         self._dialling: dict[PeerId | tuple[str, ...], list[Callable[[SimLink | None], object]]] = {}
         self._queries = 0
         self._finding: dict[int, Callable[[Found], object]] = {}
+
+    def forget_peers(self) -> None:
+        """A process begins: connections, penalties and bans were in the memory of the one before."""
+        self.limiter = ConnectionLimiter(self.settings.connections)
+        self.penalties = Penalties(self.settings.penalties)
 
     def models_changed(self) -> None:
         """The engine has loaded or dropped a model."""
@@ -99,6 +96,7 @@ class Host(Endpoint):
             "backlog": len(self._backlog),
             "timers": len(self._timers),
             "dials": len(self._dialling),
+            "connections": self.limiter.connections,
         }
 
     # --- driving the node ----------------------------------------------------------------------------------------
@@ -199,26 +197,14 @@ class Host(Endpoint):
     def _penalise(self, effect: Penalise) -> None:
         self.job_log.penalty(self, effect)
         now = self.loop.now
-        history = self.penalties.setdefault(effect.peer, [])
-        history.append((now, effect.points))
-        if sum(points for at, points in history if now - at < BAN_S) >= BAN_POINTS:
-            del self.penalties[effect.peer]
-            self.banned[effect.peer] = now + BAN_S
+        if self.penalties.penalise(effect.peer, effect.points, now):
             self.job_log.ban(self, effect.peer)
             link = self.links.get(effect.peer)
-            if link is not None:
-                self.banned[link.other(self).address] = now + BAN_S
-                self.network.break_link(link, "banned")
-
-    def refuses(self, other: Endpoint) -> bool:
-        """Whether the door stays shut for a peer that has dialled: it is banned, or too many came before it."""
-        now = self.loop.now
-        if max(self.banned.get(other.peer_id, 0.0), self.banned.get(other.address, 0.0)) > now:
-            return True
-        inbound = [link.a.address for link in self.links.values() if link.b is self and link.a is not other]
-        group = other.address.rpartition(".")[0]
-        same = sum(address.rpartition(".")[0] == group for address in inbound)
-        return len(inbound) >= MOST_INBOUND or same >= MOST_OF_GROUP
+            address = link.other(self).address if link is not None else ""
+            banned = self.limiter.ban(effect.peer, address, now + self.settings.penalties.ban_s)
+            for each in list(self.links.values()):
+                if each is link or each.dial.accepted in banned:
+                    self.network.break_link(each, "banned")
 
     # --- links ---------------------------------------------------------------------------------------------------
 
@@ -258,17 +244,13 @@ class Host(Endpoint):
         if life != self.life or not self.up:
             return
         waiting = self._dialling.pop(addrs if peer is None else peer, [])
-        if link is not None and link.a is self and link.used_at == self.loop.now == link.arrived[0]:
-            other = link.b
-            if other.refuses(self) or self.banned.get(other.peer_id, 0.0) > self.loop.now:
-                self.network.break_link(link, "refused", tell_a=False, tell_b=False)
-                link, reason = None, "refused"
-            else:
-                for done in waiting:  # before the node can hang up a link that it does not need
-                    done(link)
-                waiting = []
-                self.run(self.link_up, link, addrs)
-                other.run(other.link_up, link, ())
+        if link is not None and not link.greeted:
+            link.greeted = True
+            for done in waiting:  # before the node can hang up a link that it does not need
+                done(link)
+            waiting = []
+            self.run(self.link_up, link, addrs)
+            link.b.run(link.b.link_up, link, ())
         if link is None:
             self.run(self.feed, DialFailed(peer, addrs, reason))
         for done in waiting:
@@ -280,7 +262,7 @@ class Host(Endpoint):
             return
         other = link.other(self)
         self.spend(self.costs.dial_s)
-        outbound = link.a is self
+        outbound = link.dial.source is self
         known = (addrs[0], other.addr) if outbound and addrs and addrs[0] != other.addr else other.addrs
         self.feed(LinkUp(other.peer_id, outbound, other.address, known))
 
@@ -296,12 +278,12 @@ class Host(Endpoint):
     def _close_idle(self, life: int) -> None:
         if life != self.life or not self.up:
             return
-        now = self.loop.now
-        for link in list(self.links.values()):
-            idle = link.a is self and not link.jobs and now - link.used_at > IDLE_S
-            if idle and not self.node.overlay.is_standing(link.b.peer_id):
+        now, limits, is_standing = self.loop.now, self.settings.connections, self.node.overlay.is_standing
+        for peer, link in list(self.links.items()):
+            outbound, unused_s = link.dial.source is self, now - link.used_at
+            if is_idle(limits, outbound=outbound, jobs=link.jobs, neighbour=is_standing(peer), unused_s=unused_s):
                 self.network.break_link(link, "idle")
-        self.loop.at(now + IDLE_S / 6, self._close_idle, life)
+        self.loop.at(now + limits.idle_check_s, self._close_idle, life)
 
     # --- questions -----------------------------------------------------------------------------------------------
 

@@ -13,9 +13,13 @@ retransmits), else whoever heard nothing for so long hangs up.  Until then the o
 acknowledgements come to: what a link carries in that time fits into its window.  A node that vanishes without a word is
 a cut both ways that never ends.  A process that dies while its machine lives resets its links at once.
 
-*Dials* take :data:`HANDSHAKE_TRIPS` round trips; nobody there is a refusal after one, no answer a timeout.
+*Dials* take :data:`HANDSHAKE_TRIPS` round trips.  A process that is down refuses after one, a machine that does not
+answer is a timeout.  Both ends ask their connection limiter: the dialling one before anything is sent, the other one
+when TCP has connected (:data:`ACCEPT_TRIPS`) and when Noise has proven the key (:data:`PROOF_TRIPS`).  A refusal
+reaches the dialling end half a round trip later.  Two nodes that dial each other at once have one :class:`SimLink`; the
+machine says which of the two connections it stands for.
 
-Not here: what a node does with a message (``peer``), when something breaks (``faults``).
+Not here: what a node does with a message (``host``), when something breaks (``faults``).
 """
 
 from __future__ import annotations
@@ -27,14 +31,16 @@ from typing import Any, Final
 from protocol.ids import PeerId
 from simulations.event_loop import EventLoop
 from simulations.rng_streams import numpy_rng_stream, rng_stream
-from simulations.sim.endpoint import Endpoint, SimLink
+from simulations.sim.endpoint import Endpoint, SimDial, SimLink
 from simulations.sim.topology import Latencies
 
 #: Round trips of a dial: TCP 1, multistream 2, Noise 1, multistream 2 for yamux, and 1 for the link's stream, whose
 #: answer brings HELLO (counted on a virtual network with the daemon's own stack; held by ``tests.fullstack``).
 HANDSHAKE_TRIPS: Final = 7.0
-#: A dial without any answer is given up after this long, seconds (the daemon's own limit).
-DIAL_TIMEOUT_S: Final = 15.0
+#: Of these, when the other end has accepted the TCP connection, and when the dialling end has proven its key to it
+#: (counted as above: each message travels half a round trip).
+ACCEPT_TRIPS: Final = 1.5
+PROOF_TRIPS: Final = 4.5
 #: First retransmission after this long at least, seconds (RFC 6298 has 1 s; Linux uses 0.2 s).
 RTO_S: Final = 0.2
 #: Bytes of the head of a frame of our own link; what Noise, yamux, TCP and IP add is counted in no layer.
@@ -203,43 +209,93 @@ class Network:
 
     def dial(self, source: Endpoint, peer: PeerId | None, addrs: tuple[str, ...], done: Callable[..., object]) -> None:
         """Connect; ``done(link | None, reason)`` is called when that has come to something."""
+        now = self.loop.now
         target = next((self.by_addr[addr] for addr in addrs if addr in self.by_addr), None)
         if target is None or target is source:
-            self.loop.at(self.loop.now + RTO_S, done, None, "no such address")
+            self.loop.at(now + RTO_S, done, None, "no such address")
             return
-        wait = HANDSHAKE_TRIPS * (self.delay_s(source, target) + self.delay_s(target, source))
+        verdict = source.limiter.try_dial(peer, now)
+        if verdict.ticket is None:
+            self.loop.at(now, done, None, verdict.reason)
+            return
+        trip_s = self.delay_s(source, target) + self.delay_s(target, source)
+        dial_s = source.settings.connections.dial_s
+        dial = SimDial(source, target, peer, verdict.ticket, trip_s, now + dial_s, done)
         reachable = self.cut is None or not (self.cut(source, target) or self.cut(target, source))
         if not reachable or (not target.up and target.vanished):
-            self.loop.at(self.loop.now + DIAL_TIMEOUT_S, done, None, "no answer")
+            self.loop.at(dial.until, self._fail, dial, "no answer")
         elif not target.up:
-            self.loop.at(self.loop.now + wait / HANDSHAKE_TRIPS, done, None, "refused")
+            self.loop.at(now + trip_s, self._fail, dial, "refused")
         else:
             # A machine that is busy, or frozen, answers late, and so does one behind a way on which much is lost.
-            wait += max(0.0, target.cpu_until - self.loop.now)
-            if wait > DIAL_TIMEOUT_S:
-                self.loop.at(self.loop.now + DIAL_TIMEOUT_S, done, None, "no answer")
-            else:
-                self.loop.at(self.loop.now + wait, self._connected, source, source.life, target, peer, done)
+            busy_s = max(0.0, target.cpu_until - now)
+            self._go_on(dial, ACCEPT_TRIPS * trip_s + busy_s, dial_s, self._accept)
 
-    def _connected(
-        self, source: Endpoint, life: int, target: Endpoint, peer: PeerId | None, done: Callable[..., object]
-    ) -> None:
-        if not source.up or source.life != life:
-            return
-        if not target.up or (peer is not None and target.peer_id != peer):
-            done(None, "somebody else answered" if target.up else "refused")
+    def _go_on(self, dial: SimDial, takes_s: float, patience_s: float, step: Callable[[SimDial], None]) -> None:
+        """The next step of a dial, unless it takes too long for the other end, or the whole for the dialling one."""
+        now = self.loop.now
+        most_s = min(patience_s, dial.until - now)
+        if takes_s <= most_s:
+            self.loop.at(now + takes_s, step, dial)
+        else:
+            self.loop.at(now + most_s, self._fail, dial, "no answer")
+
+    def _accept(self, dial: SimDial) -> None:
+        """The TCP connection has come to the other end."""
+        source, target = dial.source, dial.target
+        if not target.up:
+            self._refuse(dial, "refused")
+        elif source.life == dial.lives[0]:
+            verdict = target.limiter.try_accept(source.address, self.loop.now)
+            if verdict.ticket is None:
+                self._refuse(dial, verdict.reason)
+            else:
+                dial.accepted, dial.lives = verdict.ticket, (source.life, target.life)
+                pending_s = target.settings.connections.pending_s
+                self._go_on(dial, (PROOF_TRIPS - ACCEPT_TRIPS) * dial.trip_s, pending_s, self._prove)
+
+    def _prove(self, dial: SimDial) -> None:
+        """Both ends have proven their keys."""
+        source, target, now = dial.source, dial.target, self.loop.now
+        if not dial.alive:
+            self._refuse(dial, "reset")
+        elif dial.peer is not None and target.peer_id != dial.peer:
+            self._refuse(dial, "somebody else answered")
+        elif not source.limiter.prove(dial.dialled, target.peer_id, now):
+            self._refuse(dial, "banned")
+        elif not target.limiter.prove(dial.accepted, source.peer_id, now):
+            self._refuse(dial, "not admitted")
+        else:
+            # The link's stream is at the other end half a round trip before its answer is here.
+            unlinked_s = target.settings.connections.unlinked_s + dial.trip_s / 2
+            self._go_on(dial, (HANDSHAKE_TRIPS - PROOF_TRIPS) * dial.trip_s, unlinked_s, self._connected)
+
+    def _refuse(self, dial: SimDial, reason: str) -> None:
+        """The other end closes the connection; the dialling one hears of it."""
+        dial.target.limiter.leave(dial.accepted)
+        self.loop.at(self.loop.now + dial.trip_s / 2, self._fail, dial, reason)
+
+    def _fail(self, dial: SimDial, reason: str) -> None:
+        dial.leave()
+        if dial.source.up and dial.source.life == dial.lives[0]:
+            dial.done(None, reason)
+
+    def _connected(self, dial: SimDial) -> None:
+        source, target = dial.source, dial.target
+        if not dial.alive or dial.accepted not in target.limiter:
+            self._fail(dial, "reset")
             return
         stale = target.links.get(source.peer_id)
         if stale is not None and stale.lives[stale.b is source] != source.life:
             self.break_link(stale, "reset")  # of an earlier life of ours
         link = source.links.get(target.peer_id)
-        if link is not None:  # both dialled at once: one link is enough
-            done(link, "")
-            return
-        link = SimLink(source, target, self.loop.now)
-        source.links[target.peer_id] = target.links[source.peer_id] = link
-        self._ping(link)
-        done(link, "")
+        if link is None:
+            link = SimLink(dial, self.loop.now)
+            source.links[target.peer_id] = target.links[source.peer_id] = link
+            self._ping(link)
+        else:  # both dialled at once: one link is enough
+            link.choose(dial, self.loop.now)
+        dial.done(link, "")
 
     def break_link(self, link: SimLink, reason: str, *, tell_a: bool = True, tell_b: bool = True) -> None:
         """The link is gone: both ends hear of it, whoever is still there."""
@@ -247,6 +303,7 @@ class Network:
             return
         link.up = False
         link.waiting.clear()
+        link.dial.leave()
         self._blocked.pop(link, None)
         for here, there, tell in ((link.a, link.b, tell_a), (link.b, link.a, tell_b)):
             if here.links.get(there.peer_id) is link:

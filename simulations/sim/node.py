@@ -21,7 +21,7 @@ from simulations.rng_streams import rng_stream
 from simulations.sim.cpu_costs import Costs
 from simulations.sim.endpoint import Endpoint, SimLink
 from simulations.sim.entry import SimEntry
-from simulations.sim.host import IDLE_S, Host
+from simulations.sim.host import Host
 from simulations.sim.job_log import JobLog
 from simulations.sim.machines import Machine
 from simulations.sim.network import Network
@@ -69,6 +69,7 @@ class SimNode(Host):
         self.life += 1
         self.up, self.vanished = True, False
         self.started_at = self.cpu_until = self.loop.now
+        self.forget_peers()
         restored, inc = self._kept
         self.inc = max(inc + 1, int(self.wall()))
         rng = rng_stream(self.seed, f"node-{self.life}", self.index)
@@ -78,7 +79,7 @@ class SimNode(Host):
         if self.worker is not None:
             self.worker.resume()
         self.loop.at(self.loop.now + rng.uniform(0.0, LOAD_EVERY_S), self._report, self.life)
-        self.loop.at(self.loop.now + rng.uniform(0.0, IDLE_S), self._close_idle, self.life)
+        self.loop.at(self.loop.now + rng.uniform(0.0, self.settings.connections.idle_s), self._close_idle, self.life)
 
     def stop(self, *, silently: bool, forgets: bool = False) -> None:
         """The process ends; ``silently``: the machine with it, so that nobody is told."""
@@ -95,7 +96,6 @@ class SimNode(Host):
         self._dialling.clear()
         self._finding.clear()
         self._load = None
-        self.penalties.clear()
         for link in list(self.links.values()):
             if silently:
                 self.network.block(link)

@@ -15,7 +15,7 @@ from protocol.wire.messages import Records
 from simulations.run import Run, RunProgress, run
 from simulations.scenario import Attack, Churn, Fault, Lengths, Lookups, Measure, Scenario, Topology, Workload
 from simulations.sim.cluster import address_of
-from simulations.sim.host import IDLE_S, WALL
+from simulations.sim.host import WALL
 from simulations.workload.workload import Arrival
 from tests.simulations.small_networks import DELAY_S, FREE, MEASURED, MODEL, Caller, busy, ordered, scenario, world
 
@@ -162,7 +162,7 @@ def test_a_link_that_serves_nobody_is_closed_and_others_are_not() -> None:
     assert standing
     assert not {idle.index, busy_one.index, fresh.index} & {peer.index for peer in standing}
     for peer in (idle, busy_one, *standing):
-        source.links[peer.peer_id].used_at = made.loop.now - IDLE_S - 0.1
+        source.links[peer.peer_id].used_at = made.loop.now - source.settings.connections.idle_s
     source.links[busy_one.peer_id].jobs += 1
     source._close_idle(source.life)  # its time has come
     made.loop.run(7.1)

@@ -11,7 +11,7 @@ from simulations.attackers.armed import Attacker
 from simulations.attackers.statements import changed, in_name_of, too_long
 from simulations.run import Run
 from simulations.scenario import Attack
-from simulations.sim.host import BAN_POINTS, WALL
+from simulations.sim.host import WALL
 from simulations.sim.node import SimNode
 from tests.simulations.attackers.attacked_networks import ran, scenario, within_budget
 
@@ -40,16 +40,17 @@ def test_forged_statements_do_not_verify_and_earn_a_ban() -> None:
     assert forged[1].author == world.peers[1].peer_id
     with pytest.raises(RemoteProtocolError):
         decode(RECORDS, encode(Records((too_long(bad.signer, WALL),))))
-    assert not victim.refuses(bad)
+    assert not victim.limiter.bans.holds(bad.peer_id, world.loop.now)
     link = victim.links.get(bad.peer_id)
     if link is None:
         victim.connect(bad.peer_id, (bad.addr,), lambda _link: None)
         world.loop.run(5.0)
     before = victim.node.gossip.counts.forged
-    for _ in range(BAN_POINTS):
+    for _ in range(victim.settings.penalties.ban_points):
         victim.received_bytes(bad.peer_id, RECORDS, encode(Records((forged[0],))))
     assert victim.node.gossip.counts.forged >= before
-    assert victim.refuses(bad)
+    assert victim.limiter.bans.holds(bad.peer_id, world.loop.now)
+    assert victim.limiter.bans.holds(bad.address, world.loop.now)
     assert bad.peer_id not in victim.links
 
 

@@ -329,7 +329,7 @@ def test_i10_blame_among_the_honest_is_noticed() -> None:
 
 def test_i10_a_ban_of_an_honest_node_is_noticed() -> None:
     world = world_at(5.0)
-    world.peers[0].banned[world.peers[1].peer_id] = 100.0
+    world.peers[0].limiter.ban(world.peers[1].peer_id, "", 100.0)
     assert breach(world.checks.whole) == "I10"
     world.peers[1].honest = False
     world.checks.whole()

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from protocol.settings import ConnectionSettings, NodeSettings
 from simulations.sim.endpoint import SimLink
-from simulations.sim.network import DIAL_TIMEOUT_S, FRAME_BYTES, HANDSHAKE_TRIPS, PING_PERIODS, RTO_S, Network
+from simulations.sim.network import (
+    ACCEPT_TRIPS,
+    FRAME_BYTES,
+    HANDSHAKE_TRIPS,
+    PING_PERIODS,
+    PROOF_TRIPS,
+    RTO_S,
+    Network,
+)
 from simulations.sim.node import SimNode
 from tests.simulations.small_networks import DELAY_S, BareMachine, bare, linked
 
 DEAD_S = 15.0
+DIAL_S = 15.0
 
 
 def send(network: Network, link: SimLink, source: SimNode, what: Any, size: int = 92) -> None:
@@ -158,9 +169,7 @@ def test_a_dial_takes_its_round_trips_and_both_ends_have_the_link() -> None:
     assert b.links == {a.peer_id: link}
 
 
-@pytest.mark.parametrize(
-    ("silently", "took_s", "why"), [(False, 2 * DELAY_S, "refused"), (True, DIAL_TIMEOUT_S, "no answer")]
-)
+@pytest.mark.parametrize(("silently", "took_s", "why"), [(False, 2 * DELAY_S, "refused"), (True, DIAL_S, "no answer")])
 def test_a_process_that_is_down_refuses_and_a_machine_that_is_gone_does_not_answer(
     silently: bool, took_s: float, why: str
 ) -> None:
@@ -177,7 +186,7 @@ def test_nothing_answers_across_a_cut_in_either_direction(forth: bool) -> None:
     network.cut = lambda source, target: (source is a) is forth
     came = dial(network, a, b)
     network.loop.run(20.0)
-    assert came == [(pytest.approx(DIAL_TIMEOUT_S), None, "no answer")]
+    assert came == [(pytest.approx(DIAL_S), None, "no answer")]
 
 
 def test_nobody_is_at_an_unknown_address_nor_at_the_own() -> None:
@@ -205,21 +214,21 @@ def test_two_that_dial_each_other_at_once_have_one_link() -> None:
 
 
 def test_a_busy_machine_answers_late_and_a_frozen_one_not_at_all() -> None:
-    for busy_s, took_s in ((3.0, 3.0 + HANDSHAKE_TRIPS * 2 * DELAY_S), (60.0, DIAL_TIMEOUT_S)):
+    for busy_s, took_s in ((3.0, 3.0 + HANDSHAKE_TRIPS * 2 * DELAY_S), (60.0, DIAL_S)):
         network, (a, b) = bare()
         b.cpu_until = busy_s
         came = dial(network, a, b)
         network.loop.run(30.0)
         assert [took for took, _, _ in came] == [pytest.approx(took_s)]
-        assert (came[0][1] is None) == (busy_s > DIAL_TIMEOUT_S)
+        assert (came[0][1] is None) == (busy_s > DIAL_S)
 
 
 def test_a_dial_over_a_way_that_takes_too_long_is_given_up() -> None:
-    network, (a, b) = bare()
+    network, (a, b) = bare(settings=limited(pending_s=DIAL_S))
     network.detour = lambda _source, _target: 2.0
     came = dial(network, a, b)
     network.loop.run(60.0)
-    assert [(took, link) for took, link, _ in came] == [(pytest.approx(DIAL_TIMEOUT_S), None)]
+    assert [(took, link) for took, link, _ in came] == [(pytest.approx(DIAL_S), None)]
     assert not a.links
 
 
@@ -257,6 +266,154 @@ def test_who_comes_back_replaces_the_link_of_its_earlier_life() -> None:
     network.loop.run(60.0)
     assert new.up  # the time at which the old one would have died has come and gone
     assert len(b.links) == 1
+
+
+# --- the limits on connections -------------------------------------------------------------------------------------
+
+#: Seconds of a round trip, and of a dial that the other end refuses when it accepts, or when the key is proven.
+TRIP_S = 2 * DELAY_S
+TURNED_AWAY_S = (ACCEPT_TRIPS + 0.5) * TRIP_S
+NOT_ADMITTED_S = (PROOF_TRIPS + 0.5) * TRIP_S
+
+
+def limited(**limits: float) -> NodeSettings:
+    return NodeSettings(connections=ConnectionSettings(**limits))
+
+
+def outcomes(network: Network, sources: Sequence[SimNode], target: SimNode) -> list[str]:
+    """How the dials of all of them at once end; empty for a link."""
+    came = [dial(network, source, target) for source in sources]
+    network.loop.run(network.loop.now + 20.0)
+    assert all(len(each) == 1 for each in came)
+    return [reason for ((_, _, reason),) in came]
+
+
+def test_sockets_of_one_address_that_have_proven_no_key_are_few() -> None:
+    network, (b, *others) = bare(7)
+    for other in others:
+        other.address = "20.0.9.1"
+    assert outcomes(network, others, b) == [""] * 4 + ["pending per address"] * 2
+    assert outcomes(network, others[4:], b) == ["", ""], "the others have proven theirs"
+    assert b.limiter.open == 6
+    assert (b.limiter.pending, others[0].limiter.connections) == (0, 1)
+
+
+def test_links_of_one_address_and_of_one_group_are_few_and_places_come_back() -> None:
+    network, (b, *others) = bare(8, settings=limited(per_address=2, per_group=4))
+    for number, other in enumerate(others):
+        other.address = "20.0.9.1" if number < 3 else f"20.0.9.{number}"
+    assert outcomes(network, others, b) == ["", "", "per address", "", "", "per group", "per group"]
+    network.break_link(others[0].links[b.peer_id], "test")
+    assert outcomes(network, [others[5], others[6]], b) == ["", "per group"]
+    assert others[6].limiter.connections == 0
+
+
+def test_accepted_links_and_all_links_are_bounded() -> None:
+    network, (b, *others) = bare(5, settings=limited(inbound=2, connections=3))
+    assert outcomes(network, others[:3], b) == ["", "", "inbound"]
+    assert outcomes(network, [b], others[2]) == [""]
+    came = dial(network, b, others[3])
+    network.loop.run(network.loop.now + 1.0)
+    assert came == [(0.0, None, "connections")], "nothing is sent"
+    others[0].die(silently=False)
+    assert outcomes(network, [b], others[3]) == [""]
+
+
+def test_an_address_dials_so_often() -> None:
+    network, (a, b) = bare(settings=limited(rate=1.0, burst=2))
+    for reason in ("", "", "rate"):
+        assert [why for _, _, why in finished(network, dial(network, a, b))] == [reason]
+        if not reason:
+            network.break_link(a.links[b.peer_id], "test")
+    network.loop.run(network.loop.now + 1.0)
+    assert [why for _, _, why in finished(network, dial(network, a, b))] == [""]
+
+
+def finished(
+    network: Network, came: list[tuple[float, SimLink | None, str]]
+) -> list[tuple[float, SimLink | None, str]]:
+    while not came:
+        network.loop.run(network.loop.now + 0.01)
+    return came
+
+
+def test_a_refusal_comes_when_the_other_end_decides() -> None:
+    network, (a, b) = bare(settings=limited(per_group=1, per_peer=1))
+    b.limiter.bans.add(a.address, 100.0)
+    assert dial_and_wait(network, a, b) == (pytest.approx(TURNED_AWAY_S), None, "banned")
+    b.limiter.bans.add(a.address, 0.0)
+    b.limiter.bans.add(a.peer_id, 100.0)
+    assert dial_and_wait(network, a, b) == (pytest.approx(NOT_ADMITTED_S), None, "not admitted")
+    a.limiter.bans.add(b.peer_id, 100.0)
+    assert dial_and_wait(network, a, b) == (0.0, None, "banned")
+    came: list[str] = []
+    network.dial(a, None, (b.addr,), lambda link, reason: came.append(reason))
+    network.loop.run(network.loop.now + 20.0)
+    assert came == ["banned"], "the key is proven before it is known to be banned"
+    assert a.limiter.connections == b.limiter.connections == 0
+
+
+def dial_and_wait(network: Network, source: SimNode, target: SimNode) -> tuple[float, SimLink | None, str]:
+    (came,) = finished(network, dial(network, source, target))
+    return came
+
+
+@pytest.mark.parametrize(
+    ("limit", "took_s"), [("pending_s", ACCEPT_TRIPS * TRIP_S), ("unlinked_s", (PROOF_TRIPS + 0.5) * TRIP_S)]
+)
+def test_an_end_that_waits_too_long_for_the_next_step_gives_up(limit: str, took_s: float) -> None:
+    network, (a, b) = bare(settings=limited(**{limit: 0.01}))
+    assert dial_and_wait(network, a, b) == (pytest.approx(took_s + 0.01), None, "no answer")
+    assert a.limiter.connections == b.limiter.connections == 0
+
+
+def test_the_oldest_pending_connection_makes_room() -> None:
+    network, (b, slow, quick) = bare(3, settings=limited(pending=1))
+    network.detour = lambda one, other: 0.5 if slow in (one, other) else 0.0
+    first = dial(network, slow, b)
+    network.loop.run(network.loop.now + 2.7)  # accepted after 1.6 s
+    assert b.limiter.pending == 1
+    assert dial_and_wait(network, quick, b)[2] == ""
+    assert finished(network, first)[0][1:] == (None, "not admitted")
+    assert b.limiter.open == 1
+
+
+@pytest.mark.parametrize("trips", [0.5, 2.0, 5.0])
+@pytest.mark.parametrize("at_source", [True, False])
+def test_who_ends_during_a_dial_leaves_no_place_taken(trips: float, at_source: bool) -> None:
+    network, (a, b) = bare()
+    ends = a if at_source else b
+    came = dial(network, a, b)
+    network.loop.run(network.loop.now + trips * TRIP_S)
+    ends.die(silently=False)
+    if trips > 1.0:
+        ends.boot()
+    network.loop.run(network.loop.now + 20.0)
+    assert [link for _, link, _ in came] == ([] if at_source else [None])
+    assert a.limiter.connections == b.limiter.connections == 0
+
+
+def test_a_ban_during_the_handshake_ends_it() -> None:
+    network, (a, b) = bare()
+    came = dial(network, a, b)
+    network.loop.run(network.loop.now + (PROOF_TRIPS + 0.1) * TRIP_S)
+    assert len(b.limiter.ban(a.peer_id, a.address, 100.0)) == 1
+    assert finished(network, came)[0][1:] == (None, "reset")
+    assert not a.links
+
+
+@pytest.mark.parametrize("first_is_smaller", [True, False])
+def test_of_two_connections_the_one_that_the_smaller_peer_id_dialled_is_used(first_is_smaller: bool) -> None:
+    network, peers = bare()
+    smaller, larger = sorted(peers, key=lambda peer: peer.peer_id)
+    first, second = (smaller, larger) if first_is_smaller else (larger, smaller)
+    came = dial(network, first, second)
+    network.loop.run(network.loop.now + DELAY_S / 2)
+    came += finished(network, dial(network, second, first))
+    assert came[0][1] is came[1][1] is first.links[second.peer_id]
+    assert first.links[second.peer_id].dial.source is smaller
+    assert (smaller.limiter.connections, smaller.limiter.open) == (1, 0)
+    assert (larger.limiter.connections, larger.limiter.open) == (1, 1)
 
 
 # --- cuts and the death of links -----------------------------------------------------------------------------------
