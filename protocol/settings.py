@@ -109,6 +109,9 @@ class ConnectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     per_address: int = 8
     per_group: int = 32
     per_peer: int = 2
+    #: Dials under way at once, and those that wait included.
+    dials: int = 16
+    dials_wanted: int = 128
     #: Seconds for a dial, both HELLOs included (guess: its seven round trips, of 1 s each, and a slow machine), and for
     #: the HELLOs of an accepted link.
     dial_s: float = 15.0

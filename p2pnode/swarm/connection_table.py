@@ -22,15 +22,12 @@ from protocol import PROTOCOL_VERSION
 from protocol.errors import RemoteProtocolError
 from protocol.events import DialFailed, Event, LinkDown, LinkUp
 from protocol.ids import PeerId, short
-from protocol.membership.connections import is_idle, link_rank
+from protocol.membership.connections import DialKey, DialQueue, is_idle, link_rank
 from protocol.settings import NodeSettings
 from protocol.wire.messages import Hello
 
 log = logging.getLogger(__name__)
 
-#: Most dials in progress, and most dials including queued ones.
-DIALS: Final = 16
-DIALS_WANTED: Final = 128
 #: Seconds that a second link to a peer stays open, so that the other end can choose as well.
 SECOND_LINK_S: Final = 1.0
 #: Stored addresses per peer, and peers with stored addresses.
@@ -71,9 +68,9 @@ class ConnectionTable:
         self._emit = emit
         self._is_neighbour = is_neighbour
         self._links: dict[PeerId, list[PeerLink]] = {}  # the first of each list is the one in use
-        self._dials: dict[PeerId | tuple[str, ...], Dialling] = {}
+        self._dials: dict[DialKey, Dialling] = {}
+        self._queue = DialQueue(settings.connections)
         self._pings = PingScheduler()
-        self._slots = trio.CapacityLimiter(DIALS)
         self._nursery: trio.Nursery | None = None
         self.addrs: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
         self.closed = False
@@ -117,25 +114,28 @@ class ConnectionTable:
         """Start a dial, or join the one in progress.  None: there is a link already, or too many dials are queued."""
         if peer is not None and self.get(peer) is not None:
             return None  # the machine knows that link, or its LinkUp is queued before all later events
-        key: PeerId | tuple[str, ...] = peer if peer is not None else addrs
+        key: DialKey = peer if peer is not None else addrs
         dialling = self._dials.get(key)
         if dialling is None:
-            if self.closed or self._nursery is None or len(self._dials) >= DIALS_WANTED:
+            if self.closed or self._nursery is None or not self._queue.want(key):
                 if asked:
                     self._emit(DialFailed(peer, addrs, "too many dials at once"))
                 return None
             dialling = self._dials[key] = Dialling(peer, addrs)
-            self._nursery.start_soon(self._run_dial, key, dialling)
+            self._start_dials(self._nursery)
         dialling.asked = dialling.asked or asked
         return dialling
 
-    async def _run_dial(self, key: PeerId | tuple[str, ...], dialling: Dialling) -> None:
+    def _start_dials(self, nursery: trio.Nursery) -> None:
+        for key in self._queue.due():
+            nursery.start_soon(self._run_dial, key, self._dials[key], nursery)
+
+    async def _run_dial(self, key: DialKey, dialling: Dialling, nursery: trio.Nursery) -> None:
         link = None
         dial_s = self._settings.connections.dial_s
         try:
-            async with self._slots:
-                with trio.fail_after(dial_s):
-                    link = await self._greet(await self._net.dial(dialling.peer, dialling.addrs))
+            with trio.fail_after(dial_s):
+                link = await self._greet(await self._net.dial(dialling.peer, dialling.addrs))
         except trio.TooSlowError:
             dialling.problem = f"no answer in {dial_s:.0f} s"
         except (NetError, RemoteProtocolError) as error:
@@ -145,6 +145,8 @@ class ConnectionTable:
             dialling.problem = repr(error)
         finally:
             del self._dials[key]
+            self._queue.ended(key)
+            self._start_dials(nursery)
         if link is None and dialling.asked:
             self._emit(DialFailed(dialling.peer, dialling.addrs, dialling.problem))
         elif link is not None:

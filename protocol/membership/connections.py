@@ -1,4 +1,4 @@
-"""Which connections a node accepts, which of two links to one peer it uses, and when it closes an idle link.
+"""Which connections a node accepts and dials, which of two links to one peer it uses, when it closes an idle link.
 
 Theory of operation
 ===================
@@ -26,6 +26,9 @@ from protocol.membership.penalties import Bans
 from protocol.settings import ConnectionSettings
 from protocol.subnet import LOOPBACK, limited, network_group
 from protocol.token_bucket import TokenBucket
+
+#: What a dial is of: a peer, or the addresses of a seed whose peer id is not known.
+DialKey = PeerId | tuple[str, ...]
 
 #: Addresses whose accept rate is remembered at once; the one that was seen longest ago is forgotten first.
 REMEMBERED: Final = 4096
@@ -191,6 +194,43 @@ class ConnectionLimiter:
         if len(self._buckets) > REMEMBERED:
             del self._buckets[next(iter(self._buckets))]
         return bucket
+
+
+class DialQueue:
+    """The dials that a node wants: a few are under way at once, the others wait in their order.
+
+    A dial that is wanted twice is one.  The driver starts what :meth:`due` returns, after each :meth:`want` and
+    :meth:`ended`.
+    """
+
+    __slots__ = ("_under_way", "_waiting", "settings")
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self.settings = settings
+        self._waiting: dict[DialKey, None] = {}
+        self._under_way: dict[DialKey, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._under_way)
+
+    def want(self, key: DialKey) -> bool:
+        """A new dial is wanted; False: too many are."""
+        if len(self) >= self.settings.dials_wanted:
+            return False
+        self._waiting[key] = None
+        return True
+
+    def due(self) -> list[DialKey]:
+        """The dials that start now."""
+        keys = list(self._waiting)[: self.settings.dials - len(self._under_way)]
+        for key in keys:
+            del self._waiting[key]
+            self._under_way[key] = None
+        return keys
+
+    def ended(self, key: DialKey) -> None:
+        """A dial has come to a link or to nothing."""
+        del self._under_way[key]
 
 
 def link_rank(me: PeerId, peer: PeerId, *, outbound: bool, since: float) -> tuple[bool, float]:

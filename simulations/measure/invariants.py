@@ -44,10 +44,9 @@ __all__ = ["Breach", "Invariants"]
 VIEWS: Final = 4
 #: Seconds that an execution for nobody may go on: a silent link is found out, a queue worked off (guess).
 GRACE_S: Final = 60.0
-#: Bounds that no setting has: what may wait for a processor, timers and dials of one node (guesses, above any need).
+#: Bounds that no setting has: what may wait for a processor, and timers of one node (guesses, above any need).
 MOST_WAITING: Final = 50_000
 MOST_TIMERS: Final = 10_000
-MOST_DIALS: Final = 4_096
 #: A job may be this much older than its limit before it counts as forgotten, seconds (guess).
 LATE_S: Final = 30.0
 #: What nobody may be told before it is done.
@@ -194,7 +193,7 @@ class Invariants:
             "penalties": REMEMBERED,
             "backlog": MOST_WAITING,
             "timers": MOST_TIMERS,
-            "dials": MOST_DIALS,
+            "dials": settings.connections.dials_wanted,
             "connections": settings.connections.connections,
         }
         sizes |= peer.sizes()

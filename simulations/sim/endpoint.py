@@ -51,6 +51,10 @@ class Endpoint:
         self.bytes_up = self.messages_up = 0
         self._backlog: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
 
+    def forget_peers(self) -> None:
+        """A process begins: connections, penalties and bans were in the memory of the one before."""
+        self.limiter = ConnectionLimiter(self.settings.connections)
+
     # --- the processor -------------------------------------------------------------------------------------------
 
     def run(self, act: Callable[..., object], *args: Any) -> None:

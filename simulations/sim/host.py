@@ -21,7 +21,7 @@ from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, S
 from protocol.errors import RemoteProtocolError
 from protocol.events import DialFailed, Event, LinkDown, LinkUp, Received, RoundTrip, TimerFired
 from protocol.ids import PeerId
-from protocol.membership.connections import ConnectionLimiter, is_idle
+from protocol.membership.connections import DialKey, DialQueue, is_idle
 from protocol.membership.penalties import Penalties
 from protocol.node import Node
 from protocol.settings import NodeSettings
@@ -42,6 +42,19 @@ WALL: Final = 1_800_000_000.0
 _PERIODIC: Final[frozenset[TimerKey]] = frozenset(
     {("gossip", "tick"), ("gossip", "digest"), ("liveness", "sweep"), ("neighbours", "rotate")}
 )
+
+
+class _Dialling:
+    """A dial that a node wants; ``asked``: the machine waits for its outcome."""
+
+    __slots__ = ("addrs", "asked", "key", "peer", "waiting")
+
+    def __init__(self, key: DialKey, peer: PeerId | None, addrs: tuple[str, ...]) -> None:
+        self.key = key
+        self.peer = peer
+        self.addrs = addrs
+        self.asked = False
+        self.waiting: list[Callable[[SimLink | None], object]] = []
 
 
 class Host(Endpoint):
@@ -72,13 +85,14 @@ class Host(Endpoint):
         self.entry_dice = rng_stream(seed, "decisions", index)
         self.penalties = Penalties(settings.penalties)
         self._timers: dict[TimerKey, float] = {}
-        self._dialling: dict[PeerId | tuple[str, ...], list[Callable[[SimLink | None], object]]] = {}
+        self._dialling: dict[DialKey, _Dialling] = {}
+        self._dials = DialQueue(settings.connections)
         self._queries = 0
         self._finding: dict[int, Callable[[Found], object]] = {}
 
     def forget_peers(self) -> None:
-        """A process begins: connections, penalties and bans were in the memory of the one before."""
-        self.limiter = ConnectionLimiter(self.settings.connections)
+        super().forget_peers()
+        self._dials = DialQueue(self.settings.connections)
         self.penalties = Penalties(self.settings.penalties)
 
     def models_changed(self) -> None:
@@ -95,7 +109,7 @@ class Host(Endpoint):
             "penalties": len(self.penalties),
             "backlog": len(self._backlog),
             "timers": len(self._timers),
-            "dials": len(self._dialling),
+            "dials": len(self._dials),
             "connections": self.limiter.connections,
         }
 
@@ -116,7 +130,9 @@ class Host(Endpoint):
             elif isinstance(effect, Dial):
                 self._dial(effect.peer, effect.addrs)
             elif isinstance(effect, Hangup):
-                self._hang_up(effect.peer)
+                link = self.links.get(effect.peer)
+                if link is not None and not link.jobs:
+                    self.network.break_link(link, "hung up")
             elif isinstance(effect, Found):
                 done = self._finding.pop(effect.query, None)
                 if done is not None:
@@ -227,23 +243,38 @@ class Host(Endpoint):
         if peer is not None and peer in self.links:
             return
         key = addrs if peer is None else peer
-        waiting = self._dialling.get(key)
-        if waiting is not None:
-            if done is not None:
-                waiting.append(done)
+        dialling = self._dialling.get(key) or _Dialling(key, peer, addrs)
+        if done is None:
+            dialling.asked = True
+        else:
+            dialling.waiting.append(done)
+        if key in self._dialling:
             return
-        self._dialling[key] = [done] if done is not None else []
-        self.spend(self.costs.dial_s)
-        self.network.dial(
-            self, peer, addrs, lambda link, why, life=self.life: self._dialled(life, peer, addrs, link, why)
-        )
+        if self._dials.want(key):
+            self._dialling[key] = dialling
+            self._start_dials()
+        else:
+            self.loop.at(self.loop.now, self._dialled, self.life, dialling, None, "too many dials at once")
 
-    def _dialled(
-        self, life: int, peer: PeerId | None, addrs: tuple[str, ...], link: SimLink | None, reason: str
-    ) -> None:
+    def _start_dials(self) -> None:
+        for key in self._dials.due():
+            dialling = self._dialling[key]
+            self.spend(self.costs.dial_s)
+            self.network.dial(
+                self,
+                dialling.peer,
+                dialling.addrs,
+                lambda link, why, life=self.life, dialling=dialling: self._dialled(life, dialling, link, why),
+            )
+
+    def _dialled(self, life: int, dialling: _Dialling, link: SimLink | None, reason: str) -> None:
         if life != self.life or not self.up:
             return
-        waiting = self._dialling.pop(addrs if peer is None else peer, [])
+        peer, addrs, waiting = dialling.peer, dialling.addrs, dialling.waiting
+        if self._dialling.get(dialling.key) is dialling:
+            del self._dialling[dialling.key]
+            self._dials.ended(dialling.key)
+            self._start_dials()
         if link is not None and not link.greeted:
             link.greeted = True
             for done in waiting:  # before the node can hang up a link that it does not need
@@ -251,7 +282,7 @@ class Host(Endpoint):
             waiting = []
             self.run(self.link_up, link, addrs)
             link.b.run(link.b.link_up, link, ())
-        if link is None:
+        if link is None and dialling.asked:
             self.run(self.feed, DialFailed(peer, addrs, reason))
         for done in waiting:
             done(link)
@@ -269,11 +300,6 @@ class Host(Endpoint):
     def link_down(self, _link: SimLink, other: Endpoint, reason: str) -> None:
         """A link broke."""
         self.feed(LinkDown(other.peer_id, reason))
-
-    def _hang_up(self, peer: PeerId) -> None:
-        link = self.links.get(peer)
-        if link is not None and not link.jobs:
-            self.network.break_link(link, "hung up")
 
     def _close_idle(self, life: int) -> None:
         if life != self.life or not self.up:

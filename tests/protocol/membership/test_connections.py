@@ -9,6 +9,8 @@ from protocol.membership.connections import (
     GRACE_S,
     REMEMBERED,
     ConnectionLimiter,
+    DialKey,
+    DialQueue,
     Ticket,
     Verdict,
     is_idle,
@@ -186,6 +188,21 @@ def test_what_is_remembered_is_bounded() -> None:
         counts.leave(ticket)
     assert try_accept(counts, "203.0.0.1") is None, "its burst is used up"
     assert try_accept(counts, "203.0.0.0") is not None, "it was seen longest ago and is forgotten"
+
+
+def test_dials_wait_for_their_turn_and_too_many_are_refused() -> None:
+    queue = DialQueue(ConnectionSettings(dials=2, dials_wanted=4))
+    keys: list[DialKey] = [ALICE, BOB, ("/ip4/198.51.100.1/tcp/1",), ("/ip4/198.51.100.2/tcp/1",)]
+    assert all(queue.want(key) for key in keys)
+    assert not queue.want(PeerId(b"c" * 32))
+    assert queue.due() == keys[:2]
+    assert queue.due() == []
+    queue.ended(BOB)
+    assert (len(queue), queue.due()) == (3, [keys[2]])
+    assert queue.want(BOB), "it may be wanted again"
+    for key in (ALICE, keys[2]):
+        queue.ended(key)
+    assert queue.due() == [keys[3], BOB]
 
 
 def test_both_ends_use_the_same_of_two_links() -> None:

@@ -6,6 +6,8 @@ import weakref
 
 import pytest
 
+from protocol.events import DialFailed
+from protocol.ids import PeerId
 from protocol.node import NodeSnapshot
 from simulations.run import Run
 from simulations.scenario import Measure, Scenario, Topology, Workload
@@ -110,3 +112,31 @@ def test_goodbye_comes_before_the_end(world: Run) -> None:
     world.loop.run(world.loop.now + 2.0)
     assert not peer.up
     assert not peer.vanished
+
+
+def test_dials_wait_for_their_turn_and_too_many_fail_at_once(world: Run) -> None:
+    peer, target, came = world.peers[0], world.peers[2], []
+    limits = peer.settings.connections
+    for number in range(limits.dials_wanted):
+        peer.connect(PeerId(number.to_bytes(32, "big")), (target.addr,), came.append)
+    assert peer.sizes()["connections"] == len(peer.links) + limits.dials
+    peer.connect(PeerId(b"x" * 32), (target.addr,), lambda link: came.append("too many"))
+    peer.perform_dial(PeerId(b"y" * 32), (target.addr,))
+    world.loop.run(world.loop.now + 0.01)
+    assert came == ["too many"]
+    world.loop.run(world.loop.now + 60.0)
+    assert came == ["too many", *[None] * limits.dials_wanted]
+    assert peer.sizes()["dials"] == 0
+
+
+def test_the_machine_hears_of_a_failed_dial_if_it_asked_for_it(world: Run) -> None:
+    peer, target, stranger, heard = world.peers[0], world.peers[2], PeerId(b"x" * 32), []
+    peer.feed = heard.append  # type: ignore[method-assign]
+    for asked in (False, True):
+        peer.connect(stranger, (target.addr,), heard.append)
+        if asked:
+            peer.perform_dial(stranger, (target.addr,))
+        world.loop.run(world.loop.now + 5.0)
+        failed = [event for event in heard if isinstance(event, DialFailed)]
+        assert [event.reason for event in failed] == ["somebody else answered"] * asked
+        assert None in heard
