@@ -10,10 +10,10 @@ import trio
 
 from p2pnode import __version__
 from p2pnode.advert_builder import NodeSpecs, advert_of, load_of
-from p2pnode.announce import announce
 from p2pnode.config import Config
 from p2pnode.json_types import JsonObject
 from p2pnode.lifecycle import Stopping, starting, watch_parent, watch_signals
+from p2pnode.ready_line import announce
 from p2pnode.seeds import check_listen, grouped, listed_seeds
 from p2pnode.state.home import keep_memory, open_home
 from p2pnode.state.paths import Paths

@@ -13,8 +13,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from p2pnode.announce import announce
 from p2pnode.hardware.probe import Survey, survey
+from p2pnode.ready_line import announce
 
 
 @dataclass(frozen=True, slots=True)

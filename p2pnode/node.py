@@ -17,7 +17,7 @@ from p2pnode import __version__
 from p2pnode.advert_builder import NodeSpecs, advert_of, load_of
 from p2pnode.config import Config, is_loopback, reached_here
 from p2pnode.engine.base import Engine
-from p2pnode.engine.choice import NoSuchEngine, choose_engine
+from p2pnode.engine.selection import NoSuchEngine, choose_engine
 from p2pnode.environment import Environment
 from p2pnode.hardware.probe import GpuReading, watch
 from p2pnode.http.app import create_app

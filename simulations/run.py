@@ -18,7 +18,7 @@ from typing import Any, Final
 from protocol.events import FindProviders
 from protocol.ids import name_key
 from simulations import attackers
-from simulations.attackers.damage import Damage
+from simulations.attackers.attack_metrics import Damage
 from simulations.faults import chaos, churn, faults
 from simulations.measure.invariants import Breach, Invariants
 from simulations.measure.metrics import RunMetrics, outcome_of

@@ -21,7 +21,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGES: Final = ("protocol", "simulations", "p2pnode", "bootstrap")
 #: The compiled modules, by folder: those that run for every event, statement or job.
 MODULES: Final = {
-    "protocol/dht": "dht links lookup own_records record_store routing_table searches server",
+    "protocol/dht": "active_lookups dht links lookup own_records record_store routing_table server",
     "protocol/gossip": "anti_entropy budget gossip publisher send_queue validation",
     "protocol/jobs": "cascade job_dedup",
     "protocol/membership": "columns connections eviction failure_detector overlay peer_record peer_view penalties",

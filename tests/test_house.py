@@ -220,7 +220,7 @@ TESTED_ELSEWHERE = {
     "the engines that use them": "p2pnode/engine/ answers base child_reaper mock_text tiny_model upstream",
     "test_connection: whole requests": "p2pnode/http/ errors request",
     "test_dispatch, test_worker: their parts": "p2pnode/jobs/ attempts engine_slots guest_policy",
-    "test_swarm, test_libp2p_defects: real links": "p2pnode/swarm/ accept_gateway connection_table containment"
+    "test_swarm, test_libp2p_defects: real links": "p2pnode/swarm/ tcp_listener connection_table libp2p_workarounds"
     " library_check yamux",
     "test_validation: values that may be wrong": "simulations/ scenario",
     "test_loading, test_compare, test_cli": "simulations/experiment/ campaign overrides progress schema tables",

@@ -13,9 +13,9 @@ PACKAGES = ("protocol", "p2pnode", "bootstrap", "simulations")
 ALLOWED = {
     # trio lets other tasks run before each send, and keeps the socket that does not to itself.
     "p2pnode/http/connection.py": {"sock._sock"},
-    "p2pnode/swarm/accept_gateway.py": {"self.stream.socket._sock"},
+    "p2pnode/swarm/tcp_listener.py": {"self.stream.socket._sock"},
     # Workarounds for defects of libp2p 0.8.1, whose text is checked before it is patched.
-    "p2pnode/swarm/containment.py": {"muxed._sweep_stale_streams"},
+    "p2pnode/swarm/libp2p_workarounds.py": {"muxed._sweep_stale_streams"},
     "p2pnode/swarm/yamux.py": {"stream._pending_recv_release", "stream._auto_tune_and_send_window_update"},
     "p2pnode/swarm/frame_decoder.py": {"session._drain"},
     # The documented way to end a process at once.

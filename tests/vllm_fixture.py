@@ -24,7 +24,7 @@ import trio
 from p2pnode.engine import tiny_model
 from p2pnode.engine.base import ModelSpec
 from p2pnode.engine.model_folder import described
-from p2pnode.engine.vllm import VllmEngine
+from p2pnode.engine.vllm_supervisor import VllmEngine
 
 ROOT = Path(__file__).parent.parent
 MODEL = tiny_model.NAME

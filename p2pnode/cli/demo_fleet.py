@@ -72,7 +72,7 @@ class RealVllm(DemoFleet):
         import trio
 
         from p2pnode.engine.base import EngineFailed
-        from p2pnode.engine.vllm import find_server
+        from p2pnode.engine.vllm_supervisor import find_server
 
         try:
             trio.run(find_server, self._python())
@@ -102,7 +102,7 @@ class RealVllm(DemoFleet):
 
     @staticmethod
     def _python() -> str:
-        from p2pnode.engine.choice import vllm_python
+        from p2pnode.engine.selection import vllm_python
 
         return vllm_python(os.environ)
 

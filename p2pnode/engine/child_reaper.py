@@ -3,7 +3,7 @@
 It runs as ``child_reaper.py LOG GRACE_S COMMAND…`` in a process group of its own; its stdin is a pipe from the node.
 The pipe closes even if SIGKILL ends the node.  PR_SET_PDEATHSIG covers neither the child's own children nor a child
 that was started from a thread.  Only the standard library is imported, so it starts in a few milliseconds and needs a
-few megabytes.  Not here: restarts and health (``vllm``).
+few megabytes.  Not here: restarts and health (``vllm_supervisor``).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Bodies and events pass through as bytes.  A body is re-encoded only if the operator offers the model under another
 name.  The engine asks the server for its models until it answers, and every second for its load if it publishes one.
-Not here: starting a server (``vllm``).
+Not here: starting a server (``vllm_supervisor``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Links to other nodes; only this folder opens sockets between peers.
 
 ``net`` is the interface (a byte stream to an authenticated peer).  ``libp2p`` implements it on py-libp2p, with
-workarounds in ``containment``, ``yamux`` and ``accept_gateway``.  ``peerlink`` drives the multiplexer of
+workarounds in ``libp2p_workarounds``, ``yamux`` and ``tcp_listener``.  ``peerlink`` drives the multiplexer of
 ``protocol.wire.mux`` over one such stream, and ``swarm`` drives ``protocol.node`` over all of them.
 """
 

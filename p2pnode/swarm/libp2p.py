@@ -1,7 +1,7 @@
 """``Net`` on py-libp2p, with the library's identity, Noise, yamux and identify, and our own sockets and dialler.
 
 The dialler opens one stream ``/p2pnode/link/1`` per connection, and the end of that stream ends the connection.
-Workarounds for defects of the library are in ``containment`` and ``accept_gateway``.
+Workarounds for defects of the library are in ``libp2p_workarounds`` and ``tcp_listener``.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from libp2p.stream_muxer.yamux.yamux import YamuxStream
 from libp2p.utils import encode_delim
 from multiaddr import Multiaddr
 
-from p2pnode.swarm.accept_gateway import AcceptedStream, AcceptGateway
-from p2pnode.swarm.containment import build_host, quiet
+from p2pnode.swarm.libp2p_workarounds import build_host, quiet
 from p2pnode.swarm.library_check import check_library
 from p2pnode.swarm.net import Address, BadAddress, LinkBroken, NetError, PeerUnreachable, is_loopback, parse_address
+from p2pnode.swarm.tcp_listener import AcceptedStream, AcceptGateway
 from p2pnode.swarm.yamux import ContainedYamux
 from protocol.errors import InvalidPeerId
 from protocol.ids import PeerId, libp2p_bytes, peer_from_libp2p, short
@@ -124,7 +124,7 @@ class Libp2pLink:
 
 
 class Libp2pNet:
-    """The network of one key.  ``listen`` are multiaddrs; ``announce`` replaces the addresses that others learn."""
+    """The network of one key.  ``listen`` are multiaddrs; ``ready_line`` replaces the addresses that others learn."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Refuses every py-libp2p but the version for which the workarounds of ``containment`` and ``yamux`` were written.
+"""Refuses every py-libp2p but the version that ``libp2p_workarounds`` and ``yamux`` were written for.
 
 ``check_library`` compares the version and the hashes of the functions in ``KNOWN``.  ``python -m
 p2pnode.swarm.library_check`` prints the hashes of the installed version.  Not here: the workarounds.

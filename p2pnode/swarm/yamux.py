@@ -1,7 +1,8 @@
 """py-libp2p's yamux with complete frames and bounded memory, and a fast path for our stream past the library's tasks.
 
 ``ContainedYamux`` subclasses the library's connection; ``ContainedMuxers`` makes the library use it.  Not here: the
-list of defects that this works around (``containment``), the multiplexer inside our stream (``protocol.wire.mux``).
+list of defects that this works around (``libp2p_workarounds``), the multiplexer inside our stream
+(``protocol.wire.mux``).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from libp2p.peer.id import ID
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 
-from p2pnode.swarm.accept_gateway import AcceptedStream
 from p2pnode.swarm.frame_decoder import DATA, HEADER, READ_BYTES, WINDOW_UPDATE, FrameDecoder
+from p2pnode.swarm.tcp_listener import AcceptedStream
 from p2pnode.swarm.wakeup import AutoResetEvent
 
 log = logging.getLogger(__name__)

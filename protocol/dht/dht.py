@@ -1,9 +1,9 @@
 """Kademlia over our links: the address book beyond the peer view.
 
 It answers "where is this peer" and "who serves this model" with statements that their owners signed, and keeps such
-statements for others.  This module joins its parts: the links (``links``), the look-ups (``searches``, ``lookup``),
-what this node publishes (``own_records``), what it does for others (``server``, ``record_store``) and whom it knows
-(``routing_table``).  Not here: signing, and what this node does with the peers it finds.
+statements for others.  This module joins its parts: the links (``links``), the look-ups (``active_lookups``,
+``lookup``), what this node publishes (``own_records``), what it does for others (``server``, ``record_store``) and whom
+it knows (``routing_table``).  Not here: signing, and what this node does with the peers it finds.
 
 Theory of operation
 -------------------
@@ -26,12 +26,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from protocol.dht.active_lookups import Searches
 from protocol.dht.links import DhtLinks, short
 from protocol.dht.lookup import Lookup
 from protocol.dht.own_records import OwnRecords
 from protocol.dht.record_store import RecordStore
 from protocol.dht.routing_table import KEY_BYTES, RoutingTable, model_key, peer_key
-from protocol.dht.searches import Searches
 from protocol.dht.server import DhtServer
 from protocol.effects import Effect, Found, SetTimer, TimerKey
 from protocol.ids import ModelId, PeerId

@@ -4,7 +4,7 @@ A statement goes to the ``k`` closest peers that a look-up found.  A new version
 those that have a link anyway; a look-up finds new replicas when half of the old ones are gone, when it is due again,
 and when the network around this node has changed.
 
-Not here: the look-ups (``searches``), what is kept for others (``record_store``).
+Not here: the look-ups (``active_lookups``), what is kept for others (``record_store``).
 """
 
 from __future__ import annotations

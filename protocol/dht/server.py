@@ -1,6 +1,6 @@
 """The serving side of the DHT: answers the queries of other peers, and keeps the statements that their authors bring.
 
-Not here: what is kept (``record_store``), the questions of this node (``searches``).
+Not here: what is kept (``record_store``), the questions of this node (``active_lookups``).
 """
 
 from __future__ import annotations

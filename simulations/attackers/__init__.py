@@ -13,14 +13,14 @@ from functools import lru_cache
 from typing import Final
 
 from simulations.attackers.answers import Garbage, Truncation, WrongAnswers
-from simulations.attackers.armed import Attacker
+from simulations.attackers.attack_metrics import Damage
+from simulations.attackers.attacker import Attacker
 from simulations.attackers.crowding import Eclipse, Sybil
-from simulations.attackers.damage import Damage
 from simulations.attackers.flood import Flooder
 from simulations.attackers.liars import LiarLoad, LiarSpecs
 from simulations.attackers.stalling import BlackHole, Refuser, SlowDrip
 from simulations.attackers.statements import Forger, Replayer, Slanderer
-from simulations.attackers.turning import Traitor, Whitewasher
+from simulations.attackers.traitors import Traitor, Whitewasher
 from simulations.rng_streams import rng_stream
 from simulations.scenario import Attack, Scenario
 from simulations.sim.cluster import Cluster

@@ -10,7 +10,7 @@ from protocol.jobs.cascade_events import Completed, Progress
 from protocol.statements.keys import Ed25519Signer
 from protocol.wire.end_signature import sign_end
 from protocol.wire.messages import End, encode
-from simulations.attackers.armed import Attacker, Pretender
+from simulations.attackers.attacker import Attacker, Pretender
 from simulations.sim.jobs import END_BYTES, PIECE_BYTES, SimAttempt, job_id
 
 #: Seconds until such a worker says its first word, and tokens per second after it: like a good and idle machine.

@@ -10,7 +10,7 @@ from protocol.ids import PeerId
 from protocol.statements.adverts import Advert
 from protocol.statements.envelope import parse
 from protocol.wire.messages import Contact, DhtReply, Digest, Doubt, NodeMessage, Records
-from simulations.attackers.armed import Attacker
+from simulations.attackers.attacker import Attacker
 from simulations.attackers.liars import claimed_models
 from simulations.attackers.stalling import BlackHoleWorker
 from simulations.sim.cluster import Cluster

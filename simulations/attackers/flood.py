@@ -9,7 +9,7 @@ from protocol.ids import model_id
 from protocol.statements.adverts import Load, Provider
 from protocol.statements.envelope import statement
 from protocol.wire.messages import DhtQuery, DhtStore, Digest, Records
-from simulations.attackers.armed import Attacker, far_end
+from simulations.attackers.attacker import Attacker, far_end
 from simulations.sim.endpoint import SimLink
 from simulations.sim.jobs import REQ_BYTES, Job, SimAttempt, Truth
 

@@ -9,7 +9,7 @@ import msgspec
 from protocol.jobs.admission import AdmissionEvent, Arrived
 from protocol.perf.gpu_catalog import find_gpu
 from protocol.statements.adverts import Advert, ModelOffer
-from simulations.attackers.armed import Attacker, BadWorker
+from simulations.attackers.attacker import Attacker, BadWorker
 from simulations.attackers.stalling import LooksIdle
 from simulations.sim.jobs import Job, SimAttempt
 from simulations.sim.machines import bare_offer

@@ -9,7 +9,7 @@ import msgspec
 
 from protocol.jobs.cascade_events import Completed, Progress, WasBusy
 from protocol.statements.adverts import Load, Status
-from simulations.attackers.armed import Attacker, Pretender
+from simulations.attackers.attacker import Attacker, Pretender
 from simulations.sim.jobs import END_BYTES, PIECE_BYTES, REFUSAL_BYTES, SimAttempt
 
 #: Tokens per second of a slow drip: twice what an entry puts up with at least.

@@ -11,7 +11,7 @@ from protocol.statements.adverts import Advert, Load, Status
 from protocol.statements.envelope import MAX_PAYLOAD_BYTES, OVERHEAD_BYTES, Envelope, parse, seal, statement
 from protocol.statements.keys import ADVERT, LOAD, Signer
 from protocol.wire.messages import Doubt, NodeMessage, Records
-from simulations.attackers.armed import Attacker, far_end
+from simulations.attackers.attacker import Attacker, far_end
 from simulations.sim.endpoint import SimLink
 
 #: Statements per second and link that a replayer sends, and how many it remembers.

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import msgspec
 
-from p2pnode.engine.choice import MOCK_MODEL
 from p2pnode.engine.mock import DEFAULT_SLOTS
 from p2pnode.engine.mock_text import TOKENS_PER_MESSAGE
+from p2pnode.engine.selection import MOCK_MODEL
 from protocol.settings import PROFILES
 from simulations.run import Run as SimRun
 from simulations.scenario import EngineModel, Hardware, Measure, Model, Models, Scenario, Topology, Uplink, Workload

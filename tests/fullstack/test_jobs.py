@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from p2pnode.engine.base import CHAT, EngineJob
-from p2pnode.engine.choice import MOCK_MODEL
 from p2pnode.engine.mock import MockEngine
+from p2pnode.engine.selection import MOCK_MODEL
 from protocol.perf.gpu_catalog import find_gpu
 from protocol.settings import PROFILES
 from tests.fullstack.client import Heard, chat, get, request, streamed

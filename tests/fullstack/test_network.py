@@ -14,9 +14,9 @@ import pytest
 import trio
 
 from p2pnode.http.connection import Connection
-from p2pnode.swarm.accept_gateway import AcceptedStream
 from p2pnode.swarm.libp2p import Libp2pLink
 from p2pnode.swarm.peerlink import Channel, PeerLink
+from p2pnode.swarm.tcp_listener import AcceptedStream
 from p2pnode.swarm.yamux import ContainedYamux
 from protocol.settings import PROFILES
 from tests.fullstack.client import Heard, chat, streamed

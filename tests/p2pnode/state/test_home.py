@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from p2pnode.announce import write_json
 from p2pnode.lifecycle import CannotStart
+from p2pnode.ready_line import write_json
 from p2pnode.state import home as home_module
 from p2pnode.state.home import open_home
 from p2pnode.state.ledger import Ledger

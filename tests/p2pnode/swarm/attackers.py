@@ -1,4 +1,4 @@
-"""Hostile peers for the tests: the library as it comes, without what ``containment`` does to it."""
+"""Hostile peers for the tests: the library as it comes, without what ``libp2p_workarounds`` does to it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 
-from p2pnode.swarm.accept_gateway import connect
-from p2pnode.swarm.containment import quiet
 from p2pnode.swarm.libp2p import Libp2pNet
+from p2pnode.swarm.libp2p_workarounds import quiet
+from p2pnode.swarm.tcp_listener import connect
 from protocol.ids import libp2p_bytes
 
 HELLO_LINE = b"\x13/multistream/1.0.0\n"

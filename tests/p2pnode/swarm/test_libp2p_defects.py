@@ -1,7 +1,7 @@
 """Every known defect of py-libp2p 0.8.1 against our own node, over real sockets: to be run before the pin is changed.
 
-The numbers D1 to D18 and M1 to M13 are those of the table in ``p2pnode/swarm/containment.py``; what is not in it is
-explained at its test.  A victim passes when an honest peer gets its answer afterwards and its stack was not even
+The numbers D1 to D18 and M1 to M13 are those of the table in ``p2pnode/swarm/libp2p_workarounds.py``; what is not in it
+is explained at its test.  A victim passes when an honest peer gets its answer afterwards and its stack was not even
 restarted.  Hostile frames on each protocol, with the real machine behind them, are in ``test_hostile_frames``.
 """
 
@@ -24,9 +24,9 @@ from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 
 from p2pnode.swarm import library_check
-from p2pnode.swarm.containment import STREAMS
 from p2pnode.swarm.frame_decoder import BufferedPackets
 from p2pnode.swarm.libp2p import LINK_PROTOCOL, Libp2pNet
+from p2pnode.swarm.libp2p_workarounds import STREAMS
 from p2pnode.swarm.library_check import WrongLibrary, check_library
 from p2pnode.swarm.net import NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import Channel

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from p2pnode.swarm.accept_gateway import AcceptedStream
 from p2pnode.swarm.driver import INBOX_PER_PEER
 from p2pnode.swarm.libp2p import Libp2pLink
 from p2pnode.swarm.peerlink import PeerLink
 from p2pnode.swarm.swarm import Swarm
+from p2pnode.swarm.tcp_listener import AcceptedStream
 from protocol.effects import Effect, Send
 from protocol.events import Event, LinkUp, Received, RoundTrip
 from protocol.ids import PeerId

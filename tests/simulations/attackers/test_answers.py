@@ -6,7 +6,7 @@ import pytest
 
 from protocol.ids import JobId
 from simulations.attackers.answers import FORMS, forged_end
-from simulations.attackers.armed import Attacker
+from simulations.attackers.attacker import Attacker
 from simulations.run import Run
 from simulations.scenario import Attack, Workload
 from simulations.sim.jobs import Job, SimAttempt, Truth, job_id

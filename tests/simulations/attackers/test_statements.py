@@ -7,7 +7,7 @@ import pytest
 from protocol.errors import RemoteProtocolError
 from protocol.statements.keys import ADVERT
 from protocol.wire.messages import RECORDS, Records, decode, encode
-from simulations.attackers.armed import Attacker
+from simulations.attackers.attacker import Attacker
 from simulations.attackers.statements import changed, in_name_of, too_long
 from simulations.run import Run
 from simulations.scenario import Attack

@@ -22,7 +22,7 @@ from typing import Final
 import trio
 
 from p2pnode.engine.base import Changes, EngineFailed, EngineJob, EngineReply, EngineState, ModelSpec
-from p2pnode.engine.child import Child, child
+from p2pnode.engine.child_process import Child, child
 from p2pnode.engine.openai import OpenAIEngine
 from p2pnode.engine.upstream import Upstream, UpstreamBroken
 from protocol.statements.adverts import Gpu, Load, ModelOffer
@@ -45,8 +45,8 @@ CPU_KV_GIB: Final = "2"
 #: Sequences decoded at once: vLLM's own default on most GPUs.
 DEFAULT_SLOTS: Final = 256
 
-#: The first module works in all builds of 0.10 to 0.32.  ``cli.main``, and so the ``vllm`` script, needs the metadata
-#: of a distribution called ``vllm``, and the CPU build has another name.
+#: The first module works in all builds of 0.10 to 0.32.  ``cli.main``, and so the ``vllm_supervisor`` script, needs the
+#: metadata of a distribution called ``vllm_supervisor``, and the CPU build has another name.
 _MODULES: Final = (
     ("vllm/entrypoints/openai/api_server.py", ("-m", "vllm.entrypoints.openai.api_server")),
     ("vllm/entrypoints/cli/main.py", ("-m", "vllm.entrypoints.cli.main", "serve")),

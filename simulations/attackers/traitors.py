@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from simulations.attackers.armed import Attacker
+from simulations.attackers.attacker import Attacker
 from simulations.attackers.stalling import BlackHoleWorker
 from simulations.sim.jobs import SimAttempt
 

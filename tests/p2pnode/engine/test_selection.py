@@ -10,7 +10,9 @@ import pytest
 from p2pnode.config import Config, EngineConfig, ModelConfig, load_config
 from p2pnode.engine import tiny_model
 from p2pnode.engine.base import ModelSpec
-from p2pnode.engine.choice import (
+from p2pnode.engine.mock import MockEngine
+from p2pnode.engine.openai import OpenAIEngine
+from p2pnode.engine.selection import (
     FAULTS_VARIABLE,
     KEY_FILE_VARIABLE,
     MOCK_MODEL,
@@ -20,9 +22,7 @@ from p2pnode.engine.choice import (
     choose_engine,
     chosen_kind,
 )
-from p2pnode.engine.mock import MockEngine
-from p2pnode.engine.openai import OpenAIEngine
-from p2pnode.engine.vllm import VllmEngine
+from p2pnode.engine.vllm_supervisor import VllmEngine
 
 
 @pytest.fixture

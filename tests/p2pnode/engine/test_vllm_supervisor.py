@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 import trio
 
-from p2pnode.engine import vllm
+from p2pnode.engine import vllm_supervisor
 from p2pnode.engine.base import CHAT, Engine, EngineFailed, EngineJob, EngineReply, ModelSpec
 from p2pnode.engine.gauges import Gauges
 from p2pnode.engine.gauges import read as read_gauges
 from p2pnode.engine.openai import OpenAIEngine
 from p2pnode.engine.upstream import Upstream
-from p2pnode.engine.vllm import VllmEngine, child_arguments, child_environment
+from p2pnode.engine.vllm_supervisor import VllmEngine, child_arguments, child_environment
 from tests.vllm_fixture import MODEL, VllmHost, start_host
 
 #: Seconds for anything that a healthy process does at once.
@@ -97,7 +97,7 @@ def job(stream: bool = True, **fields: Any) -> EngineJob:
 async def test_a_killed_child_fails_its_jobs_is_restarted_and_leaves_nobody(
     fake: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm, "RESTART_FIRST_S", 0.05)
+    monkeypatch.setattr(vllm_supervisor, "RESTART_FIRST_S", 0.05)
     engine = supervised(fake)
     await nursery.start(engine.run)
     assert engine.state == "starting"
@@ -129,7 +129,7 @@ async def test_a_killed_child_fails_its_jobs_is_restarted_and_leaves_nobody(
 async def test_a_child_that_cannot_start_is_tried_again_ever_more_rarely(
     fake: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm, "RESTART_FIRST_S", 0.01)
+    monkeypatch.setattr(vllm_supervisor, "RESTART_FIRST_S", 0.01)
     (fake.parent / "behaviour").write_text("die")
     engine = supervised(fake)
     await nursery.start(engine.run)
@@ -149,7 +149,7 @@ async def test_a_child_that_no_longer_answers_is_replaced(
     fake: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"WATCH_S": 0.05, "HEALTH_LIMIT_S": 0.1, "WATCH_MISSES": 2, "RESTART_FIRST_S": 0.01}.items():
-        monkeypatch.setattr(vllm, name, value)
+        monkeypatch.setattr(vllm_supervisor, name, value)
     engine = supervised(fake)
     await nursery.start(engine.run)
     await until(engine, "ready")
@@ -175,7 +175,7 @@ PARENT = """
 import sys, trio
 from pathlib import Path
 from p2pnode.engine.base import ModelSpec
-from p2pnode.engine.vllm import VllmEngine
+from p2pnode.engine.vllm_supervisor import VllmEngine
 
 async def main():
     engine = VllmEngine(ModelSpec("m"), sys.argv[1], Path(sys.argv[1]).parent / "logs", runtime="cpu")

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from simulations.attackers import KINDS, peer_class, window
-from simulations.attackers.armed import Attacker
+from simulations.attackers.attacker import Attacker
 from simulations.run import Run
 from simulations.scenario import Attack
 from simulations.sim.node import SimNode

@@ -72,7 +72,7 @@ def choose_engine(config: Config, logs: Path, environ: Mapping[str, str] = os.en
 
 def _vllm(models: list[ModelSpec], logs: Path, environ: Mapping[str, str]) -> Engine:
     from p2pnode.engine.model_folder import NotAModel, resolved  # noqa: PLC0415
-    from p2pnode.engine.vllm import VllmEngine  # noqa: PLC0415
+    from p2pnode.engine.vllm_supervisor import VllmEngine  # noqa: PLC0415
 
     if not models:
         raise NoSuchEngine("vLLM needs a model: --model NAME=FOLDER, or a hub id with its revision in config.toml")

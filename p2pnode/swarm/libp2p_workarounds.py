@@ -13,9 +13,9 @@ D3     plaintext is offered: any peer can claim any identity      ``build_host``
 D4     cancelling a writer breaks the connection for all          ``yamux``: writes are shielded and bounded
 D5, D6 dialling waits 250 ms and tries one address                ``libp2p`` dials each address itself
 D7     a frozen peer is never noticed                             PING in ``protocol.wire.mux``, writes in ``yamux``
-D8     listening sockets outlive the host and share their port    ``accept_gateway``
+D8     listening sockets outlive the host and share their port    ``tcp_listener``
 D9,D10 windows of 16 MiB, a write limit of 5 s                    ``yamux`` (``send_on``, ``take``), credit in ``mux``
-D15    silent sockets fill all slots; slots are never freed       ``accept_gateway``
+D15    silent sockets fill all slots; slots are never freed       ``tcp_listener``
 D17    simultaneous dialling makes two connections                ``swarm`` keeps one
 D18    closing takes 0.2 s for each connection                    the sockets are cut, no task waits
 M10    unread streams keep all data that they received            ``STREAMS`` here, ``BUFFERED_BYTES`` in ``yamux``
@@ -53,8 +53,8 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
 from libp2p.tools import utils as lib_tools
 from libp2p.transport.upgrader import TransportUpgrader
 
-from p2pnode.swarm.accept_gateway import AcceptedStream, AcceptGateway, GatewayTransport
 from p2pnode.swarm.frame_decoder import BufferedPackets, ciphers
+from p2pnode.swarm.tcp_listener import AcceptedStream, AcceptGateway, GatewayTransport
 from p2pnode.swarm.yamux import ContainedMuxers, ContainedYamux
 from protocol.errors import InvalidPeerId
 from protocol.ids import peer_from_libp2p

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulations.attackers.damage import time_to_isolate_s
+from simulations.attackers.attack_metrics import time_to_isolate_s
 from tests.simulations.attackers.attacked_networks import ran
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pnode.announce import announce, next_command
+from p2pnode.ready_line import announce, next_command
 from protocol.ids import PeerId, peer_text
 
 PEER = PeerId(bytes(range(32)))

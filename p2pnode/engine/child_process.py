@@ -1,6 +1,6 @@
 """Runs a command in a process group of its own, which does not outlive the node.
 
-``child_reaper`` is the process in between; restarts and health checks are ``vllm``'s.
+``child_reaper`` is the process in between; restarts and health checks are ``vllm_supervisor``'s.
 """
 
 from __future__ import annotations
