@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from simulations.report import svg_theme
 from simulations.report.points import POLICY, Point, Results, dig, label, thinned
-from simulations.report.svg_theme import Legend, Panel, Picture
+from simulations.report.svg_theme import Panel, Picture, Style
 from simulations.report.sweep_plots import MOST_LINES, MOST_PANELS, style_of
 
 #: Points of a drawn curve; more could not be seen.
@@ -80,26 +80,24 @@ def picture(results: Results, course: Course) -> Picture | None:
     points = results.where(f"curves.{course.name}")
     if not points:
         return None
-    keys = [key for key in results.keys if len(results.values_of(key, points)) > 1]
+    keys = results.varying(points)
     # Policies are compared at the same load: everything else goes to drawings of its own.
     limit = MOST_LINES if POLICY not in keys else max(1, len(results.values_of(POLICY, points)))
     groups = results.panels(points, keys, limit)
     shown = thinned(groups, MOST_PANELS)
     low, high = extent(points, course)
-    panels, legend = list[Panel](), dict[str, Legend]()
+    grid = np.geomspace(low, high, GRID) if course.log else np.linspace(low, high, GRID)
+    panels, styles = list[Panel](), dict[str, Style]()
     for values, group in shown:
         inside = [key for key in keys if key not in values]
         figure, (ax,) = svg_theme.sheet()
         for i, point in enumerate(thinned(group, MOST_LINES)):
-            style, words = style_of(results, point.values, inside, i), label(point.values, inside)
-            grid = np.geomspace(low, high, GRID) if course.log else np.linspace(low, high, GRID)
-            rows = joined(point, course, grid)
-            svg_theme.curve(ax, grid, rows.mean(axis=0), style, low=rows.min(axis=0), high=rows.max(axis=0))
-            legend[words] = Legend(words, style)
+            style = styles[label(point.values, inside)] = style_of(results, point.values, inside, i)
+            # Nothing before the first value of a curve, its last one ever after.
+            svg_theme.seeds(ax, grid, [np.interp(grid, xs, ys, left=0.0) for xs, ys in curves_of(point, course)], style)
         if course.mark is not None:
             svg_theme.level(ax, course.mark, svg_theme.percent_of(course.mark), right=False)
-        ax.set_ylim(0, 1.06)
-        svg_theme.linear(ax, "y", formatter=svg_theme.percent_of)
+        svg_theme.shares(ax)
         ax.set_xlim(low, high)
         if course.log:
             svg_theme.logarithmic(ax, "x", low, high)
@@ -107,11 +105,10 @@ def picture(results: Results, course: Course) -> Picture | None:
             svg_theme.linear(ax, "x")
         svg_theme.titles(ax, y=course.y, x=course.x)
         where = label(values, list(values))
-        panels.append(Panel(svg_theme.finish(figure, f"{course.key}-{len(panels)}", f"{course.title} {where}"), where))
+        panels.append(svg_theme.finish(figure, f"{course.key}-{len(panels)}", f"{course.title} {where}", where))
     left_out = len(groups) - len(shown)
     note = f"{left_out} more groups of points are not drawn." if left_out else ""
-    entries = tuple(legend.values()) if len(legend) > 1 or any(legend) else ()
-    return Picture(course.key, course.title, course.reading, tuple(panels), entries, note)
+    return Picture(course.key, course.title, course.reading, tuple(panels), svg_theme.legend(styles), note)
 
 
 def curves_of(point: Point, course: Course) -> list[Numbers]:
@@ -133,9 +130,3 @@ def extent(points: Sequence[Point], course: Course) -> tuple[float, float]:
         low, high = min(starts), max(ends)
         return low * 0.9, max(high * 1.1, low * 2)
     return 0.0, max(max(ends) * 1.05, 1e-3)
-
-
-def joined(point: Point, course: Course, grid: Numbers) -> Numbers:
-    """The seeds' curves on one grid; nothing before the first value, the last one ever after."""
-    rows: list[Any] = [np.interp(grid, xs, ys, left=0.0) for xs, ys in curves_of(point, course)]
-    return np.vstack(rows)

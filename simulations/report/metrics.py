@@ -94,30 +94,10 @@ KNOWN: Final = {
 #: The columns of the summary tables, in order; a column without any value is left out.  Each table has to fit a page
 #: 1,200 px wide beside three swept keys: at most eight columns.
 HEADLINE: Final = {
-    "Jobs": (
-        "jobs_submitted",
-        "success_rate",
-        "jobs_unserved",
-        "goodput_per_s",
-        "offered_per_s",
-        "within_slo",
-    ),
-    "Waiting": (
-        "ttft_s.p50",
-        "ttft_s.p95",
-        "ttft_s.p99",
-        "ttft_p99_ratio",
-        "e2e_s.p50",
-        "e2e_s.p95",
-    ),
+    "Jobs": ("jobs_submitted", "success_rate", "jobs_unserved", "goodput_per_s", "offered_per_s", "within_slo"),
+    "Waiting": ("ttft_s.p50", "ttft_s.p95", "ttft_s.p99", "ttft_p99_ratio", "e2e_s.p50", "e2e_s.p95"),
     "Where the time to the first token goes": tuple(f"ttft_{name}_s.mean" for name in STAGES),
-    "Work": (
-        "attempts_per_job",
-        "utilisation",
-        "wasted_gpu_s",
-        "herd_peak",
-        "jain",
-    ),
+    "Work": ("attempts_per_job", "utilisation", "wasted_gpu_s", "herd_peak", "jain"),
     "Gossip": (
         "coverage_t50_s",
         "coverage_t99_s",

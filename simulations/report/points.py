@@ -65,7 +65,6 @@ class Point:
 class Line:
     """A metric over one swept key while the other keys stand still."""
 
-    label: str
     values: dict[str, Any]
     xs: tuple[float, ...]
     ys: tuple[Spread, ...]
@@ -125,12 +124,9 @@ def label(values: dict[str, Any], keys: Sequence[str]) -> str:
     """The point in words: names stand alone, numbers with what they count."""
     words = []
     for key in keys:
-        value = values.get(key)
-        named = isinstance(value, str)
-        count = key_title(key) == "nodes"
-        words.append(
-            short(value) if named else f"{short(value)} nodes" if count else f"{key_title(key)} {short(value)}"
-        )
+        title, value = key_title(key), short(values.get(key))
+        named = isinstance(values.get(key), str)
+        words.append(value if named else f"{value} nodes" if title == "nodes" else f"{title} {value}")
     return " · ".join(words)
 
 
@@ -156,16 +152,18 @@ class Results:
         self.points = [Point(dict(runs[0].get("point") or {}), tuple(runs)) for runs in together.values()]
         keys = {key: None for point in self.points for key in point.values}
         #: The keys that really vary, in the order of the sweep.
-        self.keys = [key for key in keys if len(self.values_of(key)) > 1]
+        self.keys = list(keys)
+        self.keys = self.varying(self.points)
 
     def values_of(self, key: str, points: Sequence[Point] | None = None) -> list[Any]:
         """The values a key takes: numbers in order, anything else as they came."""
-        found: dict[str, Any] = {}
-        for point in self.points if points is None else points:
-            if key in point.values:
-                found.setdefault(repr(point.values[key]), point.values[key])
-        values = list(found.values())
+        found = (point.values[key] for point in (self.points if points is None else points) if key in point.values)
+        values = list({repr(value): value for value in found}.values())
         return sorted(values) if all(is_number(value) for value in values) else values
+
+    def varying(self, points: Sequence[Point]) -> list[str]:
+        """The swept keys that have several values at these points."""
+        return [key for key in self.keys if len(self.values_of(key, points)) > 1]
 
     def numeric(self, key: str) -> bool:
         """Whether a key can be an axis: it varies, and every value is a number."""
@@ -196,7 +194,7 @@ class Results:
             )
             if dots:
                 xs, ys = zip(*dots, strict=True)
-                found.append(Line(label(values, others), values, xs, ys))
+                found.append(Line(values, xs, ys))
         return found
 
     def panels(
@@ -216,14 +214,8 @@ class Results:
 
     def bounds(self, metric: str) -> list[float]:
         """The numbers in the goals on this metric."""
-        found: dict[float, None] = {}
-        for goal in self.goals:
-            if metric_of(goal) == metric:
-                found |= {
-                    float(number): None
-                    for number in re.findall(r"-?\d[\d_]*(?:\.\d+)?(?:[eE][-+]?\d+)?", str(goal.get("bound", "")))
-                }
-        return sorted(found)
+        bounds = " ".join(str(goal.get("bound", "")) for goal in self.goals if metric_of(goal) == metric)
+        return sorted({float(number) for number in re.findall(r"-?\d[\d_]*(?:\.\d+)?(?:[eE][-+]?\d+)?", bounds)})
 
 
 def metric_of(goal: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,13 +22,15 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
 #: Inches; 72 units of the drawing each.  331 units on a phone of 360 pixels keep the letters at ten pixels.
 WIDTH: Final = 4.6
 HEIGHT: Final = 2.7
 #: Units of the drawing.
 FONT: Final = 11
+#: Letters of a name beside its row.
+MOST_LETTERS: Final = 26
 #: Placeholders, and the CSS variables they become.
 INK, MUTED, GRID, SHADE = "#0a0b0c", "#0a0b0d", "#0a0b0e", "#0a0b0f"
 SERIES: Final = tuple(f"#0c0d{i:02x}" for i in range(8))
@@ -77,12 +79,11 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Legend:
-    """One entry: what it is called and how it looks; ``dots`` where points are marked, ``band`` for a shaded area."""
+    """One entry: what it is called and how it looks; ``dots`` where points are marked."""
 
     label: str
     style: Style
     dots: bool = False
-    band: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,14 @@ def sheet(height: float = HEIGHT, rows: int = 1) -> tuple[Figure, list[Axes]]:
         for ax in axes:
             dress(ax)
     return figure, axes
+
+
+def row_sheet(names: Sequence[str]) -> tuple[Figure, Axes]:
+    """An empty figure with one row for each name; the first is on top, at nought, the next ones below it."""
+    figure, (ax,) = sheet(0.75 + 0.27 * len(names))
+    short = [words if len(words) <= MOST_LETTERS else words[: MOST_LETTERS - 1] + "…" for words in names]
+    ax.set_yticks([-row for row in range(len(names))], [plain(words) for words in short])
+    return figure, ax
 
 
 def dress(ax: Axes) -> None:
@@ -165,38 +174,39 @@ def percent_of(value: float, _position: object = None) -> str:
 
 def linear(ax: Axes, axis: str, *, ticks: int = 5, formatter: Callable[[float, object], str] = figure_of) -> None:
     """An even axis with few round numbers."""
-    part = getattr(ax, f"{axis}axis")
-    part.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
-    part.set_major_formatter(FuncFormatter(formatter))
+    place(ax, axis, MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]), formatter)
+
+
+def shares(ax: Axes) -> None:
+    """A y axis of shares, from nought to one."""
+    ax.set_ylim(0, 1.06)
+    linear(ax, "y", formatter=percent_of)
 
 
 def logarithmic(ax: Axes, axis: str, low: float, high: float) -> None:
     """A logarithmic axis with plain numbers: 1 2 5 over a short range, powers of ten over a long one."""
-    getattr(ax, f"set_{axis}scale")("log")
-    steps = (1, 2, 5) if math.log10(high / low) <= 2.2 else (1,)
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    ticks = [s * 10.0**e for e in range(first, last + 1) for s in steps if low * 0.999 <= s * 10.0**e <= high * 1.001]
-    fix(ax, axis, ticks if len(ticks) > 1 else [low, high], figure_of)
+    ax.set(**{f"{axis}scale": "log", f"{axis}lim": (low, high)})
+    place(ax, axis, LogLocator(subs=(1, 2, 5) if high / low <= 160 else (1,)), figure_of)
 
 
 def at_values(ax: Axes, values: Sequence[float], *, log: bool, formatter: Callable[[float, object], str]) -> None:
     """An x axis with its numbers where something was measured, as far as they have room."""
     if log:
         ax.set_xscale("log")
-    place = [math.log(value) if log else value for value in values]
-    room = (place[-1] - place[0]) * (0.15 if formatter is percent_of else 0.11)
+    places = [math.log(value) if log else value for value in values]
+    room = (places[-1] - places[0]) * (0.15 if formatter is percent_of else 0.11)
     shown: list[int] = []
     for i in range(len(values) - 1, -1, -1):
         # From the right: the largest value is the one a reader looks for.
-        if not shown or place[shown[-1]] - place[i] >= room:
+        if not shown or places[shown[-1]] - places[i] >= room:
             shown.append(i)
-    fix(ax, "x", [values[i] for i in reversed(shown)], formatter)
+    place(ax, "x", FixedLocator([values[i] for i in reversed(shown)]), formatter)
 
 
-def fix(ax: Axes, axis: str, ticks: Sequence[float], formatter: Callable[[float, object], str]) -> None:
-    """Just these numbers on an axis."""
+def place(ax: Axes, axis: str, locator: Locator, formatter: Callable[[float, object], str]) -> None:
+    """Numbers on an axis: where they stand, and how they are written."""
     part = getattr(ax, f"{axis}axis")
-    part.set_major_locator(FixedLocator(list(ticks)))
+    part.set_major_locator(locator)
     part.set_minor_locator(NullLocator())
     part.set_major_formatter(FuncFormatter(formatter))
 
@@ -218,6 +228,17 @@ def curve(ax: Axes, xs: Any, ys: Any, style: Style, *, dots: bool = False, low: 
         ax.plot(xs, ys, linestyle="", marker=style.marker, markersize=4.5, color=style.colour, markeredgewidth=0)
 
 
+def seeds(ax: Axes, xs: Any, rows: Any, style: Style) -> None:
+    """The mean of the seeds' courses, a row each, with the band that they fill."""
+    rows = np.vstack(rows)
+    curve(ax, xs, rows.mean(axis=0), style, low=rows.min(axis=0), high=rows.max(axis=0))
+
+
+def legend(styles: Mapping[str, Style]) -> tuple[Legend, ...]:
+    """Lines by their names; a single one without a name needs no legend."""
+    return tuple(Legend(words, style) for words, style in styles.items()) if any(styles) else ()
+
+
 def beyond(ax: Axes, xs: Any, ys: Any, marker: str, colour: str, transform: Any) -> None:
     """Marks at the edge of the axes for what was not reached."""
     ax.plot(xs, ys, linestyle="", marker=marker, markersize=6, color=colour, transform=transform, clip_on=False)
@@ -226,23 +247,18 @@ def beyond(ax: Axes, xs: Any, ys: Any, marker: str, colour: str, transform: Any)
 def level(ax: Axes, y: float, words: str, *, right: bool) -> None:
     """A bound: a dashed line across with its words at one of its ends."""
     ax.axhline(y, color=INK, linewidth=0.9, dashes=(4, 3), linestyle="--")
-    place = ax.get_yaxis_transform()
+    inside = ax.get_yaxis_transform()
     end, side = (0.995, "right") if right else (0.005, "left")
-    ax.text(end, y, plain(words), transform=place, ha=side, va="bottom", color=INK, fontsize=FONT - 1)
+    ax.text(end, y, plain(words), transform=inside, ha=side, va="bottom", color=INK, fontsize=FONT - 1)
 
 
-def shade(ax: Axes, since: float, until: float) -> None:
-    """A span of time in which something was broken."""
-    ax.axvspan(since, until, color=SHADE, linewidth=0, zorder=0)
-
-
-def finish(figure: Figure, key: str, alt: str) -> str:
+def finish(figure: Figure, key: str, alt: str, title: str = "") -> Panel:
     """The drawing as inline SVG."""
     buffer = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with mpl.rc_context({**OPTIONS, "svg.hashsalt": key}):
         figure.savefig(buffer, format="svg", metadata=nothing)
-    return inline(buffer.getvalue(), key, alt)
+    return Panel(inline(buffer.getvalue(), key, alt), title)
 
 
 def inline(svg: str, key: str, alt: str) -> str:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import takewhile
 from typing import Final
 
 from matplotlib.axes import Axes
@@ -38,7 +40,7 @@ class Reference:
     """A line that was not measured: a bound that holds everywhere, or a law fitted to the first metric."""
 
     words: str
-    bound: float | None = None
+    bound: float = 0.0
     law: Callable[[float], float] | None = None
 
 
@@ -49,7 +51,7 @@ class Question:
     key: str
     title: str
     reading: str
-    #: Names of swept keys, or their beginning and end with ``*`` between.
+    #: Names of swept keys; ``*`` stands for any part of one.
     over: tuple[str, ...]
     metrics: tuple[str, ...]
     #: The metrics have one unit and may share a drawing.
@@ -57,20 +59,10 @@ class Question:
     reference: Reference | None = None
 
 
-def matches(key: str, pattern: str) -> bool:
-    """``attack*.share`` is ``attacks.0.share``."""
-    start, star, end = pattern.partition("*")
-    return key.startswith(start) and key.endswith(end) if star else key == pattern
-
-
 def picture(results: Results, question: Question) -> Picture | None:
     """The answer, if the runs hold it."""
-    for key in results.keys:
-        if results.numeric(key) and any(matches(key, pattern) for pattern in question.over):
-            answer = over(results, question, key)
-            if answer is not None:
-                return answer
-    return None
+    asked = (key for key in results.keys if any(fnmatchcase(key, pattern) for pattern in question.over))
+    return next((answer for key in asked if results.numeric(key) and (answer := over(results, question, key))), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +89,20 @@ def over(results: Results, question: Question, key: str) -> Picture | None:
     drawings, left_out = drawings_of(results, question, key)
     if not drawings:
         return None
-    reference = reference_line(drawings[0], question)
-    panels = tuple(
-        Panel(draw(results, question, key, drawing, f"{question.key}-{i}"), drawing.title)
-        for i, drawing in enumerate(drawings)
-    )
-    legend = {entry.label: Legend(entry.label, entry.style, dots=True) for d in drawings for entry in d.entries}
-    if reference is not None and question.reference is not None:
-        legend[question.reference.words] = Legend(question.reference.words, Style(reference=True))
+    panels = [draw(results, question, key, each, f"{question.key}-{i}") for i, each in enumerate(drawings)]
+    entries = [entry for drawing in drawings for entry in drawing.entries]
+    legend = {entry.label: Legend(entry.label, entry.style, dots=True) for entry in entries}
+    if reference := question.reference:
+        legend[reference.words] = Legend(reference.words, Style(reference=True))
     many_seeds = any(len(point.runs) > 1 for point in results.points)
     note = "Bands reach from the least to the most of the seeds. " if many_seeds else ""
-    if any(math.isinf(y.mean) for drawing in drawings for entry in drawing.entries for y in entry.line.ys):
+    if any(math.isinf(y.mean) for entry in entries for y in entry.line.ys):
         note += NOT_REACHED
     if left_out:
         note += f"Not drawn, but in the table: {left_out} more groups of points."
-    covers = frozenset((key, entry.metric.name) for drawing in drawings for entry in drawing.entries)
+    covers = frozenset((key, entry.metric.name) for entry in entries)
     shown = tuple(legend.values()) if len(legend) > 1 or len(results.keys) > 1 else ()
-    return Picture(question.key, question.title, question.reading, panels, shown, note.strip(), covers=covers)
+    return Picture(question.key, question.title, question.reading, tuple(panels), shown, note.strip(), covers=covers)
 
 
 def drawings_of(results: Results, question: Question, key: str) -> tuple[list[Drawing], int]:
@@ -150,13 +139,8 @@ def long_enough(results: Results, points: Sequence[Point], key: str, name: str) 
 
 def shared_axis(metrics: Sequence[Metric]) -> str:
     """What several metrics of one unit have in common: the beginning of their titles."""
-    if len(metrics) == 1:
-        return metrics[0].axis
-    words = []
-    for column in zip(*(metric.title.split() for metric in metrics), strict=False):
-        if len(set(column)) > 1:
-            break
-        words.append(column[0])
+    columns = zip(*(metric.title.split() for metric in metrics), strict=False)
+    words = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
     return replace(metrics[0], title=" ".join(words) or metrics[0].title).axis
 
 
@@ -175,10 +159,8 @@ def reference_line(drawing: Drawing, question: Question) -> tuple[list[float], l
     if reference is None:
         return None
     xs = sorted({x for entry in drawing.entries for x in entry.line.xs})
-    if reference.bound is not None:
-        return [xs[0], xs[-1]], [reference.bound, reference.bound]
     if reference.law is None:
-        return None
+        return xs, [reference.bound] * len(xs)
     entry = drawing.entries[min(1, len(drawing.entries) - 1)]
     law = [reference.law(x) for x in entry.line.xs]
     pairs = [(value, y.mean) for value, y in zip(law, entry.line.ys, strict=True) if math.isfinite(y.mean)]
@@ -187,7 +169,7 @@ def reference_line(drawing: Drawing, question: Question) -> tuple[list[float], l
     return xs, [scale * reference.law(x) for x in xs]
 
 
-def draw(results: Results, question: Question, key: str, drawing: Drawing, name: str) -> str:
+def draw(results: Results, question: Question, key: str, drawing: Drawing, name: str) -> Panel:
     """One set of axes."""
     figure, (ax,) = svg_theme.sheet()
     tops: list[float] = []
@@ -205,13 +187,12 @@ def draw(results: Results, question: Question, key: str, drawing: Drawing, name:
     bounds = sorted({bound / divisor for entry in drawing.entries for bound in results.bounds(entry.metric.name)})
     across(ax, [*tops, *bounds], drawing.entries[0].metric.unit)
     for bound in bounds:
-        if reference is None or reference[1] != [bound * divisor, bound * divisor]:
+        if reference is None or set(reference[1]) != {bound * divisor}:
             svg_theme.level(ax, bound, "goal", right=freer_right(drawing, bound * divisor))
     along(ax, [float(x) for x in results.values_of(key) if is_number(x)], key)
     svg_theme.titles(ax, y=drawing.axis, x=key_title(key))
-    return svg_theme.finish(
-        figure, name, f"{question.title}: {drawing.axis} against {key_title(key)} {drawing.title}".strip()
-    )
+    alt = f"{question.title}: {drawing.axis} against {key_title(key)} {drawing.title}".strip()
+    return svg_theme.finish(figure, name, alt, drawing.title)
 
 
 def freer_right(drawing: Drawing, bound: float) -> bool:
@@ -233,9 +214,7 @@ def across(ax: Axes, values: Sequence[float], unit: str) -> None:
     positive = [value for value in values if value > 0]
     if len(positive) == len(values) and max(positive) / min(positive) > WIDE:
         low, high = min(positive) / 1.3, max(positive) * 1.3
-        ax.set_ylim(low, high)
         svg_theme.logarithmic(ax, "y", low, high)
-        ax.set_ylim(low, high)
         return
     ax.set_ylim(min(0.0, *values), max(1.12 * max(values), 1e-9))
     svg_theme.linear(ax, "y")
@@ -257,7 +236,7 @@ def dots(results: Results, name: str, title: str, reading: str, metrics: Sequenc
         rows = thinned(rows, 16)
         if len(rows) < 2:
             continue
-        figure, (ax,) = svg_theme.sheet(0.75 + 0.27 * len(rows))
+        figure, ax = svg_theme.row_sheet([words for words, _ in rows])
         for i, (_, found) in enumerate(rows):
             low, mean, high = (value / metric.divisor for value in (found.low, found.mean, found.high))
             if math.isinf(mean):
@@ -271,9 +250,7 @@ def dots(results: Results, name: str, title: str, reading: str, metrics: Sequenc
         svg_theme.linear(
             ax, "x", ticks=4, formatter=svg_theme.percent_of if metric.unit == "%" else svg_theme.figure_of
         )
-        names = [svg_theme.plain(words if len(words) <= 26 else words[:25] + "…") for words, _ in rows]
-        ax.set_yticks([-i for i in range(len(rows))], names)
         ax.margins(x=0.08, y=0.6 / len(rows))
         svg_theme.titles(ax, y=metric.axis)
-        panels.append(Panel(svg_theme.finish(figure, f"{name}-{len(panels)}", f"{title}: {metric.axis}")))
+        panels.append(svg_theme.finish(figure, f"{name}-{len(panels)}", f"{title}: {metric.axis}"))
     return Picture(name, title, reading, tuple(panels), note=note) if panels else None

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.ticker import MultipleLocator
 
 from simulations.report import svg_theme
 from simulations.report.metrics import KIB
 from simulations.report.points import POLICY, Point, Results, dig, label, thinned
-from simulations.report.svg_theme import Legend, Panel, Picture, Style
+from simulations.report.svg_theme import Panel, Picture, Style
 from simulations.report.sweep_plots import style_of
 
 #: Lines in one drawing over time.
@@ -42,14 +43,16 @@ class Series:
     title: str
     divisor: float = 1.0
     share: bool = False
+    #: Where it is constant in all runs, it has no drawing.
+    if_changing: bool = False
 
 
 SERIES: Final = (
-    Series("alive", "nodes alive"),
+    Series("alive", "nodes alive", if_changing=True),
     Series("success", "success of the jobs that ended", share=True),
     Series("jobs_running", "jobs running"),
     Series("completed_per_s", "jobs completed per s"),
-    Series("failed_per_s", "jobs failed per s"),
+    Series("failed_per_s", "jobs failed per s", if_changing=True),
     Series("view_completeness", "view completeness", share=True),
     Series("bytes_up_per_s", "upload per node, KiB/s", KIB),
 )
@@ -58,66 +61,46 @@ SERIES: Final = (
 def over_time(results: Results) -> Picture | None:
     """One drawing per quantity, one line per point."""
     points = results.where("series.t")
-    if not points:
-        return None
     shown = chosen(results, points, MOST_COURSES)
-    varying = [key for key in results.keys if len(results.values_of(key, shown)) > 1]
-    panels, legend = list[Panel](), dict[str, Legend]()
+    varying = results.varying(shown)
+    panels, styles = list[Panel](), dict[str, Style]()
     for series in SERIES:
-        rows = [(i, point, found) for i, point in enumerate(shown) if (found := joined(point, series.name)) is not None]
-        if not rows or (series.name == "alive" and all(np.ptp(values) == 0 for _, _, (_, values) in rows)):
-            continue
-        if series.name == "failed_per_s" and not any(values.any() for _, _, (_, values) in rows):
+        rows = [(i, point, found) for i, point in enumerate(shown) if (found := joined(point, series.name))]
+        if not rows or (series.if_changing and all(np.ptp(values) == 0 for _, _, (_, values) in rows)):
             continue
         figure, (ax,) = svg_theme.sheet(2.3)
-        end = 0.0
         for i, point, (t, values) in rows:
-            style, words = style_of(results, point.values, varying, i), label(point.values, varying)
-            scaled = values / series.divisor
-            low, high = scaled.min(axis=0), scaled.max(axis=0)
-            svg_theme.curve(ax, t, scaled.mean(axis=0), style, low=low, high=high)
-            legend[words] = Legend(words, style)
-            end = max(end, float(t[-1]))
-        time_axis(ax, results, end)
+            style = styles[label(point.values, varying)] = style_of(results, point.values, varying, i)
+            svg_theme.seeds(ax, t, values / series.divisor, style)
+        time_axis(ax, results, max(float(t[-1]) for _, _, (t, _) in rows))
         upright(ax, series)
-        panels.append(Panel(svg_theme.finish(figure, f"time-{series.name}", f"{series.title} over virtual time")))
+        panels.append(svg_theme.finish(figure, f"time-{series.name}", f"{series.title} over virtual time"))
     if not panels:
         return None
-    note = still(results, shown, points)
     reading = (
         "From left to right the run itself: levels should be steady, and return after every shaded span, in which "
         "something was broken."
     )
-    entries = tuple(legend.values()) if len(legend) > 1 or any(legend) else ()
-    return Picture("time", "Over time", reading, tuple(panels), entries, note)
+    legend, note = svg_theme.legend(styles), still(results, shown, points)
+    return Picture("time", "Over time", reading, tuple(panels), legend, note)
 
 
 def joined(point: Point, name: str) -> tuple[Numbers, Numbers] | None:
     """Time, and one row of values per seed, cut to the shortest and thinned."""
-    found = []
-    for run in point.runs:
-        t, values = dig(run, "series.t"), dig(run, f"series.{name}")
-        if t and values and not isinstance(values[0], list):
-            found.append((np.asarray(t, dtype=float), np.asarray(values, dtype=float)))
-    if not found:
-        return None
-    length = min(min(len(t), len(values)) for t, values in found)
+    pairs = ((dig(run, "series.t"), dig(run, f"series.{name}")) for run in point.runs)
+    found = [(t, values) for t, values in pairs if t and values]
+    length = min((min(len(t), len(values)) for t, values in found), default=0)
     if length < 2:
         return None
-    step = -(-length // MOST_SAMPLES)
-    rows = [blocks(values[:length], step) for _, values in found]
-    return blocks(found[0][0][:length], step), np.vstack(rows)
+    t, *rows = (blocks(each[:length], -(-length // MOST_SAMPLES)) for each in (found[0][0], *(row for _, row in found)))
+    return t, np.vstack(rows)
 
 
-def blocks(values: Numbers, step: int) -> Numbers:
+def blocks(values: Sequence[float | None] | Numbers, step: int) -> Numbers:
     """Means of every ``step`` values; a rest at the end is its own block.  What is unknown stays out of them."""
-    if step == 1:
-        return values
-    starts = np.arange(0, len(values), step)
-    known = np.isfinite(values)
-    sums = np.add.reduceat(np.where(known, values, 0.0), starts)
-    counts = np.add.reduceat(known.astype(float), starts)
-    means: Numbers = np.divide(sums, counts, out=np.full(len(starts), np.nan), where=counts > 0)
+    whole = np.full(-(-len(values) // step) * step, np.nan)
+    whole[: len(values)] = np.asarray(values, dtype=float)
+    means: Numbers = np.ma.masked_invalid(whole.reshape(-1, step)).mean(axis=1).filled(np.nan)
     return means
 
 
@@ -130,33 +113,24 @@ def time_axis(ax: Axes, results: Results, end: float, values: Mapping[str, Any] 
     scenario = results.scenario
     quiet_at = float(scenario.get("duration_s", end)) - float(scenario.get("quiet_s") or 0.0)
     for number, fault in enumerate((scenario.get("faults") or []) if same or values is not None else []):
-        prefix = f"faults.{number}."
-        swept = {key.removeprefix(prefix): value for key, value in (values or {}).items() if key.startswith(prefix)}
-        here = fault | swept
-        since = float(here.get("at_s", 60.0))
-        until = min(since + float(here.get("for_s", 60.0)), quiet_at, end)
+        here = fault | {key.removeprefix(f"faults.{number}."): value for key, value in (values or {}).items()}
+        since, lasts = float(here.get("at_s", 60.0)), float(here.get("for_s", 60.0))
+        until = min(since + lasts, quiet_at, end)
         if until > since:
-            svg_theme.shade(ax, since, until)
+            ax.axvspan(since, until, color=svg_theme.SHADE, linewidth=0, zorder=0)
     ax.set_xlim(0, end)
     if end >= 900:
-        step = next((s for s in (300, 600, 1200, 1800, 3600, 7200, 21600, 43200, 86400) if end / s <= 6), 86400.0)
-        svg_theme.fix(ax, "x", list(np.arange(0, end + 1, step)), minutes_of)
-        svg_theme.titles(ax, x="virtual minutes")
-        return
-    svg_theme.linear(ax, "x", ticks=6)
-    svg_theme.titles(ax, x="virtual seconds")
-
-
-def minutes_of(value: float, _position: object = None) -> str:
-    """Seconds as minutes."""
-    return f"{value / 60:g}"
+        step = next((s for s in (300, 600, 1200, 1800, 3600, 7200, 21600, 43200) if end / s <= 6), 86400)
+        svg_theme.place(ax, "x", MultipleLocator(step), lambda seconds, _: f"{seconds / 60:g}")
+    else:
+        svg_theme.linear(ax, "x", ticks=6)
+    svg_theme.titles(ax, x="virtual minutes" if end >= 900 else "virtual seconds")
 
 
 def upright(ax: Axes, series: Series) -> None:
     """The y axis of a course: from nought, shares up to one."""
     if series.share:
-        ax.set_ylim(0, 1.06)
-        svg_theme.linear(ax, "y", formatter=svg_theme.percent_of)
+        svg_theme.shares(ax)
     else:
         ax.set_ylim(0, max(ax.get_ylim()[1], 1e-9))
         svg_theme.linear(ax, "y")
@@ -170,79 +144,63 @@ def partition(results: Results) -> Picture | None:
         return None
     panels: list[Panel] = []
     for point in thinned(points, 4):
-        run = next(run for run in point.runs if dig(run, "series.sides"))
-        t = np.asarray(run["series"]["t"], dtype=float)
-        sides = np.asarray([[np.nan if v is None else v for v in pair] for pair in run["series"]["sides"]], dtype=float)
-        success = dig(run, "series.success")
-        figure, axes = svg_theme.sheet(3.6 if success else 2.3, rows=2 if success else 1)
-        length = min(len(t), len(sides))
-        for i in range(2):
-            svg_theme.curve(axes[0], t[:length], sides[:length, i], Style(i))
-        if success:
-            values = np.asarray([np.nan if v is None else v for v in success], dtype=float)
-            svg_theme.curve(axes[1], t[: len(values)], values[: len(t)], Style(2))
+        series = next(run["series"] for run in point.runs if dig(run, "series.sides"))
+        t = np.asarray(series["t"], dtype=float)
+        sides, success = (np.asarray(series.get(name) or [], dtype=float) for name in ("sides", "success"))
+        figure, axes = svg_theme.sheet(3.6, rows=2) if len(success) else svg_theme.sheet(2.3)
+        for i, side in enumerate(sides.T):
+            svg_theme.curve(axes[0], t[: len(side)], side[: len(t)], Style(i))
+        svg_theme.curve(axes[-1], t[: len(success)], success[: len(t)], Style(2))
         for ax, title in zip(axes, ("nodes seen", "success of the jobs that ended"), strict=False):
             time_axis(ax, results, float(t[-1]), point.values)
             upright(ax, Series("", title, share=True))
-        for ax in axes[:-1]:
-            ax.set_xlabel("")
+            ax.label_outer()
         words = label(point.values, results.keys)
-        panels.append(Panel(svg_theme.finish(figure, f"partition-{len(panels)}", f"Partition {words}"), words))
+        panels.append(svg_theme.finish(figure, f"partition-{len(panels)}", f"Partition {words}", words))
     reading = (
         "While the network is cut (shaded) each node should lose sight of the other side only; after it the views "
         "become whole again, and success holds on both sides throughout."
     )
-    legend = [Legend("own side", Style(0)), Legend("other side", Style(1))]
-    if any(dig(run, "series.success") for point in points for run in point.runs):
-        legend.append(Legend("success", Style(2)))
-    return Picture("partition", "A partition and its end", reading, tuple(panels), tuple(legend))
+    jobs = any(dig(run, "series.success") for point in points for run in point.runs)
+    styles = {"own side": Style(0), "other side": Style(1)} | ({"success": Style(2)} if jobs else {})
+    return Picture("partition", "A partition and its end", reading, tuple(panels), svg_theme.legend(styles))
 
 
 def herding(results: Results) -> Picture | None:
     """The load of nodes over time, one map per policy, all on one scale."""
     everywhere = results.where("heat.values")
     points = chosen(results, everywhere, MOST_MAPS)
-    varying = [key for key in results.keys if len(results.values_of(key, points)) > 1]
-    maps = []
-    for point in points:
-        run = next(run for run in point.runs if dig(run, "heat.values"))
-        maps.append((label(point.values, varying), run.get("seed"), run["heat"], cells(run["heat"])))
-    if not maps:
+    if not points:
         return None
-    everything = np.concatenate([values.ravel() for _, _, _, values in maps])
+    varying = results.varying(points)
+    seeds = [next(run for run in point.runs if dig(run, "heat.values")) for point in points]
+    maps = [cells(run["heat"]) for run in seeds]
+    known = np.concatenate([values[np.isfinite(values)] for values in maps])
     # A few long queues must not make all the rest dark.
-    top = float(np.clip(np.nanpercentile(everything, 99.5) if np.isfinite(everything).any() else 1.0, 1.0, 4.0))
+    top = float(np.clip(np.percentile(known, 99.5), 1.0, 4.0)) if len(known) else 1.0
+    colours = mpl.colormaps[COLOURS]
     panels: list[Panel] = []
-    for words, _, heat, values in maps:
+    for point, run, values in zip(points, seeds, maps, strict=True):
         figure, (ax,) = svg_theme.sheet(2.7)
-        t = heat.get("t") or [0.0, 1.0]
+        t = run["heat"].get("t") or [0.0, 1.0]
         ax.grid(visible=False)
         span = (float(t[0]), max(float(t[-1]), float(t[0]) + 1e-3), 0.0, float(len(values)))
-        colours = mpl.colormaps[COLOURS]
         ax.imshow(
             values, aspect="auto", interpolation="none", cmap=colours, vmin=0, vmax=top, extent=span, origin="lower"
         )
         svg_theme.linear(ax, "x", ticks=6)
         svg_theme.linear(ax, "y", ticks=4)
         svg_theme.titles(ax, y=f"node (of {len(values)} shown)", x="virtual seconds")
-        panels.append(
-            Panel(svg_theme.finish(figure, f"heat-{len(panels)}", f"Load of nodes over time, {words}"), words)
-        )
+        words = label(point.values, varying)
+        panels.append(svg_theme.finish(figure, f"heat-{len(panels)}", f"Load of nodes over time, {words}", words))
     reading = (
         "Every row is a node, every column a moment, bright is busy: an even surface is a shared load, bright "
         "streaks that wander from row to row are a herd."
     )
-    ramp = tuple(to_hex(mpl.colormaps[COLOURS](x)) for x in np.linspace(0, 1, 9))
-    note = f"Seed {maps[0][1]}. {still(results, points, everywhere)}".strip()
-    return Picture(
-        "heat",
-        "Who carries the load",
-        reading,
-        tuple(panels),
-        (),
-        note,
-        scale=("idle", f"{100 * top:.0f} % of the places taken or waited for", ramp),
-    )
+    ramp = tuple(to_hex(colours(x)) for x in np.linspace(0, 1, 9))
+    scale = ("idle", f"{100 * top:.0f} % of the places taken or waited for", ramp)
+    note = f"Seed {seeds[0].get('seed')}. {still(results, points, everywhere)}".strip()
+    return Picture("heat", "Who carries the load", reading, tuple(panels), note=note, scale=scale)
 
 
 def chosen(results: Results, points: Sequence[Point], most: int) -> list[Point]:
@@ -264,10 +222,6 @@ def still(results: Results, shown: Sequence[Point], points: Sequence[Point]) -> 
 
 def cells(heat: dict[str, Any]) -> Numbers:
     """Rows are nodes, columns are times, few enough to be seen; dead nodes are blank."""
-    rows = [[np.nan if value is None else value for value in row] for row in heat["values"]]
-    values = np.atleast_2d(np.asarray(rows, dtype=float))
-    names, t = heat.get("rows") or [], heat.get("t") or []
-    if len(values) != len(names) and len(values) == len(t):
-        values = values.T
+    values = np.atleast_2d(np.asarray(heat["values"], dtype=float))
     step = -(-values.shape[1] // MOST_COLUMNS)
     return np.vstack([blocks(row, step) for row in values])
