@@ -167,7 +167,7 @@ def scenario_hash(scenario: Scenario) -> str:
 
 def commit() -> str:
     """The commit of the checkout that runs, ``-dirty`` if tracked files were changed; else the version."""
-    root = next((folder for folder in Path(__file__).resolve().parents[1:4] if (folder / ".git").exists()), None)
+    root = next((folder for folder in Path(__file__).resolve().parents[2:5] if (folder / ".git").exists()), None)
     if root is None:
         return __version__
     try:

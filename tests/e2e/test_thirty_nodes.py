@@ -95,7 +95,7 @@ def strangers(members: list[RealNode]) -> list[RealNode]:
     """Who keeps nothing about the provider for the DHT (which does not look into the view) and has to ask somebody."""
     key = model_key(RARE.fingerprint)
     now = trio.current_time()
-    return [member for member in members if not member.machine.dht.shelf.get(key, now)]
+    return [member for member in members if not member.machine.dht.records.get(key, now)]
 
 
 async def test_a_provider_is_looked_up_although_a_third_of_the_network_died() -> None:

@@ -143,7 +143,7 @@ KINDS = (
 PROGRAM = f"""
 import hashlib
 from simulations.scenario import Model, Models, Scenario, Topology, Workload
-from simulations.workload import arrivals
+from simulations.workload.workload import arrivals
 from simulations.sim.machines import machine
 from simulations.sim.capacity import capacity
 from simulations.sim.topology import latencies
