@@ -77,13 +77,13 @@ def _armed(attack: Attack, when: tuple[float, float]) -> type[Attacker]:
     return type(kind.__name__, (kind,), {"attack": attack, "window": when, "__module__": kind.__module__})
 
 
-def prepare(world: Cluster) -> Damage | None:
+def prepare(cluster: Cluster) -> Damage | None:
     """Schedule what attackers do, and the looks at what comes of it."""
-    if not world.scenario.attacks:
+    if not cluster.scenario.attacks:
         return None
-    for peer in list(world.peers):
+    for peer in list(cluster.peers):
         if isinstance(peer, Attacker):
-            peer.enlist(world)
-    damage = Damage(world, [window(world.scenario, attack) for attack in world.scenario.attacks])
+            peer.enlist(cluster)
+    damage = Damage(cluster, [window(cluster.scenario, attack) for attack in cluster.scenario.attacks])
     damage.prepare()
     return damage

@@ -31,29 +31,29 @@ _BEFORE: Final = 1e-3
 class Damage:
     """See the module's docstring."""
 
-    def __init__(self, world: Cluster, windows: list[tuple[float, float]]) -> None:
-        self.world = world
+    def __init__(self, cluster: Cluster, windows: list[tuple[float, float]]) -> None:
+        self.cluster = cluster
         self.from_s = min(begin for begin, _ in windows)
-        self.until_s = min(world.scenario.duration_s, max(end for _, end in windows))
+        self.until_s = min(cluster.scenario.duration_s, max(end for _, end in windows))
         self._before: dict[int, tuple[int, int, float]] = {}
         self._rates: list[tuple[float, float, float]] = []
         self._looks: dict[str, float] = {}
 
     def prepare(self) -> None:
         """Schedule the looks."""
-        loop, begins = self.world.loop, max(self.from_s, self.world.scenario.warmup_s)
+        loop, begins = self.cluster.loop, max(self.from_s, self.cluster.scenario.warmup_s)
         loop.at(max(0.0, min(begins, self.until_s - 2 * _BEFORE)), self._begin)
         loop.at(max(0.0, self.until_s - _BEFORE), self._look)
 
     def _honest(self) -> list[SimNode]:
-        return [peer for peer in self.world.peers if peer.honest and peer.up]
+        return [peer for peer in self.cluster.peers if peer.honest and peer.up]
 
     def _begin(self) -> None:
-        self._began = self.world.loop.now
+        self._began = self.cluster.loop.now
         self._before = {peer.index: (peer.bytes_up, peer.gossip_bytes, peer.cpu_s) for peer in self._honest()}
 
     def _look(self) -> None:
-        honest, span = self._honest(), self.world.loop.now - self._began
+        honest, span = self._honest(), self.cluster.loop.now - self._began
         for peer in honest:
             before = self._before.get(peer.index)
             if before is not None and span > 0:
@@ -64,7 +64,7 @@ class Damage:
         self._look_at_neighbours(honest)
 
     def _look_at_views(self, honest: list[SimNode]) -> None:
-        by_peer = self.world.by_peer
+        by_peer = self.cluster.by_peer
         records = bad = 0
         shares: list[float] = []
         for peer in honest:
@@ -74,7 +74,7 @@ class Damage:
             shares.append(among / len(others) if others else 0.0)
         self._looks["bad_in_views"] = bad / records if records else 0.0
         self._looks["bad_in_views_max"] = max(shares, default=0.0)
-        die = rng_stream(self.world.seed, "damage")
+        die = rng_stream(self.cluster.seed, "damage")
         found: dict[bytes, Envelope] = {}
         for peer in die.sample(honest, min(_SEARCHED, len(honest))):
             for record in peer.node.view.records()[1:]:
@@ -84,7 +84,7 @@ class Damage:
         self._looks["forged_in_views"] = sum(not _holds(envelope) for envelope in found.values())
 
     def _look_at_neighbours(self, honest: list[SimNode]) -> None:
-        by_peer = self.world.by_peer
+        by_peer = self.cluster.by_peer
         shares = []
         for peer in honest:
             standing = peer.node.overlay.standing()
@@ -97,7 +97,7 @@ class Damage:
 
     def metrics(self) -> dict[str, Any]:
         """Everything that only a run with attackers has."""
-        job_log, peers = self.world.job_log, self.world.peers
+        job_log, peers = self.cluster.job_log, self.cluster.peers
         found: dict[str, Any] = {name: rounded(value) for name, value in self._looks.items()}
         found |= self._jobs()
         honest = sum(peer.honest for peer in peers)
@@ -112,7 +112,7 @@ class Damage:
         return found
 
     def _jobs(self) -> dict[str, Any]:
-        job_log, peers = self.world.job_log, self.world.peers
+        job_log, peers = self.cluster.job_log, self.cluster.peers
         log = [(at, not peers[index].honest) for at, index in job_log.attempt_log if self.from_s <= at < self.until_s]
         notes = [note for note in job_log.measured if self.from_s <= note.asked_at < self.until_s]
         wrong = sum(note.wrong and note.end == "completed" for note in notes)

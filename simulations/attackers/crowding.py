@@ -37,16 +37,16 @@ class Sybil(Attacker):
         mine = address if address.startswith(f"{_NET}.") else address_in(index, 0)
         super().__init__(index, key, mine, *args, **named)
 
-    def enlist(self, world: Cluster) -> None:
-        super().enlist(world)
+    def enlist(self, cluster: Cluster) -> None:
+        super().enlist(cluster)
         for number in range(1, self.attack.identities):
-            twin = world.add(len(world.peers), address_in(self.index, number), of=self)
+            twin = cluster.add(len(cluster.peers), address_in(self.index, number), of=self)
             assert isinstance(twin, Sybil), "an identity is of its machine's kind"
-            Attacker.enlist(twin, world)
-            joins = world.scenario.topology.join_s * self.die.random()
-            world.loop.at(max(self.window[0], joins), world.start, twin)
-            if self.window[1] < world.scenario.duration_s:
-                world.loop.at(self.window[1], twin.leave)
+            Attacker.enlist(twin, cluster)
+            joins = cluster.scenario.topology.join_s * self.die.random()
+            cluster.loop.at(max(self.window[0], joins), cluster.start, twin)
+            if self.window[1] < cluster.scenario.duration_s:
+                cluster.loop.at(self.window[1], twin.leave)
 
     def make_advert(self) -> Advert:
         advert = super().make_advert()

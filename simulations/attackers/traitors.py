@@ -60,11 +60,11 @@ class Whitewasher(Attacker):
             self._wash()
 
     def _wash(self) -> None:
-        world = self.cluster
-        assert world is not None, "who acts is enlisted"
+        cluster = self.cluster
+        assert cluster is not None, "who acts is enlisted"
         self.stop(silently=False, forgets=True)
-        again = world.add(len(world.peers), self.address, of=self)
+        again = cluster.add(len(cluster.peers), self.address, of=self)
         assert isinstance(again, Whitewasher), "an identity is of its machine's kind"
         again.lives = self.lives + 1
-        again.enlist(world)
-        self.loop.at(self.loop.now + WASH_S, world.start, again)
+        again.enlist(cluster)
+        self.loop.at(self.loop.now + WASH_S, cluster.start, again)

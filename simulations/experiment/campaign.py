@@ -21,7 +21,7 @@ from simulations.experiment import compare, results, tables
 from simulations.experiment.loading import Loaded
 from simulations.experiment.overrides import ScenarioError
 from simulations.experiment.progress import shown_on
-from simulations.experiment.run_pool import WORLD, Made, Planned, RunPool, plan
+from simulations.experiment.run_pool import ENTRY_POINT, Made, Planned, RunPool, plan
 from simulations.workload.traces import NAMES as TRACES
 from simulations.workload.traces import what_is_made
 
@@ -43,7 +43,7 @@ class Campaign:
     update_baseline: bool = False
     report: bool = True
     as_json: bool = False
-    world: str = WORLD
+    entry_point: str = ENTRY_POINT
 
     def all(self, loaded: Sequence[Loaded]) -> int:
         """Everything; the exit code."""
@@ -89,7 +89,7 @@ class Campaign:
     def _make(self, planned: list[Planned]) -> tuple[list[Made], bool]:
         talk = tables.console(sys.stderr)
         with shown_on(talk, planned) as audience:
-            runs = RunPool(planned, self.jobs, audience, self.world)
+            runs = RunPool(planned, self.jobs, audience, self.entry_point)
             return runs.all(), runs.interrupted
 
     def _finish(self, document: dict[str, Any], timing: dict[str, Any], interrupted: bool) -> int:

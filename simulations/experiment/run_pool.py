@@ -33,7 +33,7 @@ from simulations.run import RunProgress
 from simulations.scenario import Scenario
 
 #: ``module:function`` that runs one scenario with one seed.
-WORLD: Final = "simulations.run:run"
+ENTRY_POINT: Final = "simulations.run:run"
 #: Seconds between two words of a child about how far it is, and between two looks at the children.
 WORD_S: Final = 0.2
 #: A child of which nothing was heard this long after it ended has nothing to say.
@@ -131,14 +131,14 @@ def toml_text(value: Any) -> str:
 # --- in the child ----------------------------------------------------------------------------------------------------
 
 
-def one_run(planned: Planned, world: str = WORLD, progress: RunProgress | None = None) -> Made:
+def one_run(planned: Planned, entry_point: str = ENTRY_POINT, progress: RunProgress | None = None) -> Made:
     """Make a run here and now.  What it raises becomes its ``error``."""
     wall, cpu = time.perf_counter(), time.process_time()
     end_s = end_cpu_s = 0.0
     entry = _blank(planned)
     trace = ""
     try:
-        module, _, function = world.partition(":")
+        module, _, function = entry_point.partition(":")
         run = getattr(importlib.import_module(module), function)
         outcome = run(planned.scenario, planned.seed, progress, planned.until)
         entry |= {name: getattr(outcome, name) for name in entry if hasattr(outcome, name)}
@@ -191,7 +191,7 @@ def _timing(planned: Planned, entry: dict[str, Any], wall: float, cpu: float, sp
     }
 
 
-def _child(planned: Planned, world: str, pipe: Connection, stop: Any) -> None:
+def _child(planned: Planned, entry_point: str, pipe: Connection, stop: Any) -> None:
     """The whole life of a child.  ctrl-C reaches it with its parent, who will say what it means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -209,7 +209,7 @@ def _child(planned: Planned, world: str, pipe: Connection, stop: Any) -> None:
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()
-    made = one_run(planned, world, progress)
+    made = one_run(planned, entry_point, progress)
     over.set()
     teller.join()
     with suppress(OSError):
@@ -238,7 +238,7 @@ class RunPool:
     planned: Sequence[Planned]
     jobs: int
     audience: Audience
-    world: str = WORLD
+    entry_point: str = ENTRY_POINT
     made: dict[int, Made] = field(default_factory=dict)
     #: How often the user said stop.
     stops: int = 0
@@ -272,7 +272,7 @@ class RunPool:
         while self._waiting and len(self._running) < self.jobs and not self.stops:
             index = self._waiting.pop(0)
             here, there = context.Pipe(duplex=False)
-            arguments = (self.planned[index], self.world, there, stop)
+            arguments = (self.planned[index], self.entry_point, there, stop)
             process = context.Process(target=_child, args=arguments, daemon=True)
             # It ignores ctrl-C from its first instruction, not only once it has got so far.
             with _handled(signal.SIG_IGN, signal.SIGINT):
@@ -333,7 +333,7 @@ class RunPool:
                 self.audience.begins(index, each)
                 self._word = RunProgress()
                 with suppress(KeyboardInterrupt):  # the second
-                    self.made[index] = one_run(each, self.world, self._word)
+                    self.made[index] = one_run(each, self.entry_point, self._word)
                 self._word = None  # what is said of it is not to be broken off
                 self.audience.ends(index, self.made.get(index))
         return list(self.made.values())

@@ -35,24 +35,24 @@ from simulations.sim.node import SimNode
 GOODBYE_S: Final = 1.0
 
 
-def prepare(world: Cluster) -> None:
+def prepare(cluster: Cluster) -> None:
     """Schedule the comings and goings."""
-    ChurnProcess(world).prepare()
+    ChurnProcess(cluster).prepare()
 
 
-def quiet_at(world: Cluster) -> float:
+def quiet_at(cluster: Cluster) -> float:
     """When the quiet phase begins; the end of the run if there is none."""
-    return world.scenario.duration_s - world.scenario.quiet_s
+    return cluster.scenario.duration_s - cluster.scenario.quiet_s
 
 
 class ChurnProcess:
     """See the module's docstring."""
 
-    def __init__(self, world: Cluster) -> None:
-        self.world = world
-        self.loop = world.loop
-        self.churn: Churn = world.scenario.churn
-        end = quiet_at(world)
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.loop = cluster.loop
+        self.churn: Churn = cluster.scenario.churn
+        end = quiet_at(cluster)
         self.until = min(end, self.churn.until_s) if self.churn.until_s else end
         self._away: dict[int, SimNode] = {}
 
@@ -60,19 +60,19 @@ class ChurnProcess:
         """Everybody's first session, and the newcomers."""
         churn = self.churn
         if churn.newcomers_per_s:
-            self._next_newcomer(len(self.world.peers), churn.from_s)
+            self._next_newcomer(len(self.cluster.peers), churn.from_s)
         if churn.crowd_factor:
             self.loop.at(churn.crowd_at_s, self._crowd)
         if churn.model == "none":
             return
-        for peer in self.world.peers:
+        for peer in self.cluster.peers:
             self._begin(peer)
         self.loop.at(self.until, self._all_back)
 
     # --- newcomers -----------------------------------------------------------------------------------------------
 
     def _next_newcomer(self, number: int, after: float) -> None:
-        gap = rng_stream(self.world.seed, "newcomer", number).expovariate(self.churn.newcomers_per_s)
+        gap = rng_stream(self.cluster.seed, "newcomer", number).expovariate(self.churn.newcomers_per_s)
         if after + gap < self.until:
             self.loop.at(after + gap, self._newcomer, number, after + gap)
 
@@ -81,22 +81,22 @@ class ChurnProcess:
         self._next_newcomer(number + 1, at)
 
     def _crowd(self) -> None:
-        count = round(self.churn.crowd_factor * len(self.world.peers))
+        count = round(self.churn.crowd_factor * len(self.cluster.peers))
         for number in range(count):
             self.loop.at(self.loop.now + self.churn.crowd_over_s * number / count, self._join)
 
     def _join(self) -> None:
-        peer = self.world.add(len(self.world.peers))
-        self.world.start(peer)
+        peer = self.cluster.add(len(self.cluster.peers))
+        self.cluster.start(peer)
         if self.churn.model != "none":
             self._begin(peer)
 
     # --- sessions ------------------------------------------------------------------------------------------------
 
     def _begin(self, peer: SimNode) -> None:
-        if self.churn.spare_seeds and peer.index < self.world.scenario.topology.seeds:
+        if self.churn.spare_seeds and peer.index < self.cluster.scenario.topology.seeds:
             return
-        die = rng_stream(self.world.seed, "session", peer.index)
+        die = rng_stream(self.cluster.seed, "session", peer.index)
         if self.churn.model == "bimodal" and die.random() < self.churn.stable:
             return
         start = max(self.churn.from_s, self.loop.now)
@@ -108,14 +108,14 @@ class ChurnProcess:
             self.loop.at(end, self._go, peer, number)
 
     def _session_s(self, peer: SimNode, number: int) -> float:
-        die, churn = rng_stream(self.world.seed, f"session-{number}", peer.index), self.churn
+        die, churn = rng_stream(self.cluster.seed, f"session-{number}", peer.index), self.churn
         if churn.model == "weibull":
             scale = churn.mean_session_s / math.gamma(1 + 1 / churn.shape)
             return die.weibullvariate(scale, churn.shape)
         return die.expovariate(1 / churn.mean_session_s)
 
     def _go(self, peer: SimNode, number: int) -> None:
-        die, churn = rng_stream(self.world.seed, f"way-{number}", peer.index), self.churn
+        die, churn = rng_stream(self.cluster.seed, f"way-{number}", peer.index), self.churn
         crashes, forgets = die.random() < churn.crash_share, die.random() < churn.amnesia
         off = die.expovariate(1 / churn.mean_off_s)
         if crashes:
@@ -143,4 +143,4 @@ class ChurnProcess:
     def _start(self, peer: SimNode) -> None:
         if not peer.held:
             # Whoever is just saying goodbye has to have gone before.
-            self.loop.at(self.loop.now + (GOODBYE_S if peer.up else 0.0), self.world.start, peer)
+            self.loop.at(self.loop.now + (GOODBYE_S if peer.up else 0.0), self.cluster.start, peer)

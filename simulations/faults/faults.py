@@ -43,8 +43,8 @@ Detour = Callable[["Endpoint", "Endpoint"], float]
 class NetworkConditions:
     """What all faults together do to the network."""
 
-    def __init__(self, world: Cluster) -> None:
-        self._network = world.network
+    def __init__(self, cluster: Cluster) -> None:
+        self._network = cluster.network
         self._cuts: dict[object, Cut] = {}
         self._detours: dict[object, Detour] = {}
         self._caps: dict[SimNode, dict[object, float]] = {}
@@ -93,22 +93,22 @@ class ActiveFault:
     #: What ``amount`` is if the scenario does not say.
     AMOUNT: ClassVar[float] = 0.0
 
-    def __init__(self, world: Cluster, conditions: NetworkConditions, fault: Fault, number: int) -> None:
-        self.world = world
+    def __init__(self, cluster: Cluster, conditions: NetworkConditions, fault: Fault, number: int) -> None:
+        self.cluster = cluster
         self.conditions = conditions
         self.fault = fault
-        self.loop = world.loop
+        self.loop = cluster.loop
         self.amount = fault.amount or self.AMOUNT
-        self.die = rng_stream(world.seed, "fault", number)
+        self.die = rng_stream(cluster.seed, "fault", number)
         self.number = number
         self.hit: list[SimNode] = []
 
     def choose(self) -> list[SimNode]:
         """Whom it hits."""
-        peers, fault = self.world.peers, self.fault
+        peers, fault = self.cluster.peers, self.fault
         if fault.nodes:
             return [peers[index] for index in fault.nodes if index < len(peers)]
-        alive = self.world.alive
+        alive = self.cluster.alive
         return self.die.sample(alive, min(len(alive), max(1, round(fault.share * len(alive)))))
 
     def prepare(self) -> None:
@@ -148,7 +148,7 @@ class Crash(ActiveFault):
     def mend(self, peer: SimNode) -> None:
         peer.held -= 1
         if not peer.held:
-            self.world.start(peer)
+            self.cluster.start(peer)
 
 
 class CrashForget(Crash):
@@ -174,14 +174,14 @@ class Leave(Crash):
         peer.held -= 1
         if not peer.held:
             # Whoever is just saying goodbye has to have gone before.
-            self.loop.at(self.loop.now + (1.0 if peer.up else 0.0), self.world.start, peer)
+            self.loop.at(self.loop.now + (1.0 if peer.up else 0.0), self.cluster.start, peer)
 
 
 class SeedsDown(Crash):
     """No field but the times counts: all nodes that everybody knows from the start are gone."""
 
     def choose(self) -> list[SimNode]:
-        return self.world.peers[: self.world.scenario.topology.seeds]
+        return self.cluster.peers[: self.cluster.scenario.topology.seeds]
 
 
 class Freeze(ActiveFault):
@@ -196,7 +196,7 @@ class Freeze(ActiveFault):
         self.conditions.cut(self, lambda a, b: a.index in frozen or b.index in frozen)
 
     def strike(self, peer: SimNode) -> None:
-        peer.hindered_until = peer.cpu_until = max(peer.cpu_until, until(self.world, self.fault))
+        peer.hindered_until = peer.cpu_until = max(peer.cpu_until, until(self.cluster, self.fault))
 
     def end(self) -> None:
         self.conditions.clear(self)
@@ -209,7 +209,7 @@ class SlowCpu(ActiveFault):
 
     def strike(self, peer: SimNode) -> None:
         peer.slowness *= self.amount
-        peer.hindered_until = max(peer.hindered_until, until(self.world, self.fault))
+        peer.hindered_until = max(peer.hindered_until, until(self.cluster, self.fault))
 
     def mend(self, peer: SimNode) -> None:
         peer.slowness /= self.amount
@@ -255,13 +255,13 @@ class Partition(ActiveFault):
     def prepare(self) -> None:
         """Who will be where: known before, so that the sides can be watched from the start."""
         self._sides: dict[int, int] = {}
-        order = list(self.world.peers)
+        order = list(self.cluster.peers)
         self.die.shuffle(order)
         bridges = int(self.amount)
         for place, peer in enumerate(order):
             bridge = place < bridges
             self._sides[peer.index] = -1 if bridge else self._side(peer, (place + 0.5) / len(order))
-        self.world.side_of = self.world.side_of or self.side
+        self.cluster.side_of = self.cluster.side_of or self.side
 
     def begin(self) -> None:
         self.conditions.cut(self, self._cut)
@@ -273,7 +273,7 @@ class Partition(ActiveFault):
         """0, 1, ..., or -1 of a bridge; whoever joins meanwhile is put somewhere, too."""
         known = self._sides.get(peer.index)
         if known is None:
-            draw = rng_stream(self.world.seed, f"side-{self.number}", peer.index).random()
+            draw = rng_stream(self.cluster.seed, f"side-{self.number}", peer.index).random()
             known = self._sides[peer.index] = self._side(peer, draw)
         return known
 
@@ -328,10 +328,10 @@ class Loss(ActiveFault):
     AMOUNT = LOSS
 
     def begin(self) -> None:
-        self.world.network.loss += self.amount
+        self.cluster.network.loss += self.amount
 
     def end(self) -> None:
-        self.world.network.loss = max(0.0, self.world.network.loss - self.amount)
+        self.cluster.network.loss = max(0.0, self.cluster.network.loss - self.amount)
 
 
 class Drop(ActiveFault):
@@ -340,10 +340,10 @@ class Drop(ActiveFault):
     AMOUNT = LOSS
 
     def begin(self) -> None:
-        self.world.network.drop += self.amount
+        self.cluster.network.drop += self.amount
 
     def end(self) -> None:
-        self.world.network.drop = max(0.0, self.world.network.drop - self.amount)
+        self.cluster.network.drop = max(0.0, self.cluster.network.drop - self.amount)
 
 
 class LatencySpike(ActiveFault):
@@ -432,21 +432,21 @@ KINDS: Final[dict[str, type[ActiveFault]]] = {
 }
 
 
-def prepare(world: Cluster, faults: tuple[Fault, ...]) -> None:
+def prepare(cluster: Cluster, faults: tuple[Fault, ...]) -> None:
     """Schedule the faults of the scenario, and those of chaos.  Raises ``ValueError`` where one makes no sense."""
-    scenario, conditions = world.scenario, NetworkConditions(world)
+    scenario, conditions = cluster.scenario, NetworkConditions(cluster)
     for number, fault in enumerate(faults):
         kind = KINDS.get(fault.kind)
         if kind is None:
             raise ValueError(f"no fault {fault.kind!r}; there are {', '.join(KINDS)}")
-        if scenario.quiet_s and fault.at_s >= quiet_at(world):
+        if scenario.quiet_s and fault.at_s >= quiet_at(cluster):
             raise ValueError(f"the fault {fault.kind} at {fault.at_s:g} s is in the quiet phase")
-        breakage = kind(world, conditions, fault, number)
+        breakage = kind(cluster, conditions, fault, number)
         breakage.prepare()
-        world.loop.at(fault.at_s, breakage.begin)
-        world.loop.at(until(world, fault), breakage.end)
+        cluster.loop.at(fault.at_s, breakage.begin)
+        cluster.loop.at(until(cluster, fault), breakage.end)
 
 
-def until(world: Cluster, fault: Fault) -> float:
+def until(cluster: Cluster, fault: Fault) -> float:
     """When a fault ends."""
-    return min(fault.at_s + fault.for_s, quiet_at(world)) if world.scenario.quiet_s else fault.at_s + fault.for_s
+    return min(fault.at_s + fault.for_s, quiet_at(cluster)) if cluster.scenario.quiet_s else fault.at_s + fault.for_s

@@ -35,27 +35,27 @@ LAPSE_S: Final = 10.0
 class Convergence:
     """See the module's docstring."""
 
-    def __init__(self, world: Cluster) -> None:
-        self.world = world
-        scenario = world.scenario
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        scenario = cluster.scenario
         self.start = scenario.duration_s - scenario.quiet_s
         self.due = self.start + scenario.measure.liveness_s
         #: Since when it has been whole, and when it was so last.
         self.healed_at: float | None = None
         self._whole_at = 0.0
-        self._die = rng_stream(world.seed, "healing")
+        self._die = rng_stream(cluster.seed, "healing")
 
     def prepare(self) -> None:
         """Nothing is demanded without a quiet phase; files with one that is too short are refused (``validation``)."""
-        if self.world.scenario.quiet_s and self.due <= self.world.scenario.duration_s:
-            self.world.loop.at(self.start + EVERY_S, self._look)
+        if self.cluster.scenario.quiet_s and self.due <= self.cluster.scenario.duration_s:
+            self.cluster.loop.at(self.start + EVERY_S, self._look)
 
     def metrics(self) -> dict[str, Any]:
         """How long it took."""
         return {} if self.healed_at is None else {"heal_s": round(self.healed_at - self.start, 3)}
 
     def _look(self) -> None:
-        now = self.world.loop.now
+        now = self.cluster.loop.now
         wrong = self.wrong()
         if not wrong:
             self.healed_at = now if self.healed_at is None else self.healed_at
@@ -65,18 +65,18 @@ class Convergence:
         if self.healed_at is None and now >= self.due:
             raise Breach("I9", now, f"{now - self.start:.0f} s after the last fault {wrong}")
         if now < self.due:
-            self.world.loop.at(min(self.due, now + (EVERY_S if wrong else WHOLE_EVERY_S)), self._look)
+            self.cluster.loop.at(min(self.due, now + (EVERY_S if wrong else WHOLE_EVERY_S)), self._look)
 
     def wrong(self) -> str:
         """What is not as it should be, or nothing."""
-        alive = [peer for peer in self.world.alive if peer.honest]
+        alive = [peer for peer in self.cluster.alive if peer.honest]
         if len(alive) < 2:
             return ""
         islands = islands_of(alive)
         if islands > 1:
             return f"the links between honest nodes make {islands} islands"
         viewers = alive if len(alive) <= VIEWERS else self._die.sample(alive, VIEWERS)
-        room = min(len(alive) - 1, self.world.scenario.node.gossip.view_size)
+        room = min(len(alive) - 1, self.cluster.scenario.node.gossip.view_size)
         wanted, known, example = room * len(viewers), 0, ""
         for viewer in viewers:
             fresh = 0
@@ -95,7 +95,7 @@ class Convergence:
             return "no advert"
         if record.state not in ("alive", "suspect"):
             return f"the belief that it is {record.state}"
-        return _old(record, other, self.world.loop.now)
+        return _old(record, other, self.cluster.loop.now)
 
 
 def _old(record: PeerRecord, author: SimNode, now: float) -> str:

@@ -56,13 +56,13 @@ SECRETS: Final = frozenset({"output_tokens", "truth"})
 class Invariants:
     """The checks of one run."""
 
-    def __init__(self, world: Cluster) -> None:
-        self.world = world
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
         self.made = 0
-        self.healing = Convergence(world)
+        self.healing = Convergence(cluster)
         self._now = 0.0
         self._judged = 0
-        self._die = rng_stream(world.seed, "invariants")
+        self._die = rng_stream(cluster.seed, "invariants")
         #: The newest version that a life of a node has shown, by author and kind.
         self._versions: dict[tuple[int, int], dict[tuple[bytes, int], tuple[int, int]]] = {}
         #: Since when an attempt has been working for nobody.
@@ -71,14 +71,14 @@ class Invariants:
     def prepare(self) -> None:
         """Schedule what is not looked at every second."""
         self._boundary()
-        every = self.world.scenario.measure.invariants_every_s
+        every = self.cluster.scenario.measure.invariants_every_s
         if every:
-            self.world.loop.at(every, self._states, every)
+            self.cluster.loop.at(every, self._states, every)
         self.healing.prepare()
 
     def look(self) -> None:
         """What can be seen cheaply."""
-        job_log, now = self.world.job_log, self.world.loop.now
+        job_log, now = self.cluster.job_log, self.cluster.loop.now
         self.made += 1
         if job_log.violations:
             what = job_log.violations[0]
@@ -103,34 +103,34 @@ class Invariants:
     def whole(self) -> None:
         """Everything that looks at states, now."""
         self.conserved()
-        asked = self.world.scenario.node.cascade.asked
-        for note in self.world.job_log.open.values():
+        asked = self.cluster.scenario.node.cascade.asked
+        for note in self.cluster.job_log.open.values():
             if note.attempts > asked:
                 self._breach("I11", f"job {note.number} was brought to {note.attempts} workers")
-        for peer in self.world.peers:
+        for peer in self.cluster.peers:
             if peer.up:
                 self.engine(peer)
                 self.bounded(peer)
                 self.bans(peer)
-        alive = self.world.alive
+        alive = self.cluster.alive
         for peer in self._die.sample(alive, min(VIEWS, len(alive))):
             self.statements(peer)
 
     def _states(self, every: float) -> None:
         self.whole()
-        self.world.loop.at(self.world.loop.now + every, self._states, every)
+        self.cluster.loop.at(self.cluster.loop.now + every, self._states, every)
 
     def _breach(self, invariant: str, what: str) -> None:
-        raise Breach(invariant, self.world.loop.now, what)
+        raise Breach(invariant, self.cluster.loop.now, what)
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
     def conserved(self) -> None:
         """I1 at every entry: what is open is there, and in nobody else's hands."""
         open_at: dict[int, int] = {}
-        for note in self.world.job_log.open.values():
+        for note in self.cluster.job_log.open.values():
             open_at[note.entry] = open_at.get(note.entry, 0) + 1
-        for peer in self.world.peers:
+        for peer in self.cluster.peers:
             here = peer.entry.under_way if peer.entry is not None else 0
             if here != open_at.get(peer.index, 0):
                 self._breach(
@@ -139,7 +139,7 @@ class Invariants:
 
     def _life_cycles(self) -> None:
         """I3 of the measured jobs that have come since."""
-        measured = self.world.job_log.measured
+        measured = self.cluster.job_log.measured
         while self._judged < len(measured) and measured[self._judged].end:
             note = measured[self._judged]
             times = [note.asked_at, note.committed_at, note.ended_at]
@@ -150,8 +150,8 @@ class Invariants:
 
     def forgotten(self) -> None:
         """I9: no job is open for longer than a cascade may take."""
-        now, most = self.world.loop.now, self.world.scenario.node.cascade.total_s + LATE_S
-        for note in self.world.job_log.open.values():
+        now, most = self.cluster.loop.now, self.cluster.scenario.node.cascade.total_s + LATE_S
+        for note in self.cluster.job_log.open.values():
             if now - note.asked_at > most:
                 self._breach("I9", f"job {note.number} has been open for {now - note.asked_at:.0f} s")
 
@@ -161,7 +161,7 @@ class Invariants:
         """I2, I3 and I5 of one worker."""
         if peer.worker is None or not peer.honest:  # what attackers do to their own engines is their affair
             return
-        now = self.world.loop.now
+        now = self.cluster.loop.now
         fault = engine_fault(peer.worker, now)
         if fault:
             self._breach("I5", f"node {peer.index}: {fault}")
@@ -172,7 +172,7 @@ class Invariants:
                 self._breach("I3", f"job {attempt.job.number} had a token before it was accepted")
             entry: Any = attempt.entry
             wanted = entry.up and entry.life == attempt.entry_life and not attempt.aborted
-            if wanted and (attempt.job.number in self.world.job_log.open or not entry.honest):  # a flooder wants all
+            if wanted and (attempt.job.number in self.cluster.job_log.open or not entry.honest):  # a flooder wants all
                 self._orphans.pop(attempt.number, None)
             elif now - max(self._orphans.setdefault(attempt.number, now), peer.hindered_until) > GRACE_S:
                 self._breach("I2", f"node {peer.index} works on job {attempt.job.number} for nobody")
@@ -206,8 +206,8 @@ class Invariants:
     def bans(self, peer: SimNode) -> None:
         """I10: an honest node has not banned an honest one."""
         if peer.honest:
-            for banned in peer.limiter.bans.active(self.world.loop.now):
-                other = self.world.by_peer.get(banned) if isinstance(banned, bytes) else None
+            for banned in peer.limiter.bans.active(self.cluster.loop.now):
+                other = self.cluster.by_peer.get(banned) if isinstance(banned, bytes) else None
                 if other is not None and other.honest:
                     self._breach("I10", f"node {peer.index} has banned node {other.index}, which is honest")
 

@@ -60,8 +60,8 @@ class _Tracked:
 class Sampler:
     """See the module's docstring."""
 
-    def __init__(self, world: Cluster) -> None:
-        self.world = world
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
         self.found = 0
         self.found_s: list[float] = []
         self.hops: list[float] = []
@@ -87,11 +87,11 @@ class Sampler:
         self.sides: list[list[float]] = []
         self._lookouts: list[SimNode] = []
         self._before = (0, 0, 0)
-        self._die = rng_stream(world.seed, "watch")
+        self._die = rng_stream(cluster.seed, "watch")
 
     def prepare(self) -> None:
         """Schedule the looks."""
-        scenario, loop = self.world.scenario, self.world.loop
+        scenario, loop = self.cluster.scenario, self.cluster.loop
         loop.at(scenario.warmup_s, self._warm)
         loop.at(scenario.measure.sample_s, self._sample)
         if scenario.measure.track_every_s:
@@ -99,14 +99,14 @@ class Sampler:
         span = scenario.duration_s - scenario.warmup_s
         for number in range(1, LOOKS):
             loop.at(scenario.warmup_s + span * number / LOOKS, self.last_look)
-        workers = [peer for peer in self.world.peers if peer.worker is not None]
+        workers = [peer for peer in self.cluster.peers if peer.worker is not None]
         step = max(1, len(workers) // scenario.measure.heat_rows)
         self.heat_rows = workers[::step][: scenario.measure.heat_rows]
 
     # --- traffic -------------------------------------------------------------------------------------------------
 
     def _warm(self) -> None:
-        self._at_warmup = [_counters(peer) for peer in self.world.peers]
+        self._at_warmup = [_counters(peer) for peer in self.cluster.peers]
 
     def at_end(self) -> None:
         """The window is over; what follows, the rest, is no part of the figures."""
@@ -119,24 +119,24 @@ class Sampler:
         """Statements that were received, and those of them that were known, by the present lives of all nodes."""
         if self._records is not None:
             return self._records
-        counts = [peer.node.gossip.counts for peer in self.world.peers if peer.life]
+        counts = [peer.node.gossip.counts for peer in self.cluster.peers if peer.life]
         return sum(count.records_in for count in counts), sum(count.known for count in counts)
 
     def busy_s(self) -> float:
         """Seconds in which GPUs computed anything, all together."""
         if self._busy_s is not None:
             return self._busy_s
-        return sum(peer.worker.engine.busy_s for peer in self.world.peers if peer.worker is not None)
+        return sum(peer.worker.engine.busy_s for peer in self.cluster.peers if peer.worker is not None)
 
     def traffic(self) -> list[_Counters]:
         """Of each node that lived: bytes up, of gossip, messages, processor share; per second that it was up."""
         if self._rates is not None:
             return self._rates
-        span = self.world.loop.now - self.world.scenario.warmup_s
+        span = self.cluster.loop.now - self.cluster.scenario.warmup_s
         if span <= 0 or not self._at_warmup:
             return []
         rates = []
-        for index, peer in enumerate(self.world.peers):
+        for index, peer in enumerate(self.cluster.peers):
             before = self._at_warmup[index] if index < len(self._at_warmup) else (0, 0, 0, 0.0)
             up_s = span * self._up[index] / self._samples if self._samples else span
             if up_s >= min(LEAST_UP_S, span):
@@ -146,10 +146,10 @@ class Sampler:
     # --- series --------------------------------------------------------------------------------------------------
 
     def _sample(self) -> None:
-        world, job_log = self.world, self.world.job_log
-        loop, sample_s = world.loop, world.scenario.measure.sample_s
-        alive = sum(peer.up for peer in world.peers)
-        total = sum(peer.bytes_up for peer in world.peers)
+        cluster, job_log = self.cluster, self.cluster.job_log
+        loop, sample_s = cluster.loop, cluster.scenario.measure.sample_s
+        alive = sum(peer.up for peer in cluster.peers)
+        total = sum(peer.bytes_up for peer in cluster.peers)
         completed, failed, before = job_log.completed, job_log.failed, self._before
         self._before = (completed, failed, total)
         series = self.series
@@ -162,40 +162,40 @@ class Sampler:
         ended = completed + failed - before[0] - before[1]
         series["success"].append((completed - before[0]) / ended if ended else math.nan)
         self._look_out()
-        if loop.now > world.scenario.warmup_s:
+        if loop.now > cluster.scenario.warmup_s:
             self._samples += 1
-            self._up.update(index for index, peer in enumerate(world.peers) if peer.up)
-        if job_log.arrivals and loop.now > world.scenario.warmup_s:
-            mean = sum(job_log.arrivals.values()) / max(1, sum(peer.worker is not None for peer in world.peers))
+            self._up.update(index for index, peer in enumerate(cluster.peers) if peer.up)
+        if job_log.arrivals and loop.now > cluster.scenario.warmup_s:
+            mean = sum(job_log.arrivals.values()) / max(1, sum(peer.worker is not None for peer in cluster.peers))
             self.herd_peak = max(self.herd_peak, max(job_log.arrivals.values()) / max(mean, 1.0))
         job_log.arrivals.clear()
         self.heat.append([self._heat(peer) for peer in self.heat_rows])
-        if loop.now + sample_s <= world.scenario.duration_s:
+        if loop.now + sample_s <= cluster.scenario.duration_s:
             loop.at(loop.now + sample_s, self._sample)
 
     def _look_out(self) -> None:
         """How much of the network, and of both sides of a partition, a few nodes see."""
-        world = self.world
-        if len(world.peers) > LOOKOUTS_AMONG:
+        cluster = self.cluster
+        if len(cluster.peers) > LOOKOUTS_AMONG:
             return
-        alive = [peer for peer in world.peers if peer.up and peer.honest]
+        alive = [peer for peer in cluster.peers if peer.up and peer.honest]
         if not self._lookouts:
-            self._lookouts = self._die.sample(world.peers, min(LOOKOUTS, len(world.peers)))
+            self._lookouts = self._die.sample(cluster.peers, min(LOOKOUTS, len(cluster.peers)))
         views = []
         for peer in (peer for peer in self._lookouts if peer.up and peer.honest):
             seen = [(other, _sees(peer, other)) for other in alive if other is not peer]
             views.append((_share([yes for _, yes in seen]), *self._by_side(peer, seen)))
         whole, own, others = (_mean(column) for column in zip(*views, strict=True)) if views else (math.nan,) * 3
         self.series["view_completeness"].append(whole)
-        if self.world.side_of is not None:
+        if self.cluster.side_of is not None:
             self.sides.append([own, others])
 
     def _by_side(self, peer: SimNode, seen: list[tuple[SimNode, bool]]) -> tuple[float, float]:
-        if self.world.side_of is None:
+        if self.cluster.side_of is None:
             return math.nan, math.nan
-        mine = self.world.side_of(peer)
-        own = [yes for other, yes in seen if self.world.side_of(other) == mine]
-        others = [yes for other, yes in seen if self.world.side_of(other) != mine]
+        mine = self.cluster.side_of(peer)
+        own = [yes for other, yes in seen if self.cluster.side_of(other) == mine]
+        others = [yes for other, yes in seen if self.cluster.side_of(other) != mine]
         return _share(own), _share(others)
 
     def _heat(self, peer: SimNode) -> float:
@@ -207,24 +207,24 @@ class Sampler:
     # --- spreading -----------------------------------------------------------------------------------------------
 
     def _track(self) -> None:
-        world = self.world
-        scenario, loop = world.scenario, world.loop
+        cluster = self.cluster
+        scenario, loop = cluster.scenario, cluster.loop
         if loop.now > scenario.duration_s - TRACK_LEAST_S:
             return
         loop.at(loop.now + scenario.measure.track_every_s, self._track)
-        peer = self._die.choice([peer for peer in world.alive if peer.honest])
+        peer = self._die.choice([peer for peer in cluster.alive if peer.honest])
         assert peer.advert is not None, "whoever lives has advertised"
         peer.advertise(msgspec.structs.replace(peer.advert, owner=f"changed at {loop.now:.0f}"))
         envelope = peer.node.gossip.own(ADVERT)
         if envelope is not None:
-            missing = [other for other in world.alive if other is not peer and other.honest]
+            missing = [other for other in cluster.alive if other is not peer and other.honest]
             tracked = _Tracked(peer, envelope, loop.now, missing)
             self.tracked.append(tracked)
             loop.at(loop.now + TRACK_S, self._count, tracked)
 
     def _count(self, tracked: _Tracked) -> None:
-        loop, missing = self.world.loop, tracked.missing
-        if self.world.by_peer[tracked.peer.peer_id].life != tracked.peer.life or not tracked.peer.up:
+        loop, missing = self.cluster.loop, tracked.missing
+        if self.cluster.by_peer[tracked.peer.peer_id].life != tracked.peer.life or not tracked.peer.up:
             tracked.nodes = 0
             return
         still = []
@@ -243,19 +243,19 @@ class Sampler:
 
     def last_look(self) -> None:
         """How old and how whole a few views are now."""
-        world = self.world
-        alive = [peer for peer in world.alive if peer.honest]
+        cluster = self.cluster
+        alive = [peer for peer in cluster.alive if peer.honest]
         if len(alive) < 2:
             return
         living = {peer.peer_id: peer for peer in alive}
-        room = min(len(alive) - 1, world.scenario.node.gossip.view_size)
+        room = min(len(alive) - 1, cluster.scenario.node.gossip.view_size)
         for peer in self._die.sample(alive, min(LOOK_AT, len(alive))):
             known = 0
             for record in peer.node.view.records()[1:]:
                 other = living.get(record.peer)
                 if other is None:
                     continue
-                true_wall = WALL + world.loop.now + other.wall_error
+                true_wall = WALL + cluster.loop.now + other.wall_error
                 if record.advert_env is not None:
                     known += 1
                     self.advert_ages.append(true_wall - record.advert_env.issued)
@@ -279,7 +279,7 @@ class Sampler:
     def looked_up(self, number: int, model: str, found: Found, seconds: float) -> None:
         """A question of ours was answered; it is a find if somebody in it lives and has the model."""
         del self._asking[number]
-        network = self.world.network
+        network = self.cluster.network
         for envelope in found.envelopes:
             peer = network.by_peer.get(envelope.author)
             if peer is not None and peer.up and any(offer.name == model for offer in peer.machine.offers):

@@ -36,39 +36,41 @@ RESTED_S: Final = 10.0
 _LEADING: Final = 8
 
 
-def settle(world: Cluster) -> None:
+def settle(cluster: Cluster) -> None:
     """Start everybody, let everybody know as many as fit, fill the DHT, and link everybody to a few."""
-    peers = world.peers
+    peers = cluster.peers
     for peer in peers:
         peer.start(())
     for peer in peers:
-        _spread_phases(world, peer)
-    stated = [_stated(world, peer) for peer in peers]
-    _fill_views(world, stated)
-    _fill_dht(world)
-    _link(world)
+        _spread_phases(cluster, peer)
+    stated = [_stated(cluster, peer) for peer in peers]
+    _fill_views(cluster, stated)
+    _fill_dht(cluster)
+    _link(cluster)
 
 
-def _spread_phases(world: Cluster, peer: SimNode) -> None:
+def _spread_phases(cluster: Cluster, peer: SimNode) -> None:
     """Not everybody replaces a neighbour, or asks a seed again, at the same time after a start that never was."""
-    die, rotate_s = rng_stream(world.seed, "rotate", peer.index), peer.settings.neighbours.rotate_s
+    die, rotate_s = rng_stream(cluster.seed, "rotate", peer.index), peer.settings.neighbours.rotate_s
     peer.postpone(("neighbours", "rotate"), rotate_s * die.random())
-    peer.postpone(("dht", "upkeep"), peer.node.dht.upkeep_s * rng_stream(world.seed, "upkeep", peer.index).random())
-    seeds = [Seed(seed, addrs, next_at=rotate_s * die.random()) for seed, addrs in world.seeds if seed != peer.peer_id]
+    peer.postpone(("dht", "upkeep"), peer.node.dht.upkeep_s * rng_stream(cluster.seed, "upkeep", peer.index).random())
+    seeds = [
+        Seed(seed, addrs, next_at=rotate_s * die.random()) for seed, addrs in cluster.seeds if seed != peer.peer_id
+    ]
     peer.node.overlay.restore_seeds(seeds)
 
 
-def _stated(world: Cluster, peer: SimNode) -> list[Envelope]:
+def _stated(cluster: Cluster, peer: SimNode) -> list[Envelope]:
     """Its advert and its load, as old as they may be now, due when they are too old."""
-    die = rng_stream(world.seed, "phase", peer.index)
+    die = rng_stream(cluster.seed, "phase", peer.index)
     ages = {ADVERT: die.random(), LOAD: die.random()}
-    return peer.node.gossip.resume(peer.make_load(), ages, len(world.peers), 0.0)
+    return peer.node.gossip.resume(peer.make_load(), ages, len(cluster.peers), 0.0)
 
 
-def _fill_views(world: Cluster, stated: list[list[Envelope]]) -> None:
-    die, room = rng_stream(world.seed, "settle"), world.scenario.node.gossip.view_size
+def _fill_views(cluster: Cluster, stated: list[list[Envelope]]) -> None:
+    die, room = rng_stream(cluster.seed, "settle"), cluster.scenario.node.gossip.view_size
     everybody = [envelope for envelopes in stated for envelope in envelopes]
-    for peer in world.peers:
+    for peer in cluster.peers:
         heard = everybody
         if room < len(stated):
             heard = [envelope for at in die.sample(range(len(stated)), room) for envelope in stated[at]]
@@ -78,10 +80,10 @@ def _fill_views(world: Cluster, stated: list[list[Envelope]]) -> None:
 # --- the DHT -------------------------------------------------------------------------------------------------------
 
 
-def _fill_dht(world: Cluster) -> None:
-    peers, settings = world.peers, world.scenario.node.dht
+def _fill_dht(cluster: Cluster) -> None:
+    peers, settings = cluster.peers, cluster.scenario.node.dht
     numbers = np.array([_leading(peer_key(peer.peer_id)) for peer in peers], np.uint64)
-    die, refreshed = numpy_rng_stream(world.seed, "tables"), rng_stream(world.seed, "refreshed")
+    die, refreshed = numpy_rng_stream(cluster.seed, "tables"), rng_stream(cluster.seed, "refreshed")
     for peer in peers:
         near = _closest(numbers, peer_key(peer.peer_id), 2 * settings.k)
         far = die.integers(0, len(peers), min(FAR, len(peers)))
@@ -92,10 +94,10 @@ def _fill_dht(world: Cluster) -> None:
     for peer in peers:
         advert = peer.node.gossip.own(ADVERT)
         if advert is not None:
-            _place(world, peer, advert, numbers)
+            _place(cluster, peer, advert, numbers)
         for provider in _providers(peer, settings.provider_ttl_s):
-            _place(world, peer, provider, numbers)
-        phase = rng_stream(world.seed, "republish", peer.index).random() * settings.republish_s
+            _place(cluster, peer, provider, numbers)
+        phase = rng_stream(cluster.seed, "republish", peer.index).random() * settings.republish_s
         peer.postpone(("node", "publish"), phase)
 
 
@@ -106,16 +108,16 @@ def _providers(peer: SimNode, ttl_s: int) -> list[Envelope]:
     return [statement(peer.signer, Provider(key, addrs), version, peer.wall(), ttl_s) for key in dict.fromkeys(keys)]
 
 
-def _place(world: Cluster, author: SimNode, envelope: Envelope, numbers: np.ndarray) -> None:
+def _place(cluster: Cluster, author: SimNode, envelope: Envelope, numbers: np.ndarray) -> None:
     """Give a statement to those whose keys are closest to where it belongs."""
-    key, settings = record_key(envelope), world.scenario.node.dht
+    key, settings = record_key(envelope), cluster.scenario.node.dht
     replicas: dict[PeerId, int] = {}
     for at in _closest(numbers, key, settings.k):
-        home = world.peers[at]
+        home = cluster.peers[at]
         if home is not author:
             replicas[home.peer_id] = as_number(peer_key(home.peer_id)) ^ as_number(key)
             home.node.dht.records.put(key, envelope, network_group(author.address), 0.0, float(envelope.ttl))
-    placed = -rng_stream(world.seed, "placed", author.index).random() * settings.republish_s
+    placed = -rng_stream(cluster.seed, "placed", author.index).random() * settings.republish_s
     own = OwnRecord(envelope, key, float(envelope.ttl), replicas, max(1, len(replicas) // 2), placed)
     author.node.dht.own.restore([own])
 
@@ -135,19 +137,19 @@ def _closest(numbers: np.ndarray, key: bytes, count: int) -> list[int]:
 # --- links ---------------------------------------------------------------------------------------------------------
 
 
-def _link(world: Cluster) -> None:
+def _link(cluster: Cluster) -> None:
     """A random regular graph, nearly: everybody dials half as many as it wants."""
-    peers, die = world.peers, rng_stream(world.seed, "links")
-    half = max(1, world.scenario.node.neighbours.target // 2)
-    spread = world.scenario.topology.join_s
+    peers, die = cluster.peers, rng_stream(cluster.seed, "links")
+    half = max(1, cluster.scenario.node.neighbours.target // 2)
+    spread = cluster.scenario.topology.join_s
     for peer in peers:
         peer.node.dht.has_joined = True
         others = die.sample(peers, min(len(peers), half + 1))
         for other in [each for each in others if each is not peer][:half]:
             when = spread * die.random()
-            world.loop.at(when, peer.perform_dial, other.peer_id, other.addrs)
-        world.loop.at(spread + 1.0, _joined, peer, peer.life)
-        world.loop.at(spread + RESTED_S, _rested, peer, peer.life)
+            cluster.loop.at(when, peer.perform_dial, other.peer_id, other.addrs)
+        cluster.loop.at(spread + 1.0, _joined, peer, peer.life)
+        cluster.loop.at(spread + RESTED_S, _rested, peer, peer.life)
 
 
 def _joined(peer: SimNode, life: int) -> None:

@@ -34,7 +34,7 @@ OVERDECLARED: Final = 8.0
 class Arrival(msgspec.Struct, frozen=True, gc=False):
     """One job that somebody wants done.
 
-    ``at`` is seconds since the start; ``entry`` a draw in [0, 1) that the world maps to a node, equal within a session;
+    ``at`` is seconds since the start; ``entry`` a draw in [0, 1) that the run maps to a node, equal within a session;
     ``output_tokens`` the true length, which only the worker's engine sees; ``max_tokens`` what the caller declares;
     ``session`` a number, 0 for none; ``blocks`` the ids of the full blocks of the prompt, equal ids being equal
     beginnings.

@@ -35,7 +35,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _with_fake_run(init: Any) -> Any:
-    return lambda self, **given: init(self, **given, world=FAKE_RUN)
+    return lambda self, **given: init(self, **given, entry_point=FAKE_RUN)
 
 
 def scenario(folder: Path, text: str = "", name: str = "x", about: str = "") -> str:
@@ -457,5 +457,5 @@ def test_bars_go_and_leave_only_trouble() -> None:
     assert "1,234 events" not in said
 
 
-def test_runs_are_those_of_the_world() -> None:
-    assert run_pool.WORLD == "simulations.run:run"
+def test_runs_are_those_of_the_simulator() -> None:
+    assert run_pool.ENTRY_POINT == "simulations.run:run"

@@ -176,7 +176,7 @@ from simulations.experiment.loading import load
 if __name__ == "__main__":
     loaded = [load(Path(sys.argv[1]))]
     world = "tests.simulations.experiment.fake_run:run"
-    sys.exit(Campaign(Path(sys.argv[2]), jobs=1, report=False, world=world).all(loaded))
+    sys.exit(Campaign(Path(sys.argv[2]), jobs=1, report=False, entry_point=world).all(loaded))
 """
 
 

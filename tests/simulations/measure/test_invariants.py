@@ -1,4 +1,4 @@
-"""Every invariant can fail: a world is tampered with in the one way that it forbids, and the breach is seen."""
+"""Every invariant can fail: a run is tampered with in the one way that it forbids, and the breach is seen."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_of_a_daemon_that_has_ended_only_its_disk_and_its_counts_are_left(world:
     counts, table = peer.node.gossip.counts, dict(peer.node.snapshot().marks)
     node = weakref.ref(peer.node)
     peer.stop(silently=True)
-    assert node() is None  # nothing in it refers to itself: the collector is off while a world runs
+    assert node() is None  # nothing in it refers to itself: the collector is off while a run goes on
     marks = peer._kept[0].marks
     assert dict(marks.items()) == table
     assert (len(marks), list(marks)) == (len(table), list(table))
