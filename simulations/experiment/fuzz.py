@@ -9,8 +9,7 @@ fails is written down in ``fuzz_regressions.toml`` and from then on made first, 
 
 The repeating command is all that is needed to see a failure again: ``p2pnode sim fuzz --from-seed N --seeds 1``.
 
-Not here: which faults a chaotic run has (``chaos``), what must hold (``invariants``), processes (``run_pool``).  Who
-calls it: ``cli``, tests.
+Not here: which faults a chaotic run has (``chaos``), what must hold (``invariants``), processes (``run_pool``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Distributions and spreading over time: the curves that each run brings along.
 
-Not here: courses of one run over virtual time (``timelines``) and metrics over a swept key (``sweep_plots``).  Who
-calls it: ``pictures``.  Seeds are joined on one grid: the line is their mean, the band reaches from the least to the
-most.
+Not here: courses of one run over virtual time (``timelines``) and metrics over a swept key (``sweep_plots``).  Seeds
+are joined on one grid: the line is their mean, the band reaches from the least to the most.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Results as pictures and tables want them: points of the sweep, lines over a swept key, spreads over the seeds.
 
-Not here: drawing (``svg_theme``), and which picture shows what (``plot_catalog``, ``curves``, ``timelines``).  Who
-calls it: all of the report.  Reads the content of ``results.json`` and never changes it; what is missing is ``None``
-and no error, since a run that was broken off has to be readable too.
+Not here: drawing (``svg_theme``), and which picture shows what (``plot_catalog``, ``curves``, ``timelines``).  Reads
+the content of ``results.json`` and never changes it; what is missing is ``None`` and no error, since a run that was
+broken off has to be readable too.
 """
 
 from __future__ import annotations
