@@ -1,9 +1,9 @@
 """The command of the simulator: ``p2pnode sim …``, or ``python -m simulations …``.
 
-Data on stdout, talk and progress on stderr.  Exit codes are those of ``p2pnode``: 0 ok; 1 a goal failed, an invariant
-broke or a run crashed; 2 a wrong file or option; 130 interrupted.
+Data goes to stdout, messages and progress go to stderr.  Exit codes are those of ``p2pnode``: 0 ok; 1 a goal failed, an
+invariant broke or a run crashed; 2 a wrong file or option; 130 interrupted.
 
-Not here: what the verbs do (``files``, ``run_pool``, ``results``, ``compare``), how it looks (``tables``).
+Not here: the work of the commands (``loading``, ``run_pool``, ``results``, ``compare``), their output (``tables``).
 """
 
 from __future__ import annotations
@@ -288,6 +288,6 @@ def main(args: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stdout = None  # whoever read it has gone, and nothing may be flushed
+        sys.stdout = None  # the reader has gone, and nothing may be flushed
         return OK
     return result if isinstance(result, int) else OK

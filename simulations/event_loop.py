@@ -1,8 +1,8 @@
-"""The discrete-event loop: a heap of things to do, in the order of virtual time, then of their scheduling.
+"""The discrete-event loop: a heap of events, ordered by virtual time and then by the order of scheduling.
 
-Nothing here knows what is simulated.  The order is total (a sequence number breaks ties, never an address in memory),
-so that a run repeats.  The *digest* is taken over time and number of every event, not over what happens in it: equal
-runs have equal ones, and two that go differently soon do something at another time, and differ in it.
+The loop knows nothing of the simulated network.  A sequence number breaks ties, never an address in memory, so the
+order is total and a run repeats.  The *digest* covers the time and the number of every event, not its effects.  Equal
+runs have equal digests.  Two runs that diverge soon schedule an event at another time, and their digests differ.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class EventLoop:
         heappush(self._heap, (when if when > self.now else self.now, self._scheduled, act, args))
 
     def run(self, until: float) -> None:
-        """Let time pass, to ``until`` at most; less if somebody calls :meth:`stop`."""
+        """Let time pass, to ``until`` at most, or until a call of :meth:`stop`."""
         heap, digest, count = self._heap, self._digest, 0
         self._stopped = False
         try:

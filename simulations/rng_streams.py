@@ -1,7 +1,8 @@
-"""A die per purpose, and per node where each draws for itself, made from the seed: new purposes shift nobody's throws.
+"""Random streams made from the seed: one per purpose, and one per node where nodes draw independently.
 
-A few purposes have one die for all nodes: jitter and loss of the network (``network``), whom a fault hits, arrivals.
-There a message or a job more shifts the throws that come after it.
+A new purpose therefore does not shift the draws of the others.  A few purposes share one stream among all nodes: jitter
+and loss of the network (``network``), the targets of a fault, arrivals.  There an extra message or job shifts all later
+draws.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def _number(seed: int, purpose: str, index: int) -> int:
 
 
 def rng_stream(seed: int, purpose: str, index: int = 0) -> random.Random:
-    """The die of one node for one purpose."""
+    """The random stream of one node for one purpose."""
     return random.Random(_number(seed, purpose, index))
 
 

@@ -1,10 +1,10 @@
 """One run of a simulated network, from its first second to its last.
 
-It lets the nodes join, brings the jobs to living entries, and asks faults, churn, attackers and checks to do their
-part.  Phases: joining; warm-up; the measured window; the quiet phase, in which nothing breaks any more; then the
-*rest*, in which no job arrives and those under way end.
+It lets the nodes join, brings the jobs to live entries, and starts faults, churn, attackers and checks.  Phases:
+joining; warm-up; the measured window; the quiet phase, which has no faults; then the *rest*, in which no job arrives
+and the open jobs end.
 
-Not here: the nodes and the network (``cluster``), what is measured (``job_log``, ``sampling``, ``outcome``).
+Not here: the nodes and the network (``cluster``), measurements (``job_log``, ``sampling``, ``metrics``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from simulations.sim.node import SimNode
 from simulations.sim.steady_state import settle
 from simulations.workload.workload import Arrival, arrivals
 
-#: Virtual seconds between two looks of whoever watches a run, of up to so many nodes; of more nodes, less.
+#: Virtual seconds between two reports to the observer of a run, of up to so many nodes; of more nodes, less.
 CHUNK_S: Final = 1.0
 CHUNK_NODES: Final = 200
 #: No question is put to the DHT in the last so many seconds: its answer would come too late to be seen.
@@ -67,9 +67,9 @@ class Run(Cluster):
         self.rate_per_s = offered_per_s(scenario, seed)
         self._arrivals: Iterator[Arrival] = iter(())
         self._jobs = 0
-        #: When the end comes, or came; from then on no job arrives, and what is counted per second is not counted.
+        #: When the end comes, or came; from then on no job arrives, and rates stop counting.
         self.end_s = scenario.duration_s
-        #: What the clock of this process said then.
+        #: The clock of this process at that time.
         self.end_cpu_s = 0.0
         self._resting = False
         self.damage: Damage | None = None

@@ -1,7 +1,7 @@
 """A scenario: everything that decides how a simulated network goes, as typed values.  What TOML files become.
 
 Units are in the names (``_s`` seconds, ``_ms`` milliseconds, ``_mbit`` megabits per second).  ``node`` holds the
-daemon's own settings under the daemon's own names.  Not here: reading files, ``extends`` and ``[sweep]`` (``files``),
+daemon's own settings under the daemon's own names.  Not here: reading files, ``extends`` and ``[sweep]`` (``loading``),
 judging ``[goals]`` (``goals``).
 """
 

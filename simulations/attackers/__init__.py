@@ -1,9 +1,9 @@
-"""Nodes of bad intent: one small class per kind, behind the same ports as an honest node.
+"""Malicious nodes: one small class per kind of attack, behind the same ports as an honest node.
 
-An attacker is a :class:`~simulations.sim.node.SimNode` that says or does something else while its attack lasts, and an
-honest node before and after it; some have a worker of their own, too.  Honest nodes are told nothing: what is forged
-here is bytes that do not verify, what is a lie is a statement that does.  Who is bad depends on the seed and the node's
-number only, never on how many nodes there are; the first nodes, whom everybody knows, are honest.
+An attacker is a :class:`~simulations.sim.node.SimNode` that deviates from the protocol while its attack lasts.  It is
+an honest node before and after the attack.  Some kinds have a worker of their own.  Honest nodes get no hint: a forgery
+consists of bytes that do not verify, a lie is a statement that verifies.  The seed and the number of a node decide
+whether it is malicious; the size of the network does not matter.  The bootstrap nodes are honest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from simulations.sim.cluster import Cluster
 from simulations.sim.node import SimNode
 from simulations.sim.worker import Worker
 
-#: What ``attacks.kind`` may be.
+#: The allowed values of ``attacks.kind``.
 KINDS: Final[dict[str, type[Attacker]]] = {
     "black_hole": BlackHole,
     "eclipse": Eclipse,
@@ -49,7 +49,7 @@ KINDS: Final[dict[str, type[Attacker]]] = {
 
 
 def peer_class(scenario: Scenario, seed: int, index: int) -> type[SimNode]:
-    """What kind of node ``index`` is."""
+    """The class of node ``index``."""
     if not scenario.attacks or index < scenario.topology.seeds:
         return SimNode
     drawn = rng_stream(seed, "attackers", index).random()
@@ -61,12 +61,12 @@ def peer_class(scenario: Scenario, seed: int, index: int) -> type[SimNode]:
 
 
 def worker_class(peer: SimNode) -> type[Worker]:
-    """What kind of worker a node has."""
+    """The class of a node's worker."""
     return peer.WORKS_AS if isinstance(peer, Attacker) else Worker
 
 
 def window(scenario: Scenario, attack: Attack) -> tuple[float, float]:
-    """From when to when an attack lasts; nobody attacks in the quiet phase."""
+    """The begin and the end of an attack; the quiet phase has no attacks."""
     until = attack.until_s or math.inf
     return attack.from_s, min(until, scenario.duration_s - scenario.quiet_s) if scenario.quiet_s else until
 
@@ -78,7 +78,7 @@ def _armed(attack: Attack, when: tuple[float, float]) -> type[Attacker]:
 
 
 def prepare(cluster: Cluster) -> Damage | None:
-    """Schedule what attackers do, and the looks at what comes of it."""
+    """Schedule the attacks and the measurements of their effect."""
     if not cluster.scenario.attacks:
         return None
     for peer in list(cluster.peers):

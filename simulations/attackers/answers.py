@@ -1,4 +1,4 @@
-"""They answer, and the answer is not what was asked for: garbage, truncation, wrong answers that look right."""
+"""Attackers that return bad answers: garbage, truncated answers, wrong answers that look right."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class GarbageWorker(Pretender):
             self.peer.network.carry(link, self.peer, len(payload), attempt.heard_end, attempt, payload, said)
 
 
-#: In what way the END of an answer is wrong.
+#: The ways in which the END of an answer is wrong.
 FORMS: Final = ("another key", "another job", "another answer", "no message", "nothing said")
 
 
@@ -64,13 +64,13 @@ def forged_end(attacker: Attacker, attempt: SimAttempt, form: str, said: bytes) 
 
 
 class Garbage(Attacker):
-    """Answers at once, with bytes that do not prove what they should."""
+    """Answers at once, with an END that does not prove the answer."""
 
     WORKS_AS = GarbageWorker
 
 
 class WrongAnswersWorker(Pretender):
-    """Well-formed nonsense at a good pace, its END in order: nobody can tell without reading it."""
+    """Well-formed nonsense at a good pace, its END in order: only reading the answer reveals it."""
 
     def pretend(self, attempt: SimAttempt) -> None:
         self._accept(attempt, 0.0)
@@ -116,6 +116,6 @@ class TruncationWorker(WrongAnswersWorker):
 
 
 class Truncation(Attacker):
-    """Never ends what it begins."""
+    """Never ends an answer that it begins."""
 
     WORKS_AS = TruncationWorker

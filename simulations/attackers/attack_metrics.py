@@ -1,6 +1,6 @@
-"""What attackers achieve: jobs that they got, answers that are wrong, places in views and among neighbours, bans.
+"""Measures the success of attackers: captured jobs, wrong answers, places in views and among neighbours, bans.
 
-It looks from outside, at the beginning and at the end of the attack.
+It observes the network from outside, at the beginning and at the end of the attack.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def time_to_isolate_s(log: list[tuple[float, bool]], from_s: float) -> float | N
 
 
 def _holds(envelope: Envelope) -> bool:
-    """Whether a statement proves who made it, whatever is remembered of it."""
+    """Whether the signature proves the author, without any cached verdict."""
     try:
         return parse(envelope.wire).check()
     except RemoteProtocolError:

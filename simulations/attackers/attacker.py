@@ -1,6 +1,6 @@
-"""What all attackers share: when they attack, what they do again and again, and how they put raw bytes on a link.
+"""The base of all attackers: the attack window, periodic actions, and raw bytes on a link.
 
-An attacker pays for the bytes that it sends (its uplink) but not with its processor: it runs a program of its own.
+An attacker pays for the bytes that it sends (its uplink).  It pays no processor time, because it runs its own program.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Attacker(SimNode):
         return self.window[0] <= self.loop.now < self.window[1]
 
     def amount(self, usual: float) -> float:
-        """How much of it: what the scenario says, or what is usual for the kind."""
+        """The strength of the attack: the scenario's figure, or the default of the kind."""
         return self.attack.amount or usual
 
     def enlist(self, cluster: Cluster) -> None:
@@ -51,7 +51,7 @@ class Attacker(SimNode):
             self.loop.at(ends, self.cease)
 
     def begin(self) -> None:
-        """The attack begins; what the node says of itself may be different from now on."""
+        """The attack begins; the node's own statements may differ from now on."""
         if self.up:
             self.advertise(self.make_advert())
         if self.EVERY_S:
@@ -70,7 +70,7 @@ class Attacker(SimNode):
         self.loop.at(self.loop.now + self.EVERY_S * self.die.uniform(0.9, 1.1), self._again)
 
     def act(self) -> None:
-        """What it does every :attr:`EVERY_S` seconds of its attack."""
+        """The action that it repeats every :attr:`EVERY_S` seconds of its attack."""
 
     # --- tools -----------------------------------------------------------------------------------------------------
 
@@ -135,9 +135,9 @@ class Pretender(BadWorker):
         self.pretend(attempt)
 
     def pretend(self, attempt: SimAttempt) -> None:
-        """What it does instead of the job."""
+        """The action instead of the job."""
         raise NotImplementedError
 
     def talks(self, attempt: SimAttempt) -> bool:
-        """Whether there is still somebody to talk to about this job."""
+        """Whether the attempt is open and this life of the worker is up."""
         return not attempt.over and attempt.worker_life == self.peer.life and self.peer.up

@@ -1,4 +1,4 @@
-"""They want to be everywhere: sybils, who are many, and eclipsers, who want to be the only ones."""
+"""Sybils hold many identities; eclipsers try to become the only neighbours of a node."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Sybil(Attacker):
 
 
 class Eclipse(Attacker):
-    """Knows nobody but its own kind, and offers itself as a neighbour to everybody."""
+    """Knows only its own kind, and offers itself as a neighbour to every node."""
 
     EVERY_S = 1.0
 

@@ -1,4 +1,4 @@
-"""A flooder: everything that a protocol lets a node send, a hundred times as often."""
+"""A flooder sends every message that the protocol allows, at a hundred times the normal rate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simulations.sim.jobs import REQ_BYTES, Job, SimAttempt, Truth
 #: Messages per second and link, and jobs per second in all.
 MESSAGES_PER_S: Final = 100.0
 JOBS_PER_S: Final = 2.0
-#: What its jobs ask for, tokens.
+#: The tokens of its jobs.
 PROMPT_TOKENS: Final = 2000
 OUTPUT_TOKENS: Final = 500
 #: Numbers of its jobs: none that a real job has.
@@ -56,7 +56,7 @@ class Flooder(Attacker):
             self.push(link, Records((statement(self.signer, load, (self.life, 1000 + self._made), wall, 60),)))
 
     def _send_jobs(self, link: SimLink) -> None:
-        """Jobs whose answers nobody waits for, at a worker that there is a link to."""
+        """Send jobs to a linked worker without waiting for the answers."""
         worker = far_end(link, self).worker
         if worker is None or self.die.random() >= JOBS_PER_S * self.EVERY_S / len(self.links):
             return

@@ -1,4 +1,4 @@
-"""They lie about themselves, in statements that they sign: about their load, about their hardware and models."""
+"""Liars sign false statements about themselves: about their load, their hardware and their models."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from simulations.sim.machines import bare_offer
 
 #: How much slower the machine of a liar about its load is than it looks.
 SLOWER: Final = 5.0
-#: What a liar about its specs says to have: the name in the table of GPUs, and how many of them.
+#: The GPU that a liar about its specs claims: its name in the table of GPUs, and the count.
 CLAIMED: Final = ("H100 SXM5 80GB", 8)
 
 
 class LiarLoadWorker(BadWorker):
-    """Takes everything at once, whatever waits: no queue, no BUSY; the engine does what it can."""
+    """Takes every job at once, without a queue and without BUSY; the engine does as much as it can."""
 
     def __init__(self, *args: object, **named: object) -> None:
         super().__init__(*args, **named)  # type: ignore[arg-type]

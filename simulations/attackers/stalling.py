@@ -1,4 +1,4 @@
-"""They take jobs, or say that they would, and do not do them: black hole, slow drip, refuser."""
+"""Attackers that take or promise jobs and do not do them: black hole, slow drip, refuser."""
 
 from __future__ import annotations
 
@@ -91,6 +91,6 @@ class RefuserWorker(Pretender):
 
 
 class Refuser(LooksIdle):
-    """A free rider: looks idle, is busy for everybody, and would have its own jobs done by others."""
+    """A free rider: looks idle, refuses every job as busy, and has others do its own jobs."""
 
     WORKS_AS = RefuserWorker

@@ -1,4 +1,4 @@
-"""They misuse what travels between nodes: statements that are old, statements that are forged, doubts without cause."""
+"""Attackers that abuse statements: they replay old ones, forge new ones, and raise false doubts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORGED_PER_S: Final = 2.0
 DOUBTS_PER_S: Final = 20.0
 #: How far in the future a statement is dated, seconds.
 FUTURE_S: Final = 86_400.0
-#: What no honest node says: by this a forged load could be told if anybody took it in.
+#: A value that no honest node states; it marks a forged load in case a node accepts one.
 _SLOTS: Final = 666
 #: Where in a statement's header its author and its incarnation stand.
 _AUTHOR_BEGINS: Final = 2
@@ -32,7 +32,7 @@ _INC_ENDS: Final = _INC_BEGINS + 8
 
 
 class Replayer(Attacker):
-    """Says again what others said once: every statement is genuine, and too old."""
+    """Repeats statements of others: every statement is genuine, and too old."""
 
     EVERY_S = 0.5
 
@@ -55,7 +55,7 @@ class Replayer(Attacker):
 
 
 class Forger(Attacker):
-    """Statements that nobody made: wrong signatures, others' names, from the future, too long."""
+    """Forges statements: wrong signatures, others' names, times in the future, too long."""
 
     EVERY_S = 0.5
 
@@ -74,7 +74,7 @@ class Forger(Attacker):
         held = victim.node.gossip.own(ADVERT) if victim.up else None
         if form == 0 and held is not None:
             return changed(held)
-        if form == 1:  # somebody else says goodbye
+        if form == 1:  # a goodbye in another's name
             return in_name_of(
                 victim.peer_id, self.signer, Load(status=int(Status.LEFT)), wall, self.die.getrandbits(60)
             )
@@ -84,7 +84,7 @@ class Forger(Attacker):
             return statement(self.signer, Load(slots=_SLOTS), (self.life, 1 << 31), wall + FUTURE_S, 60)
         if form == 4:
             return too_long(self.signer, wall)
-        return in_name_of(PeerId(self.die.randbytes(32)), self.signer, Load(slots=_SLOTS), wall, 1)  # of nobody at all
+        return in_name_of(PeerId(self.die.randbytes(32)), self.signer, Load(slots=_SLOTS), wall, 1)  # unknown author
 
 
 def changed(envelope: Envelope) -> Envelope:
@@ -95,7 +95,7 @@ def changed(envelope: Envelope) -> Envelope:
 
 
 def in_name_of(author: PeerId, signer: Signer, value: Load | Advert, wall: float, inc: int) -> Envelope:
-    """A statement whose author is somebody else than whoever signed it."""
+    """A statement whose author is not its signer."""
     kind = LOAD if isinstance(value, Load) else ADVERT
     own = seal(signer, kind, (inc, 1), wall, 60, pack(value))
     return parse(own.wire[:_AUTHOR_BEGINS] + author + own.wire[_INC_BEGINS:])

@@ -1,4 +1,4 @@
-"""They are not what they were: traitors, who are good until they are trusted, and whitewashers, who begin anew."""
+"""Traitors behave well until they are trusted.  Whitewashers drop a bad reputation with a new identity."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TraitorWorker(BlackHoleWorker):
 
 
 class Traitor(Attacker):
-    """On and off: what it earns in one phase it spends in the next."""
+    """On and off: it earns trust in one phase and spends it in the next."""
 
     WORKS_AS = TraitorWorker
 

@@ -1,9 +1,9 @@
-"""Scenarios one after the other: run, write down, draw, judge, print; and with what exit code it all ends.
+"""Runs scenarios one after the other: run, save, draw, judge, print.  Decides the exit code of the command.
 
-A goal that fails, an invariant that breaks and a run that crashes fail the campaign.  Against a baseline a goal that
-already failed does not, and a metric that drifts does.
+A failed goal, a broken invariant and a crashed run each fail the campaign.  With a baseline, a goal that already failed
+does not fail the campaign, and a metric that drifts does.
 
-Not here: how runs are made (``run_pool``), what results look like (``results``, ``tables``).
+Not here: the processes of the runs (``run_pool``), the form of the results (``results``, ``tables``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NO_MATPLOTLIB: Final = "no report.html: it needs matplotlib; pip install 'p2pnod
 
 @dataclass(slots=True)
 class Campaign:
-    """What the command was asked to do with every scenario."""
+    """The options of the command for every scenario."""
 
     out: Path
     jobs: int = 2
@@ -64,7 +64,7 @@ class Campaign:
         return code
 
     def check(self, loaded: Sequence[Loaded]) -> None:
-        """Whatever would go wrong after hours; raises ``ScenarioError``."""
+        """Check early for errors that would otherwise appear after hours; raises ``ScenarioError``."""
         for each in loaded:
             _writable("--out", self.out, self.out / each.name)
         if self.baseline is None:

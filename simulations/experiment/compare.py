@@ -1,8 +1,8 @@
-"""Two results held against each other, or results against the baseline that was written down.
+"""Compares two results, or results with a saved baseline.
 
-A *baseline* is the short form of results that is kept under version control: the goals, the medians over the seeds of
-the metrics that goals or tolerances are about, and the tolerances.  What counts is a goal that passed and fails now,
-and a metric that has moved by more than its tolerance, in whichever direction; a goal that already failed is shown and
+A *baseline* is the short form of results that is kept under version control.  It holds the goals, the tolerances, and
+the medians over the seeds of the metrics that goals or tolerances name.  Two things count: a goal that passed and fails
+now, and a metric that moved by more than its tolerance in either direction.  A goal that already failed is shown and
 does not count.
 
 Not here: judging goals (``goals``).
@@ -42,7 +42,7 @@ TOLERANCES: Final = {
 #: A value this small counts as nothing when shares are taken.
 NOTHING: Final = 1e-9
 
-#: What became of a goal: ``broken`` and ``gone`` count, the others are said.
+#: The states of a goal: ``broken`` and ``gone`` count, the others are only shown.
 Change = Literal["ok", "broken", "known", "mended", "new", "gone"]
 
 
@@ -58,7 +58,7 @@ class GoalChange:
 
     @property
     def change(self) -> Change:
-        """What became of it."""
+        """The state of the goal."""
         if self.now is None:
             return "gone"
         if self.before is None:
@@ -84,7 +84,7 @@ class Drift:
 
     @property
     def share(self) -> float | None:
-        """By what share of what it was it has moved; infinite from nothing to something, and to or from infinity."""
+        """The change as a share of the old value; infinite from nothing to something, and to or from infinity."""
         if self.before is None or self.now is None:
             return None
         if math.isinf(self.before) or math.isinf(self.now):
@@ -110,7 +110,7 @@ class Comparison:
     now: str
     goals: list[GoalChange] = field(default_factory=list)
     drifts: list[Drift] = field(default_factory=list)
-    #: What a reader has to know before he believes the rest.
+    #: Warnings that a reader needs before the rest.
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -197,7 +197,7 @@ class _At(msgspec.Struct):
 
 
 class _Baseline(msgspec.Struct):
-    """What is read of a baseline: its form, for checking."""
+    """The form of a baseline, for checking."""
 
     name: str
     scenario_hash: str
@@ -243,7 +243,7 @@ def read_figures(path: Path) -> dict[str, Any]:
 
 
 def read_baseline(folder: Path, name: str) -> dict[str, Any] | None:
-    """What was written down for a scenario; None if nothing was."""
+    """The baseline of a scenario; None if there is none."""
     path = folder / f"{name}.json"
     if not path.is_file():
         return None

@@ -1,15 +1,15 @@
-"""Random networks under random faults and attacks, from nothing but a number: only the invariants judge them.
+"""Random networks under random faults and attacks, drawn from a seed.  Only the invariants judge them.
 
 Theory of operation
 ===================
 
-A seed decides everything: where the nodes are, what they run, who asks for what, who comes and goes, what breaks, who
-is of bad intent.  Every run ends with a quiet phase, in which the network has to become whole again (I9).  A seed that
-fails is written down in ``fuzz_regressions.toml`` and from then on made first, every time.
+A seed decides everything: the places of the nodes, their models, the jobs, churn, faults and attackers.  Every run ends
+with a quiet phase, in which the network has to converge again (I9).  A seed that fails is saved in
+``fuzz_regressions.toml``; later fuzzing runs start with the saved seeds.
 
-The repeating command is all that is needed to see a failure again: ``p2pnode sim fuzz --from-seed N --seeds 1``.
+One command repeats a failure: ``p2pnode sim fuzz --from-seed N --seeds 1``.
 
-Not here: which faults a chaotic run has (``chaos``), what must hold (``invariants``), processes (``run_pool``).
+Not here: the faults of a chaotic run (``chaos``), the invariants (``invariants``), processes (``run_pool``).
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ BAD_RUNS: Final = 0.6
 #: Clock errors are drawn with this deviation at most, seconds: two 120 s apart do not believe each other (DESIGN 2.1),
 #: and of thousands of pairs one is that if it is 20 s.
 MOST_SKEW_S: Final = 10.0
-#: What some attackers send, per second and link (guesses): ten times an honest node's and more, and few enough for a
+#: The rates of some attackers, per second and link (guesses): ten times an honest node's and more, and few enough for a
 #: run with them to last hardly longer than others.
 AMOUNTS: Final = {"flooder": 8.0, "replayer": 50.0, "slanderer": 5.0}
-#: Homes of a statement in the DHT: as usual, everybody is everybody's home in networks this small.
+#: Homes of a statement in the DHT: with the usual number every node would be a home in networks this small.
 HOMES: Final = (4, 8, 8, 20)
 _GPUS: Final = ("rtx 3090", "rtx 4070", "rtx 4090", "a100", "h100", "l4")
 _CATALOGUE: Final = (
@@ -77,7 +77,7 @@ _CATALOGUE: Final = (
 )
 
 
-# --- what a seed means ------------------------------------------------------------------------------------------------
+# --- the meaning of a seed --------------------------------------------------------------------------------------------
 
 
 def scenario_of(seed: int, nodes: int = NODES, duration_s: float = TIME_S) -> Scenario:
@@ -126,9 +126,9 @@ def _topology(die: Random, nodes: int) -> Topology:
 
 
 def _joinable(topology: Topology, seed: int) -> Topology:
-    """With so many more bootstrap nodes that everybody has one whose dial is usually answered in time.
+    """Add bootstrap nodes until every node has one whose dial is usually answered in time.
 
-    No daemon joins a network of which it reaches nobody (seed 106: the only one was 25 s of round trips away).
+    A daemon that reaches no node cannot join (seed 106: the only one was 25 s of round trips away).
     """
     one_way_s, limits = latencies(topology, seed).one_way_s, ConnectionSettings()
 
@@ -230,7 +230,7 @@ def _attacks(die: Random, until_s: float) -> tuple[Attack, ...]:
 
 @dataclass(slots=True)
 class Fuzzed:
-    """What came of it: every run, and those that broke something or crashed."""
+    """The result: every run, and the runs that broke an invariant or crashed."""
 
     made: list[Made] = field(default_factory=list)
     interrupted: bool = False
@@ -267,7 +267,7 @@ def planned(seeds: Sequence[int], nodes: int = NODES, duration_s: float = TIME_S
 
 
 def regressions(path: Path = REGRESSIONS) -> list[Planned]:
-    """What failed once, the oldest first."""
+    """The seeds that failed once, the oldest first."""
     if not path.is_file():
         return []
     table = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -1,10 +1,10 @@
-"""``[goals]``: bounds on metrics, for every point of a sweep or for those that a goal names.
+"""``[goals]``: bounds on metrics, for every point of a sweep or for the points that a goal names.
 
-A goal is ``metric = "bound"``; a metric that is a distribution is named with its figure (``ttft_s.p99``).  In front
-of the metric may stand which points are meant: ``"topology.nodes=1000, routing.policy=neuralgrid: ttft_s.p99"``; ``|``
-separates values of which one has to hold.  The value of a point is the median over its seeds.
+A goal is ``metric = "bound"``.  A metric that is a distribution is named with its figure (``ttft_s.p99``).  A prefix of
+the metric selects points: ``"topology.nodes=1000, routing.policy=neuralgrid: ttft_s.p99"``.  ``|`` separates
+alternative values.  The value of a point is the median over its seeds.
 
-Not here: how the metrics come about (``job_log``), whether a failing goal was already failing (``compare``).
+Not here: measuring the metrics (``job_log``), comparing a failed goal with a baseline (``compare``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Final
 from simulations.experiment.schema import listed, meant
 from simulations.sim.jobs import STAGES
 
-#: Metrics that are one number; what each means is in ``simulations/README.md``.
+#: Metrics that are one number; ``simulations/README.md`` explains each.
 _NUMBERS: Final = """
     jobs_submitted jobs_completed jobs_failed jobs_unserved jobs_open jobs_measured success_rate attempts_per_job
     executions preemptions cascades goodput_per_s offered_per_s utilisation within_slo cold_starts prefix_hit_share
@@ -53,7 +53,7 @@ _LIMIT: Final = re.compile(r"(>=|<=|==|>|<)\s*(-?\d[\d_]*(?:\.\d+)?(?:[eE][-+]?\
 
 
 class GoalError(ValueError):
-    """A goal cannot be read; the message says what is wrong and what may be written."""
+    """A goal cannot be read; the message names the error and the allowed forms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Goal:
 
     @property
     def of_costs(self) -> bool:
-        """Whether it is about what the run costs, not about what it finds."""
+        """Whether the goal bounds the cost of the run, not its results."""
         return self.metric in COSTS
 
     def concerns(self, value_of: Callable[[str], Any]) -> bool:
@@ -163,7 +163,7 @@ def figure_of(value: float | str | None) -> float | None:
 
 
 def judged(goal: Goal, point: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], seeds: int) -> dict[str, Any]:
-    """One goal at one point, over its runs, one per seed; what cannot be told has failed, and ``reason`` says why."""
+    """One goal at one point, over its runs, one per seed; a goal without a value fails, and ``reason`` says why."""
     value, reason = _value(goal, runs)
     if not reason and len(runs) < seeds:
         reason = f"only {len(runs)} of {seeds} seeds were finished"

@@ -59,7 +59,7 @@ class Loaded:
 
     @property
     def name(self) -> str:
-        """What its results are called."""
+        """The name of its results."""
         return self.scenario.name
 
 

@@ -24,17 +24,17 @@ from simulations.workload.traces import NAMES as TRACES
 SHIPPED: Final = Path(__file__).parents[1] / "scenarios"
 #: Problems told at once; more are mostly the same one again.
 MOST_PROBLEMS: Final = 8
-#: What a file for ``--policy`` may have.
+#: The tables and keys that a file for ``--policy`` may have.
 POLICY_TABLES: Final = ("routing", "node", "profile")
 
 
 class ScenarioError(ValueError):
-    """A scenario cannot be read; every line names file, key, what is wrong and what is allowed."""
+    """A scenario cannot be read; every line names the file, the key, the error and the allowed values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What the command line says beyond the files."""
+    """The overrides of the command line."""
 
     settings: tuple[str, ...] = ()
     policy: Path | None = None
@@ -82,7 +82,7 @@ class Layers:
         self.said.append((origin, list(dotted(value, key))))
 
     def override(self, overrides: Overrides) -> None:
-        """Lay on top what the command line says; its sweeps are merged like any other table."""
+        """Apply the overrides of the command line; its sweeps are merged like any other table."""
         if overrides.policy is not None:
             self.merge(f"--policy {overrides.policy}", read_policy(overrides.policy))
         if overrides.trace is not None:
@@ -149,7 +149,7 @@ def read_policy(path: Path) -> dict[str, Any]:
 
 
 def _daemons(table: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the daemon's configuration decides how it routes and gossips: ``node.policy`` and ``node.profile``."""
+    """The keys of the daemon's configuration that decide routing and gossip: ``node.policy`` and ``node.profile``."""
     node = table.get("node", {})
     routing = {"routing": {"policy": node["policy"]}} if "policy" in node else {}
     return routing | ({"profile": node["profile"]} if "profile" in node else {})
@@ -215,7 +215,7 @@ def _chain(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[str, dict[str, 
     if below is not None:
         if not isinstance(below, str):
             raise ScenarioError(f"{path}: extends = {below!r} is wrong: it must be the name of one TOML file in quotes")
-        table.setdefault("name", path.stem)  # results go by the name: not among those of what is extended
+        table.setdefault("name", path.stem)  # results go by the name: not among those of the extended scenario
         yield from _chain(_extended(path, below), (*seen, here))
     _find_trace(table, path.parent)
     yield str(path), table

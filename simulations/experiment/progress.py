@@ -1,8 +1,8 @@
-"""How the runs go, shown while they go: bars on a terminal, plain lines elsewhere; all of it on stderr.
+"""Shows the progress of the runs on stderr: bars on a terminal, plain lines elsewhere.
 
-Per run: virtual time, speed in virtual seconds per second, jobs done.  Over all: runs done and the time that is left,
-taken from the virtual seconds of a node made so far: in a sweep over sizes one run costs a hundred times another.
-Not here: what is printed at the end (``cli``).
+Per run it shows virtual time, speed in virtual seconds per second, and finished jobs.  For all runs together it shows
+the finished runs and the remaining time.  The estimate counts virtual seconds times nodes, because in a sweep over
+sizes one run costs a hundred times another.  Not here: the output at the end (``cli``).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Clock(Protocol):
 
 @dataclass(slots=True)
 class Tally:
-    """What has been done of a plan."""
+    """The finished part of a plan."""
 
     planned: Sequence[Planned]
     clock: Clock = time.monotonic
@@ -67,7 +67,7 @@ class Tally:
         return self.virtual.get(index, 0.0) / passed if passed > 0 else 0.0
 
     def left_s(self) -> float | None:
-        """Seconds until all is done if it goes on like this; None before anything can be said."""
+        """Seconds until all runs end at the present speed; None before the first report."""
         nodes = [planned.scenario.topology.nodes for planned in self.planned]
         whole = sum(planned.of_s * count for planned, count in zip(self.planned, nodes, strict=True))
         made, passed = sum(s * nodes[index] for index, s in self.virtual.items()), self.clock() - self.started
@@ -84,7 +84,7 @@ def clock_text(seconds: float | None) -> str:
 
 
 def word_text(word: RunProgress, of_s: float, speed: float) -> str:
-    """Speed and jobs of a run; after its end, what it still waits for."""
+    """Speed and jobs of a run; after its end, the jobs that it still waits for."""
     if word.waiting:
         rest = f"{word.rest_s:,.0f} s more for {word.waiting:,} jobs under way"
         return f"{of_s:,.0f} s, {rest}, {word.jobs:,} jobs"
@@ -130,7 +130,7 @@ class Lines:
         self._say(f"{done} {self._tally.planned[index].label}: {ending(made)}")
 
     def stopping(self) -> None:
-        """Everybody was asked to stop."""
+        """All runs were asked to stop."""
         self._say("stopping: what is done will be written; ctrl-C again to end at once")
 
     def _say(self, text: str) -> None:
@@ -174,7 +174,7 @@ class Bars:
         self._all()
 
     def ends(self, index: int, made: Made | None) -> None:
-        """A run is over; what went wrong stays on the screen."""
+        """A run is over; a failed run stays on the screen."""
         self._tally.ends(index)
         self._bars.remove_task(self._tasks.pop(index))
         if made is None or made.run["error"] or made.run["breach"]:
@@ -183,7 +183,7 @@ class Bars:
         self._all()
 
     def stopping(self) -> None:
-        """Everybody was asked to stop."""
+        """All runs were asked to stop."""
         self._bars.update(self._whole, description="stopping (ctrl-C again to end at once)")
 
     def _all(self) -> None:
@@ -205,6 +205,6 @@ def ending(made: Made | None) -> str:
 
 
 def shown_on(console: Console, planned: Sequence[Planned]) -> Any:
-    """Bars or lines, whichever the console can show; a context manager that is an ``Audience``."""
+    """Bars if the console can show them, else lines; a context manager that is an ``Audience``."""
     shown: AbstractContextManager[Any] = Bars(planned, console) if console.is_terminal else Lines(planned, console)
     return shown

@@ -1,8 +1,8 @@
-"""``results.json``: what the runs of a scenario came to; the same bytes for the same scenario, seeds and code.
+"""``results.json``: the results of the runs of a scenario; the same scenario, seeds and code give the same bytes.
 
-So there is no time of day in it, no duration and no name of a machine: those are in ``timing.json`` beside it.
-Numbers are rounded to nine digits, keys are sorted, runs are in the order of the sweep and then of the seeds.  JSON has
-no infinity: a time that was not reached is the text ``inf``, which ``float`` reads.
+The file therefore has no time of day, no duration and no machine name: those are in ``timing.json`` beside it.
+Numbers are rounded to nine digits and keys are sorted.  Runs are in the order of the sweep, then of the seeds.  JSON
+has no infinity: a time that was not reached is the text ``inf``, which ``float`` reads.
 
 Not here: running (``run_pool``), comparing (``compare``), pictures (``report``).
 """
@@ -37,7 +37,7 @@ SCHEMA: Final = 1
 DIGITS: Final = 9
 RESULTS: Final = "results.json"
 TIMING: Final = "timing.json"
-#: Ratios to the ceiling: what is divided.
+#: Ratios to the ceiling: the divided metrics.
 RATIOS: Final = {
     "ttft_p50_ratio": "ttft_s.p50",
     "ttft_p99_ratio": "ttft_s.p99",
@@ -85,7 +85,7 @@ def warnings_of(loaded: Loaded) -> list[str]:
 
 
 def timing(loaded: Loaded, runs: Sequence[Run], costs: Sequence[Run]) -> dict[str, Any]:
-    """What the runs cost, one by one, and the goals on that."""
+    """The cost of each run, and the goals on cost."""
     beside = [tidy({**run, "metrics": cost}) for run, cost in zip(runs, costs, strict=True)]
     goals = _judged([goal for goal in loaded.goals if goal.of_costs], loaded, beside)
     return {"schema": SCHEMA, "name": loaded.scenario.name, "runs": costs, "goals": goals}
@@ -151,7 +151,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_timing(folder: Path) -> dict[str, Any]:
-    """What the runs cost, if that is known."""
+    """The cost of the runs, if it is known."""
     path = folder / TIMING
     return read(path) if path.is_file() else {"schema": SCHEMA, "runs": [], "goals": []}
 

@@ -1,10 +1,10 @@
-"""Many runs at once, each in a process of its own, so that memory is one run's and a crash is one run's.
+"""Many runs at once.  Each run gets its own process, which isolates memory and crashes.
 
-A child runs one point with one seed; a thread of it sends word of how far it is and listens for the word to stop, upon
-which the run ends at the next tick with what it has.  The first ctrl-C (or SIGTERM) asks all children to stop, the
-second kills them.  What comes back is in the order of the sweep and the seeds, whoever was first.
+A child runs one point with one seed.  A thread of the child reports progress and listens for the order to stop; after
+that order the run ends at the next tick and returns its partial results.  The first ctrl-C (or SIGTERM) asks all
+children to stop, the second kills them.  Results are in the order of the sweep and the seeds, not of completion.
 
-Not here: what a run is (``run``), what becomes of it (``results``).
+Not here: one run (``run``), the results file (``results``).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """One run as it came out: its place in the results, and what it cost."""
+    """One finished run: its place in the results, and its cost."""
 
     run: dict[str, Any]
     timing: dict[str, Any]
@@ -92,7 +92,7 @@ class Audience(Protocol):
         """A run is over; None if it was killed."""
 
     def stopping(self) -> None:
-        """Everybody was asked to stop."""
+        """All runs were asked to stop."""
 
 
 def plan(loaded: Loaded, until: float | None = None) -> list[Planned]:
@@ -107,7 +107,7 @@ def plan(loaded: Loaded, until: float | None = None) -> list[Planned]:
 
 
 def repeat_words(file: str, point: Point, seed: int, overrides: Overrides) -> tuple[str, ...]:
-    """The command for one point and seed; what the point says is said as ``--set``, after all else."""
+    """The command for one point and seed; the point is written as ``--set`` options, after all others."""
     words = ["p2pnode", "sim", "run", file, "--seed", str(seed), *overrides.words()]
     for key, value in point.items():
         words += ["--set", f"{key}={toml_text(value)}"]
@@ -132,7 +132,7 @@ def toml_text(value: Any) -> str:
 
 
 def one_run(planned: Planned, entry_point: str = ENTRY_POINT, progress: RunProgress | None = None) -> Made:
-    """Make a run here and now.  What it raises becomes its ``error``."""
+    """Make a run here and now.  An exception becomes its ``error``."""
     wall, cpu = time.perf_counter(), time.process_time()
     end_s = end_cpu_s = 0.0
     entry = _blank(planned)
@@ -145,7 +145,7 @@ def one_run(planned: Planned, entry_point: str = ENTRY_POINT, progress: RunProgr
         end_s, end_cpu_s = outcome.end_s, outcome.end_cpu_s - cpu
         if outcome.breach is not None:
             entry["breach"] = _breach(outcome.breach, planned)
-    except Exception as error:  # whatever it is, it is this run's end and not that of the others
+    except Exception as error:  # any error ends this run only, not the others
         trace = traceback.format_exc()
         entry = _blank(planned, f"{type(error).__name__}: {error}")
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -178,7 +178,7 @@ def _breach(breach: dict[str, Any], planned: Planned) -> dict[str, Any]:
 
 
 def _timing(planned: Planned, entry: dict[str, Any], wall: float, cpu: float, speed: float | None) -> dict[str, Any]:
-    """What it cost.  ``speed`` is without the rest after the end, in which no jobs come: that goes fast."""
+    """The cost of a run.  ``speed`` leaves out the rest after the end, which has no new jobs and goes fast."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "point": planned.point,
@@ -192,7 +192,7 @@ def _timing(planned: Planned, entry: dict[str, Any], wall: float, cpu: float, sp
 
 
 def _child(planned: Planned, entry_point: str, pipe: Connection, stop: Any) -> None:
-    """The whole life of a child.  ctrl-C reaches it with its parent, who will say what it means."""
+    """The whole life of a child.  ctrl-C reaches both the child and its parent; the parent decides what to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     progress = RunProgress()
@@ -205,7 +205,7 @@ def _child(planned: Planned, entry_point: str, pipe: Connection, stop: Any) -> N
             try:
                 pipe.send(progress)
             except OSError:
-                os._exit(1)  # nobody is left to hear the end of it
+                os._exit(1)  # the parent is gone: no process reads the result
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()
@@ -244,7 +244,7 @@ class RunPool:
     stops: int = 0
     _waiting: list[int] = field(default_factory=list)
     _running: list[_Running] = field(default_factory=list)
-    #: What the run in this process reads, if there is one.
+    #: The input of the run in this process, if there is one.
     _word: RunProgress | None = None
 
     @property
@@ -334,7 +334,7 @@ class RunPool:
                 self._word = RunProgress()
                 with suppress(KeyboardInterrupt):  # the second
                     self.made[index] = one_run(each, self.entry_point, self._word)
-                self._word = None  # what is said of it is not to be broken off
+                self._word = None  # the report must not be interrupted
                 self.audience.ends(index, self.made.get(index))
         return list(self.made.values())
 
@@ -357,7 +357,7 @@ class RunPool:
 
 
 def _died(planned: Planned, code: int | None) -> Made:
-    """What is known of a child that ended without a word."""
+    """A description of a child that ended without a report."""
     how = f"exit code {code}"
     if code is not None and code < 0:
         with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""What the command prints at the end: runs and their headline figures, goals with their values, comparisons.
+"""The tables that the command prints at the end: runs with headline figures, goals with values, comparisons.
 
 Not here: pictures (``report``), progress (``progress``).
 """
@@ -22,7 +22,7 @@ from simulations.experiment.loading import label, short_value
 from simulations.experiment.results import tidy
 from simulations.sim.jobs import STAGES
 
-#: What is shown of a run, as far as it was measured; the metrics of its goals come first.
+#: The measured metrics that a table shows of a run; the metrics of its goals come first.
 HEADLINES: Final = (
     "jobs_measured",
     "success_rate",

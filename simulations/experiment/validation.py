@@ -80,7 +80,7 @@ def _names(scenario: Scenario) -> Iterator[Problem]:
 
 
 def _no_model(name: str) -> str:
-    """Why nobody can tell what model that is, or nothing: it is in the table, or its name says how large it is."""
+    """Why the model is unknown, or nothing: the model is in the table, or its name gives its size."""
     shape = shape_of(name)
     near = [known for known in model_names() if _mistyped(name.lower(), known)]
     if shape.known or (shape.sized and not near):
@@ -158,7 +158,7 @@ def _quiet(scenario: Scenario) -> Iterator[Problem]:
         yield Problem("quiet_s", f"{says}: the network could not be found whole within it; lengthen it or lower that")
 
 
-# --- what goes wrong -------------------------------------------------------------------------------------------------
+# --- faults and attacks ----------------------------------------------------------------------------------------------
 
 
 def _faults(scenario: Scenario) -> Iterator[Problem]:

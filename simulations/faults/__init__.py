@@ -1,1 +1,1 @@
-"""What breaks: faults of the network and of machines, and nodes that come and go."""
+"""Faults of the network and of machines, and churn."""

@@ -1,7 +1,7 @@
-"""A random mix of faults with random parameters, drawn from the seed: what nobody thought of.
+"""A random mix of faults with random parameters, drawn from the seed; it finds cases that the scenarios miss.
 
-Swarm testing: each run has only some of the kinds, so that one does not drown the others, and those often.  A fault is
-drawn as a scenario would say it, so that a chaotic run can be repeated with its faults written out.
+Swarm testing: each run has only some of the kinds, and has those often, so that one kind does not hide the others.  A
+fault is drawn in the form of a scenario, so a chaotic run can be repeated with its faults written out.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from simulations.scenario import Fault, Scenario
 LEAST_KINDS: Final = 2
 MOST_KINDS: Final = 6
 EVERY_S: Final = 25.0
-#: Bounds of what is drawn (guesses): seconds a fault lasts, and share of the nodes it hits.
+#: Bounds of the draws (guesses): seconds a fault lasts, and share of the nodes it hits.
 LEAST_S: Final = 1.0
 MOST_S: Final = 90.0
 MOST_SHARE: Final = 0.5
-#: From, to: what ``amount`` may be, by kind; where none is given it does not count.
+#: Least and largest ``amount`` by kind; a kind without bounds ignores it.
 AMOUNTS: Final[dict[str, tuple[float, float]]] = {
     "bandwidth_cap": (0.2, 5.0),
     "clock_jump": (-7200.0, 7200.0),

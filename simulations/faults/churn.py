@@ -1,24 +1,24 @@
-"""Nodes that come and go by themselves: how long each stays, how it leaves, what it has forgotten when it is back.
+"""Churn: the session lengths of the nodes, the way they leave, and the state that they lose.
 
 Theory of operation
 ===================
 
-Every node has a die of its own for its lengths of stay and one for its ways to go, so that a node more does not change
+Every node has one random stream for its session lengths and one for its departures, so an extra node does not change
 the fate of the others::
 
-    up    its session is over      -> crash (``crash_share``; without a word) or goodbye     -> down
+    up    its session is over      -> crash (``crash_share``; without a goodbye) or goodbye  -> down
     down  its time off is over     -> starts again; with ``amnesia``, of the crashed, without its state   -> up
     down  a fault holds it down    -> looks again after another time off
 
-Sessions are exponential, Weibull (heavy tailed with a shape below 1), or bimodal: a share is stable and stays for ever,
-the others are restless, with exponential sessions.  The mean is ``mean_session_s`` in every case.  A node that joins
+Sessions are exponential, Weibull (heavy tailed with a shape below 1), or bimodal: a share of the nodes is stable and
+stays for ever, the others have exponential sessions.  The mean is ``mean_session_s`` in every case.  A node that joins
 before ``from_s`` begins its first session then.  Newcomers are machines that were never there before; they stay as
-long as everybody.
+long as other nodes.
 
-At ``until_s``, or when the quiet phase begins, everything stops: whoever is away comes back at that moment, because in
-the quiet phase the whole network has to be found whole again.
+Churn stops at ``until_s``, or when the quiet phase begins.  All absent nodes return at that moment, because the quiet
+phase checks that the whole network converges.
 
-Not here: what breaks by accident (``faults``).
+Not here: accidental faults (``faults``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from simulations.scenario import Churn
 from simulations.sim.cluster import Cluster
 from simulations.sim.node import SimNode
 
-#: Seconds within which a node that says goodbye is gone (``peer`` takes half of one).
+#: Seconds within which a node that says goodbye is gone (``node`` takes half of one).
 GOODBYE_S: Final = 1.0
 
 
@@ -57,7 +57,7 @@ class ChurnProcess:
         self._away: dict[int, SimNode] = {}
 
     def prepare(self) -> None:
-        """Everybody's first session, and the newcomers."""
+        """Schedule the first session of each node, and the newcomers."""
         churn = self.churn
         if churn.newcomers_per_s:
             self._next_newcomer(len(self.cluster.peers), churn.from_s)
@@ -142,5 +142,5 @@ class ChurnProcess:
 
     def _start(self, peer: SimNode) -> None:
         if not peer.held:
-            # Whoever is just saying goodbye has to have gone before.
+            # A node that is saying goodbye has to end first.
             self.loop.at(self.loop.now + (GOODBYE_S if peer.up else 0.0), self.cluster.start, peer)

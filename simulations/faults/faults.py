@@ -1,14 +1,14 @@
-"""Things that break, and mend: one small class per kind of fault, which knows how to begin and how to end.
+"""Faults and their repair: one small class per kind of fault, which begins and ends it.
 
 Theory of operation
 ===================
 
-A fault begins at ``at_s`` and ends after ``for_s`` seconds, at the latest when the quiet phase begins; then everything
-it did is undone.  Faults overlap: what each adds is kept apart or counted, so that the end of one does not end the
-other.  It hits ``nodes``, or a ``share`` of those that are up when it begins, one at least, drawn by a die of its own.
+A fault begins at ``at_s`` and ends after ``for_s`` seconds, at the latest when the quiet phase begins.  Its end undoes
+all of its effects.  Faults overlap: the effects of each are kept apart or counted, so the end of one does not end the
+other.  A fault hits ``nodes``, or a ``share`` of the nodes that are up when it begins, at least one.  Each fault draws
+its nodes from its own random stream.
 
-Not here: which faults a chaotic run has (``chaos``), nodes that leave of their own will (``churn``), bad intent
-(``attackers``).
+Not here: the choice of faults in a chaotic run (``chaos``), voluntary departures (``churn``), attacks (``attackers``).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Detour = Callable[["Endpoint", "Endpoint"], float]
 
 
 class NetworkConditions:
-    """What all faults together do to the network."""
+    """The joint effect of all faults on the network."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._network = cluster.network
@@ -65,7 +65,7 @@ class NetworkConditions:
         self._capped(peer)
 
     def uncap(self, fault: object, peer: SimNode) -> None:
-        """What this one did to a machine's access link is over."""
+        """Undo the effect of this fault on a machine's access link."""
         self._caps.get(peer, {}).pop(fault, None)
         self._capped(peer)
 
@@ -74,7 +74,7 @@ class NetworkConditions:
         peer.up_bytes_s, peer.down_bytes_s = min(machine.up_bytes_s, most), min(machine.down_bytes_s, most)
 
     def clear(self, fault: object) -> None:
-        """What this one did is over."""
+        """Undo the effects of this fault."""
         self._cuts.pop(fault, None)
         self._detours.pop(fault, None)
         self._changed()
@@ -88,9 +88,9 @@ class NetworkConditions:
 
 
 class ActiveFault:
-    """Base of all kinds: whom it hits, and what is to be undone.  ``number`` tells faults of one scenario apart."""
+    """Base of all kinds: the hit nodes, and the effects to undo.  ``number`` tells faults of one scenario apart."""
 
-    #: What ``amount`` is if the scenario does not say.
+    #: The default of ``amount``.
     AMOUNT: ClassVar[float] = 0.0
 
     def __init__(self, cluster: Cluster, conditions: NetworkConditions, fault: Fault, number: int) -> None:
@@ -104,7 +104,7 @@ class ActiveFault:
         self.hit: list[SimNode] = []
 
     def choose(self) -> list[SimNode]:
-        """Whom it hits."""
+        """The nodes that it hits."""
         peers, fault = self.cluster.peers, self.fault
         if fault.nodes:
             return [peers[index] for index in fault.nodes if index < len(peers)]
@@ -112,7 +112,7 @@ class ActiveFault:
         return self.die.sample(alive, min(len(alive), max(1, round(fault.share * len(alive)))))
 
     def prepare(self) -> None:
-        """What has to be known before it begins."""
+        """Prepare the fault before it begins."""
 
     def begin(self) -> None:
         """It happens."""
@@ -126,7 +126,7 @@ class ActiveFault:
             self.mend(peer)
 
     def strike(self, peer: SimNode) -> None:
-        """What it does to one node."""
+        """Apply the fault to one node."""
 
     def mend(self, peer: SimNode) -> None:
         """Undo it."""
@@ -136,7 +136,7 @@ class ActiveFault:
 
 
 class Crash(ActiveFault):
-    """``share`` or ``nodes``: machines lose their power, nobody is told; they come back with their disks."""
+    """``share`` or ``nodes``: machines lose their power without a goodbye; they come back with their disks."""
 
     SILENTLY: ClassVar[bool] = True
     FORGETS: ClassVar[bool] = False
@@ -173,12 +173,12 @@ class Leave(Crash):
     def mend(self, peer: SimNode) -> None:
         peer.held -= 1
         if not peer.held:
-            # Whoever is just saying goodbye has to have gone before.
+            # A node that is saying goodbye has to end first.
             self.loop.at(self.loop.now + (1.0 if peer.up else 0.0), self.cluster.start, peer)
 
 
 class SeedsDown(Crash):
-    """No field but the times counts: all nodes that everybody knows from the start are gone."""
+    """No field but the times counts: all bootstrap nodes are gone."""
 
     def choose(self) -> list[SimNode]:
         return self.cluster.peers[: self.cluster.scenario.topology.seeds]
@@ -187,7 +187,7 @@ class SeedsDown(Crash):
 class Freeze(ActiveFault):
     """``share`` or ``nodes``: the process is stopped (a laptop's lid, SIGSTOP): it answers nothing, and goes on later.
 
-    What reaches its machine meanwhile waits in the sockets; whoever hears no PONG gives the link up.
+    Messages to its machine wait in the sockets meanwhile; a peer that hears no PONG gives the link up.
     """
 
     def begin(self) -> None:
@@ -203,7 +203,7 @@ class Freeze(ActiveFault):
 
 
 class SlowCpu(ActiveFault):
-    """``share`` or ``nodes``: whatever the daemon does takes ``amount`` times as long (Lifeguard's experiment)."""
+    """``share`` or ``nodes``: every action of the daemon takes ``amount`` times as long (Lifeguard's experiment)."""
 
     AMOUNT = SLOW
 
@@ -228,7 +228,7 @@ class ClockJump(ActiveFault):
 
 
 class DiskFull(ActiveFault):
-    """``share`` or ``nodes``: nothing is written any more; a restart finds what was there when the disk was full.
+    """``share`` or ``nodes``: writes stop; a restart finds the data from the time when the disk became full.
 
     So marks, addresses and the incarnation of a restart are old.  Models that are on the disk can still be read.
     """
@@ -270,7 +270,7 @@ class Partition(ActiveFault):
         self.conditions.clear(self)
 
     def side(self, peer: Endpoint) -> int:
-        """0, 1, ..., or -1 of a bridge; whoever joins meanwhile is put somewhere, too."""
+        """0, 1, ..., or -1 of a bridge; a node that joins meanwhile gets a side, too."""
         known = self._sides.get(peer.index)
         if known is None:
             draw = rng_stream(self.cluster.seed, f"side-{self.number}", peer.index).random()
@@ -295,7 +295,7 @@ class Partition(ActiveFault):
 
 
 class Hold(ActiveFault):
-    """``share`` or ``nodes``: what goes to and from them is held back for ``amount`` seconds, let go, held back again.
+    """``share`` or ``nodes``: their traffic is held back for ``amount`` seconds, released, and held back again.
 
     Longer than a link may be silent it is a partition.
     """
@@ -409,7 +409,7 @@ class EngineCrash(ActiveFault):
             peer.worker.engine_crashed()
 
 
-#: What ``Fault.kind`` may be.
+#: The allowed values of ``Fault.kind``.
 KINDS: Final[dict[str, type[ActiveFault]]] = {
     "bandwidth_cap": BandwidthCap,
     "clock_jump": ClockJump,

@@ -1,1 +1,1 @@
-"""What is observed: samples and metrics, and the invariants that every run has to keep."""
+"""Observation of a run: samples, metrics, and the invariants that every run has to keep."""

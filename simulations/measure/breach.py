@@ -1,10 +1,10 @@
-"""An invariant that does not hold.  Who raises it: ``invariants`` and ``convergence``; who catches it: ``run``."""
+"""The exception for a broken invariant."""
 
 from __future__ import annotations
 
 
 class Breach(Exception):
-    """Which invariant, when, and what was seen."""
+    """The invariant, the time, and the observation."""
 
     def __init__(self, invariant: str, at_s: float, what: str) -> None:
         super().__init__(f"{invariant} at {at_s:.3f} s: {what}")

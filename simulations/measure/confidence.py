@@ -1,4 +1,4 @@
-"""How far the mean of a few runs may be from that of all: Student's t.  Not here: which runs belong together."""
+"""The confidence interval of a mean of a few runs: Student's t.  Not here: the grouping of the runs."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""Whether the network is whole again after everything that broke (I9), and how long that took.
+"""Checks that the network converges again after all faults (I9), and measures the time until then.
 
-Whole is: every honest node that lives knows nearly every other (as far as its view has room), what it knows is not
-older than two periods of whoever said it, and the links between honest nodes do not fall apart into islands.  From the
-begin of the quiet phase on that is looked at every second, and less often while it is so; it has to be so within
-``measure.liveness_s``, and to stay so to the end of that time.  A lapse of a few seconds is none: what one load missed
-(it goes to few, a link just broke) the next one brings.  Of very many nodes a sample looks, drawn anew each time.
+A network has converged if three things hold.  Every live honest node knows nearly all others, as far as its view has
+room.  Its knowledge is not older than two periods of the author.  The links between honest nodes form no islands.
+
+The check runs every second from the begin of the quiet phase on, and less often while the network is converged.  The
+network has to converge within ``measure.liveness_s`` and stay converged to the end of that time.  A lapse of a few
+seconds does not count: a load goes to few nodes, and if a broken link loses one, the next one repairs the gap.  In very
+large networks each check draws a new sample of the nodes.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from simulations.rng_streams import rng_stream
 from simulations.sim.cluster import Cluster
 from simulations.sim.node import SimNode
 
-#: Share of what is to be known that has to be (guess: one load in a thousand may be late).
+#: Share of the places in views that has to be filled (guess: one load in a thousand may be late).
 SHARE: Final = 0.999
 #: Viewers looked at; all, if there are no more.
 VIEWERS: Final = 64
@@ -68,7 +70,7 @@ class Convergence:
             self.cluster.loop.at(min(self.due, now + (EVERY_S if wrong else WHOLE_EVERY_S)), self._look)
 
     def wrong(self) -> str:
-        """What is not as it should be, or nothing."""
+        """The reason why the network has not converged, or an empty text."""
         alive = [peer for peer in self.cluster.alive if peer.honest]
         if len(alive) < 2:
             return ""
@@ -89,7 +91,7 @@ class Convergence:
         return "" if known >= SHARE * wanted else f"{known} of {wanted} places in views are filled: {example}"
 
     def _why_not(self, viewer: SimNode, other: SimNode) -> str:
-        """What of ``other`` is missing in the view, or nothing."""
+        """The missing knowledge about ``other`` in the view, or an empty text."""
         record = viewer.node.view.get(other.peer_id)
         if record is None or record.advert_env is None:
             return "no advert"

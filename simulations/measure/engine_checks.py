@@ -1,4 +1,4 @@
-"""What is wrong with an engine, if anything is (I5): slots, memory, and whether anybody waits without need."""
+"""Checks the state of an engine (I5): slots, memory, and jobs that wait although a slot is free."""
 
 from __future__ import annotations
 

@@ -1,22 +1,22 @@
-"""What has to hold at every moment of every run; a breach ends the run and says where and when.
+"""The invariants of every run.  A breach ends the run and says where and when.
 
 === ==================================== ===============================================================================
 I1  jobs are conserved                   submitted = completed + failed + open, in total and at every entry
-I2  a job is answered once               at most one answer, no more executions than attempts, none for nobody
+I2  a job is answered once               at most one answer, no more executions than attempts, no orphans
 I3  life cycle                           asked <= accepted <= first token <= answered <= ended; no attempt after the end
 I4  time                                 never goes back; no timer or message of a dead life arrives
-I5  engines                              0 <= used <= total, for slots and memory; nobody waits while a slot is free
+I5  engines                              0 <= used <= total, for slots and memory; no job waits while a slot is free
 I6  statements                           a view holds only what its author signed, and never an older one than before
-I7  the oracle boundary                  who chooses and admits has no way to see how long an answer will be
-I8  memory is bounded                    view, marks, lists per link, shelf of the DHT, timers, what waits
-I9  liveness                             after the last fault the network is whole again in time (``convergence``)
+I7  the oracle boundary                  ranking and admission cannot see how long an answer will be
+I8  memory is bounded                    view, marks, lists per link, DHT store, timers, queues
+I9  liveness                             after the last fault the network converges in time (``convergence``)
 I10 reputation                           no honest node blames or bans an honest one
 I11 no loops                             a job is brought to each worker once, and to no more than ``asked``
-I12 determinism                          same scenario and seed, same digest: that is for tests, not for a run to see
+I12 determinism                          same scenario and seed, same digest; only tests can check this
 === ==================================== ===============================================================================
 
-Some are noticed where they happen (``job_log.violations``) and only raised here.  Cheap ones are looked at every
-second, those that look at whole states every ``measure.invariants_every_s``.
+Other modules record some breaches (``job_log.violations``); this module raises them.  Cheap checks run every second,
+checks of whole states every ``measure.invariants_every_s``.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ __all__ = ["Breach", "Invariants"]
 
 #: Views looked at for statements at a time: whole views, so that none is looked at too rarely (guess).
 VIEWS: Final = 4
-#: Seconds that an execution for nobody may go on: a silent link is found out, a queue worked off (guess).
+#: Seconds that an orphaned execution may go on: until a silent link is detected and a queue is empty (guess).
 GRACE_S: Final = 60.0
-#: Bounds that no setting has: what may wait for a processor, and timers of one node (guesses, above any need).
+#: Bounds that no setting has: the queue for a processor, and the timers of one node (guesses, above any need).
 MOST_WAITING: Final = 50_000
 MOST_TIMERS: Final = 10_000
 #: A job may be this much older than its limit before it counts as forgotten, seconds (guess).
 LATE_S: Final = 30.0
-#: What nobody may be told before it is done.
+#: Fields that stay secret until the job is done.
 SECRETS: Final = frozenset({"output_tokens", "truth"})
 
 
@@ -65,11 +65,11 @@ class Invariants:
         self._die = rng_stream(cluster.seed, "invariants")
         #: The newest version that a life of a node has shown, by author and kind.
         self._versions: dict[tuple[int, int], dict[tuple[bytes, int], tuple[int, int]]] = {}
-        #: Since when an attempt has been working for nobody.
+        #: Since when an attempt has had no entry that waits for it.
         self._orphans: dict[int, float] = {}
 
     def prepare(self) -> None:
-        """Schedule what is not looked at every second."""
+        """Schedule the checks that do not run every second."""
         self._boundary()
         every = self.cluster.scenario.measure.invariants_every_s
         if every:
@@ -77,7 +77,7 @@ class Invariants:
         self.healing.prepare()
 
     def look(self) -> None:
-        """What can be seen cheaply."""
+        """The cheap checks."""
         job_log, now = self.cluster.job_log, self.cluster.loop.now
         self.made += 1
         if job_log.violations:
@@ -91,13 +91,13 @@ class Invariants:
         self._life_cycles()
 
     def at_end(self) -> None:
-        """What holds when everything has come to rest."""
+        """The checks after the end of all jobs."""
         self.look()
         self.whole()
         self.forgotten()
 
     def metrics(self) -> dict[str, Any]:
-        """What the results say of the checks."""
+        """The part of the results about the checks."""
         return {"checks": self.made} | self.healing.metrics()
 
     def whole(self) -> None:
@@ -126,7 +126,7 @@ class Invariants:
     # --- jobs ------------------------------------------------------------------------------------------------------
 
     def conserved(self) -> None:
-        """I1 at every entry: what is open is there, and in nobody else's hands."""
+        """I1 at every entry: every open job is there, and at no other entry."""
         open_at: dict[int, int] = {}
         for note in self.cluster.job_log.open.values():
             open_at[note.entry] = open_at.get(note.entry, 0) + 1
@@ -159,7 +159,7 @@ class Invariants:
 
     def engine(self, peer: SimNode) -> None:
         """I2, I3 and I5 of one worker."""
-        if peer.worker is None or not peer.honest:  # what attackers do to their own engines is their affair
+        if peer.worker is None or not peer.honest:  # attackers may misuse their own engines
             return
         now = self.cluster.loop.now
         fault = engine_fault(peer.worker, now)
@@ -212,7 +212,7 @@ class Invariants:
                     self._breach("I10", f"node {peer.index} has banned node {other.index}, which is honest")
 
     def statements(self, peer: SimNode) -> None:
-        """I6: signed by whom it is about, and never older than what this life of the viewer had before."""
+        """I6: signed by its subject, and never older than what this life of the viewer had before."""
         versions = self._versions.setdefault((peer.index, peer.life), {})
         for record in peer.node.view.records()[1:]:
             for envelope in (record.advert_env, record.load_env):
@@ -233,7 +233,7 @@ class Invariants:
     # --- the oracle boundary ------------------------------------------------------------------------------------------
 
     def _boundary(self) -> None:
-        """I7: what an entry, a ranking and an admission are given has no field for what they must not know."""
+        """I7: the inputs of an entry, a ranking and an admission have no field with secret data."""
         for given in (Job, JobQuery, Submit, Begin, Arrived):
             told = set(given.__annotations__) & SECRETS
             if told:

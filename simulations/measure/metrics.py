@@ -1,4 +1,4 @@
-"""The figures of a run: the metrics that goals are judged by, the curves and time series that reports draw."""
+"""The figures of a run: metrics for the goals, curves and time series for the reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from simulations.sim.job_log import JobLog, JobNote
 from simulations.sim.jobs import STAGES
 from simulations.sim.node import SimNode
 
-#: Points of a curve, columns of a heat map and of a series in the results: what a picture can show.
+#: Points of a curve, columns of a heat map and of a series in the results: as many as a picture can show.
 POINTS: Final = 64
 COLUMNS: Final = 150
 _QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
@@ -268,7 +268,7 @@ def _fates(run: Observed) -> dict[str, Any]:
     return found
 
 
-# --- what pictures are made of ---------------------------------------------------------------------------------------
+# --- the data of pictures --------------------------------------------------------------------------------------------
 
 
 def cdf(values: Sequence[float], total: int | None = None) -> list[list[float]]:
@@ -305,7 +305,7 @@ def _series(run: Observed) -> dict[str, list[Any]]:
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    """Of what is known; None if nothing is."""
+    """Of the known values; None if there are none."""
     known = [value for value in values if not math.isnan(value)]
     return rounded(sum(known) / len(known)) if known else None
 

@@ -1,7 +1,7 @@
-"""Looks at the network from outside while it runs: series, spreading adverts, how old and how whole the views are.
+"""Samples the network from outside during a run: series, spreading adverts, age and completeness of the views.
 
-It reads and changes nothing, but for one thing: ``measure.track_every_s`` makes a node change its advert, so that its
-spreading can be followed.
+Sampling only reads, with one exception: ``measure.track_every_s`` makes a node change its advert, so that the spread of
+the advert can be followed.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Sampler:
         self._at_warmup = [_counters(peer) for peer in self.cluster.peers]
 
     def at_end(self) -> None:
-        """The window is over; what follows, the rest, is no part of the figures."""
+        """The window is over; the rest of the run is no part of the figures."""
         self._rates = self.traffic()
         self._records = self.records()
         self._busy_s = self.busy_s()
@@ -273,11 +273,11 @@ class Sampler:
 
     @property
     def lookups(self) -> int:
-        """Questions to the DHT; nobody is left to get the answer of one whose asker has died meanwhile."""
+        """Questions to the DHT, without those whose asker has died before the answer."""
         return len(self.found_s) + sum(peer.up and peer.life == life for peer, life in self._asking.values())
 
     def looked_up(self, number: int, model: str, found: Found, seconds: float) -> None:
-        """A question of ours was answered; it is a find if somebody in it lives and has the model."""
+        """A question of ours was answered; it is a find if a node in it is alive and has the model."""
         del self._asking[number]
         network = self.cluster.network
         for envelope in found.envelopes:

@@ -1,18 +1,18 @@
-"""``report.html``: what came of a simulation, as one file with tables and pictures for people.
+"""``report.html``: the results of a simulation as one file with tables and pictures for people.
 
-One page without any reference to the outside: style and drawings are in it, so that it can be mailed, kept beside the
-results, read on a phone and printed.  The same results give the same bytes.
+The page has no external references: it contains its style and its drawings.  It can be mailed, kept beside the results,
+read on a phone and printed.  The same results give the same bytes.
 
 =========== =======================================================================
-module      what
+module      content
 =========== =======================================================================
 points      results by points of the sweep: lines, spreads over seeds
 metrics     titles, units and formats of the metrics
 svg_theme   matplotlib to inline SVG that follows the colour scheme
-sweep_plots metrics over a swept key; ``plot_catalog`` says which over which
+sweep_plots metrics over a swept key; ``plot_catalog`` lists the pairs
 curves      distributions, and spreading over time
 timelines   courses over virtual time, partitions, the map of load
-pictures    which of these a report has
+pictures    the choice of pictures for a report
 page        the values of the page; its template is ``page.html``
 =========== =======================================================================
 

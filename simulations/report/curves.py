@@ -1,7 +1,7 @@
-"""Distributions and spreading over time: the curves that each run brings along.
+"""Distributions and spreading over time: the curves of each run.
 
-Not here: courses of one run over virtual time (``timelines``) and metrics over a swept key (``sweep_plots``).  Seeds
-are joined on one grid: the line is their mean, the band reaches from the least to the most.
+Seeds are joined on one grid: the line is their mean, the band reaches from the least to the most.  Not here: courses of
+one run over virtual time (``timelines``) and metrics over a swept key (``sweep_plots``).
 """
 
 from __future__ import annotations

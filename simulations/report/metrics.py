@@ -1,4 +1,4 @@
-"""What the metrics are called and in which unit people read them.
+"""The titles of the metrics and the units that people read.
 
 Not here: how they are measured (``job_log``).
 """
@@ -16,7 +16,7 @@ KIB: Final = 1024.0
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric by the name that ``points.read`` takes, its title, its unit, and what it is divided by to be in it."""
+    """A metric by the name that ``points.read`` takes, its title, its unit, and the divisor for that unit."""
 
     name: str
     title: str
@@ -126,7 +126,7 @@ LEAST_SEEDS: Final = 5
 
 
 def known(name: str) -> Metric:
-    """A metric by name; of one that nobody described, what its name tells."""
+    """A metric by name; an undescribed metric gets its title from its name."""
     if name in KNOWN:
         return KNOWN[name]
     for joint in (".", "_"):

@@ -1,8 +1,8 @@
-"""The page itself: words, tables and pictures as one HTML file that needs nothing else.
+"""The page itself: words, tables and pictures as one HTML file that needs no other file.
 
-``page.html`` is its template, which escapes every text from outside (names, points, commands); here are the values.  No
-script: what can be folded is a ``<details>``, what is to be copied is selected by one click.  Not here: the pictures
-(``pictures``).
+``page.html`` is its template, which escapes every text from outside (names, points, commands).  This module computes
+the values.  The page has no script: foldable parts are ``<details>``, and one click selects a text for copying.  Not
+here: the pictures (``pictures``).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def html(results: Results, timing: dict[str, Any], drawn: Sequence[Picture] | No
 
 
 def facts(results: Results, costs: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """What was run, in one line of small print; what is not known is empty."""
+    """The description of the run in one line of small print; unknown parts are empty."""
     seeds = list(dict.fromkeys(str(run.get("seed")) for run in results.runs))
     jobs = [value for run in results.runs if is_number(value := (run.get("metrics") or {}).get("jobs_submitted"))]
     virtual = sum(float(run.get("virtual_s") or 0) for run in results.runs)
@@ -79,7 +79,7 @@ def words_of(point: dict[str, Any]) -> str:
 
 
 def measured(goal: dict[str, Any]) -> str:
-    """What came of a goal, also in the unit that people read it in."""
+    """The result of a goal, also in its unit for people."""
     metric, value = known(metric_of(goal)), goal.get("value")
     if not is_number(value):
         return "not reached" if value == "inf" else "–"
@@ -87,7 +87,7 @@ def measured(goal: dict[str, Any]) -> str:
 
 
 def timings(timing: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each run cost, as far as it was noted."""
+    """The cost of each run, as far as it was recorded."""
     found = timing.get("runs")
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 

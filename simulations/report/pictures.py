@@ -1,7 +1,7 @@
-"""Which pictures a report has: each only where the runs hold what it shows.
+"""Chooses the pictures of a report: each appears only if the runs hold its data.
 
-Not here: drawing.  What was swept and judged but has no picture of its own gets a plain one,
-so that every goal can be looked at.
+Swept and judged metrics without a picture of their own get a plain one, so that every goal is visible.  Not here:
+drawing (``sweep_plots``, ``curves``, ``timelines``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from simulations.report.points import Results, key_title, metric_of
 from simulations.report.svg_theme import Picture
 from simulations.report.sweep_plots import Question
 
-#: What is shown of sweeps over names, besides the metrics that have goals.
+#: The metrics shown for sweeps over names, besides the metrics that have goals.
 OF_NAMES = ("ttft_s.p99", "goodput_per_s", "success_rate", "ttft_p99_ratio", "herd_peak")
 
 
@@ -34,7 +34,7 @@ def pictures(results: Results) -> list[Picture]:
 
 
 def goal_metrics(results: Results) -> list[str]:
-    """What the scenario judges."""
+    """The metrics that the scenario judges."""
     return list(dict.fromkeys(metric_of(goal) for goal in results.goals))
 
 
@@ -54,5 +54,5 @@ def plain_ones(results: Results, covered: set[tuple[str, str]]) -> list[Picture]
 
 
 def shown(key: str, name: str, covered: set[tuple[str, str]]) -> bool:
-    """Whether a metric has been drawn over a key, under whichever spelling."""
+    """Whether a metric has been drawn over a key, under any spelling."""
     return any(key == k and known(name).title == known(metric).title for k, metric in covered)

@@ -1,7 +1,6 @@
-"""The questions that a sweep answers: which metrics belong over which key, and how to read them.
+"""The questions that a sweep answers: the pairs of metrics and keys, and how to read each picture.
 
-Not here: drawing (``sweep_plots``), and what is no sweep but a course of time or a distribution (``timelines``,
-``curves``).
+Not here: drawing (``sweep_plots``), courses over time and distributions (``timelines``, ``curves``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Results as pictures and tables want them: points of the sweep, lines over a swept key, spreads over the seeds.
+"""Results in a form for pictures and tables: points of the sweep, lines over a swept key, spreads over the seeds.
 
-Not here: drawing (``svg_theme``), and which picture shows what (``plot_catalog``, ``curves``, ``timelines``).  Reads
-the content of ``results.json`` and never changes it; what is missing is ``None`` and no error, since a run that was
-broken off has to be readable too.
+It reads the content of ``results.json`` and never changes it.  A missing value is ``None`` and no error, because an
+interrupted run has to be readable too.  Not here: drawing (``svg_theme``), the choice of pictures (``plot_catalog``,
+``curves``, ``timelines``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ POLICY: Final = "routing.policy"
 #: Quantiles that a distribution is told in.
 PICKS: Final = ("n", "mean", "p50", "p90", "p95", "p99", "max")
 
-#: What a swept key is called on an axis or in a legend.
+#: The titles of swept keys on an axis or in a legend.
 KEY_TITLES: Final = {
     "topology.nodes": "nodes",
     "topology.loss": "loss",
@@ -121,7 +121,7 @@ def key_title(key: str) -> str:
 
 
 def label(values: dict[str, Any], keys: Sequence[str]) -> str:
-    """The point in words: names stand alone, numbers with what they count."""
+    """The point in words: names stand alone, numbers with their unit."""
     words = []
     for key in keys:
         title, value = key_title(key), short(values.get(key))
@@ -138,7 +138,7 @@ def thinned(items: Sequence[Item], most: int) -> list[Item]:
 
 
 class Results:
-    """What one ``results.json`` holds, by points of its sweep."""
+    """The content of one ``results.json``, by points of its sweep."""
 
     def __init__(self, content: dict[str, Any]) -> None:
         self.content = content
@@ -224,7 +224,7 @@ def metric_of(goal: dict[str, Any]) -> str:
 
 
 def dig(content: dict[str, Any], path: str) -> Any:
-    """What lies under a dotted path, or ``None``."""
+    """The value under a dotted path, or ``None``."""
     here: Any = content
     for name in path.split("."):
         here = here.get(name) if isinstance(here, dict) else None

@@ -1,6 +1,6 @@
-"""Where the time to the first token goes: one bar for each point, its stages one after the other.
+"""The stages of the time to the first token: one bar for each point, its stages one after the other.
 
-Not here: how the stages are measured (``simulations.sim.jobs``).
+Not here: measuring the stages (``simulations.sim.jobs``).
 """
 
 from __future__ import annotations

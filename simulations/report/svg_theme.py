@@ -1,11 +1,11 @@
-"""The paper that pictures are drawn on: matplotlib figures that become inline SVG of either colour scheme.
+"""The theme of all pictures: matplotlib figures that become inline SVG for either colour scheme.
 
-Colours are written as placeholders and become CSS variables, so that one drawing suits light, dark and print; text is
-left to the browser's own font.  Figures are narrow (a phone shows them almost at full size) and have neither legend nor
-rotated titles: the page writes legends, in HTML, where they wrap.
+Colours are written as placeholders and become CSS variables, so that one drawing suits light, dark and print.  Text
+uses the browser's own font.  Figures are narrow: a phone shows them almost at full size.  They have neither legend nor
+rotated titles: the page writes legends in HTML, where they wrap.
 
-Not here: what is drawn.  No pyplot: nothing
-global, nothing to close.  Same content, same bytes: no dates, and ids that come from the picture's name.
+The same content gives the same bytes: there are no dates, and ids come from the picture's name.  The module does not
+use pyplot, so it has no global state and no figures to close.  Not here: the content of the pictures.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Legend:
-    """One entry: what it is called and how it looks; ``dots`` where points are marked."""
+    """One entry: its name and its look; ``dots`` where points are marked."""
 
     label: str
     style: Style
@@ -88,7 +88,7 @@ class Legend:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One drawing, and what sets it apart from those beside it."""
+    """One drawing, and the label that tells it from its neighbours."""
 
     svg: str
     title: str = ""
@@ -240,7 +240,7 @@ def legend(styles: Mapping[str, Style]) -> tuple[Legend, ...]:
 
 
 def beyond(ax: Axes, xs: Any, ys: Any, marker: str, colour: str, transform: Any) -> None:
-    """Marks at the edge of the axes for what was not reached."""
+    """Marks at the edge of the axes for values that were not reached."""
     ax.plot(xs, ys, linestyle="", marker=marker, markersize=6, color=colour, transform=transform, clip_on=False)
 
 

@@ -1,10 +1,10 @@
-"""Metrics over a swept key: the machine behind every picture of the kind "this against that".
+"""Metrics over a swept key: draws every picture of the kind "this against that".
 
-Theory of operation: one metric and one axis make a *drawing*.  Every combination of the other swept keys is a line;
-if there are more lines than eyes can tell apart, the drawings are split by one of the keys (policies stay together
-longest). Metrics of one unit share a drawing when nothing else is swept (t50, t99, t100 over the number of nodes).
+Theory of operation: one metric and one axis make a *drawing*.  Every combination of the other swept keys is a line.
+If there are too many lines to tell apart, one of the keys splits the drawings (policies stay together longest).
+Metrics of one unit share a drawing if no other key is swept (t50, t99, t100 over the number of nodes).
 
-Not here: which metrics belong together and why (``plot_catalog``).
+Not here: the choice of metrics and the reasons (``plot_catalog``).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: these metrics over whichever of these keys was swept."""
+    """A question: these metrics over those of these keys that were swept."""
 
     key: str
     title: str
@@ -138,7 +138,7 @@ def long_enough(results: Results, points: Sequence[Point], key: str, name: str) 
 
 
 def shared_axis(metrics: Sequence[Metric]) -> str:
-    """What several metrics of one unit have in common: the beginning of their titles."""
+    """The common beginning of the titles of several metrics of one unit."""
     columns = zip(*(metric.title.split() for metric in metrics), strict=False)
     words = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
     return replace(metrics[0], title=" ".join(words) or metrics[0].title).axis
@@ -221,7 +221,7 @@ def across(ax: Axes, values: Sequence[float], unit: str) -> None:
 
 
 def along(ax: Axes, xs: Sequence[float], key: str) -> None:
-    """The x axis: numbers at what was swept; logarithmic where it spans more than a decade."""
+    """The x axis: numbers at the swept values; logarithmic where it spans more than a decade."""
     shares = key.endswith((".share", "utilisation", "loss", "drop", "_share")) and max(xs) <= 2
     log = min(xs) > 0 and max(xs) / min(xs) >= 10
     svg_theme.at_values(ax, xs, log=log, formatter=svg_theme.percent_of if shares else svg_theme.figure_of)

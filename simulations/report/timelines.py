@@ -1,7 +1,7 @@
-"""What happened over virtual time: courses of the whole network, partitions, and the map of load.
+"""Courses over virtual time: the whole network, partitions, and the map of load.
 
-Not here: distributions (``curves``) and sweeps (``sweep_plots``).  Spans in which a scenario
-breaks something are shaded.  With more points than can be shown, evenly chosen ones are.
+Time spans with a fault of the scenario are shaded.  If a course has too many points, evenly spaced ones are shown.
+Not here: distributions (``curves``) and sweeps (``sweep_plots``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Numbers = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One quantity over time: its name in a run, its title with the unit, and what it is divided by."""
+    """One quantity over time: its name in a run, its title with the unit, and its divisor."""
 
     name: str
     title: str
@@ -97,7 +97,7 @@ def joined(point: Point, name: str) -> tuple[Numbers, Numbers] | None:
 
 
 def blocks(values: Sequence[float | None] | Numbers, step: int) -> Numbers:
-    """Means of every ``step`` values; a rest at the end is its own block.  What is unknown stays out of them."""
+    """Means of every ``step`` values; a rest at the end is its own block.  Unknown values stay out of them."""
     whole = np.full(-(-len(values) // step) * step, np.nan)
     whole[: len(values)] = np.asarray(values, dtype=float)
     means: Numbers = np.ma.masked_invalid(whole.reshape(-1, step)).mean(axis=1).filled(np.nan)

@@ -1,8 +1,8 @@
-"""How an entry chooses: by a policy of the daemon, or as one of the baselines that only a simulator can have.
+"""The policies of an entry: those of the daemon, and baselines that only a simulator can have.
 
-``omniscient`` reads the true state of every engine without delay, jobs on their way to it included, and takes the least
-predicted time to the first token: no real node can be better informed, so it is the ceiling.  ``round-robin`` and
-``power-of-two-live`` are what central gateways do, the latter with true counts.
+``omniscient`` reads the true state of every engine without delay, including the jobs on their way to it.  It takes the
+least predicted time to the first token.  No real node can be better informed, so it is the ceiling.  ``round-robin``
+and ``power-of-two-live`` are the policies of central gateways, the latter with true counts.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _round_robin(_network: Network, peers: Sequence[SimNode], _seed: int) -> Ord
         if not peers:
             return ()
         key = (peer.index, query.model)
-        turn = turns.get(key, peer.index)  # everybody begins elsewhere
+        turn = turns.get(key, peer.index)  # every entry begins elsewhere
         turns[key] = turn + 1
         return tuple(peers[(turn + step) % len(peers)].peer_id for step in range(min(_ASKED, len(peers))))
 
@@ -115,7 +115,7 @@ def _true_jobs(peer: SimNode) -> float:
     return (worker.running + worker.waiting) / max(1, peer.machine.slots)
 
 
-#: What no policy of the daemon can do.
+#: The policies that the daemon does not have.
 BASELINES: Final[dict[str, Callable[[Network, Sequence[SimNode], int], Order]]] = {
     "omniscient": _omniscient,
     "power-of-two-live": _power_of_two,

@@ -1,4 +1,4 @@
-"""How many jobs per second the fleet can finish: what ``utilisation`` is a share of.
+"""How many jobs per second the fleet can finish; ``utilisation`` is a share of that rate.
 
 Theory of operation
 ===================
@@ -15,12 +15,12 @@ at which the long ones are met more often.  Nothing is taken to be in a cache: r
 utilisation easier.  The hidden efficiency counts: this is what the machines do, not what they say.  Held against the
 engine machine with a queue that is never empty, it is within 7 %, and 10 to 20 % above it where memory is short.
 
-``total_per_s`` lets every machine do what it has, whether or not anybody wants it.  ``balanced_per_s`` is the largest
-rate at which, with jobs split between models by popularity and spread by a scheduler that knows everything, no model is
-asked for more than its machines can do: the first model to run out of machines ends it.  ``capacity_per_s`` is the
-latter: at ``utilisation = 0.5`` no model has less than half of its machines to spare, and at 1 one has nothing left.
-With the former, a rare model with few machines could be over its head at 0.5, and the question would be another one.
-Only resident models count, and only popularity before the shift.
+``total_per_s`` lets every machine work at full speed on its own models, regardless of the demand.  ``balanced_per_s``
+splits the jobs between models by popularity, and a scheduler that knows everything spreads them.  It is the largest
+rate at which no model gets more jobs than its machines can do; the first model to run out of machines sets it.
+``capacity_per_s`` is the latter: at ``utilisation = 0.5`` every model has at least half of its machines to spare, and
+at 1 one model has nothing left.  With the former, a rare model with few machines could be overloaded at 0.5, and the
+scenario would ask a different question.  Only resident models count, and only popularity before the shift.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _SETTLING: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Jobs per second; ``by_model`` is what each model of the catalogue gets in ``balanced_per_s``, in its order."""
+    """Jobs per second; ``by_model`` has the rate of each model in ``balanced_per_s``, in catalogue order."""
 
     total_per_s: float
     balanced_per_s: float
@@ -171,7 +171,7 @@ class _Pace:
 
 
 def seconds_per_job(gpu: Gpu, slots: int, model: Model, usual: Usual, other_bytes: float = 0.0) -> float:
-    """Seconds of a full machine for one job; ``other_bytes`` is what other models take of its memory."""
+    """Seconds of a full machine for one job; ``other_bytes`` is the memory that other models take."""
     label = model.quantization or model.name
     shape = shape_of(model.name, model.params_b)
     flops = peak_flops(gpu, label)

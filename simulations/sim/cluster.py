@@ -1,4 +1,4 @@
-"""The nodes of one run, the network between them, and what all of them share: event loop, job log, seeds.
+"""The nodes of one run, the network between them, and their shared parts: event loop, job log, seeds.
 
 Not here: the phases of a run and the jobs that arrive (``simulations.run``).
 """
@@ -56,7 +56,7 @@ class Cluster:
         self.seeds = tuple((peer.peer_id, (peer.addr,)) for peer in self.peers[: topology.seeds])
 
     def add(self, index: int, address: str = "", of: SimNode | None = None) -> SimNode:
-        """One more machine, not yet running; what it is depends on seed and index only.
+        """One more machine, not yet running; it depends on seed and index only.
 
         Or, with ``of``, one more identity of a machine that is there.
         """

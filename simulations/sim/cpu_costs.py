@@ -1,9 +1,9 @@
-"""What a daemon pays in CPU seconds for each thing it does: the constants of the CPU model, and where they come from.
+"""The CPU model: the CPU seconds that a daemon pays for each operation, and the source of the figures.
 
-The figures are in ``costs.toml`` beside this file, written by ``python -m tests.bench costs --write`` and its path;
-measured with the daemon's own code, so that no simulated network is healthier than a real one.
+The figures are in ``simulations/costs.toml``, written by ``python -m tests.bench costs --write`` and its path.  They
+are measured with the daemon's own code, so that no simulated network is healthier than a real one.
 
-Not here: when a node is busy, and what waits for that (``peer``).
+Not here: the time when a node is busy, and the queue for its processor (``host``).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ FILE = Path(__file__).parents[1] / "costs.toml"
 
 
 class Costs(Part, frozen=True):
-    """CPU seconds.  A message costs ``message_s`` and ``byte_s`` for each of its bytes, and what is in it."""
+    """CPU seconds.  A message costs ``message_s`` and ``byte_s`` for each of its bytes, plus its content."""
 
-    #: One message over a link, both ends together, whatever it says: frames, yamux, Noise, the system's calls.
+    #: One message over a link, both ends together, without its content: frames, yamux, Noise, the system's calls.
     message_s: float
-    #: One byte of it, both ends together: what encryption and copying add.
+    #: One byte of it, both ends together: the cost of encryption and copying.
     byte_s: float
     #: One statement in a message that was new: decoding, signature, view, the lists of the neighbours.
     new_record_s: float
@@ -69,5 +69,5 @@ def load_costs() -> Costs:
 
 
 def read_costs(path: Path) -> Measured:
-    """The figures of a file; raises ``msgspec.ValidationError`` with the name of what is wrong."""
+    """The figures of a file; raises ``msgspec.ValidationError`` with the name of the wrong figure."""
     return msgspec.toml.decode(path.read_bytes(), type=Measured)

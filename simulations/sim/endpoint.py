@@ -80,17 +80,17 @@ class Endpoint:
             self.loop.at(self.cpu_until, self._work, life)
 
     def spend(self, seconds: float) -> None:
-        """Processor time for what is being done."""
+        """Charge processor time to the current work."""
         seconds *= self.slowness
         self.cpu_s += seconds
         self.cpu_until = max(self.cpu_until, self.loop.now) + seconds
 
     @property
     def backlog(self) -> int:
-        """What waits for the processor."""
+        """The queue for the processor."""
         return len(self._backlog)
 
-    # --- what the network or the other end brings -------------------------------------------------------------------
+    # --- events from the network or the other end -------------------------------------------------------------------
 
     def link_up(self, link: SimLink, addrs: tuple[str, ...]) -> None:
         """A link stands; ``addrs`` were dialled."""

@@ -1,6 +1,6 @@
-"""A job at the entry: performs what ``protocol.jobs.entry`` asks for, on the simulated network.
+"""A job at the entry: performs the effects of ``protocol.jobs.entry`` on the simulated network.
 
-Not here: who is asked and what follows (``protocol.jobs``), the worker's side (``worker``), the caller (``workload``).
+Not here: the choice of workers (``protocol.jobs``), the worker's side (``worker``), the caller (``workload``).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class SimEntry:
         self.loop = peer.loop
         self._choose = choose
         self._workers = workers
-        #: What the jobs of one life share; None before the first of them.
+        #: The state that the jobs of one life share; None before the first of them.
         self._state: EntryState | None = None
         self._runs: dict[int, _Run] = {}
         self._coming: dict[int, Job] = {}
@@ -110,7 +110,7 @@ class SimEntry:
         if run.job.number in self._runs:
             self._feed(run, found)
 
-    # --- what is heard -------------------------------------------------------------------------------------------
+    # --- replies -------------------------------------------------------------------------------------------------
 
     def heard(self, attempt: SimAttempt, event: CascadeEvent) -> None:
         """A worker said something of an attempt."""
@@ -132,7 +132,7 @@ class SimEntry:
             self.heard(attempt, Completed(worker.peer_id))
 
     def caller_gone(self, number: int) -> None:
-        """Whoever asked does not want it any more."""
+        """The caller does not want the answer any more."""
         run = self._runs.get(number)
         if run is not None:
             self._feed(run, CallerGone())
@@ -149,7 +149,7 @@ class SimEntry:
                 self._feed(run, AttemptFailed(other.peer_id, Outcome.BROKEN, "the link broke"))
 
     def crashed(self) -> None:
-        """The process is gone, and with it whatever it was asked; its callers get no answer."""
+        """The process is gone with all its open jobs; its callers get no answer."""
         for run in list(self._runs.values()):
             self._not_coming(run)
             self.peer.job_log.gave_up(run.job, "entry_crashed")
@@ -258,7 +258,7 @@ class SimEntry:
             self.peer.network.carry(link, self.peer, size, worker.requested, attempt)
 
     def _not_coming(self, run: _Run) -> None:
-        """Its attempt is on its way no more, whatever became of it."""
+        """Its attempt is no longer on its way."""
         attempt = run.attempt
         if attempt is not None and attempt.worker.peer_id in self._workers:
             self._workers[attempt.worker.peer_id].coming.pop(attempt.number, None)
@@ -277,7 +277,7 @@ class SimEntry:
 
 
 def offered(peer: Host, model: str) -> int:
-    """How many in the view say to have the model: what a decision's cost grows with."""
+    """The number of nodes in the view that claim the model; the cost of a decision grows with it."""
     offers = peer.node.view.offers(model)
     return len(offers) if offers is not None else 0
 

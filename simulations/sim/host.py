@@ -1,11 +1,11 @@
-"""What drives the very ``protocol.node.Node`` of the daemon on one simulated machine.
+"""Drives the daemon's own ``protocol.node.Node`` on one simulated machine.
 
 Theory of operation
 ===================
 
-*One processor.*  Whatever reaches the node costs processor time (``cpu_costs``, measured from the daemon); what arrives
-while it is busy waits its turn, and what the node sends leaves when it is done.  A frozen process is one that is busy
-for as long as it is frozen.  So the simulated network is never healthier than the real one can be.
+*One processor.*  Every input of the node costs processor time (``cpu_costs``, measured from the daemon).  An input that
+arrives while the node is busy waits its turn.  The output of an input leaves when its processing is done.  A frozen
+process counts as busy while it is frozen.  So the simulated network is never healthier than the real one can be.
 
 *Clocks.*  Monotonic time is that of the event loop; the wall clock has an error of its own and may jump.
 
@@ -81,7 +81,7 @@ class Host(Endpoint):
         self.node: Node
         self.wall_error = 0.0
         self.gossip_bytes = 0
-        #: The die of the decisions at this entry.
+        #: The random stream of the decisions at this entry.
         self.entry_dice = rng_stream(seed, "decisions", index)
         self.penalties = Penalties(settings.penalties)
         self._timers: dict[TimerKey, float] = {}
@@ -121,7 +121,7 @@ class Host(Endpoint):
             self.perform(self.node.handle(event, self.loop.now, self.wall()))
 
     def perform(self, effects: list[Effect]) -> None:
-        """Do what the node asks for."""
+        """Perform the effects that the node asks for."""
         for effect in effects:
             if isinstance(effect, Send):
                 self.send(effect.peer, effect.message)
@@ -154,7 +154,7 @@ class Host(Endpoint):
         self.network.carry(link, self, size, link.other(self).received, self.peer_id, message, size)
 
     def received_bytes(self, peer: PeerId, kind: int, payload: bytes) -> None:
-        """A frame of channel 0 as it came over the wire: what cannot be read is held against whoever sent it."""
+        """A frame of channel 0 as it came over the wire: a malformed frame is held against its sender."""
         try:
             message = decode(kind, payload)
         except RemoteProtocolError as error:
@@ -314,7 +314,7 @@ class Host(Endpoint):
     # --- questions -----------------------------------------------------------------------------------------------
 
     def ask(self, event: Callable[[int], Event], done: Callable[[Found], object]) -> None:
-        """A question to the DHT; ``done`` gets what it found."""
+        """A question to the DHT; ``done`` gets the result."""
         self._queries += 1
         self._finding[self._queries] = done
         self.feed(event(self._queries))

@@ -1,8 +1,8 @@
-"""What is noted while a run goes on: the life of every job, states and penalties.  Judged by ``outcome`` at its end.
+"""Records a run: the life of every job, states and penalties.  ``metrics`` evaluates the records at its end.
 
-Job conservation is kept here (submitted = completed + failed + open) and checked by ``invariants``.  Only jobs that
-arrived in the measured window count for the figures, and they are followed to their end; one that never got an answer
-counts as unserved, because leaving those out hides exactly the worst.
+This module counts jobs (submitted = completed + failed + open), and ``invariants`` checks the sum.  Only jobs that
+arrived in the measured window count for the figures, and each is followed to its end.  A job that never got an answer
+counts as unserved, because leaving it out would hide exactly the worst cases.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class JobNote:
     stages: Sequence[float] = ()
     #: GPU seconds of its ended attempts.
     gpu_s: float = 0.0
-    #: Everybody who was asked.
+    #: All nodes that were asked.
     asked: list[int] = field(default_factory=list)
     #: ``completed``, the code of what the caller was told, or empty while it is open.
     end: str = ""
     bad: bool = False
-    #: Whether whoever was asked last has said that it is done, and had not done it.
+    #: Whether the last worker said that the job is done, and had not done it.
     wrong: bool = False
 
 
@@ -69,7 +69,7 @@ class JobLog:
     arrivals: Counter[int] = field(default_factory=Counter)
     arrivals_all: Counter[int] = field(default_factory=Counter)
     attempts_at_bad: int = 0
-    #: Attempts that were begun in the measured window, and at whom.
+    #: Attempts that were begun in the measured window, by worker.
     attempt_log: list[tuple[float, int]] = field(default_factory=list)
     #: GPU seconds of attempts whose answer did not reach the caller.
     wasted_s: float = 0.0
@@ -79,7 +79,7 @@ class JobLog:
     died_at: dict[bytes, float] = field(default_factory=dict)
     penalties: Counter[str] = field(default_factory=Counter)
     penalised_honest: int = 0
-    #: Whom honest nodes have banned, and how often.
+    #: The nodes that honest nodes have banned, and how often.
     bans: Counter[int] = field(default_factory=Counter)
     by_peer_id: dict[bytes, Endpoint] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
@@ -98,7 +98,7 @@ class JobLog:
         return self._attempts_made
 
     def arrived(self, peer: Endpoint | None, job: Job, output_tokens: int) -> None:
-        """A caller asked ``peer``; None if he found nobody to ask."""
+        """A caller asked ``peer``; None if the caller found no node to ask."""
         self.submitted += 1
         note = JobNote(
             job.number,
@@ -201,7 +201,7 @@ class JobLog:
         return note
 
     def observed(self, seen: Observe) -> None:
-        """What came of one attempt."""
+        """The result of one attempt."""
         self.outcomes[str(seen.outcome)] += 1
 
     # --- the network ---------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""A job as the simulated network passes it around, and what only its engine may know of it.
+"""A job as the simulated network passes it around, and the data that only its engine may know.
 
-Oracle boundary: :class:`Job` is all that an entry, a ranking or an admission ever sees; it has no field for how long
-the answer will really be.  :class:`Truth` goes to the engine alone.
+Oracle boundary: an entry, a ranking or an admission sees only :class:`Job`, which has no field for the real length of
+the answer.  :class:`Truth` goes to the engine alone.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STAGES: Final = ("choice", "retries", "dial", "way_there", "admission", "engine"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is known of a job before it is done."""
+    """The data about a job that is known before it is done."""
 
     number: int
     model: str
@@ -61,7 +61,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What nobody knows before it is done: the number of tokens of the answer."""
+    """The number of tokens of the answer, which is secret until the job is done."""
 
     output_tokens: int
 

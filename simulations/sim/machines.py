@@ -1,12 +1,12 @@
-"""The machines of the nodes: GPU, access link, models, prices, and how fast it really is.
+"""The machines of the nodes: GPU, access link, models, prices, and real speed.
 
 Theory of operation
 ===================
 
-A machine depends on the seed and its own number, not on how many there are.  Kinds of hardware and first models are
-dealt by a two-dimensional sequence of low discrepancy (Roberts' R2, turned by the seed) instead of by independent dice:
-every stretch of numbers holds the shares of the scenario nearly exactly, so that a fleet of 30 is not by chance one
-without its rarest model, while seeds still differ.  Then::
+A machine depends on the seed and its own number, not on the number of machines.  A two-dimensional low-discrepancy
+sequence (Roberts' R2, shifted by the seed) assigns kinds of hardware and first models, instead of independent draws.
+Every stretch of numbers holds the shares of the scenario nearly exactly, so a fleet of 30 does not lack its rarest
+model by chance, while seeds still differ.  Then::
 
     first model    one of those that fit, by  popularity x bytes that a token reads / share of the fleet where it fits
     further ones   the same among those that fit beside it
@@ -15,14 +15,14 @@ without its rarest model, while seeds still differ.  Then::
 Those weights give each model about as much of the fleet as it is asked for: a model that is ten times as large takes
 ten times as long, and one that fits on a tenth of the machines has to be on more of them.
 
-The first ``len(catalogue)`` machines make the catalogue whole: number ``i`` has an engine (unless nobody has one) and
+The first ``len(catalogue)`` machines make the catalogue whole: number ``i`` has an engine (unless no node has one) and
 model ``i`` as its first, on a kind of hardware where it fits if there is one.  So every model that fits somewhere has
 at least one server as soon as there are as many nodes as models.
 
 An exact fleet (``[[machine]]``) lists the machines: node ``i`` has the ``i``-th.  The models that fit on the fewest of
 them are placed first, so that every model has a server if that is possible.
 
-Not here: what the machines can do (``capacity``), how they do it (the engine).
+Not here: the throughput of the machines (``capacity``), their batching (``batch_engine``).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class UnknownHardware(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One node's machine.  ``efficiency`` is the factor on its speed that nobody is told; 1 is as predicted."""
+    """One node's machine.  ``efficiency`` is the factor on its speed that no node is told; 1 is as predicted."""
 
     gpu: Gpu | None
     slots: int
@@ -121,7 +121,7 @@ def machine(scenario: Scenario, seed: int, index: int) -> Machine:
 
 
 def bare_offer(model: Model, *, state: ModelState = ModelState.RESIDENT, price: float = 0.0) -> ModelOffer:
-    """What a node says of a model of the catalogue.  ``price`` is relative to the usual; 0 is for nothing."""
+    """A node's claims about a model of the catalogue.  ``price`` is relative to the usual; 0 is for nothing."""
     active_b = shape_of(model.name, model.params_b).active_params / 1e9
     return ModelOffer(
         name=model.name,
@@ -222,7 +222,7 @@ def _gpu(kind: Hardware) -> Gpu:
 
 
 def _bytes_read(model: Model) -> float:
-    """Bytes of weights that one token reads: what the time of a job goes by."""
+    """Bytes of weights that one token reads: they determine the time of a job."""
     shape = shape_of(model.name, model.params_b)
     return shape.active_params * bytes_per_weight(model.quantization or model.name)
 

@@ -1,4 +1,4 @@
-"""How long a message is on the wire, without making it: most of what is sent are statements that are bytes already.
+"""The length of a message on the wire, without encoding it: most messages carry statements that are already bytes.
 
 Not here: messages of jobs, which have one length per kind (``jobs``).
 """

@@ -1,4 +1,4 @@
-"""What lies between the nodes: delays, links, dials, cuts.  It moves messages and knows nothing of what they say.
+"""The network between the nodes: delays, links, dials, cuts.  It moves messages and never reads them.
 
 Theory of operation
 ===================
@@ -8,10 +8,10 @@ for the median delay of the pair times a log-normal factor; it holds the receive
 down_bytes_s``; and it never overtakes one sent before it on the same link, because a link is a stream.  A lost segment
 is therefore a delay, one retransmission timeout or more, and the messages behind it wait.
 
-*Cuts.*  While a direction is cut, what is sent that way waits; when the cut ends within ``dead_s`` it all arrives (TCP
-retransmits), else whoever heard nothing for so long hangs up.  Until then the other direction delivers, whatever its
-acknowledgements come to: what a link carries in that time fits into its window.  A node that vanishes without a word is
-a cut both ways that never ends.  A process that dies while its machine lives resets its links at once.
+*Cuts.*  Messages in a cut direction wait.  If the cut ends within ``dead_s``, all of them arrive (TCP retransmits).
+Otherwise the end that heard nothing for so long hangs up.  Until then the other direction delivers even if its
+acknowledgements are cut: the traffic of a link in that time fits into its window.  A node that vanishes silently is a
+cut in both directions that never ends.  A process that dies while its machine lives resets its links at once.
 
 *Dials* take :data:`HANDSHAKE_TRIPS` round trips.  A process that is down refuses after one, a machine that does not
 answer is a timeout.  Both ends ask their connection limiter: the dialling one before anything is sent, the other one
@@ -19,7 +19,7 @@ when TCP has connected (:data:`ACCEPT_TRIPS`) and when Noise has proven the key 
 reaches the dialling end half a round trip later.  Two nodes that dial each other at once have one :class:`SimLink`; the
 machine says which of the two connections it stands for.
 
-Not here: what a node does with a message (``host``), when something breaks (``faults``).
+Not here: handling a message (``host``), the schedule of faults (``faults``).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ACCEPT_TRIPS: Final = 1.5
 PROOF_TRIPS: Final = 4.5
 #: First retransmission after this long at least, seconds (RFC 6298 has 1 s; Linux uses 0.2 s).
 RTO_S: Final = 0.2
-#: Bytes of the head of a frame of our own link; what Noise, yamux, TCP and IP add is counted in no layer.
+#: Bytes of the head of a frame of our own link; no layer counts the overhead of Noise, yamux, TCP and IP.
 FRAME_BYTES: Final = 8
 #: Bytes of a PING or a PONG with its head.
 PING_BYTES: Final = FRAME_BYTES + 8
@@ -177,7 +177,7 @@ class Network:
         return tuple(side for side, (source, target) in enumerate(((a, b), (b, a))) if cut(source, target))
 
     def reconsider(self) -> None:
-        """The cuts have changed: what waits may go on, and links that carry nothing are found out."""
+        """The cuts have changed: waiting messages may go on, and dead links are detected."""
         for link in list(self._blocked):
             a, b = link.a, link.b
             if a.up and b.up and (a.life, b.life) == link.lives:
@@ -298,7 +298,7 @@ class Network:
         dial.done(link, "")
 
     def break_link(self, link: SimLink, reason: str, *, tell_a: bool = True, tell_b: bool = True) -> None:
-        """The link is gone: both ends hear of it, whoever is still there."""
+        """The link is gone; each end that is still up hears of it."""
         if not link.up:
             return
         link.up = False

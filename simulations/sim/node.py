@@ -1,7 +1,7 @@
 """One simulated machine with its whole daemon: starts and ends, the jobs at both ends, its advert and its load.
 
 A machine that crashes and comes back is the same peer with a higher incarnation; timers and messages of an earlier life
-do not reach it (``life``).  What survives is what the daemon would have on its disk.
+do not reach it (``life``).  Only the data that the daemon would have on its disk survives.
 
 Not here: driving the machines of ``protocol`` (``host``), a job at either end (``entry``, ``worker``).
 """
@@ -59,7 +59,7 @@ class SimNode(Host):
         self.disk_full = 0
         self.advert: Advert | None = None
         self._load: Load | None = None
-        #: What a crash leaves on the disk, and the incarnation that was used last.
+        #: The data that a crash leaves on the disk, and the last incarnation.
         self._kept = (NodeSnapshot(), 0)
 
     # --- lives ---------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ class SimNode(Host):
         self.loop.at(self.loop.now + rng.uniform(0.0, self.settings.connections.idle_s), self._close_idle, self.life)
 
     def stop(self, *, silently: bool, forgets: bool = False) -> None:
-        """The process ends; ``silently``: the machine with it, so that nobody is told."""
+        """The process ends; ``silently``: the machine with it, so no other node is told."""
         if not self.up:
             return
         self.save()
@@ -109,7 +109,7 @@ class SimNode(Host):
             self.worker.crashed()
 
     def save(self) -> None:
-        """What outlives the process goes to the disk, if that has room."""
+        """Write the persistent state to the disk, if the disk has room."""
         if not self.disk_full:
             self._kept = (saved(self.node.snapshot()), self.inc)
 
@@ -131,7 +131,7 @@ class SimNode(Host):
         if self.worker is not None:
             self.worker.link_down(other)
 
-    # --- what this node says of itself -----------------------------------------------------------------------------
+    # --- this node's own statements --------------------------------------------------------------------------------
 
     def make_advert(self) -> Advert:
         """Hardware and models as they are now."""

@@ -1,7 +1,7 @@
-"""What is left of a daemon that has ended: what it wrote to its disk, and what the figures still need of it.
+"""The state that is left of an ended daemon: the data on its disk, and the data that the figures still need.
 
-A fifth of a large network may be gone for most of a run; what they were when they went would be as much memory as the
-living have.
+A fifth of a large network may be gone for most of a run.  Keeping the full state of gone nodes would take as much
+memory per node as a live one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def saved(snapshot: NodeSnapshot) -> NodeSnapshot:
 
 
 class SavedMarks(Mapping[Key, tuple[int, int, float]]):
-    """A table of marks as on a disk: a sixth of what the table takes, and to be read as a whole."""
+    """A table of marks as on a disk: it takes a sixth of the table's memory and is read as a whole."""
 
     __slots__ = ("_incs", "_keys", "_seqs", "_untils")
 

@@ -1,12 +1,13 @@
 """A network as it is after hours of running: full views, standing links, a filled DHT, phases spread.
 
-For questions that joining would drown: it costs more to simulate than what is to be looked at, and is skipped.  The
-machines are restored to what hours would have made of them:
+It serves scenarios that do not study joining.  Simulating the joins would cost more than the rest of such a run, so
+they are skipped.  The machines are restored to the state that hours of running would produce:
 
-* statements of every age, with the ttl that a network of this size gets, due again when their age says so;
-* seeds that are known, and due to be asked again some time; neighbours due to be replaced, buckets to be refreshed;
-* byte budgets as if nobody new had come for long: what the links cost that are made here is forgiven;
-* routing tables with the closest and a few of everybody else; statements in the DHT with those closest to their keys.
+* statements of every age, with the ttl of a network of this size, due again according to their age;
+* known seeds, with the next query due later; neighbours due to be replaced, buckets due to be refreshed;
+* byte budgets as if no node had joined for long: the cost of the links made here is forgiven;
+* routing tables with the closest nodes and a few of all others; statements in the DHT with the nodes closest to their
+  keys.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _LEADING: Final = 8
 
 
 def settle(cluster: Cluster) -> None:
-    """Start everybody, let everybody know as many as fit, fill the DHT, and link everybody to a few."""
+    """Start all nodes, fill their views and the DHT, and link each node to a few others."""
     peers = cluster.peers
     for peer in peers:
         peer.start(())
@@ -50,7 +51,7 @@ def settle(cluster: Cluster) -> None:
 
 
 def _spread_phases(cluster: Cluster, peer: SimNode) -> None:
-    """Not everybody replaces a neighbour, or asks a seed again, at the same time after a start that never was."""
+    """Spread the timers, so that the nodes do not all replace a neighbour or ask a seed at the same time."""
     die, rotate_s = rng_stream(cluster.seed, "rotate", peer.index), peer.settings.neighbours.rotate_s
     peer.postpone(("neighbours", "rotate"), rotate_s * die.random())
     peer.postpone(("dht", "upkeep"), peer.node.dht.upkeep_s * rng_stream(cluster.seed, "upkeep", peer.index).random())
@@ -138,7 +139,7 @@ def _closest(numbers: np.ndarray, key: bytes, count: int) -> list[int]:
 
 
 def _link(cluster: Cluster) -> None:
-    """A random regular graph, nearly: everybody dials half as many as it wants."""
+    """A random regular graph, nearly: every node dials half of its target."""
     peers, die = cluster.peers, rng_stream(cluster.seed, "links")
     half = max(1, cluster.scenario.node.neighbours.target // 2)
     spread = cluster.scenario.topology.join_s
@@ -159,6 +160,6 @@ def _joined(peer: SimNode, life: int) -> None:
 
 
 def _rested(peer: SimNode, life: int) -> None:
-    """What its links cost is long paid, and what newcomers may cost saved up again."""
+    """The cost of its links is long paid, and the budget for newcomers is full again."""
     if peer.up and peer.life == life:
         peer.node.gossip.budget.rest()

@@ -4,7 +4,7 @@ Theory of operation
 ===================
 
 A topology is a square of *places* (hosts of a measurement, or regions of a table).  Each node is put on one of them by
-its own die, so that where it is does not depend on how many nodes there are.  A delay is log-normal: ``one_way_s`` is
+its own random stream, so its place does not depend on the number of nodes.  A delay is log-normal: ``one_way_s`` is
 its median, half the median round trip, and ``jitter_of`` the sigma of the factor on it::
 
     planetlab490   sigma from the inter-quartile range of a pair: asinh(IQR / 2 median) / 0.6745, and ``jitter`` on top
@@ -12,8 +12,8 @@ its median, half the median round trip, and ``jitter_of`` the sigma of the facto
     regions8       ``jitter``
     uniform        ``jitter``, and one delay for all
 
-A round trip is measured, one way is not: both ways are taken to be alike.  Pairs that nobody measured have the median
-of their row.  Not here: bandwidth, queues, loss (``network``).
+Only round trips are measured, so both directions are taken to be alike.  Unmeasured pairs have the median of their row.
+Not here: bandwidth, queues, loss (``network``).
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _jitters(kind: str, jitter: float) -> Table:
 
 
 def _packed(matrix: Matrix) -> Table:
-    """For reading one number at a time: quicker than numpy, and a quarter of what lists of numbers take."""
+    """For reading one number at a time: quicker than numpy, and a quarter of the memory of lists."""
     return [array("d", row) for row in matrix]
 
 

@@ -1,7 +1,7 @@
 """A job at the worker: ``protocol.jobs.admission``, the engine (``batch_engine``), and the loads that it states.
 
-Tokens do not travel one by one: the first one does, then what has been made since is told every ``tell_s``, then the
-end.  That is often enough for every deadline of the entry.
+Tokens do not travel one by one.  The worker sends the first token, then a report of the new tokens every ``tell_s``,
+then the end.  That is often enough for every deadline of the entry.
 
 Not here: the entry's side (``entry``).
 """
@@ -82,7 +82,7 @@ class Worker:
         )
         self._admission = Admission(peer.settings.admission, max(1, peer.machine.slots))
         self._tasks: dict[int, SimAttempt] = {}
-        #: Attempts on their way here, or waiting for a dial; nobody is told of them but the omniscient.
+        #: Attempts on their way here, or waiting for a dial; only the omniscient policy sees them.
         self.coming: dict[int, SimAttempt] = {}
         self._wake_at = math.inf
         #: Between the first token and the last what was made is told together, as often as a daemon would say BEAT:
@@ -100,10 +100,10 @@ class Worker:
         self.executions = 0
         self.arrivals = 0
 
-    # --- what is said of it ----------------------------------------------------------------------------------------
+    # --- statements about it ---------------------------------------------------------------------------------------
 
     def offers(self) -> tuple[ModelOffer, ...]:
-        """What the advert says of the models."""
+        """The models as the advert describes them."""
         state_of = self.engine.state_of
         return tuple(
             msgspec.structs.replace(offer, state=int(state_of(offer.name))) for offer in self.peer.machine.offers
@@ -155,7 +155,7 @@ class Worker:
         attempt.arrived_at = self.loop.now
         self.coming.pop(attempt.number, None)
         if attempt.over or (attempt.entry is not peer and attempt.entry.peer_id not in peer.links):
-            return  # nobody wants it any more
+            return  # the entry no longer waits for it
         attempt.model = self.runs_as(job)
         if attempt.model is None:
             self._say(attempt, REFUSAL_BYTES, Refused(peer.peer_id, lacks_model(job.model)))
@@ -170,7 +170,7 @@ class Worker:
             self._leave(attempt)
 
     def link_down(self, other: Endpoint) -> None:
-        """Whatever the peer wanted, nobody can give it to him."""
+        """Drop the peer's jobs: the answers can no longer reach it."""
         for attempt in [attempt for attempt in self._tasks.values() if attempt.entry is other]:
             self._leave(attempt)
 
@@ -261,14 +261,14 @@ class Worker:
             self._perform(self.engine.timer(self.loop.now))
 
     def throttle(self, share: float, why: object = None) -> None:
-        """The GPU runs at so much of its speed from now on; what other reasons take comes on top."""
+        """The GPU runs at so much of its speed from now on; slowdowns for other reasons come on top."""
         self._throttles.pop(why, None)
         if share != 1.0:
             self._throttles[why] = share
         self._perform(self.engine.throttle(math.prod(self._throttles.values()), self.loop.now))
 
     def engine_crashed(self) -> None:
-        """The engine breaks down: what runs has failed, what was in its memory is loaded again."""
+        """The engine breaks down: running jobs fail, and the models in its memory are loaded again."""
         for attempt in list(self._tasks.values()):
             self.fail(attempt, "the engine broke down")
         for offer in self.peer.machine.resident:
@@ -333,7 +333,7 @@ class Worker:
         self._say(attempt, END_BYTES, Completed(me))
 
     def _tell(self, attempt: SimAttempt) -> None:
-        """What was made since the last time, or that we are still there."""
+        """Report the tokens since the last report, or a keepalive."""
         if attempt.over or attempt.worker_life != self.peer.life or not self.peer.up:
             return
         made = int(self.engine.tokens(attempt.number, self.loop.now)) if attempt.first_at is not None else 0
@@ -364,7 +364,7 @@ class Worker:
 
 
 def paces_of(machine: Machine) -> dict[str, ModelTiming]:
-    """How fast each model runs on a machine: as its GPU, less or more by what nobody is told."""
+    """How fast each model runs on a machine: as its GPU, times the efficiency that no node is told."""
     assert machine.gpu is not None, "an engine needs something to run on"
     return {
         offer.name: ModelTiming(

@@ -1,13 +1,12 @@
-"""When jobs come that have nothing to do with each other: Poisson, bursts, the course of a day, a flash crowd.
+"""Arrival times of independent jobs: Poisson, bursts, the course of a day, a flash crowd.
 
 Theory of operation
 ===================
 
-Bursts are a renewal process with gamma gaps, which begins as one that has always been running: its first gap is what is
-left of a gap that was met by chance, and those that are met by chance are the long ones (for gamma gaps of shape ``k``:
-of shape ``k + 1``, times a uniform draw).  Without that, a cv of 10 would start every run with fifty jobs at once.
-Changing rates are a Poisson process at the highest rate, of which each job is kept with the share that the rate of its
-moment has of the highest.
+Bursts are a stationary renewal process with gamma gaps.  A gap that contains a random moment is longer than average:
+for gamma gaps of shape ``k`` it has shape ``k + 1``.  The first gap is such a gap times a uniform draw.  Otherwise a
+cv of 10 would start every run with fifty jobs at once.  Changing rates use thinning: jobs arrive as a Poisson process
+at the highest rate, and each is kept with probability current rate / highest rate.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""One job that somebody wants done, and how its model, entry and limit are drawn.
+"""One job of a caller, and the draws of its model, entry and limit.
 
-What does not fit into a model's context is cut to it, as clients do: the prompt loses its end, or, if the answer alone
-is too long, the answer does.  ``output_tokens`` is the truth, and only the engine that makes the answer may look at it;
-``max_tokens`` is what the caller declares, and callers declare too much: the truth times a factor between 1 and 8,
-rounded up to a power of two.  Each purpose has its own generator, so that a change of one leaves the others alone.
+A job that exceeds the model's context is cut to fit, as clients do: the prompt loses its end, or the answer does if
+the answer alone is too long.  ``output_tokens`` is the truth, and only the engine that makes the answer may look at it;
+The caller declares ``max_tokens``, and callers declare too much: the truth times a factor between 1 and 8, rounded up
+to a power of two.  Each purpose has its own generator, so that a change of one leaves the others alone.
 
 Not here: times and lengths (``arrival_process``, ``conversations``, ``traces``).
 """
@@ -32,7 +32,7 @@ OVERDECLARED: Final = 8.0
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
-    """One job that somebody wants done.
+    """One job of a caller.
 
     ``at`` is seconds since the start; ``entry`` a draw in [0, 1) that the run maps to a node, equal within a session;
     ``output_tokens`` the true length, which only the worker's engine sees; ``max_tokens`` what the caller declares;
@@ -61,7 +61,7 @@ class Wanted:
 
 
 class Callers:
-    """Draws what callers decide: the model, where they ask, and the limit that they declare."""
+    """Draws the decisions of callers: the model, the entry, and the declared limit."""
 
     def __init__(self, scenario: Scenario, seed: int) -> None:
         models = scenario.models
@@ -77,7 +77,7 @@ class Callers:
         self._streams = numpy_rng_stream(seed, "arrivals streams")
 
     def models(self, at: Floats, draws: Floats | None = None) -> Ints:
-        """Places in the catalogue of what is asked for at these times."""
+        """Places in the catalogue of the models that are requested at these times."""
         if draws is None:
             draws = self._models.random(len(at))
         before = np.searchsorted(self._before, draws, "right")

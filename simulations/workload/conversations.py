@@ -1,14 +1,14 @@
-"""Conversations: turns of one caller with one model, each prompt beginning with all that was said before.
+"""Conversations: turns of one caller with one model; each prompt begins with the whole conversation so far.
 
 Theory of operation
 ===================
 
-Conversations begin as a Poisson process.  Their number of turns is geometric; between two turns lie the time that the
-answer takes to be made (:data:`TOKEN_S` per token, as the callers here do not hear of the real one) and an exponential
-pause to think.  The prompt of a turn is the previous prompt, the previous answer, and something new; blocks are
-numbered through the conversation, so that the blocks of a turn are the first blocks of the next one.  When the model's
-context is full, the caller begins afresh: a first prompt again, and other blocks.  Conversations that began before the
-start are there, too, with as much behind them: else the first minutes would see first turns only.
+Conversations begin as a Poisson process.  Their number of turns is geometric.  Two turns are separated by the time to
+make the answer (:data:`TOKEN_S` per token, because these callers do not learn the real time) and an exponential pause
+to think.  The prompt of a turn is the previous prompt, the previous answer, and new text.  Blocks are numbered through
+the conversation, so the blocks of a turn are the first blocks of the next one.  When the model's context is full, the
+caller begins again with a first prompt and other blocks.  A run also has conversations that began before its start;
+otherwise its first minutes would have first turns only.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from simulations.workload.arrivals import Arrival, Callers, drawn
 
 #: Seconds that a caller waits per token of an answer before beginning to think (guess: a usual speed).
 TOKEN_S: Final = 0.03
-#: What is said in a later turn, relative to what a conversation begins with (guess: follow-ups are short).
+#: The new text of a later turn, relative to the first prompt (guess: follow-ups are short).
 FOLLOW_UP: Final = 0.25
 #: How long before the start conversations begin, in mean lengths of one (guess: e^-5 of them are older).
 HISTORY: Final = 5.0
 #: Conversations made at once.
 _BLOCK: Final = 256
-#: Block ids of one conversation, and of what it says until it begins afresh.
+#: Block ids of one conversation, and of its text until it begins again.
 _IDS: Final = 1 << 30
 _PART_IDS: Final = 1 << 21
 

@@ -1,4 +1,4 @@
-"""How often each model of a catalogue is asked for: Zipf's law by rank, or what the scenario says."""
+"""The popularity of each model of a catalogue: Zipf's law by rank, or the scenario's own weights."""
 
 from __future__ import annotations
 

@@ -1,22 +1,22 @@
-"""Traces of real traffic, and how they are replayed: times and lengths as recorded, beginnings of prompts where known.
+"""Replays traces of real traffic: times and lengths as recorded, shared prefixes of prompts where known.
 
 Theory of operation
 ===================
 
-``time_scale`` stretches the time of the trace.  The rate that is wanted is then reached with copies: the first begins
-with the trace, each further one at a random place of it, and of the last only so many conversations are taken as it
-needs.  So the shape over minutes stays, unlike with a trace played faster.  A trace that ends before the run begins
-again.  Copies and rounds are other people: they share no blocks.
+``time_scale`` stretches the time of the trace.  Copies of the trace then add up to the wanted rate.  The first copy
+begins with the trace, each further one at a random place of it.  The last copy has only as many conversations as the
+rate needs.  This keeps the shape over minutes; a trace played faster would not.  A trace that ends before the run
+starts again.  Copies and rounds stand for other callers, so they share no blocks.
 
 Mooncake's traces name the 512-token blocks of each prompt; an id stands for the block and all before it.  They become
 ids of the engine's blocks: block ``i`` of the engine is named after the place of its last token, which decides whether
 two are equal.  Requests that go on where an earlier one was are one session (one entry, one model); blocks that more
 than :data:`EVERYBODYS` of the requests begin with tell nothing about that.
 
-A trace of one's own is a CSV file with a heading, gzip or not: ``arrival_ms`` or ``arrival_s``, ``input_tokens``,
+A user's own trace is a CSV file with a heading, gzip or not: ``arrival_ms`` or ``arrival_s``, ``input_tokens``,
 ``output_tokens``, and if known ``model`` (of the catalogue) and ``block_ids`` (``0 14-27`` is 0, 14, 15, ..., 27).
 
-Not here: where the shipped traces come from (``data/README.md``).
+Not here: the sources of the shipped traces (``data/README.md``).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NAMES: Final = ("azure-code", "azure-conv", "mooncake-conversation", "mooncake-s
 TRACE_BLOCK: Final = 512
 #: Share of the requests from which on a common beginning is a system prompt and not a conversation (guess).
 EVERYBODYS: Final = 0.05
-#: Most blocks that one request may name: what 10 million tokens have.  Bounds what a wrong range costs.
+#: Most blocks that one request may name: 10 million tokens have as many.  Bounds the cost of a wrong range.
 MOST_BLOCKS: Final = 20_000
 _TIMES: Final = ("arrival_ms", "arrival_s")
 
@@ -67,7 +67,7 @@ class _Row(msgspec.Struct):
 
 
 class BadTrace(ValueError):
-    """This trace cannot be read; the text says where and what would be right."""
+    """This trace cannot be read; the text names the place and the correct form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ def _trace(
 
 
 def _conversations(blocks: tuple[tuple[int, ...], ...]) -> Ints:
-    """Number what goes on where an earlier request was; a request without blocks is by itself."""
+    """Number the requests that continue an earlier one; a request without blocks is by itself."""
     users: dict[int, int] = {}
     for ids in blocks:
         for block in ids:
@@ -238,7 +238,7 @@ def replay(scenario: Scenario, seed: int, rate_per_s: float) -> Iterator[Arrival
 
 
 def what_is_made(scenario: Scenario) -> str:
-    """One line on what becomes of a trace: its requests, how often it begins again, and up to which rate."""
+    """One line on the use of a trace: its requests, how often it begins again, and up to which rate."""
     workload = scenario.workload
     trace = load(workload.trace)
     span_s = trace.span_s * workload.time_scale

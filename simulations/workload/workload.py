@@ -1,4 +1,4 @@
-"""The jobs of a scenario in order of time, made as they are needed: which source they come from.
+"""The jobs of a scenario in order of time, made lazily; selects the source of the jobs.
 
 ``none`` is silence; ``poisson``, ``bursty``, ``diurnal`` and ``flash`` are times (``arrival_process``) with log-normal
 lengths; ``sessions`` are conversations; ``trace`` replays one of ``data/traces`` or a file.
