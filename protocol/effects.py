@@ -1,8 +1,10 @@
-"""The effects that the machines of a node return: frozen values.
+"""The effects that the machines of a node return: frozen values, not to be subclassed.
 
 A driver performs each ``Effect`` in the given order: the swarm driver with trio and libp2p, the simulator with its
 event loop.  An ``InternalEffect`` is for another machine of the same node: ``protocol.node`` carries it out, and no
-driver sees it.  Effects of a job are defined by the job machines (``jobs/``).
+driver sees it.
+
+Not here: the effects of a job, which the job machines define (``protocol.jobs``).
 """
 
 from __future__ import annotations

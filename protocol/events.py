@@ -1,6 +1,7 @@
 """The events that the machines of a node handle: frozen values, not to be subclassed.
 
-The swarm driver and the simulator create them.  Events of a job are defined by the job machines (``jobs/``).
+The swarm driver and the simulator create them.  Not here: the events of a job, which the job machines define
+(``protocol.jobs``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""All machines of one node behind one ``handle``: what the swarm driver and the simulator hold.
+"""One node: all its machines behind one ``handle``, for the swarm driver and the simulator.
 
-It decides nothing itself.  It takes an event to the machines that it concerns, in a fixed order (links, view,
-liveness, gossip, DHT), and carries out the effects that one machine has on another.  Timers carry the name of their
-machine first.  Driven with the same events, times and random numbers, it does the same things.
+The node passes each event to the machines that it concerns, in a fixed order (links, view, liveness, gossip, DHT), and
+carries out the effects that one machine has on another.  The key of a timer starts with the name of its machine.  With
+the same events, times and random numbers, a node returns the same effects.
+
+Not here: decisions, which the machines make, and input or output, which belong to the drivers.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ _PUBLISH: Final = ("node", "publish")
 
 
 class NodeSnapshot(msgspec.Struct, frozen=True):
-    """What the next life of a node begins with: peers and where they listen, and high-water marks, kept for 7 days."""
+    """The state that a node keeps over a restart: peers with their addresses, and high-water marks, for 7 days."""
 
     known: Known = ()
     marks: MarkTable = MappingProxyType({})
@@ -110,12 +112,12 @@ class Node:
         return effects + self.dht.start(now)
 
     def handle(self, event: Event, now: float, wall: float) -> list[Effect]:
-        """One thing happened, at ``now`` (monotonic) and ``wall`` (Unix) seconds."""
+        """Handle one event at ``now`` (monotonic) and ``wall`` (Unix) seconds."""
         self._now = now
         return _ACTIONS[type(event)](self, event, now, wall)
 
     def snapshot(self) -> NodeSnapshot:
-        """The state that this life leaves to the next one: addresses of live peers, and high-water marks."""
+        """The state to restore after a restart: addresses of live peers, and high-water marks."""
         known = tuple(
             (record.peer, record.advert.addrs)
             for record in self.view.records()[1:]
@@ -168,7 +170,7 @@ class Node:
             return []
         effects = self.overlay.link_down(peer, now)
         self.view.set_link(peer, False)
-        if effects:  # it was a neighbour, and it was not us who hung up
+        if effects:  # it was a neighbour, and the other end hung up
             self.failure_detector.link_down(peer, now)
         self.gossip.link_down(peer)
         self.gossip.stand(self.overlay.standing())
@@ -264,7 +266,7 @@ class Node:
                 passed += self._route(self.gossip.learn(adverts, now), now)
         return passed
 
-    # --- what the program asks for --------------------------------------------------------------------------------
+    # --- requests of the program ---------------------------------------------------------------------------------
 
     def _find_peer(self, event: FindPeer, now: float, _wall: float) -> list[Effect]:
         return self._route_dht(self.dht.find_peer(event.query, event.target, now), now)
@@ -284,7 +286,7 @@ class Node:
         return effects
 
     def _publish(self, now: float) -> list[Effect]:
-        """Put into the DHT what we serve, by fingerprint and by name; again before the statements run out."""
+        """Publish our models in the DHT, by fingerprint and by name, and again before the statements expire."""
         self._publishing = False
         advert, settings = self.gossip.publisher.advert, self.settings.dht
         assert advert is not None, "the timer is set by the first advert"
@@ -338,7 +340,7 @@ class Node:
         return self._route(effects, now)
 
 
-#: What is done with an event.  Not of a node: one that holds its own methods is there until somebody collects garbage.
+#: The handler of each event.  It is no attribute of a node: a node with bound methods lives until a garbage collection.
 _ACTIONS: Final[Mapping[type, Callable[[Node, Any, float, float], list[Effect]]]] = {
     Received: Node._received,
     TimerFired: Node._timer,

@@ -1,6 +1,6 @@
-"""The look-ups that a node has under way: whom they ask, what comes back, and what they found.
+"""The look-ups that a node has under way: the peers that they ask, the replies, and the results.
 
-Not here: one look-up's order and end (``lookup``), what follows from an end (``dht``).
+Not here: the order and the end of one look-up (``lookup``), the consequences of a result (``dht``).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Searches:
         self._asked: dict[tuple[PeerId, int], int] = {}  # (peer, query) -> look-up
 
     def join(self, target: bytes, query: int) -> bool:
-        """Let a caller wait for the look-up of the same target that another one waits for, if there is one."""
+        """Add a caller to a look-up of the same target that another caller waits for, if there is one."""
         for running in self.lookups.values():
             if running.target == target and running.queries:
                 running.queries.append(query)
@@ -53,7 +53,7 @@ class Searches:
     def begin(
         self, target: bytes, width: int, now: float, query: int | None = None, enough: int = 1
     ) -> tuple[int, list[Effect]]:
-        """Begin a look-up, which has to be advanced; its number, and whom it asks besides."""
+        """Begin a look-up; returns its number and its first queries over links.  The caller advances it."""
         self._begun += 1
         number = self._begun
         lookup = self.lookups[number] = Lookup(target, width, self._settings, now, enough)
@@ -104,7 +104,7 @@ class Searches:
         return Send(entry.peer, DhtQuery(query, lookup.target, bool(lookup.queries)))
 
     def connected(self, peer: PeerId, now: float) -> list[Effect]:
-        """A link stands: ask the peer whatever waited for it."""
+        """A link stands: send the peer the queries that waited for it."""
         effects: list[Effect] = []
         for number, lookup in self.lookups.items():
             entry = lookup.connected(peer, now)
@@ -119,7 +119,7 @@ class Searches:
         return [number for number, lookup in self.lookups.items() if lookup.failed(peer)]
 
     def learn(self, peer: PeerId, reply: DhtReply, now: float, wall: float) -> tuple[list[Effect], int | None]:
-        """Take up an answer; the number of its look-up, which has to be advanced, if one waited for it."""
+        """Process an answer; returns the number of its look-up if one waited for it.  The caller advances it."""
         number = self._asked.pop((peer, reply.query), None)
         lookup = self.lookups.get(number) if number is not None else None
         self._table.answered(peer, now)
@@ -132,7 +132,7 @@ class Searches:
         return self._gather(lookup, source, reply, now, wall) if lookup.queries else [], number
 
     def _gather(self, lookup: Lookup, source: ShortlistEntry, reply: DhtReply, now: float, wall: float) -> list[Effect]:
-        """Take over the values of a reply that hold; the first that does not ends it."""
+        """Take the valid values of a reply, up to the first invalid one."""
         for wire in reply.values:
             try:
                 envelope = parse_again(wire)

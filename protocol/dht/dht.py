@@ -1,25 +1,29 @@
-"""Kademlia over our links: the address book beyond the peer view.
+"""The DHT machine: Kademlia over the links of a node, an address book beyond the peer view.
 
-It answers "where is this peer" and "who serves this model" with statements that their owners signed, and keeps such
-statements for others.  This module joins its parts: the links (``links``), the look-ups (``active_lookups``,
-``lookup``), what this node publishes (``own_records``), what it does for others (``server``, ``record_store``) and whom
-it knows (``routing_table``).  Not here: signing, and what this node does with the peers it finds.
+It finds the addresses of a peer and the providers of a model.  The answers are statements that their owners signed, and
+each node stores such statements for others.  This module joins the parts: the links (``links``), the look-ups
+(``active_lookups``, ``lookup``), the statements that this node publishes (``own_records``), the service for others
+(``server``, ``record_store``) and the known peers (``routing_table``).
+
+Not here: signing, and the use that a node makes of the peers it finds.
 
 Theory of operation
 -------------------
-Messages are frames on channel 0 of links between neighbours and whoever else has one.  To ask a peer without a link the
-machine says ``Dial`` and goes on at ``link_up`` or ``dial_failed``.  A link that was made for a question is hung up
-after ``idle_s`` without another; whoever composes the machines drops that ``Hangup`` if the link serves somebody else.
+Messages are frames on channel 0 of any link that stands.  To ask a peer without a link the machine returns ``Dial`` and
+continues at ``link_up`` or ``dial_failed``.  It returns ``Hangup`` for a link that it dialled and has not used for
+``idle_s``.  ``protocol.node`` drops that ``Hangup`` if the link has another use.
 
-Everything heard is a hint.  A contact that is named is tried; it enters the table when it has proved its key on a link.
-A value counts once its signature, key and age hold, and is taken for keeping from its author only, over the author's
-own link: to fill a key an attacker needs as many identities that connect.  A wrong value is held against its sender, a
-stale one is not.  Replies nobody asked for are dropped.
+Everything that a peer says is a hint.  The machine tries a contact that a reply names; the contact enters the routing
+table when it has proved its key on a link.  A value counts if its signature, key and age are valid.  A node stores a
+value only if its author brings it over the author's own link, so an attacker needs one connected identity for each
+value under a key.  An invalid value counts against its sender; a stale one does not.  Replies without a query are
+dropped.
 
-A node joins with a look-up of its own key at its first link, repeated at doubling intervals while the network grows
-around it, then refreshes one bucket at a time.  What it publishes goes to the ``k`` closest peers of a look-up: every
-``republish_s``, and after joining if the network has grown or too few had answered.  A closer peer that turns up gets
-it, too.  A new version in between goes to the five closest and to those that have a link anyway, the rest lag behind.
+A node joins with a look-up of its own key at its first link.  It repeats the look-up at doubling intervals while the
+network grows around it, then refreshes one bucket at a time.  It publishes a statement to the ``k`` closest peers of a
+look-up: every ``republish_s``, and after joining if the network has grown or too few peers had answered.  A closer peer
+that appears later gets the statement, too.  A new version in between goes to the five closest peers and to those with a
+link; the others keep the old version for the time being.
 """
 
 from __future__ import annotations
@@ -67,19 +71,19 @@ class Dht:
         self._settings = settings
         self._rng = rng
         self._joining: int | None = None
-        self._around: set[PeerId] = set()  # the closest peers, as the last look-up of the own key found them
+        self._around: set[PeerId] = set()  # the closest peers that the last look-up of the own key found
         self._rejoin_s = settings.query_s * _REJOIN_QUERIES
-        #: Whether the first link calls for no look-up of the own key, because the routing table is filled already.
+        #: The routing table is filled already, so the first link starts no look-up of the own key.
         self.has_joined = False
 
-    # --- what the node tells us ------------------------------------------------------------------------------------
+    # --- input from the node ----------------------------------------------------------------------------------------
 
     def start(self, now: float) -> list[Effect]:
-        """Begin the upkeep; the rest begins with the first link."""
+        """Begin the upkeep; the first link begins everything else."""
         return [SetTimer(_UPKEEP, now + self.upkeep_s)]
 
     def link_up(self, peer: PeerId, addrs: tuple[str, ...], group: str, now: float) -> list[Effect]:
-        """A link stands.  ``addrs`` are where the peer says it listens, ``group`` is the network group of its address.
+        """A link stands.  ``addrs`` are the peer's listen addresses, ``group`` is the network group of its address.
 
         Peers that listen nowhere (behind NAT) may ask and be asked over the link, but are not passed on to others.
         """
@@ -96,29 +100,29 @@ class Dht:
         return effects
 
     def link_down(self, peer: PeerId, now: float) -> list[Effect]:
-        """A link is gone; questions that were asked over it are lost."""
+        """A link is down; its open queries are lost."""
         if self.links.up.pop(peer, None) is None:
             return []
         return self._lost(peer, now)
 
     def dial_failed(self, peer: PeerId, now: float) -> list[Effect]:
-        """A dial came to nothing, ours or not."""
+        """A dial failed, ours or that of another machine."""
         if peer in self.links.up:
             return []
         addrs = self.links.dial_failed(peer, now)
         contact = self.table.get(peer)
         if contact is not None:
-            # Somebody's wrong address for a peer must not cost it its place.
+            # A wrong address from a third peer must not remove the contact from the table.
             self.table.failed(peer, unreachable=addrs is not None and set(contact.addrs) <= set(addrs))
         self.own.unreachable(peer)
         return self._lost(peer, now)
 
     def on_message(self, peer: PeerId, message: NodeMessage, now: float, wall: float) -> list[Effect]:
-        """A DHT message of a peer with a link; other messages are not for us."""
+        """Handle a DHT message of a peer with a link; other messages are ignored."""
         link = self.links.up.get(peer)
         if link is None:
             return []
-        link.used = link.used if isinstance(message, DhtStore) else now  # who needs it to store will dial
+        link.used = link.used if isinstance(message, DhtStore) else now  # a peer that needs the link to store will dial
         if isinstance(message, DhtReply):
             effects, number = self.searches.learn(peer, message, now, wall)
             return effects if number is None else effects + self._advance(number, now)
@@ -127,7 +131,7 @@ class Dht:
         return []
 
     def timer(self, key: TimerKey, now: float, wall: float) -> list[Effect]:  # noqa: ARG002 - the shape of all machines
-        """A timer of ours went off."""
+        """Handle an expired timer of this machine."""
         if key == _UPKEEP:
             return self._upkeep(now)
         if key == _REJOIN:
@@ -157,7 +161,7 @@ class Dht:
     # --- look-ups --------------------------------------------------------------------------------------------------
 
     def _find(self, target: bytes, query: int, now: float, enough: int = 1) -> list[Effect]:
-        """Begin a look-up that somebody waits for, or join one for the same target."""
+        """Begin a look-up with a waiting caller, or join a look-up of the same target."""
         if self.searches.join(target, query):
             return []
         if len(self.searches.lookups) >= MOST_LOOKUPS:
@@ -170,15 +174,15 @@ class Dht:
         return effects if ended is None else effects + self._ended(number, ended, now)
 
     def _lost(self, peer: PeerId, now: float) -> list[Effect]:
-        """Every look-up that waited for the peer goes on."""
+        """Continue every look-up that waited for the peer."""
         return [effect for number in self.searches.lost(peer) for effect in self._advance(number, now)]
 
     def _ended(self, number: int, lookup: Lookup, now: float) -> list[Effect]:
-        """What was looked up to be published is published, and what is published may need new replicas."""
+        """A look-up for publication places its statement, and published statements may need new replicas."""
         effects = self.own.looked_up(number, lookup, now)
         if number == self._joining:
             around = {entry.peer for entry in lookup.closest()}
-            grown, self._around = around != self._around, around  # keys are random: who came here came everywhere
+            grown, self._around = around != self._around, around  # keys are random: a sample of all newcomers
             self.own.network_changed(len(around) // 2, grown)
         return effects + self._publish(now)
 
@@ -208,7 +212,7 @@ class Dht:
         return effects
 
     def _upkeep(self, now: float) -> list[Effect]:
-        """Drop what has expired, hang up what is idle, publish again what is due, refresh one bucket."""
+        """Drop expired records, hang up idle links, publish due statements again, refresh one bucket."""
         self.records.expire(now)
         self.own.expire(now)
         self.links.expire(now)

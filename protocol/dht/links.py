@@ -1,4 +1,4 @@
-"""The links that the DHT may use: who can be asked at once, which dials are under way, which addresses are left alone.
+"""The links that the DHT may use, its dials under way, and the addresses that it avoids after a failed dial.
 
 Not here: which links a node keeps for other reasons (``protocol.membership.overlay``).
 """
@@ -79,10 +79,10 @@ class DhtLinks:
         self.shunned = {key: until for key, until in self.shunned.items() if until > now}
 
     def hang_up_idle(self, now: float) -> list[Effect]:
-        """Ask once for the end of each link that was made for the DHT and serves it no more."""
+        """Request, once per link, the end of links that the DHT dialled and no longer uses."""
         effects: list[Effect] = []
         for peer, link in self.up.items():
             if link.ours and now >= link.used + self._idle_s:
-                link.ours = False  # if the link stays, it is somebody else's
+                link.ours = False  # if the link stays, another machine uses it
                 effects.append(Hangup(peer, "no look-up needs it"))
         return effects

@@ -1,28 +1,31 @@
-"""One iterative look-up of the DHT: whom to ask next, and when it is over.
+"""One iterative look-up of the DHT: which peer to ask next, and when the look-up ends.
 
-Not here: sending, dialling, checking what was answered (``dht``).
+Not here: sending, dialling, and checking the answers (``dht``).
 
 Theory of operation
 -------------------
-The look-up holds entries sorted by distance to its target.  ``alpha`` of them are asked at a time, closest first;
-every answer names more.  It is over when the ``width`` closest that did not fail have answered (nothing closer is
-left to find), when the values found will do, or at the deadline.  Will do:
+The look-up holds entries sorted by distance to its target.  It asks ``alpha`` of them at a time,
+closest first, and each answer names more.  It ends when the ``width`` closest entries that did not fail have answered
+(no closer one can turn up), when the values found suffice, or at the deadline.  The values suffice in two cases:
 
-* ``enough`` values, once nobody who is asked is in time any more, or a ``grace`` after the first of them;
-* fewer, after the grace, once the ``alpha`` closest that did not fail have answered: they are whom every author gives
-  its statement to.  Whoever else has a single one (it was asked for its own, or was a holder once) has not seen the
-  others, and the author of the one may be dead.  Until then others are asked, but no longer than ``patience``.
+* There are ``enough`` of them, and either no asked entry is in time any more, or a ``grace`` after the first value has
+  passed.
+* There are fewer, the grace has passed, and the ``alpha`` closest entries that did not fail have answered.  Every
+  author gives its statement to those.  A single value from another entry (one that was asked for its own statement, or
+  that was a replica once) is weaker: that entry has not seen the other values, and its author may be dead.  Until then
+  the look-up asks further entries, but no longer than ``patience``.
 
-Three things keep it quick where peers are far, dead or lie:
+Three rules keep a look-up fast where peers are far away, dead or lying:
 
-* *A link is quicker than a dial*, which takes many round trips.  Where somebody waits, as many of the closest that
-  have a link are asked besides the ``alpha`` closest of all as those lack links: they name closer ones before a dial
-  has come to anything.
-* *Nobody is waited for.*  An entry that has not answered after a fifth of ``query_s`` is late: its answer still
-  counts until ``query_s`` is over, but its place among the ``alpha`` goes to the next.  So does that of one that is
-  no more among the ``width`` closest: what it would name is known.
-* *A word is worth what came of it.*  Who names contacts of which ``alpha`` stay silent and none answers is believed
-  last: its other contacts are asked when nobody else's are left.  A flood of invented contacts costs one ``late``.
+* *A link is faster than a dial*, which takes many round trips.  If a caller waits and some of the ``alpha`` closest
+  entries lack a link, the look-up also asks as many of the closest entries with a link.  They name closer peers before
+  the first dial succeeds.
+* *A late entry gives up its place.*  An entry is late if it has not answered after a fifth of ``query_s``.  Its answer
+  counts until ``query_s`` is over, but the next entry takes its place among the ``alpha``.  The same holds for an entry
+  that is no longer among the ``width`` closest: the look-up already knows the peers that it would name.
+* *A source is judged by its contacts.*  A source is distrusted if ``alpha`` of its contacts stay silent and none
+  answers.  The look-up asks its other contacts only when no others are left.  A flood of invented contacts thus costs
+  the time of one late entry.
 
 ========= ======================================== =========
 state     what happens                             next
@@ -87,9 +90,9 @@ class ShortlistEntry:
 
 
 class Lookup:
-    """A search for ``target``.  ``queries`` are the numbers of the callers who wait for its end.
+    """A search for ``target``.  ``queries`` are the numbers of the callers that wait for its end.
 
-    ``enough``: with values from so many authors nobody else is asked.
+    ``enough``: with values from so many authors the look-up asks no further peer.
     """
 
     def __init__(self, target: bytes, width: int, settings: DhtSettings, now: float, enough: int = 1) -> None:
@@ -112,7 +115,7 @@ class Lookup:
         #: All entries, closest first, and their distances.
         self._sorted: list[ShortlistEntry] = []
         self._distances: list[int] = []
-        #: Those that are waited for, those that failed, and the sources of those that answered.
+        #: The entries with an open query, those that failed, and the sources of those that answered.
         self._asked: dict[PeerId, ShortlistEntry] = {}
         self._failed: dict[PeerId, ShortlistEntry] = {}
         self._heard: set[PeerId | None] = {None}
@@ -123,7 +126,7 @@ class Lookup:
         return self._by_peer.get(peer)
 
     def add(self, peer: PeerId, addrs: tuple[str, ...], source: ShortlistEntry | None) -> None:
-        """Somebody (None: our own table) named a peer."""
+        """Add a peer that ``source`` named (None: our own table)."""
         known = self._by_peer.get(peer)
         if known is None:
             known = ShortlistEntry(peer, peer_number(peer) ^ self._number, addrs, source.hops + 1 if source else 1)
@@ -143,7 +146,7 @@ class Lookup:
             self._heard.add(named)
 
     def _trim(self) -> None:
-        """Forget the farthest entry that nobody was asked about yet, if there are too many."""
+        """Forget the farthest new entry if there are too many."""
         if len(self._sorted) > self._most:
             last = len(self._sorted) - 1
             place = next(last - back for back, c in enumerate(reversed(self._sorted)) if c.state is QueryState.NEW)
@@ -215,7 +218,7 @@ class Lookup:
     def ask_next(self, now: float) -> list[ShortlistEntry]:
         """Mark the entries as asked that are to be asked now, and return them.
 
-        Once there are enough values nobody else is asked; the first round always is: what we keep may be outdated.
+        With enough values no further entry is asked, except in the first round: stored values may be outdated.
         """
         if len(self.values) >= self._enough and self._begun:
             return []
@@ -231,7 +234,7 @@ class Lookup:
         return picked
 
     def _window(self, now: float) -> list[ShortlistEntry]:
-        """The closest ``width`` that did not fail; those whom only distrusted sources named if nobody else is new."""
+        """The ``width`` closest that did not fail; entries of distrusted sources alone only if no other is new."""
         alive = (c for c in self._sorted if c.state is not QueryState.FAILED)
         doubted = self._doubted(now)
         if doubted:
@@ -254,7 +257,7 @@ class Lookup:
         return {source for source, count in named.items() if count >= self._alpha and source not in self._heard}
 
     def over(self, now: float) -> bool:
-        """Whether nothing more is to come."""
+        """Whether the look-up has ended."""
         if now >= min(self._deadline, self._settled()):
             return True
         target = self.exact()
@@ -265,7 +268,7 @@ class Lookup:
         return all(c.state is QueryState.ANSWERED for c in self._window(now))
 
     def _settled(self) -> float:
-        """When the values found so far will do."""
+        """The time from which the values found so far suffice."""
         if len(self.values) >= self._enough:
             return self._grace
         nearest = islice((c for c in self._sorted if c.state is not QueryState.FAILED), self._alpha)
@@ -278,7 +281,7 @@ class Lookup:
         return self._sorted[0] if self._sorted and self._sorted[0].distance == 0 else None
 
     def closest(self) -> list[ShortlistEntry]:
-        """Those who answered, closest first: at most ``width``."""
+        """The entries that answered, closest first: at most ``width``."""
         return [c for c in self._sorted if c.state is QueryState.ANSWERED][: self._width]
 
     def wake(self, now: float) -> float:

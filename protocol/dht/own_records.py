@@ -1,10 +1,10 @@
-"""What a node publishes in the DHT: its own statements, and the peers that were given them (their replicas).
+"""The statements that a node publishes in the DHT, and the peers that received them (their replicas).
 
 A statement goes to the ``k`` closest peers that a look-up found.  A new version goes to the closest few of them and to
-those that have a link anyway; a look-up finds new replicas when half of the old ones are gone, when it is due again,
-and when the network around this node has changed.
+those with a link.  A look-up finds new replicas when half of the old ones are gone, when it is due again, and when the
+network around this node has changed.
 
-Not here: the look-ups (``active_lookups``), what is kept for others (``record_store``).
+Not here: the look-ups (``active_lookups``), the statements stored for others (``record_store``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from protocol.wire.messages import DhtStore
 
 #: Own statements whose place is looked up at one time (guess: 64 models do not make 200 dials at once).
 _MOST_PUBLISHING: Final = 4
-#: Replicas without a link that are dialled for a new version of what they hold (guess: one of them will be there).
+#: Replicas without a link that are dialled for a new version of a statement (guess: one of them will be there).
 _REPLICAS_DIALLED: Final = 5
 
 
@@ -102,20 +102,20 @@ class OwnRecords:
         return self._place(own, now)
 
     def network_changed(self, few: int, grown: bool) -> None:
-        """Publish everything anew if the network has grown, else what has fewer replicas than ``few``."""
+        """Publish all statements anew if the network has grown, else those with fewer replicas than ``few``."""
         self._waiting |= {key: None for key, own in self.records.items() if grown or len(own.replicas) < few}
 
     def _place(self, own: OwnRecord, now: float) -> list[Effect]:
         """Give a statement to its replicas.
 
-        Those with a link get it now.  Of the others the closest are dialled and get it when the link stands; the rest
-        keep what they have until the next look-up, or a new version each minute would cost twenty dials each minute.
+        Replicas with a link get it now.  The closest of the others are dialled and get it when the link stands.
+        The rest keep the old version until the next look-up: a new version each minute would cost twenty dials each.
         """
         effects: list[Effect] = []
         for rank, peer in enumerate(sorted(own.replicas, key=lambda replica: own.replicas[replica])):
             link, contact = self._links.up.get(peer), self._table.get(peer)
             if link is not None:
-                link.used = now if rank < _REPLICAS_DIALLED else link.used  # no link is kept for what nobody would dial
+                link.used = now if rank < _REPLICAS_DIALLED else link.used  # others need no link
                 effects.append(Send(peer, DhtStore(own.key, own.envelope.wire)))
             elif rank < _REPLICAS_DIALLED and contact is not None:
                 effects += self._links.dial(peer, contact.addrs)
@@ -151,11 +151,11 @@ class OwnRecords:
             own.replicas.pop(peer, None)
 
     def expire(self, now: float) -> None:
-        """Drop what has run out."""
+        """Drop expired statements."""
         self.records = {key: own for key, own in self.records.items() if own.until > now}
 
     def republish(self, now: float) -> None:
-        """Have what was placed long ago looked up again."""
+        """Queue a new look-up for each statement that was placed long ago."""
         for key, own in self.records.items():
             if own.placed is not None and now >= own.placed + self._settings.republish_s:
                 self._waiting[key] = None

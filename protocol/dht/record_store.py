@@ -1,10 +1,10 @@
-"""What a node keeps for others in the DHT: sealed statements under the keys where people look for them.
+"""The statements that a node stores for others in the DHT, each under the key where peers look for it.
 
-An advert belongs under the key of its author, a provider statement under the key of its model; nothing else is kept.
-One statement per author and key, the newest version; each lives at most its ttl on our clock.  When the shelf is full,
-the keys farthest from our own go first: for those others are closer, and asked sooner.
+An advert belongs under the key of its author, a provider statement under the key of its model.  The store keeps no
+other kind.  It keeps one statement per author and key, the newest version, and at most for its ttl on our clock.  When
+the store is full, it drops the keys farthest from our own first: other nodes are closer to those and are asked sooner.
 
-Not here: who may bring a statement, and when (``dht``).
+Not here: which peer may bring a statement, and when (``server``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SHARE_PER_GROUP: Final = 4
 def record_key(envelope: Envelope) -> bytes:
     """The key a statement belongs under; raises ``BadEnvelope`` if it is forged or of a kind that is not kept.
 
-    ``UnknownStatement`` if it is of a newer version: nobody's fault, and of no use here.
+    Raises ``UnknownStatement`` if it is of a newer version, which is no fault of the sender.
     """
     value = read(envelope)
     if isinstance(value, Load):
@@ -39,7 +39,7 @@ def record_key(envelope: Envelope) -> bytes:
 def validate(key: bytes, envelope: Envelope, wall: float, skew_s: float) -> float:
     """How long a statement found under ``key`` may be believed, seconds.
 
-    Raises ``StaleStatement`` or ``UnknownStatement`` (ignored), or ``BadEnvelope`` (held against whoever sent it).
+    Raises ``StaleStatement`` or ``UnknownStatement`` (ignored), or ``BadEnvelope`` (counts against the sender).
     """
     left = remaining_s(envelope, wall, skew_s)
     if record_key(envelope) != key:
@@ -66,7 +66,7 @@ class RecordStore:
         return len(self._keys)
 
     def put(self, key: bytes, envelope: Envelope, group: str, now: float, until: float) -> bool:
-        """Keep a statement that was vouched for; False if a newer one is there, or no room."""
+        """Store a validated statement; False if a newer one is there, or no room."""
         self._purge(key, now)
         kept = self._keys.get(key, {})
         old = kept.get(envelope.author)
@@ -98,7 +98,7 @@ class RecordStore:
         return as_number(key) ^ self._number
 
     def get(self, key: bytes, now: float) -> list[Envelope]:
-        """What is kept under a key and has not expired."""
+        """The stored statements under a key that have not expired."""
         self._purge(key, now)
         return [item.envelope for item in self._keys.get(key, {}).values()]
 
@@ -113,6 +113,6 @@ class RecordStore:
             del self._keys[key]
 
     def expire(self, now: float) -> None:
-        """Drop everything that has outlived its time."""
+        """Drop the expired statements."""
         for key in list(self._keys):
             self._purge(key, now)

@@ -1,11 +1,11 @@
-"""The routing table of the DHT: which peers proved to be there, sorted by how close their keys are to ours.
+"""The routing table of the DHT: the peers that proved their key on a link, sorted by their distance to this node.
 
 Keys are BLAKE2b-256 of a peer id or a model fingerprint, distances their XOR (Kademlia).  Bucket ``i`` holds peers
-whose key shares exactly ``i`` leading bits with ours, at most ``k`` of them, oldest first: a peer that has been there
-for long is likely to stay, and nobody can push it out by arriving.  Whoever finds its bucket full, or full of its own
-network group, waits as a replacement.
+whose key shares exactly ``i`` leading bits with ours, at most ``k`` of them, oldest first.  A contact of long standing
+is likely to stay, so a newcomer never replaces it.  If the bucket is full, or full of the newcomer's network group, the
+newcomer waits as a replacement.
 
-A peer is put here only after it proved itself on a link; what others say of it is for look-ups to try (``lookup``).
+Not here: peers that others only named; a look-up tries those (``lookup``).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def peer_number(peer: PeerId) -> int:
 
 @dataclass(slots=True)
 class TableEntry:
-    """A peer that proved itself, where it says it listens, and how it has answered since."""
+    """A peer that proved its key, its listen addresses, and its record of answers since."""
 
     peer: PeerId
     number: int
@@ -97,14 +97,14 @@ class RoutingTable:
         return _BITS - (number ^ self._number).bit_length()
 
     def seen(self, peer: PeerId, addrs: tuple[str, ...], group: str, now: float) -> None:
-        """A peer proved to be there: remember it, or bring up to date what we know."""
+        """A peer proved its key: add its contact, or update it."""
         number = peer_number(peer)
         if peer == self._me:
             return
         bucket = self._buckets.setdefault(self.index(number), _KBucket())
         fresh = TableEntry(peer, number, addrs, group, now)
         if peer in bucket.contacts:
-            bucket.contacts[peer] = fresh  # keeps its place: what counts is for how long it has been known
+            bucket.contacts[peer] = fresh  # keeps its place: the order is that of the first contact
         elif self._has_room(bucket, group):
             bucket.spare.pop(peer, None)
             bucket.contacts[peer] = fresh
@@ -155,7 +155,7 @@ class RoutingTable:
         number = as_number(target)
         here = self.index(number)
         found = self._by_distance((here,), number)
-        if len(found) < count:  # whoever shares more bits with us than the target does is as far as we are
+        if len(found) < count:  # peers that share more bits with us than the target are as far from it as we are
             found += self._by_distance([index for index in self._buckets if index > here], number)
         for index in range(here - 1, -1, -1):
             if len(found) >= count:

@@ -1,6 +1,6 @@
-"""The serving side of the DHT: answers the queries of other peers, and keeps the statements that their authors bring.
+"""The serving side of the DHT: answers the queries of other peers and stores the statements that their authors bring.
 
-Not here: what is kept (``record_store``), the questions of this node (``active_lookups``).
+Not here: the store itself (``record_store``), the queries of this node (``active_lookups``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SERVED_IN_ALL_PER_S: Final = 1000
 
 
 def blame(peer: PeerId, error: RemoteProtocolError) -> list[Effect]:
-    """Hold what a peer sent against it, unless it was nobody's fault."""
+    """Penalise a peer for an invalid message, unless the error is no fault of the peer."""
     return [Penalise(peer, error.blame, str(error))] if error.blame else []
 
 
@@ -65,7 +65,7 @@ class DhtServer:
         return [Send(peer, DhtReply(query.query, tuple(contacts[: min(self._settings.k, 20)]), values))]
 
     def _values(self, target: bytes, now: float) -> tuple[bytes, ...]:
-        """What we know under a key; of too many a random part, so that all providers are named by somebody."""
+        """The known statements under a key; a random part of too many, so that each provider is named at times."""
         known = self._known(target, now)
         if len(known) > _MOST_VALUES:
             known = self._rng.sample(known, _MOST_VALUES)

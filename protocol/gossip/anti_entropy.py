@@ -1,4 +1,4 @@
-"""What two nodes tell each other of their views, so that each can send what the other lacks.
+"""Anti-entropy: two nodes compare digests of their views, so that each can send the statements that the other lacks.
 
 Theory of operation
 ===================
@@ -12,16 +12,17 @@ A ``Digest`` comes in five forms; the first two open an exchange, the next two a
     want        -        -      no      no   please send what is newer than these entries
     have        -        -      no     yes   I have these: please ask for what you lack
 
-``everything`` or ``detail`` is answered with the records that the sender lacks and a ``want`` for those it is ahead
-in; ``summary`` with a ``detail`` of the buckets that differ; ``want`` with records; ``have`` with a ``want``.  A small
-view is said as ``everything``; a large one starts with 2 KiB of hashes.  While statements are on their way buckets
-differ that will agree in a second, so an exchange lists a few of those that differ, at random: what is really lost is
-found in a few exchanges, and the cost of one is bounded.  The first exchange of a link lists more of them.  Nor is what
-is *young* sent to whoever has an earlier version: a statement that came a few ticks ago is on its way to everybody.
+A node answers ``everything`` or ``detail`` with the records that the sender lacks and a ``want`` for those that it
+lacks itself.  It answers ``summary`` with a ``detail`` of the buckets that differ, ``want`` with records, and ``have``
+with a ``want``.  A small view is sent as ``everything``; a large one starts with 2 KiB of hashes.  While statements
+spread, buckets differ that will agree a second later.  An exchange therefore lists a random few of the differing
+buckets: a few exchanges find a statement that is really lost, and the cost of each is bounded.  The first exchange of a
+link lists more of them.  A *young* statement, which came a few ticks ago, is not sent to a peer with an earlier
+version, because gossip is still spreading it.
 
 An entry says "seen", not "held": a full view must not be offered the same statements again and again.
 
-Not here: when, to whom and at what cost (``gossip``).
+Not here: when and with which neighbour an exchange happens, and its budget (``gossip``).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ HASH_BYTES: Final = 8
 HEAD_BYTES: Final = 24
 ENTRY_BYTES: Final = 49
 _SUMMARY: Final = struct.Struct(f">{BUCKETS}Q")
-#: A view of at most this many entries is said in full: no more bytes than the hashes of a large one twice (guess).
+#: A view of at most this many entries is sent in full: no more bytes than the hashes of a large one twice (guess).
 MAX_PLAIN: Final = 128
 #: Entries in one message (the bound of ``Digest``).
 MAX_ENTRIES: Final = 1024
@@ -100,7 +101,7 @@ def details(marks: HighWaterMarks, numbers: list[int], now: float) -> list[Diges
 def compare(
     marks: HighWaterMarks, digest: Digest, now: float, young_s: float = 0.0
 ) -> tuple[list[Key], list[DigestEntry]]:
-    """``(lacks, wants)``: what the sender of ``everything`` or ``detail`` lacks, and what we ask it for."""
+    """``(lacks, wants)``: the marks that the sender of ``everything`` or ``detail`` lacks, and our requests to it."""
     ours = [entry for number in dict.fromkeys(digest.listed) for entry in _within(marks, number)]
     theirs = {(PeerId(author), kind): (inc, seq) for kind, author, inc, seq in digest.entries}
     lacks = []
@@ -128,7 +129,7 @@ def having(marks: Iterable[Mark]) -> Digest:
 
 
 def offered(marks: HighWaterMarks, entries: Iterable[DigestEntry], now: float) -> tuple[list[Mark], list[DigestEntry]]:
-    """``(alike, wants)``: what we have just as the sender of ``have``, and what we ask it for."""
+    """``(alike, wants)``: the marks that we share with the sender of ``have``, and our requests to it."""
     theirs = {(PeerId(author), kind): (inc, seq) for kind, author, inc, seq in entries}
     found = [(marks.get(key), version) for key, version in theirs.items()]
     alike = [mark for mark, version in found if mark is not None and (mark.inc, mark.seq) == version]
@@ -149,7 +150,7 @@ def wanted(marks: HighWaterMarks, digest: Digest, now: float, young_s: float = 0
 
 
 def _young(mark: Mark, young_s: float, now: float) -> bool:
-    """Whether the statement came less than ``young_s`` ago, reckoned by what is left of its life."""
+    """Whether the statement came less than ``young_s`` ago, judged by the rest of its life."""
     envelope = mark.envelope
     return envelope is not None and now + envelope.ttl - mark.until < young_s
 
@@ -160,7 +161,7 @@ def _older(inc: int, seq: int, until: float, version: tuple[int, int]) -> bool:
 
 
 def _within(marks: HighWaterMarks, number: int) -> list[tuple[Key, Mark]]:
-    """The marks of a bucket that somebody else has numbered."""
+    """The marks of a bucket whose number came from a peer."""
     return marks.within(number) if 0 <= number < BUCKETS else []
 
 

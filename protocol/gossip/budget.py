@@ -10,13 +10,13 @@ from typing import Final
 
 from protocol.token_bucket import TokenBucket
 
-#: The part of a budget that is for digests and newcomers (guess: twice what digests cost at 4,096 records; with 0.12
-#: loads are 4 % younger, but of 1,000 nodes that come and go the dearest in a hundred is above the budget: simulated).
+#: The part of a budget that is for digests and newcomers (guess: twice the cost of digests at 4,096 records; with 0.12
+#: loads are 4 % younger, but of 1,000 nodes under churn the busiest one in a hundred exceeds the budget: simulated).
 SYNC_SHARE: Final = 0.15
 #: Seconds of pushes that may be saved up while nothing happens (guess).
 SAVED_S: Final = 4.0
-#: The part of the first burst that is saved up again: where all nodes are new everybody needs everything, later a
-#: newcomer has eight neighbours (simulated: with all of it the dearest in 100 nodes were above the budget for minutes).
+#: The part of the first burst that is saved up again: where all nodes are new each needs everything, later a
+#: newcomer has eight neighbours (simulated: with all of it the busiest 1 % of nodes exceeded the budget for minutes).
 SAVED_SHARE: Final = 0.5
 #: The part of the pushes that is held back while a burst is paid for: one of 128 KiB is, within a minute (simulated).
 PAYBACK_SHARE: Final = 0.3
@@ -27,8 +27,8 @@ EVEN_S: Final = 2.0
 class Budget:
     """Bytes per second for two kinds of traffic: ``flow``, which never stops, and ``sync``, which comes in bursts.
 
-    Each has a bucket of its own, so that neither takes the other's.  But a burst of ``sync`` comes on top of a ``flow``
-    that goes on.  So it is a loan: as long as more was sent than the budget allows, ``flow`` gets less.  A node that
+    Each has its own bucket, so that neither takes the other's.  A burst of ``sync`` comes on top of a continuing
+    ``flow``, so it is a loan: while the node has sent more than the budget allows, ``flow`` gets less.  A node that
     starts has its first burst saved up, and no flow.
     """
 
@@ -43,7 +43,7 @@ class Budget:
         self._settled = now
 
     def settle(self, sent: int, now: float) -> None:
-        """``sent`` bytes were ever sent; called at every tick."""
+        """Account for ``sent`` bytes, the total so far; called at every tick."""
         self.sync.capacity = max(self._saved, min(self.sync.capacity, self.sync.level(now)))
         self._all.spend(sent - self._sent, now, debt=math.inf)
         if self._all.tokens < 0:

@@ -1,27 +1,27 @@
-"""Dissemination: everybody's newest advert and load to everybody, over the links that stand anyway.
+"""Dissemination: spreads the newest advert and load of each node to all others, over the links that stand.
 
 Theory of operation
 ===================
 
-Per neighbour there is a list of the statements that it *lacks* (``send_queue``).  A statement that is new here goes on
-the list of every neighbour but the one that brought it and its author; a neighbour that shows us the same statement is
-taken off.  Each tick every neighbour gets what is on its list in one ``Records``.  Each link thus carries a statement
-about once; in a crowded network (``publisher``) each node passes a load of others on to a few of its neighbours. Of an
-advert that the budget has held back for long a neighbour is told, and asks for it if it lacks it.  What was lost is
-found by digests (``anti_entropy``): on each new link, and every ``digest_s`` with one neighbour.
+For each neighbour the node keeps a list of the statements that it *lacks* (``send_queue``).  A new statement goes on
+the list of every neighbour except its author and the one that brought it.  If a neighbour sends the same statement, it
+is removed from that list.  Each tick every neighbour gets its list in one ``Records``, so each link carries a statement
+about once.  In a crowded network (``publisher``) a node passes the loads of others on to a few neighbours only.  If the
+budget delays an advert for too long, the neighbour is told of it and requests it if it is missing.  Digests find lost
+statements (``anti_entropy``): on each new link, and every ``digest_s`` with one neighbour.
 
-What arrives is judged by ``validation``.  A wrong signature is held against its relayer and ends its message; nothing
-else is held against anybody.  Only what the view holds is relayed.
+``validation`` judges each statement that arrives.  A wrong signature counts against its relayer and ends its message.
+No other fault counts against a peer.  The node relays only statements that its view holds.
 
-*Cost.*  A link has an allowance of signatures and of digests; those that others have made share one as well, so that
-a thousand identities cost no more than a few, and cannot use up what the peers of our own choice have.
+*Cost.*  A link has an allowance of signatures and of digests.  Links that other nodes have made also share one, so that
+a thousand identities cost no more than a few and cannot use up the allowances of the peers that we chose.
 
-*Budget.*  Two token buckets share ``budget_bytes_s`` (``budget``).  Pushes and greetings spend the larger part; when it
-is short each neighbour gets an equal part of it (``send_queue``: for what).  Digests and what they show to be missing
-spend the rest, which saves up; a burst is paid back by pushing less.  Our own changes and goodbyes, ours and others',
-do not wait for the tick and may borrow one second of the budget.
+*Budget.*  Two token buckets share ``budget_bytes_s`` (``budget``).  Pushes and greetings spend the larger part.  If it
+is short, each neighbour gets an equal part (``send_queue`` has the order).  Digests and repairs spend the rest, which
+accumulates; the node pays a burst back by pushing less.  Our own changes, and all goodbyes, do not wait for the tick
+and may borrow one second of the budget.
 
-Not here: what we say of ourselves (``publisher``), which links stand (``overlay``).
+Not here: our own statements (``publisher``), which links stand (``protocol.membership.overlay``).
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Gossip:
         self._standing: list[Neighbour] = []
         self._to_digest: dict[PeerId, None] = {}
         self._young_s = settings.tick_s * YOUNG_TICKS
-        self._next_sync, self._crowded = 0.0, False  # crowded: too many nodes to pass every load on to everybody
+        self._next_sync, self._crowded = 0.0, False  # crowded: too many nodes to pass every load on to all
 
     def start(self, marks: MarkTable, now: float, wall: float) -> list[Effect]:
         """Begin, with the marks of an earlier life; nodes do not tick in step."""
@@ -102,7 +102,7 @@ class Gossip:
         first_digest = now + settings.digest_s * self._rng.random()
         return [SetTimer(_TICK, now + settings.tick_s * self._rng.random()), SetTimer(_DIGEST, first_digest)]
 
-    # --- what we say ---------------------------------------------------------------------------------------------
+    # --- own statements ------------------------------------------------------------------------------------------
 
     def advertise(self, advert: Advert, now: float) -> list[Effect]:
         """Our own advert changed."""
@@ -124,7 +124,7 @@ class Gossip:
         return self._state(self.publisher.refute(self._nodes(), now, self.wall(now)), now)
 
     def resume(self, load: Load, ages: Mapping[int, float], nodes: int, now: float) -> list[Envelope]:
-        """Go on as a node that has run for long in a network of ``nodes``; returns what it now states of itself."""
+        """Go on as a node that has run for long in a network of ``nodes``; returns its own statements."""
         stated = self.publisher.resume(load, ages, nodes, now, self.wall(now))
         self._state(stated, now, flush=False)
         return stated
@@ -146,7 +146,7 @@ class Gossip:
         return len(self._view) + 1
 
     def _state(self, envelopes: list[Envelope], now: float, flush: bool = True) -> list[Effect]:
-        """Our own statements go the way of all statements, without the doubts."""
+        """Pass on our own statements like all others, without validation."""
         effects: list[Effect] = []
         for envelope in envelopes:
             self._marks.advance(envelope, now + envelope.ttl, held=True)
@@ -160,7 +160,7 @@ class Gossip:
     # --- links ---------------------------------------------------------------------------------------------------
 
     def link_up(self, peer: PeerId, outbound: bool, now: float) -> None:
-        """A link stands; the peer lacks at least what we say of ourselves."""
+        """A link stands; the peer lacks at least our own statements."""
         own = TokenBucket(CHECKS_S, CHECKS_BURST, now)
         link = self._links[peer] = Neighbour(peer, (own,) if outbound else (own, self._guest_checks), now)
         for mark in (self._marks.get((self.me, kind)) for kind in (ADVERT, LOAD)):
@@ -168,13 +168,13 @@ class Gossip:
                 link.lacks.add(mark, NOW)
 
     def link_down(self, peer: PeerId) -> None:
-        """The link is gone, and with it what we knew of what the peer has."""
+        """The link is down; forget which statements the peer has."""
         self._links.pop(peer, None)
         self._to_digest.pop(peer, None)
         self._standing = [link for link in self._standing if link.peer != peer]
 
     def stand(self, peers: Iterable[PeerId]) -> None:
-        """These links are to neighbours; the others get our own statements and what they ask for."""
+        """These links are to neighbours; the others get our own statements and those that they request."""
         for link in self._standing:
             link.standing = False
         self._standing = [self._links[peer] for peer in peers if peer in self._links]
@@ -183,14 +183,14 @@ class Gossip:
         self.publisher.links = len(self._standing)
 
     def greet(self, peer: PeerId, now: float) -> list[Effect]:
-        """Tell the other end of a fresh link who we are."""
+        """Send our own statements over a fresh link."""
         link = self._links[peer]
-        if link.guest:  # whoever comes again and again must not use up what the neighbours get
+        if link.guest:  # peers that reconnect often must not use up the neighbours' budget
             return self._push(link, self._sync, now, debt=0.0)
         return self._push(link, self._flow, now, debt=self._flow.rate)
 
     def introduce(self, peer: PeerId, now: float) -> list[Effect]:
-        """Tell a peer that we have chosen as neighbour what we have seen; the exchange makes us its neighbour, too.
+        """Open an exchange with a peer that we chose as neighbour; it makes us its neighbour, too.
 
         Only one is opened per tick, so that a newcomer does not get the network from all sides at once.
         """
@@ -203,10 +203,10 @@ class Gossip:
         if link is not None and mark is not None and mark.envelope is not None:
             link.lacks.add(mark, self._due(mark.envelope, now))
 
-    # --- what we hear --------------------------------------------------------------------------------------------
+    # --- received statements -------------------------------------------------------------------------------------
 
     def on_records(self, peer: PeerId, records: Records, now: float, wall: float) -> list[AnyEffect]:
-        """Statements relayed by ``peer``, whoever said them."""
+        """Handle statements that ``peer`` relayed, of any author."""
         link = self._links.get(peer)
         if link is None:
             return []
@@ -260,7 +260,7 @@ class Gossip:
         if verdict is not Verdict.NEW and verdict is not Verdict.UNHELD:
             return []
         effects: list[AnyEffect] = [StatementAccepted(envelope.author)]
-        if self._intake.settles_clock(envelope, now):  # what we said before has the wrong time on it
+        if self._intake.settles_clock(envelope, now):  # our earlier statements have the wrong time
             effects += self._state(self.publisher.repeat(self._nodes(), now, self.wall(now)), now)
         if verdict is Verdict.UNHELD and mark is not None and not isinstance(mark, Seen):  # it is replaced
             for each in self._links.values():
@@ -272,7 +272,7 @@ class Gossip:
                 effects += self._flush(envelope, now)
         return effects
 
-    # --- what we pass on -----------------------------------------------------------------------------------------
+    # --- relayed statements --------------------------------------------------------------------------------------
 
     def _spread(self, envelope: Envelope, source: Neighbour | None, due: float) -> None:
         mark, author, links = self._marks.get(envelope.key), envelope.author, self._standing
@@ -286,7 +286,7 @@ class Gossip:
                 link.lacks.add(mark, due)
 
     def _flush(self, envelope: Envelope, now: float) -> list[Effect]:
-        """One statement to every neighbour that lacks it, now; what the budget does not allow waits for the tick."""
+        """One statement to every neighbour that lacks it, now; the rest waits for the tick if the budget is short."""
         mark, cost = self._marks.get(envelope.key), len(envelope.wire) + ITEM_BYTES + FRAME_BYTES
         assert mark is not None, "what is new is held"
         effects: list[Effect] = []
@@ -302,9 +302,9 @@ class Gossip:
         return Send(link.peer, Records(tuple(envelopes)))
 
     def _due(self, envelope: Envelope, now: float) -> float:
-        """When neighbours are told of what they were not sent: an advert when it is young no more, a load never.
+        """When neighbours are told of a delayed statement: an advert when it is no longer young, a load never.
 
-        What we say of ourselves, and a goodbye, go first.
+        Our own statements and goodbyes go first.
         """
         if envelope.author == self.me:
             return NOW
@@ -316,7 +316,7 @@ class Gossip:
     def _push(
         self, link: Neighbour, bucket: TokenBucket, now: float, debt: float, most: float = math.inf
     ) -> list[Effect]:
-        """Send what is lacking as far as the bucket goes; ``most`` bytes for this neighbour."""
+        """Send the missing statements that the bucket can pay for; ``most`` bytes for this neighbour."""
         if not link.lacks:
             return []
         return self._send_all(link, link.lacks.take(min(bucket.level(now) + debt, most), now), bucket, now)
@@ -342,7 +342,7 @@ class Gossip:
     # --- timers --------------------------------------------------------------------------------------------------
 
     def timer(self, key: TimerKey, now: float, wall: float) -> list[Effect]:
-        """A timer of ours went off."""
+        """Handle an expired timer of this machine."""
         self._intake.clock.observe(now, wall)
         return self._tick(now) if key == _TICK else self._digest_round(now)
 
@@ -356,7 +356,7 @@ class Gossip:
             effects += self._push(link, self._flow, now, 0.0, most=min(MAX_RECORDS_BYTES, self._flow.level(now) / left))
         for link in links:
             effects += self._tell(link, now)
-        for link in self._links.values():  # what others asked for and the burst did not cover
+        for link in self._links.values():  # requested statements that the burst did not cover
             if not link.standing and link.lacks:
                 effects += self._push(link, self._sync, now, 0.0)
         effects += self._open_digest(now)
@@ -398,7 +398,7 @@ class Gossip:
         return [Send(peer, digest)]
 
     def _tell(self, link: Neighbour, now: float) -> list[Effect]:
-        """Tell a neighbour what it has not been sent for so long that it may never be."""
+        """Tell a neighbour of the adverts that the budget has delayed for too long."""
         if now < link.told + self._young_s or self._tells.level(now) <= 0:
             return []
         due = link.lacks.take_due(now, MAX_TOLD)
@@ -410,7 +410,7 @@ class Gossip:
         return self._send_digest(link.peer, digest, now, self._flow, debt=math.inf)
 
     def on_digest(self, peer: PeerId, digest: Digest, now: float) -> list[Effect]:
-        """What a neighbour has seen; the forms are told apart in ``anti_entropy``."""
+        """Handle the digest of a neighbour; ``anti_entropy`` describes its forms."""
         link = self._links.get(peer)
         if link is None or link.digests >= MAX_DIGESTS or (link.guest and not self._guest_digests.spend(1, now)):
             return []
@@ -424,7 +424,7 @@ class Gossip:
         lacks, wants = anti_entropy.compare(*what) if digest.reply else (anti_entropy.wanted(*what), [])
         self._rng.shuffle(lacks)  # so that a newcomer gets other parts first from other neighbours
         effects = self._repair(link, lacks, now)
-        if wants and (now >= self._next_sync or (link.asked and digest.listed)):  # what we asked for a moment ago
+        if wants and (now >= self._next_sync or (link.asked and digest.listed)):  # the answer to our own request
             self._next_sync = now + self._settings.tick_s
             for start in range(0, len(wants), anti_entropy.MAX_ENTRIES):
                 want = Digest(entries=tuple(wants[start : start + anti_entropy.MAX_ENTRIES]))
@@ -434,7 +434,7 @@ class Gossip:
         return effects
 
     def _answer_have(self, link: Neighbour, digest: Digest, now: float) -> list[Effect]:
-        """Ask for what we lack of it, as far as that goes: others will tell us, too."""
+        """Request the statements that we lack, up to the bound: other neighbours will offer them, too."""
         alike, wants = anti_entropy.offered(self._marks, digest.entries[:MAX_TOLD], now)
         for mark in alike:
             link.lacks.discard(mark)
@@ -443,7 +443,7 @@ class Gossip:
         return self._send_digest(link.peer, Digest(entries=tuple(wants)), now) if wants else []
 
     def _repair(self, link: Neighbour, keys: list[Key], now: float) -> list[Effect]:
-        """Send what a digest showed to be missing; what the bursts do not cover waits with the rest."""
+        """Send the statements that a digest showed to be missing; those beyond the burst wait with the rest."""
         room, found = self._sync.level(now) - FRAME_BYTES, []
         for mark in dict.fromkeys(map(self._marks.get, keys)):
             assert mark is not None, "digests name what is held"
@@ -468,14 +468,14 @@ class Gossip:
         return effects
 
     def sizes(self) -> dict[str, int]:
-        """How much is kept that others could make grow; of the links' lists the longest."""
+        """The sizes of the tables that others could make grow; of the links' lists the longest."""
         longest = max((len(link.lacks) for link in self._links.values()), default=0)
         return {"marks": len(self._marks), "lacks": longest}
 
     # --- for node ------------------------------------------------------------------------------------------------
 
     def pay(self, cost: int, now: float) -> None:
-        """Something else was said to a neighbour (a doubt): so much less is pushed."""
+        """Charge the budget for another message to a neighbour (a doubt): pushes get less."""
         self.counts.sent(cost)
         self._flow.spend(cost, now, debt=self._flow.capacity)
 

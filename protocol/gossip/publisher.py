@@ -1,24 +1,24 @@
-"""What this node says of itself, and when it says it again: its own advert and load, versioned and sealed.
+"""The statements of this node about itself, its advert and load: when it repeats them, their versions and their seals.
 
 Theory of operation
 ===================
 
 With ``n`` nodes, each statement of ``b`` bytes goes once over each link, so a node with ``2c`` neighbours uploads it
-about ``c`` times (:data:`COPIES`).  Said every ``p`` seconds by everyone it costs each node ``n * b * c / p`` bytes per
-second.  Loads may use ``LOAD_SHARE`` of the byte budget and adverts ``ADVERT_SHARE``, so the periods stretch with the
-network::
+about ``c`` times (:data:`COPIES`).  If every node repeats it every ``p`` seconds, it costs each node ``n * b * c / p``
+bytes per second.  Loads may use ``LOAD_SHARE`` of the byte budget and adverts ``ADVERT_SHARE``, so the periods grow
+with the network::
 
     load period   = max(load_period_s, n * b * c / (LOAD_SHARE   * budget_bytes_s))
     advert period = max(advert_ttl_s/2, n * b * c / (ADVERT_SHARE * budget_bytes_s))
 
-Once the network is so large that loads have to wait for the budget (:meth:`Publisher.crowded`), they are passed on to
-few neighbours only (:func:`few_of`) and cost fewer uploads (:data:`COPIES_OF_FEW`): so they can be stated more often.
-Whom one version does not reach the next one does, or a digest.
+In a network so large that loads wait for the budget (:meth:`Publisher.crowded`), nodes pass them on to few neighbours
+only (:func:`few_of`).  A load then costs fewer uploads (:data:`COPIES_OF_FEW`), so it can be published more often.  If
+one version misses a node, the next version or a digest reaches it.
 
-A load lives ``load_ttl_periods`` of its period, an advert two of its own.  A load that changed much is said before
-its period is over, but not more than ``HASTE`` times as often; a change of status is said within a tick.
+A load lives ``load_ttl_periods`` of its period, an advert two of its own.  A load that changed much is published before
+its period is over, but at most ``HASTE`` times as often.  A change of status is published within a tick.
 
-Not here: who gets it (``gossip``).
+Not here: which neighbours get a statement (``gossip``).
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ LOAD_SHARE: Final = 0.58
 ADVERT_SHARE: Final = 0.22
 #: Times a statement is uploaded by each node, for each of its neighbours (measured: 4 to 5 with 8).
 COPIES: Final = 0.56
-#: Neighbours that whoever has fewer reckons with: a newcomer will have as many (``overlay``).
+#: The least number of neighbours that a node assumes: a newcomer will have as many (``overlay``).
 LEAST_LINKS: Final = 8
 #: Neighbours that a load is passed on to in a crowded network: an epidemic of three reaches 94 % (1 - s = exp(-3 s)).
-#: Of more than eight this share of them: a node with few neighbours, all of whom have many, would else hear of little
+#: Of more than eight this share of them: a node with few neighbours, all of whom have many, would otherwise get few
 #: (simulated with 50 to 300 nodes: the same bytes, figures 4 to 9 % younger).
 FEW: Final = 3
 FEW_SHARE: Final = 3 / 8
@@ -91,7 +91,7 @@ class Publisher:
         return nodes * self._bytes[LOAD] * copies > LOAD_SHARE * settings.budget_bytes_s * settings.load_period_s
 
     def advertise(self, advert: Advert, nodes: int, now: float, wall: float) -> list[Envelope]:
-        """Our advert, if it says something new; with the first one goes a load, so that others can see us live."""
+        """Our advert if it changed; a load goes with the first one, so that others see that we live."""
         if advert == self.advert:
             return []
         self.advert = advert
@@ -102,7 +102,7 @@ class Publisher:
         return stated
 
     def report(self, load: Load, nodes: int, now: float, wall: float) -> list[Envelope]:
-        """Our load, if it differs enough from what was stated."""
+        """Our load, if it differs enough from the published one."""
         if self.left:
             return []
         self.load = load
@@ -111,7 +111,7 @@ class Publisher:
         return []
 
     def state_due(self, nodes: int, now: float, wall: float) -> list[Envelope]:
-        """State again what has to be said again now."""
+        """Publish again the statements that are due."""
         if self.left:
             return []
         stated = [self._state(kind, nodes, now, wall) for kind in (ADVERT, LOAD) if self._due[kind] <= now]
@@ -138,11 +138,11 @@ class Publisher:
         return stated
 
     def refute(self, nodes: int, now: float, wall: float) -> list[Envelope]:
-        """Somebody doubts that we live: say that we do, once per load period at most.
+        """A peer doubts that we live: publish a statement, once per load period at most.
 
-        A doubt costs its author fifty bytes and nothing proves its cause, but the answer goes to the whole network:
-        asked every tick, everybody's answers would leave no room for adverts.  Whoever doubts what we said a moment
-        ago hears from us again before it may count us as dead.
+        A doubt costs its author fifty bytes and nothing proves its cause, but the answer goes to the whole network.
+        With one answer per tick and node no budget would be left for adverts.  A peer that doubts our last statement
+        hears from us again before it may count us as dead.
         """
         if self.left or self.load is None or now - self._stated_at < self._settings.load_period_s:
             return []
@@ -151,8 +151,8 @@ class Publisher:
     def overtake(self, inc: int, nodes: int, now: float, wall: float) -> list[Envelope]:
         """A statement in our name is newer than ours: an earlier life of this node, or a second holder of its key.
 
-        Say everything again with a higher ``inc``, at most once per load period: two holders must not race.  Above the
-        last ``inc`` there is none: whoever has the key and says so has silenced this node.
+        Publish everything again with a higher ``inc``, at most once per load period: two holders must not race.  The
+        last ``inc`` cannot be exceeded: a second holder of the key that uses it has silenced this node.
         """
         if inc < self.inc or inc >= MAX_INC or now - self._overtook_at < self._settings.load_period_s:
             return []
@@ -161,7 +161,7 @@ class Publisher:
         return self.repeat(nodes, now, wall)
 
     def repeat(self, nodes: int, now: float, wall: float) -> list[Envelope]:
-        """Say again, with a new version, whatever was said."""
+        """Publish each statement again with a new version."""
         kinds = (ADVERT, LOAD) if self.advert is not None else (LOAD,) if self._stated is not None else ()
         return [self._state(kind, nodes, now, wall) for kind in kinds]
 

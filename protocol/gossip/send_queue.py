@@ -1,18 +1,18 @@
-"""What one neighbour lacks, in the order in which it is sent; and what else is kept of it.
+"""The statements that one neighbour lacks, in sending order, and the other state that gossip keeps of its link.
 
 Theory of operation
 ===================
 
-A list names authors (their marks), not bytes: what goes out is always the newest, so a slow link skips versions and
-never queues them up.  When not all of it fits into the budget, what we say of ourselves and goodbyes go first, then the
-newest.  A load that is left behind is overtaken by the next one of its author, which is as good.  An advert has no next
-one for minutes: behind loads, of which newer ones always come, it would wait for a digest (simulated: with 1,000 nodes
-one in a thousand heard of an advert after a minute or later).  So once an advert has been left behind for long enough
-it is *due*: the neighbour is told that we have it (a tenth of its bytes) and asks for it if it does not.  Sent in full
-each link would carry each advert, although nearly everybody has it by then (simulated with 300 nodes: 6.8 uploads of
-each instead of 4.5, and loads a third older for it).
+A list names authors (their marks), not bytes: a node always sends the newest version, so a slow link skips versions and
+never queues them up.  If the list exceeds the budget, our own statements and goodbyes go first, then the newest.  A
+load that is left behind is replaced by the next one of its author, which serves as well.  An advert has no successor
+for minutes: behind a steady flow of new loads it would wait for a digest (simulated: with 1,000 nodes one in a thousand
+heard of an advert after a minute or later).  So an advert becomes *due* once it has been left behind for long enough.
+The neighbour is then told that we have it (a tenth of its bytes) and requests it if it is missing.  If due adverts were
+sent in full, each link would carry each advert, although nearly every node has it by then (simulated with 300 nodes:
+6.8 uploads of each instead of 4.5, and loads a third older for it).
 
-Not here: what a neighbour lacks, how much it may get and when that is due (``gossip``).
+Not here: which statements a neighbour lacks, its share of the budget, and when an advert is due (``gossip``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from protocol.token_bucket import TokenBucket
 #: Bytes around a statement in ``Records``, and around ``Records`` in a frame.
 ITEM_BYTES: Final = 3
 FRAME_BYTES: Final = 16
-#: What a list is that has nothing on it; never filled, so all may share it (most links carry no gossip).
+#: The empty list; never filled, so all queues may share it (most links carry no gossip).
 _NOTHING: Final[dict[Mark, float]] = {}
 #: When something is due that goes first.
 NOW: Final = -math.inf
@@ -55,7 +55,7 @@ class SendQueue:
         return list(self._lacks)
 
     def add(self, mark: Mark, due: float = math.inf) -> None:
-        """It lacks what ``mark`` stands for, and that is new.  ``due`` at ``NOW`` goes before all others."""
+        """The neighbour lacks the new statement of ``mark``.  ``due`` at ``NOW`` goes before all others."""
         self.discard(mark)
         if self._lacks is _NOTHING:
             self._lacks = {}
@@ -68,7 +68,7 @@ class SendQueue:
             self._due[mark] = due
 
     def discard(self, mark: Mark) -> None:
-        """It has that, or nobody holds it any more."""
+        """The neighbour has the statement, or this node no longer holds it."""
         due = self._lacks.pop(mark, math.inf)
         if due == NOW:
             del self._first[mark]
@@ -76,7 +76,7 @@ class SendQueue:
             del self._due[mark]
 
     def prune(self, now: float) -> None:
-        """Forget what ran out or is not held any more."""
+        """Forget the statements that expired or are no longer held."""
         for mark in self.marks():
             if mark.envelope is None or not mark.lives(now):
                 self.discard(mark)
@@ -84,7 +84,7 @@ class SendQueue:
     def take(self, room: float, now: float) -> list[Envelope]:
         """Take as much off the list as fits into ``room`` bytes, first things first.
 
-        Whatever comes after something too large waits with it: that would never have its turn otherwise.
+        Statements behind one that is too large wait with it: otherwise it would never have its turn.
         """
         taken: list[Envelope] = []
         off: dict[Mark, None] = {}
@@ -136,6 +136,6 @@ class Neighbour:
         self.guest = len(checks) > 1
         self.standing = False
         self.lacks = SendQueue()
-        self.told = now  # when it was told what we have, or the link came up
+        self.told = now  # when it last got a HAVE, or the link came up
         self.digests = self.wants = 0  # looked at, and asked for because it told us, since the last round
         self.asked = self.introduced = False  # asked: an exchange was opened with it since the last round

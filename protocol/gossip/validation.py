@@ -1,4 +1,4 @@
-"""The gate for statements: which of those that arrive are new, signed and in time.
+"""Validation: decides which of the arriving statements are new, signed and in time.
 
 Theory of operation
 ===================
@@ -6,18 +6,18 @@ Theory of operation
 A statement passes, in this order: version (an old or known one costs a look-up and no signature), age, the allowances
 of signatures that its relayer spends from, signature, content.  ::
 
-    seen before?                verdict   what the caller does with the list of what the relayer lacks
+    seen before?                verdict   effect on the list of statements that the relayer lacks
     the very same, or spent     KNOWN     takes it off
     an older version            STALE     puts our newer one on
     the same version, another   KNOWN     as above; the pair is kept as proof of equivocation
-    newer: out of its time      IGNORED   nothing, and nobody is blamed: the wrong clock may be ours
+    newer: out of its time      IGNORED   nothing, and no peer is blamed: the wrong clock may be ours
     newer: bad signature        BadEnvelope: the relayer is to blame, never the author
     newer: not understood       IGNORED   nothing; it may be of a newer version of the protocol
     newer: in our own name      OWN       says everything again with a higher ``inc``
     newer                       NEW       relays it
     newer, the view is full     UNHELD    nothing
 
-Not here: to whom a statement goes (``gossip``).
+Not here: which neighbours get a statement (``gossip``).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MAX_PROOFS: Final = 64
 
 
 class Verdict(Enum):
-    """What became of a statement; the table is at the top of this file."""
+    """The judgement on a statement; the table is at the top of this file."""
 
     KNOWN = "known"
     STALE = "stale"
@@ -53,7 +53,7 @@ class Verdict(Enum):
 
 @dataclass(slots=True)
 class Counts:
-    """What has happened, for metrics; every count only grows."""
+    """Counters for metrics; every count only grows."""
 
     #: Bytes, messages, digests and statements given to the driver.
     bytes_out: int = 0
@@ -94,7 +94,7 @@ def _afford(allowances: tuple[TokenBucket, ...], now: float) -> bool:
 
 
 class Validator:
-    """What this node has seen, and the decision on what it sees next."""
+    """The versions that this node has seen, and the judgement on each new statement."""
 
     def __init__(self, me: PeerId, settings: GossipSettings, view: PeerView, counts: Counts) -> None:
         self._me = me
@@ -136,7 +136,7 @@ class Validator:
         return self._accept(envelope, now, now + life)
 
     def _is_usable(self, key: Key, life: float, allowances: tuple[TokenBucket, ...], now: float) -> bool:
-        """What can be said without its signature; counts why not."""
+        """Judge without the signature; count the reason of a refusal."""
         if key[1] not in (ADVERT, LOAD):
             self._counts.unreadable += 1
         elif life <= 0:
@@ -160,11 +160,11 @@ class Validator:
         return Verdict.NEW if held else Verdict.UNHELD
 
     def settles_clock(self, envelope: Envelope, now: float) -> bool:
-        """Count an accepted statement as a vote on our clock; True if that changed what time we believe it is."""
+        """Count an accepted statement as a vote on our clock; True if that changed our belief about the time."""
         return self.clock.vote(envelope, self._skew_s, now)
 
     def _compare(self, held: Envelope | None, envelope: Envelope) -> None:
-        """Two statements of one version: if they say different things the author (or a thief of its key) is caught."""
+        """If two statements of one version differ, keep them as proof against the author (or a thief of its key)."""
         if held is None or envelope.author in self.proofs or held.body == envelope.body:
             return
         if len(self.proofs) >= MAX_PROOFS:  # no signature is checked for nothing
@@ -175,7 +175,7 @@ class Validator:
         self.proofs[envelope.author] = (held, envelope)
 
     def sweep(self, now: float) -> None:
-        """Let go of what ran out and of what the view dropped to make room for somebody else."""
+        """Drop expired statements, and those that the view dropped to make room for another peer."""
         self.marks.sweep(now)
         if self._view.dropped == self._dropped:
             return

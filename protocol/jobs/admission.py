@@ -1,18 +1,18 @@
-"""One job at the worker: whether it may run now, waits its turn, or is told to go elsewhere.
+"""The admission of one job at its worker: the job runs now, waits, or is turned away.
 
-Not here: running it, and whether its request is allowed at all (``worker``).
+Not here: the execution of a job, and whether its request is allowed at all (``p2pnode.jobs.worker``).
 
 Theory of operation
 -------------------
-The engine has ``slots``; a job holds one from ``Admit`` until ``Left``.  What does not fit waits in one of two queues,
-each first come, first served and each at most ``queue`` long: this node's own jobs, and those of guests, which wait
-until no own job does.  A job whose request is still on its way (*coming*) is counted, but has neither slot nor turn
-before it is here: whoever announces requests and does not send them holds nobody up.  A guest may have ``per_peer``
-jobs here, all of them together, so that one peer cannot fill the queue of all.  Beyond these bounds a job is turned
-away with the figures that tell the entry when to come back.
+The engine has ``slots``.  A job holds one from ``Admit`` until ``Left``.  Jobs beyond the slots wait in one of two
+queues, each first come, first served and each at most ``queue`` long: one for this node's own jobs, one for those of
+guests.  Guests wait until no own job waits.  A job whose request is still on its way (*coming*) is counted, but holds
+neither a slot nor a turn, so a peer that announces requests and never sends them delays no other job.  A guest peer may
+have ``per_peer`` jobs here in all, so that one peer cannot fill the queue.  Beyond these bounds a job is turned away
+with the figures from which its entry knows when to come back.
 
-What jobs took is remembered as running means, from which come the promise in ACCEPT (seconds to the first token) and
-the ``retry_ms`` in BUSY.  A promise is kept modest: an entry gives up at three times of it.
+Running means of the durations of past jobs give the promise in ACCEPT (seconds to the first token) and the ``retry_ms``
+in BUSY.  A promise is kept low, because an entry gives up at three times the promise.
 
 ======== ================ ============================================== ========
 job is   event            effects                                        then is
@@ -21,8 +21,8 @@ unknown  Arrived          Admit, Queue, Expect or TurnAway               running
 coming   Ready            Admit, or none                                 running, waiting
 waiting  a slot is free   Admit                                          running
 running  FirstOutput      none                                           running
-either   Left             Admit for whoever is next                      unknown
-either   Drain            none: what is here may finish                  as it was
+either   Left             Admit for the next job                         unknown
+either   Drain            none: the jobs that are here may finish        unchanged
 ======== ================ ============================================== ========
 """
 
@@ -38,7 +38,7 @@ from protocol.ids import PeerId
 from protocol.settings import AdmissionSettings
 from protocol.wire.messages import Busy, Refuse
 
-#: What is assumed until the first jobs have been measured: seconds to a first token, seconds per token of the prompt
+#: Assumed until the first jobs have been measured: seconds to a first token, seconds per token of the prompt
 #: (guess: a slow GPU), seconds of a whole job (guess: 250 tokens at 50/s).
 FIRST_S: Final = 0.5
 PROMPT_TOKEN_S: Final = 1 / 1000
@@ -49,15 +49,15 @@ FIRST_MOST_S: Final = 60.0
 NEWEST: Final = 0.2
 #: Prompts from this length on tell how long a token of the prompt takes; shorter ones how long everything else does.
 LONG_PROMPT: Final = 512
-#: Bounds of what a busy worker asks the entry to wait, milliseconds (guess; clients obey up to 120 s).
+#: Bounds of the wait that a busy worker asks of the entry, milliseconds (guess; clients obey up to 120 s).
 RETRY_LEAST_MS: Final = 250
 RETRY_MOST_MS: Final = 60_000
-#: What a node without an engine says to a job.
+#: The answer of a node without an engine to a job.
 NO_ENGINE: Final = Refuse(503, "no_capacity", "this node has no engine")
 
 
 def lacks_model(model: str) -> Refuse:
-    """What a node says to a job for a model that it has not got, though an older advert of it may name it."""
+    """The refusal of a job for a model that this node lacks; an older advert of it may still name the model."""
     return Refuse(404, "model_not_found", f"this node does not have the model {model!r} now", "model")
 
 
@@ -81,13 +81,13 @@ class Ready(msgspec.Struct, frozen=True, gc=False):
 
 
 class FirstOutput(msgspec.Struct, frozen=True, gc=False):
-    """The engine has said a piece of a stream; only the first counts."""
+    """The engine produced a piece of a stream; only the first counts."""
 
     job: int
 
 
 class Left(msgspec.Struct, frozen=True, gc=False):
-    """The job is over, or whoever wanted it went away; harmless when it is not known."""
+    """The job is over, or its caller went away; harmless if the job is unknown."""
 
     job: int
 
@@ -128,7 +128,7 @@ class Expect(msgspec.Struct, frozen=True, gc=False):
 
 
 class TurnAway(msgspec.Struct, frozen=True, gc=False):
-    """The job is not taken; say this to whoever brought it."""
+    """The job is not taken; send this to the peer that brought it."""
 
     job: int
     message: Busy | Refuse
@@ -142,7 +142,7 @@ class _Job:
     number: int
     peer: PeerId | None
     prompt_tokens: int
-    unsaid: bool  # a stream that has not said anything
+    unsaid: bool  # a stream without output so far
     admitted_at: float = 0.0
 
 
@@ -170,7 +170,7 @@ class Admission:
         return len(self._own) + len(self._guests)
 
     def handle(self, event: AdmissionEvent, now: float) -> list[AdmissionEffect]:
-        """What to do about it, in this order."""
+        """The effects of an event, in their order."""
         match event:
             case Arrived():
                 return self._arrived(event, now)
@@ -216,7 +216,7 @@ class Admission:
         if event.peer is not None and self._draining:
             return Refuse(503, "no_capacity", "this node is stopping; ask another one")
         if event.peer is not None:
-            # Who is still coming is taken to be here, so that all may come at once.
+            # Coming jobs count as arrived, because all of them may arrive at once.
             full = len(self._running) + len(self._guests) + len(self._coming) >= self._slots + settings.queue
         else:
             full = len(self._running) >= self._slots and len(self._own) >= settings.queue
@@ -230,7 +230,7 @@ class Admission:
         if job is not None:
             self._job_s += NEWEST * (now - job.admitted_at - self._job_s)
             if job.unsaid:
-                # Whoever wanted it did not wait long enough: promise at least that much to the next.
+                # The caller left before the first output: promise the next caller at least that much.
                 self._first_s = min(max(self._first_s, now - job.admitted_at), FIRST_MOST_S)
         queues = (self._own, self._guests, self._coming)
         job = job or next((queue.pop(number) for queue in queues if number in queue), None)
@@ -252,7 +252,7 @@ class Admission:
             effects.append(Admit(number, self._promise_s(job, 0)))
         return effects
 
-    # --- what jobs take --------------------------------------------------------------------------------------------
+    # --- durations -------------------------------------------------------------------------------------------------
 
     def _measure_first(self, number: int, now: float) -> None:
         job = self._running.get(number)

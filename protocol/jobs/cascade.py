@@ -1,22 +1,24 @@
-"""One job at the entry: whom to ask, how long to wait, when to go on to the next peer, when to give up.
+"""The cascade of one job at its entry: which peer to ask, how long to wait, when to try the next one, when to give up.
 
-Not here: channels, tokens and engines.  The driver (``dispatch``, or the simulator) tells what happened on the wire and
-does what is asked; of the answer itself the machine hears only milestones.  The candidates come ranked (``ranking``).
+Not here: channels, tokens and engines.  The driver (``p2pnode.jobs.dispatch``, or the simulator) reports events of the
+wire and performs the effects; of the answer itself the machine hears only milestones.  The candidates come ranked
+(``protocol.routing.ranking``).
 
 Theory of operation
 -------------------
-Peers are tried one after the other, best first, none twice.  *Until the first byte has gone to the caller* a failure is
-invisible: the next peer gets the job.  The driver sees that moment as ``Commit``: with the first piece of a stream, or,
-where the answer is not streamed, with its proven end.  *After it* a failure is final and said so.
+The cascade tries peers one after the other, best first, none twice.  *Until the first byte has gone to the caller* a
+failure is invisible: the next peer gets the job.  The driver sees that moment as ``Commit``: with the first piece of a
+stream, or, where the answer is not streamed, with its proven end.  *After it* a failure is final, and the caller is
+told.
 
-What a try costs depends on what was risked.  A peer that is busy, that cannot be reached, that says nothing at all or
-that has not got the model any more did no work: it counts only against ``asked``.  (When a network falls in two, half
-of the peers fall silent at once, and three tries are too few; seen in the simulator.)  A peer that took the job and
-failed counts against ``cascade_events`` as well, so that a request that kills engines kills three of them at most.  A
-refusal because of the request itself ends the job at once: every other peer would say the same.
+The cost of an attempt depends on the risk that it carried.  A peer did no work if it is busy, cannot be reached, says
+nothing at all, or no longer has the model: it counts only against ``asked``.  (When a network partitions, half of the
+peers fall silent at once, and three tries are too few; seen in the simulator.)  A peer that took the job and failed
+counts against ``attempts`` as well, so that a request that kills engines kills three of them at most.  A refusal
+because of the request itself ends the job at once: every other peer would refuse it, too.
 
-Deadlines (DESIGN 3.3) all hang on one timer, which is moved lazily: what is heard only notes the time, and the
-timer looks again when it fires.  While the caller does not read (``Paused``), nothing is expected of the peer.
+All deadlines (DESIGN 3.3) use one timer, which is moved lazily: an event only notes its time, and the timer checks
+again when it fires.  While the caller does not read (``Paused``), the peer has no deadline.
 
 ======= ====================== =========================================================== =======
 state   event                  effects                                                     next
@@ -32,16 +34,17 @@ waiting Keepalive              none                                             
 waiting Progress               Commit if it is a stream                                    flowing
 flowing Progress, Keepalive    none                                                        flowing
 flowing Paused, Resumed        none                                                        flowing
-waiting Completed              as AttemptFailed: an answer without a word is none                   asking
+waiting Completed              as AttemptFailed, because the answer is empty               asking
 flowing Completed              Commit unless it was, Observe, Finish                       over
-any     AttemptFailed, deadlineAbort, Observe, then the next Attempt; GiveUp if committed  asking
+any     AttemptFailed,         Abort, Observe, then the next Attempt; GiveUp if committed  asking
+        deadline
 any     the whole job's time   Abort, Observe, GiveUp (504)                                over
 any     CallerGone             Abort, Observe                                              over
 over    any                    none                                                        over
 ======= ====================== =========================================================== =======
 
-What comes late from a peer that was given up is passed over.  Anything else that is not in the table is a defect of the
-driver (``LocalProtocolError``).
+Late events of a peer that was given up are ignored.  Any other event that is not in the table is a defect of the driver
+(``LocalProtocolError``).
 """
 
 from __future__ import annotations
@@ -87,14 +90,14 @@ from protocol.wire.mux import ResetCode
 TIMER: Final[TimerKey] = ("cascade",)
 #: A worker may enforce the caller's deadline this much before we do, seconds (guess: clocks drift, frames travel).
 DEADLINE_SLACK_S: Final = 1.0
-#: What a caller is told to wait at least, and where no peer said more, seconds (HTTP knows no fractions).
+#: The least wait that a caller is told, also used where no peer said more, seconds (HTTP knows no fractions).
 RETRY_S: Final = 1.0
 #: Statuses with which a peer may end a request for good; others would make the caller doubt its key or this node.
 _FINAL: Final = frozenset({400, 404, 413, 415, 422})
 
 
 class OwnNetwork:
-    """Whether it is rather us: many different peers failing at once look like a network of our own that is down.
+    """Suspects our own network: if many different peers fail at once, the fault is probably on our side.
 
     One for all cascades of a node (Lifeguard's local health, with a threshold instead of a scale).
     """
@@ -116,7 +119,7 @@ class OwnNetwork:
         self._failed.clear()
 
     def suspected(self, now: float) -> bool:
-        """Whether blame on peers is to be withheld."""
+        """Whether to blame no peers for now."""
         return sum(at > now - self._window_s for at in self._failed.values()) >= self._peers
 
 
@@ -153,7 +156,7 @@ class Cascade:
         return self._committed
 
     def handle(self, event: CascadeEvent, now: float) -> list[CascadeEffect]:
-        """What to do about it, in this order."""
+        """The effects of an event, in their order."""
         peer = getattr(event, "peer", self._peer)
         if self._state == "over" or peer != self._peer:
             return []
@@ -210,7 +213,7 @@ class Cascade:
             observe = self._observe(Outcome.REFUSED, False, now, refuse.message)
             status = refuse.status if refuse.status in _FINAL else 400
             return [observe, GiveUp(status, refuse.code, refuse.message, refuse.param)]
-        # 503 and its kin say "not now"; 500 and 502 that the engine broke on it, which costs an attempt.
+        # 503 and similar statuses say "not now"; 500 and 502 that the engine broke on it, which costs an attempt.
         broke = refuse.status >= 500 and refuse.status != 503
         return self._fail(Outcome.FAILED if broke else Outcome.REFUSED, refuse.message, now)
 

@@ -1,6 +1,6 @@
-"""What a cascade hears and what it asks for: its events, effects and the outcomes of attempts.
+"""The events and effects of a cascade, and the outcomes of attempts: frozen values, not to be subclassed.
 
-Frozen values; do not subclass.  Not here: what follows from what (``cascade``).  Who makes them: a cascade's driver.
+Not here: how a cascade answers an event (``cascade``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from protocol.wire.messages import Refuse
 
 
 class Outcome(StrEnum):
-    """What came of one attempt."""
+    """The outcome of one attempt."""
 
     COMPLETED = "completed"
     BUSY = "busy"
@@ -36,7 +36,7 @@ class Outcome(StrEnum):
     DEFECT = "defect"
 
 
-#: Held against the peer; of these, what trouble with our own network would look like as well.
+#: Outcomes that count against the peer; of these, the ones that a broken network of our own explains as well.
 BLAMED: Final = frozenset(
     {
         Outcome.UNREACHABLE,
@@ -60,7 +60,7 @@ class Begin(msgspec.Struct, frozen=True, gc=False):
     """Run the job on one of ``candidates``, best first.
 
     ``tokens_before`` is how many tokens are made before the first piece comes: 0 for a stream, else the whole answer
-    (``inf`` if nobody knows).  ``reach_s``: how much longer than usual it may take to reach them.
+    (``inf`` if that is unknown).  ``reach_s``: how much longer than usual it may take to reach them.
     """
 
     candidates: tuple[PeerId, ...]
@@ -119,7 +119,7 @@ class AttemptFailed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Paused(msgspec.Struct, frozen=True, gc=False):
-    """What came was handed to the caller, and nobody waits for more."""
+    """The caller has all pieces so far and does not read on."""
 
 
 class Resumed(msgspec.Struct, frozen=True, gc=False):
@@ -127,7 +127,7 @@ class Resumed(msgspec.Struct, frozen=True, gc=False):
 
 
 class CallerGone(msgspec.Struct, frozen=True, gc=False):
-    """Nobody wants the answer any more."""
+    """The caller went away, so the answer has no receiver."""
 
 
 CascadeEvent = (
@@ -173,7 +173,7 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
 
 
 class GiveUp(msgspec.Struct, frozen=True, gc=False):
-    """The job has failed; what to tell the caller.  ``retry_after`` is seconds, None where a retry cannot help."""
+    """The job has failed; carries the answer to the caller.  ``retry_after``: seconds, None if a retry cannot help."""
 
     status: int
     code: str
@@ -183,7 +183,7 @@ class GiveUp(msgspec.Struct, frozen=True, gc=False):
 
 
 class Observe(msgspec.Struct, frozen=True, gc=False):
-    """One measured attempt.  Times are monotonic seconds; ``blame``: whether it is to be held against the peer."""
+    """One measured attempt.  Times are monotonic seconds; ``blame``: whether it counts against the peer."""
 
     peer: PeerId
     outcome: Outcome

@@ -1,6 +1,6 @@
 """One job at its entry, from the caller's request to the end of the answer: finds candidates, then runs the cascade.
 
-Not here: how candidates are ordered (``ranking``), what follows an attempt (``cascade``), the look-up itself (``dht``),
+Not here: the order of candidates (``ranking``), the attempts (``cascade``), the look-up itself (``dht``),
 channels, tokens and engines (the driver).
 
 Theory of operation
@@ -83,7 +83,7 @@ REACH_S: Final = 5.0
 STARTING_S: Final = 5.0
 #: The length of a prompt is a guess at four bytes a token, good to this factor.
 ESTIMATE: Final = 2
-#: Filters that a moment can lift; the others say that the request asks for what nobody has.
+#: Filters that may pass a moment later; by the others no peer can fulfil the request.
 _PASSING: Final = frozenset({"leaving", "not_alive", "stale_advert", "stale_load", "memory", "protocol"})
 #: Characters of a model's name that are repeated to the caller.
 _NAME: Final = 128
@@ -119,7 +119,7 @@ EntryEffect = LookUp | CascadeEffect
 
 
 class EntryState:
-    """What all jobs of one node's entry share: the view, how it is ranked, and what earlier jobs have found out."""
+    """The state that all jobs of one entry share: the view, its ranking, and the findings of earlier jobs."""
 
     def __init__(self, view: PeerView, rank: Rank, settings: CascadeSettings, now: float) -> None:
         self.view = view
@@ -172,7 +172,7 @@ class Entry:
         return 0 if self._cascade is None else self._cascade.asked
 
     def handle(self, event: EntryEvent, now: float) -> list[EntryEffect]:
-        """What to do about it, in this order."""
+        """The effects of an event, in their order."""
         cascade = self._cascade
         if cascade is not None and not isinstance(event, Submit | Found):
             return self._note(cascade.handle(event, now))
@@ -242,7 +242,7 @@ class Entry:
         )
 
     def _note(self, effects: list[CascadeEffect]) -> list[EntryEffect]:
-        """Attempts that begin and end are known to the view, whose ranking they change."""
+        """Report attempts that begin and end to the view, because they change its ranking."""
         view = self._shared.view
         for effect in effects:
             if isinstance(effect, Attempt):
@@ -253,7 +253,7 @@ class Entry:
                     view.observe_success(effect.peer)
         return [*effects]
 
-    # --- nobody to ask -------------------------------------------------------------------------------------------
+    # --- no peer to ask ------------------------------------------------------------------------------------------
 
     def _second_look(self, now: float) -> list[EntryEffect]:
         """There are offers, and every one was filtered out: perhaps only because of our estimate."""
@@ -301,7 +301,7 @@ class Entry:
 
 
 def addresses_in(found: Found, peer: PeerId) -> tuple[str, ...]:
-    """Where a peer may be dialled: as its contacts say, then as it says itself."""
+    """The dial addresses of a peer: those of the contacts first, then those of its own advert."""
     addrs = [addr for contact, known in found.contacts if contact == peer for addr in known]
     for envelope in found.envelopes:
         value = read(envelope) if envelope.author == peer else None

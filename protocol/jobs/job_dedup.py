@@ -1,6 +1,7 @@
-"""Which jobs a worker has already taken, so that none is run twice (DESIGN 2.2, "duplicate job id").
+"""The jobs that a worker has already taken, so that it runs none twice (DESIGN 2.2, "duplicate job id").
 
-A job is known by its id and by who brought it: two peers may use the same id.
+A job is identified by its id and the peer that brought it: two peers may use the same id.  Not here: the answer to a
+duplicate (``p2pnode.jobs.worker``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How busy a worker says it is: what counts, how often it is looked at, and when a look is worth reporting.
+"""The load that a worker reports: its parts, the sampling interval, and which samples are worth a report.
 
-Not here: what the engine says of itself (its adapter), whether a report is stated to the network (``gossip``).
+Not here: the engine's own figures (its adapter), whether a report is published to the network (``gossip``).
 """
 
 from __future__ import annotations

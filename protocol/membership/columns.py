@@ -1,7 +1,7 @@
-"""Structures of arrays: what ranking reads, as numpy columns that grow by an eighth.
+"""Structures of arrays: the figures that ranking reads, as numpy columns that grow by an eighth.
 
-``Columns`` is one set of named columns of the same length; ``Offers`` is the index of one model: which rows of the
-view offer it, and on what terms.  Neither knows what a peer is.
+``Columns`` is one set of named columns of the same length.  ``Offers`` is the index of one model: the rows of the view
+that offer it, and their terms.  Not here: the peers themselves (``peer_record``).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from protocol.statements.adverts import ModelOffer, ModelState
 
 #: Rows of a fresh set of columns (guess: most networks are small).
 _FIRST_ROWS: Final = 16
-#: An index forgets kinds that nobody offers any more once it knows twice as many as it has rows, and this many.
+#: An index forgets unused kinds once it knows twice as many kinds as it has rows, and at least this many.
 _SPARE_KINDS: Final = 16
 
-#: What the column ``context`` says of an offer that names no limit.
+#: The value in the column ``context`` for an offer without a limit.
 _ANY_LENGTH: Final = (1 << 63) - 1
 #: Offers whose sizes are remembered (guess: the same few models on most nodes).
 _SIZES: Final = 4096
@@ -35,7 +35,7 @@ Kind = tuple[tuple[str, ...], str]
 class Columns:
     """Named columns; ``columns["rtt"][row]``.  Rows are given out by the owner.
 
-    They lie in memory row by row: what is written together (:meth:`packer`, :meth:`at`) is one write, and a column is
+    They lie in memory row by row: columns written together (:meth:`packer`, :meth:`at`) are one write, and a column is
     every so many bytes, which costs numpy nothing that can be measured at the size of a view.
     """
 
@@ -132,10 +132,10 @@ def _place(columns: Columns, row: int, count: int) -> int:
 
 
 class Offers:
-    """Who offers one model, as parallel columns, one place per peer, in no order that anybody may rely on.
+    """The offers of one model as parallel columns, one place per peer; do not rely on their order.
 
-    The columns are made when somebody first asks for the model, and kept current from then on: a peer may name 64
-    models that nobody will ever ask for.
+    The columns are made at the first query for the model, and kept current from then on: a peer may name 64 models
+    that no job ever asks for.
     """
 
     __slots__ = ("_columns", "_kinds", "offers")

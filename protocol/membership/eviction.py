@@ -1,4 +1,4 @@
-"""Which record of a peer view gives way when there is no room for another one.
+"""Eviction from the peer view: which record is removed to make room for another one.
 
 Theory of operation
 ===================
@@ -13,7 +13,7 @@ in this order::
     unproven, newest first to a link, or to a peer that offers a *wanted* model and the other does not; else a newcomer
                            is itself the newest of the unproven, and is refused
 
-These never give way: this node, peers with a link, with a job of ours, or with whom a job of ours went well.  A link
+These never give way: this node, peers with a link, with a job of ours, or with a completed job of ours.  A link
 always finds room, above ``size`` or its group's part if necessary: links are limited where they are accepted.
 
 Not here: the records themselves, and which models are wanted (``peer_view``).

@@ -1,4 +1,4 @@
-"""Failure detection: which peers this node believes to be there, by what it saw itself.
+"""The failure detector: which peers this node believes to be alive, from its own observations.
 
 Theory of operation
 ===================
@@ -6,24 +6,24 @@ Theory of operation
 Evidence that a peer lives is anything that only it can make: a message or an answered PING on its link, a link that
 comes up, a newer statement with its signature.  Once per period every peer without fresh evidence has missed::
 
-    alive    a period passed without evidence                 -> suspect (miss 1), looked at, doubted aloud
-    alive    its link broke or was doubted, and a dial failed -> suspect (miss 1), doubted aloud
-    suspect  another period, nothing                          -> miss 2, looked at again
+    alive    a period passed without evidence                 -> suspect (miss 1), probed, neighbours told
+    alive    its link broke or was doubted, and a dial failed -> suspect (miss 1), neighbours told
+    suspect  another period, nothing                          -> miss 2, probed again
     suspect  ``misses`` misses                                -> dead
     any      evidence                                         -> alive
     any      a signed goodbye                                 -> left
 
-To look is to dial, or to wait for the PING of a link that stands.  A peer that states its load less often than once
-per period (large networks stretch the load period) is given one and a half of its own periods before it misses.  Each
-period a few peers without a link and without fresh evidence are dialled at random, the dead among them, so that a
-network that fell apart heals.
+A probe is a dial, or the wait for the PING of a link that stands.  A peer that states its load less often than once per
+period (large networks stretch the load period) misses only after one and a half of its own periods.  Each period the
+node dials a few random peers without a link and without fresh evidence, dead ones included, so that a partitioned
+network heals.
 
-*Doubt.*  A new suspicion is told to the neighbours: a reason to look, never a fact.  Who has a newer statement sends
-it; who has a link to the doubted passes the doubt on to it; the others look, a few times per period.  The doubted
-answers with a newer statement, which refutes the suspicion wherever it arrives.
+*Doubt.*  A node tells its neighbours of a new suspicion.  A doubt is a reason to probe, never a fact.  A neighbour with
+a newer statement sends it; one with a link to the doubted peer passes the doubt on to it; the others probe, a few times
+per period.  The doubted peer answers with a newer statement, which refutes the suspicion wherever it arrives.
 
-*Own health* (Lifeguard).  When more than a third of the peers, and at least three, fall silent within one period, the
-fault is more likely ours: the next periods are stretched, one period more for each such one, nine at most.
+*Own health* (Lifeguard).  If more than a third of the peers, and at least three, fall silent within one period, the
+fault is more likely ours.  Each such period stretches the next ones by one period, to nine at most.
 
 Not here: the links (``overlay``), the statements (``gossip``).
 """
@@ -42,7 +42,7 @@ from protocol.wire.messages import Doubt
 
 #: Peers looked at because they missed, per period (guess: a third of 30 nodes at once).
 MAX_LOOKS: Final = 10
-#: Peers looked at because somebody doubts them, per period (guess).
+#: Peers probed because a neighbour doubts them, per period (guess).
 MAX_DOUBT_LOOKS: Final = 8
 #: New suspicions told to the neighbours, per period (guess).
 MAX_DOUBTS: Final = 16
@@ -136,7 +136,7 @@ class FailureDetector:
     def dial_failed(
         self, peer: PeerId, now: float, neighbours: Iterable[PeerId], version: tuple[int, int]
     ) -> list[Effect]:
-        """A dial came to nothing; that counts if there was a reason to look and no evidence since."""
+        """A dial failed; that counts if there was a reason to probe and no evidence since."""
         watch = self._watched.get(peer)
         if watch is None or watch.looked is None or watch.state != "alive" or peer in self._linked:
             return []
@@ -189,7 +189,7 @@ class FailureDetector:
         return self._settings.period_s * (1 + self.awareness)
 
     def sweep(self, now: float, neighbours: tuple[PeerId, ...], version_of: VersionOf) -> list[AnyEffect]:
-        """A period is over: count who missed it, look at them, and at a few others."""
+        """A period is over: count the peers that missed it, and probe them and a few others."""
         self._doubt_looks = self._doubts = 0
         for peer in [peer for peer in self._watched if peer not in self._view]:
             del self._watched[peer]
@@ -227,7 +227,7 @@ class FailureDetector:
         return max(self._settings.period_s, LATE * envelope.ttl / self._load_ttl_periods)
 
     def _random_looks(self, now: float) -> list[PeerId]:
-        """Whoever was heard of lately is not among them: a dial would tell nothing, and costs both ends more."""
+        """Random peers to probe, without those heard of lately: a dial costs both ends and proves nothing new."""
         fresh = now - self._settings.period_s
         others = [
             peer

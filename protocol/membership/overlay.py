@@ -1,29 +1,31 @@
-"""Standing links: which peers this node keeps a link to, and whom it dials for that.
+"""The overlay: which neighbours a node has, which links it keeps, and which peers it dials for that.
 
 Theory of operation
 ===================
 
-A neighbour is a link that somebody *chose*: we, because we need one, or the other end, which says so by opening a
-digest exchange on it.  A node wants ``target`` neighbours and chooses half of them itself, so that nobody can surround
-it by dialling in; it chooses more only while it has fewer than ``target - SLACK`` in all, and everybody where the
-network is no larger than ``target``.  Whom: first those whose link broke, then living peers from network groups not
-chosen yet, then living peers, then anybody it has ever had an address of.  A link that stands already, made for a job
-or a look-up, is taken as it is.  Others may choose us up to ``most`` neighbours, less the half of ``target`` that is
-ours to choose: whoever takes every place from outside must not keep us from those.  Of those we chose, one is let go
-while we have more than enough, and one is replaced by another every ``rotate_s``; as often a peer that is out of sight
-is tried: after a long partition nobody else would.
+A neighbour is a peer whose link either end *chose*.  This node chooses when it needs one; the other end chooses by
+opening a digest exchange on the link.  A node wants ``target`` neighbours and chooses half of them itself, so that
+attackers cannot surround it by dialling in.  It chooses more only while it has fewer than ``target - SLACK`` in all,
+and every peer where the network is no larger than ``target``.
 
-Seeds, and the peers known from an earlier life, are dialled at the start, all at once.  A seed is retried for ever, a
-broken link until ``LOST_TRIES`` dials failed; the pause before the n-th try is drawn from ``[0, first * 2^n]``, at most
-``redial_most_s`` (full jitter).  A seed that is a neighbour does not count among those that a node has to choose, and
-one that hangs up where nobody is needed (it only looked) is left alone for ``rotate_s``, or until no link is left, as
-if it had been let go.  Nothing depends on a seed once other links stand.
+It prefers peers whose link broke, then living peers from network groups not chosen yet, then other living peers, then
+any peer with a known address.  If a link made for a job or a look-up stands already, the node uses it.  Others may
+choose us up to ``most`` neighbours, less the half of ``target`` that is ours to choose: otherwise incoming links could
+take every place.  The node drops one of its choices while it has more than enough, and replaces one every ``rotate_s``.
+As often it dials a peer that is out of sight, because after a long partition no other node would.
 
-When a link breaks that the other end had chosen, and when ``failure_detector`` asks, a peer is dialled only to look
-whether it lives; such a link is hung up again unless one is needed.  Two nodes that dial each other at once end up with
-one link; which one is for the driver to decide.
+The node dials seeds, and the peers known from an earlier life, at the start, all at once.  It retries a seed for ever,
+and a broken link until ``LOST_TRIES`` dials failed.  The pause before the n-th try is drawn from ``[0, first * 2^n]``,
+at most ``redial_most_s`` (full jitter).  A seed that is a neighbour does not count among those that a node has to
+choose.  If a seed hangs up while the node needs no neighbour (the seed only probed), the node leaves it alone for
+``rotate_s``, or until no link is left, as if the node had dropped it.  Nothing depends on a seed once other links
+stand.
 
-Not here: what goes over the links (``gossip``, ``dht``), what a broken one means (``failure_detector``).
+When a link that the other end chose breaks, and when ``failure_detector`` asks, the node dials the peer only to probe
+whether it lives.  It hangs up that link again unless it needs one.  Two nodes that dial each other at once end up with
+one link (``connections``).
+
+Not here: the traffic on the links (``gossip``, ``dht``), the meaning of a broken one (``failure_detector``).
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ class _Dialling:
 
 
 class Overlay:
-    """The link keeper of one node."""
+    """The overlay machine of one node."""
 
     def __init__(self, me: PeerId, settings: NeighbourSettings, view: PeerView, rng: Rng) -> None:
         self.me = me
@@ -144,7 +146,7 @@ class Overlay:
         self._seeds = [seed for seed in seeds if seed.peer != self.me]
 
     def leave(self) -> None:
-        """No more dialling."""
+        """Stop dialling."""
         self._left = True
 
     # --- what happens to links -----------------------------------------------------------------------------------
@@ -209,8 +211,8 @@ class Overlay:
     def _trim(self) -> list[Effect]:
         """Let one neighbour go if we chose too many: the network was smaller then, or many have chosen us since.
 
-        A seed goes first.  It does not count among those that we have to choose, so whoever let another go instead
-        would choose anew at once, and so on for ever; and everybody wants its places.
+        A seed goes first.  It does not count among those that we have to choose, so a node that dropped another one
+        would choose a new one at once, and repeat that for ever.  Besides, every node needs the places of a seed.
         """
         chosen = [peer for peer, link in self._links.items() if link.chosen]
         spare = len(self.standing()) > self._settings.target and len(chosen) > self._settings.target // 2
@@ -245,7 +247,7 @@ class Overlay:
         return [SetTimer(_TICK, now + self._settings.redial_first_s * self._rng.random())]
 
     def dial_failed(self, peer: PeerId | None, addrs: Addrs, now: float) -> None:
-        """A dial came to nothing, whoever wanted it."""
+        """A dial failed, ours or that of another machine."""
         for seed in self._seeds:
             if seed.peer == peer and (peer is not None or seed.addrs == addrs):
                 self._back_off(seed, now)
@@ -274,14 +276,14 @@ class Overlay:
             del self._former[next(iter(self._former))]
         self._former[peer] = addrs
 
-    # --- whom to dial --------------------------------------------------------------------------------------------
+    # --- dial targets --------------------------------------------------------------------------------------------
 
     def timer(self, key: TimerKey, now: float) -> list[AnyEffect]:
-        """A timer of ours went off."""
+        """Handle an expired timer of this machine."""
         return self._tick(now) if key == _TICK else self._rotate(now)
 
     def _tick(self, now: float) -> list[AnyEffect]:
-        """Dial whoever is due, and come back soon while something is missing, later otherwise."""
+        """Dial the peers that are due, and set the timer: soon while neighbours are missing, later otherwise."""
         if self._left:
             return []
         for peer in [peer for peer, dialling in self._dialling.items() if dialling.until <= now]:
@@ -302,7 +304,7 @@ class Overlay:
             return 0
         if others <= target:
             return max(0, target - len(standing))  # as many as there are candidates: a full mesh
-        # Everybody chooses the seeds, which have room for a few: most are told nothing there, and need others.
+        # Every node chooses the seeds, which have room for a few: most nodes learn nothing there and need others.
         seeds = [seed.peer for seed in self._seeds]
         chosen = sum(link.chosen and link.standing for peer, link in self._links.items() if peer not in seeds)
         return max(target // 2 - chosen, target - SLACK - len(standing), 0)
@@ -343,7 +345,7 @@ class Overlay:
             return not link.standing and not link.released and record.state in ("alive", "suspect")
         if record.advert is None or not record.advert.addrs or record.state not in ("alive", "suspect"):
             return False
-        # In a small network everybody dials everybody: the larger key waits a little so that few do so at once.
+        # In a small network all nodes dial each other: the larger key waits a little, to avoid crossing dials.
         polite = 0.0 if record.peer > self.me else 2 * self._settings.redial_first_s
         return self._is_free(record.peer, now) and now - record.first_seen >= polite
 

@@ -1,7 +1,7 @@
-"""One peer as this node sees it: what it says of itself, what was observed of it, and what follows from both.
+"""One peer as this node sees it: its own statements, our observations of it, and the values derived from both.
 
-The view keeps one record per peer and is the only one that writes here; everybody may read.  Not here: which peers
-there is room for (``peer_view``), the columns that ranking reads (``columns``).
+The view keeps one record per peer and is its only writer; every other part may read it.  Not here: the size of the view
+(``peer_view``, ``eviction``), the columns that ranking reads (``columns``).
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class PeerRecord:
 
     @property
     def said_goodbye(self) -> bool:
-        """Whether the last that it said is that it leaves."""
+        """Whether its last statement is a goodbye."""
         return self.load is not None and self.load.status == _LEFT
 
     @property
     def free_mib(self) -> int:
-        """Memory that may be used, MiB: what its load says, all of it where nothing was said."""
+        """Free memory in MiB: the figure of its load, or all of it if there is none."""
         total = 0 if self.advert is None else self.vram_mib
         return total if self.load is None else min(total, self.load.free_vram_mib)
 
@@ -70,7 +70,7 @@ class PeerRecord:
         advert, load = self.advert, self.load
         if advert is None or advert.protocol != PROTOCOL_VERSION or self.state not in ("alive", "suspect"):
             return -_INF
-        if load is None:  # nothing was said of it: assumed to be idle
+        if load is None:  # no load known: assumed to be idle
             return self.advert_until
         return -_INF if load.status >= _DRAINING else min(self.advert_until, self.load_until)
 

@@ -1,10 +1,10 @@
-"""What this node believes of each peer, and how old the belief is.
+"""The peer view: the beliefs of this node about each peer, and their age.
 
 Theory of operation
 ===================
 
 One record per peer, and beside it, in numpy columns, the figures that ranking reads for a thousand peers at once.
-Columns and the index of models are brought up to date when something changes, never when somebody asks.
+Each change updates the columns and the index of models; a query changes nothing.
 
 There is room for ``size`` peers; ``eviction`` says which one gives way to another.  Wanted are the models that this
 node serves, and those it was asked for last (:meth:`PeerView.want`): a peer that offers one is kept rather than others.
@@ -12,7 +12,7 @@ A record above the limits is dropped with its link.  Otherwise an attacker could
 ids.
 
 Everything here except times, links, states and counts is the peer's own claim.  Not here: which statement is newer
-(``gossip``), who is dead (``failure_detector``), who is best (``ranking``).
+(``gossip``), which peers are dead (``failure_detector``), which one is best (``ranking``).
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _RTTVAR_GAIN: Final = 1 / 4
 _NAN: Final = math.nan
 _INF: Final = math.inf
 _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
-    # What a load says, written at once.
-    "load_until": (np.float64, _INF),  # nothing was said of the load: assumed to be idle
+    # The figures of a load, written at once.
+    "load_until": (np.float64, _INF),  # no load known: assumed to be idle
     "until": (np.float64, -_INF),
     "jobs": (np.float64, 0.0),
     "slots": (np.float64, 0.0),
@@ -59,7 +59,7 @@ _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "prefill": (np.float64, 0.0),
     "covered": (np.float64, 0.0),  # in flight when the load arrived, so counted in it
     "free": (np.float64, 0.0),
-    # Until when it may be asked for anything: -inf for whoever is gone, leaves or speaks another version.
+    # Until when it may be asked for anything: -inf for a peer that is gone, leaves or speaks another version.
     "open_until": (np.float64, -_INF),
     "advert_until": (np.float64, -_INF),
     "vram": (np.float64, 0.0),
@@ -102,7 +102,7 @@ class PeerView:
         self._wanted: dict[str, None] = {}  # the last one asked for at the end
         #: Until then nothing in the view expires.
         self._sure_until = -_INF
-        #: How often a statement was let go of.
+        #: How often a statement was dropped.
         self.dropped = 0
         self._add(PeerRecord(me, 0, 0.0, is_self=True), "")
 
@@ -120,7 +120,7 @@ class PeerView:
         return self._records.get(peer)
 
     def records(self) -> tuple[PeerRecord, ...]:
-        """Everybody, this node first, then by arrival."""
+        """All records, this node first, then by arrival."""
         return tuple(self._records.values())
 
     def at(self, row: int) -> PeerRecord:
@@ -139,14 +139,14 @@ class PeerView:
         return self._models.get(model)
 
     def offering(self, model: str) -> IntArray:
-        """Rows of everybody who says to offer a model."""
+        """Rows of the peers that claim to offer a model."""
         offers = self._models.get(model)
         return np.empty(0, np.int64) if offers is None else offers.rows
 
     # --- statements ----------------------------------------------------------------------------------------------
 
     def put(self, envelope: Envelope, value: Advert | Load, now: float, until: float) -> bool:
-        """Take over what a verified statement says; False if there is no room for its author, or it is our own."""
+        """Take over the content of a verified statement; False if there is no room for its author, or it is our own."""
         if envelope.author == self.me:
             return False
         record = self._records.get(envelope.author)
@@ -174,7 +174,7 @@ class PeerView:
         return True
 
     def put_self(self, advert: Advert | None, load: Load | None, now: float) -> None:
-        """What this node says of itself; it never expires."""
+        """Set the statements of this node itself, which never expire."""
         record = self._records[self.me]
         if advert is not None:
             for offer in advert.models:
@@ -184,7 +184,7 @@ class PeerView:
             self._set_load(record, load, now, _INF)
 
     def want(self, model: str) -> None:
-        """This node serves a model, or was asked for it: who offers it is kept rather than others."""
+        """This node serves a model, or was asked for it: prefer to keep peers that offer it."""
         known = model in self._wanted
         self._wanted.pop(model, None)
         self._wanted[model] = None
@@ -289,7 +289,7 @@ class PeerView:
             self.remove(peer)
             return
         else:
-            self._sure_until = -_INF  # what it said may have run out while the link stood
+            self._sure_until = -_INF  # its statements may have expired while the link stood
         self._keep(record)
 
     def observe_rtt(self, peer: PeerId, seconds: float) -> None:
@@ -338,7 +338,7 @@ class PeerView:
         self._free_rows.append(record.row)
 
     def expire(self, now: float) -> list[PeerId]:
-        """Forget adverts that ran out, and peers of whom nothing is left; returns those peers."""
+        """Forget adverts that ran out, and peers without any state left; returns those peers."""
         gone: list[PeerId] = []
         if now < self._sure_until:
             return gone

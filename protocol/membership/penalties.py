@@ -1,6 +1,6 @@
 """When penalties add up to a ban, and which peers and addresses are banned.
 
-Not here: what earns a penalty (the machines that emit ``Penalise``, and the codec), how a banned peer is turned away
+Not here: the reasons for a penalty (the machines that emit ``Penalise``, and the codec), the refusal of a banned peer
 (``connections``), and the links that a ban closes, which belong to the driver.
 """
 
