@@ -74,7 +74,7 @@ class Daemon:
     dispatch: Dispatch
     book: JobBook
     keys: Keyring
-    surface: StatusView
+    status_view: StatusView
     around: Environment = field(default_factory=Environment)
     stopping: Stopping = field(default_factory=Stopping)
     api_ended: trio.Event = field(default_factory=trio.Event)
@@ -179,8 +179,8 @@ async def build(config: Config, home: Home, around: Environment | None = None) -
         trusted=trusted,
         decided=metrics.dispatch.observe,
     )
-    surface = StatusView(config, home, engine, machine, swarm, dispatch, book, keys, metrics)
-    return Daemon(config, home, engine, machine, swarm, worker, dispatch, book, keys, surface, around)
+    status_view = StatusView(config, home, engine, machine, swarm, dispatch, book, keys, metrics)
+    return Daemon(config, home, engine, machine, swarm, worker, dispatch, book, keys, status_view, around)
 
 
 async def _net(config: Config, home: Home) -> Libp2pNet:
@@ -201,8 +201,8 @@ async def _serve_api(daemon: Daemon, *, task_status: trio.TaskStatus[int]) -> No
     http = daemon.config.http
     limits = Limits(http.connections, http.connections_per_address, http.drain_s)
     try:
-        app = create_app(daemon.surface, AllowedOrigins(http.hosts, http.origins))
-        watching = daemon.surface.metrics.connections.set
+        app = create_app(daemon.status_view, AllowedOrigins(http.hosts, http.origins))
+        watching = daemon.status_view.metrics.connections.set
         await serve(app, host, port, stop=daemon.stopping.asked, limits=limits, watch=watching, task_status=task_status)
     finally:
         daemon.api_ended.set()
@@ -214,11 +214,11 @@ def _announce_ready(daemon: Daemon, port: int) -> JsonObject:
     host = config.api_address[0]
     here = reached_here(host)
     shown = f"[{here}]" if ":" in here else here
-    daemon.surface.api = f"http://{shown}:{port}/v1"
+    daemon.status_view.api = f"http://{shown}:{port}/v1"
     facts = {
         "peer_id": peer_text(home.signer.peer_id),
         "listen": list(daemon.swarm.addrs),
-        "api": daemon.surface.api,
+        "api": daemon.status_view.api,
         "dashboard": None,  # reserved
         "key_file": None if config.http.no_auth else str(home.paths.api_key),
         "engine": engine.name if engine is not None else "none",
@@ -242,7 +242,7 @@ async def _shut_down(daemon: Daemon) -> None:
     """Wait for the request to stop; then admit no job, tell the peers, and let running jobs finish."""
     await daemon.stopping.asked.wait()
     log.info("stopping", guests_jobs=daemon.worker.running, note="once more (ctrl-C) to stop now")
-    daemon.surface.draining = True
+    daemon.status_view.draining = True
     daemon.worker.drain()
     daemon.dispatch.drain()
     daemon.report_load()
@@ -279,7 +279,7 @@ async def _survey_hardware(daemon: Daemon) -> None:
     """Ask the drivers once, with a time limit and after the API is up; then watch the cards."""
     found = await daemon.around.survey()
     daemon.hardware = replace(daemon.hardware, survey=found)
-    daemon.surface.hardware = daemon.hardware
+    daemon.status_view.hardware = daemon.hardware
     daemon.advertise()
     if found.runtime == "cuda":
 
@@ -294,7 +294,7 @@ async def _poll(daemon: Daemon, nursery: trio.Nursery) -> None:
     seen, pause = Polled(daemon.swarm.addrs), AutoResetEvent()
     for turn in itertools.count():
         daemon.report_load()
-        daemon.surface.sample()
+        daemon.status_view.sample()
         if turn % KEYS_TURNS == 0:
             # Two changes within one tick of the disk's clock look like one, so the table is also read unconditionally.
             version = (turn // KEYS_ANYWAY_TURNS, daemon.home.ledger.stamp())
@@ -311,7 +311,7 @@ async def _poll(daemon: Daemon, nursery: trio.Nursery) -> None:
 
 def _log_problems(daemon: Daemon, seen: Polled) -> None:
     """Log each problem of ``p2pnode status`` once, when it begins."""
-    found = {problem["fix"]: problem["what"] for problem in daemon.surface.problems()}
+    found = {problem["fix"]: problem["what"] for problem in daemon.status_view.problems()}
     for fix in found.keys() - seen.problems:
         log.warning("problem", what=found[fix], fix=fix)
     seen.problems = frozenset(found)

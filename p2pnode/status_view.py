@@ -18,6 +18,7 @@ from p2pnode.advert_builder import NodeSpecs as Hardware
 from p2pnode.json_types import JsonObject
 from protocol.ids import peer_text, short
 from protocol.jobs.load import with_queue
+from protocol.membership.peer_view import STATES
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 #: Seconds over which the upload of gossip is averaged.
 SAMPLE_S: Final = 5.0
-STATES: Final = ("alive", "suspect", "dead", "left")
 
 _STATES = {
     ModelState.RESIDENT: "resident",

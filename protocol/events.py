@@ -6,12 +6,17 @@ The swarm driver and the simulator create them.  Not here: the events of a job, 
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from protocol.effects import TimerKey
 from protocol.ids import ModelId, PeerId
 from protocol.statements.adverts import Advert, Load
 from protocol.wire.messages import NodeMessage
+
+#: Seconds that a node goes on after ``Leave``, so that its goodbye is sent before it ends (guess).
+GOODBYE_S: Final = 1.0
 
 
 class LinkUp(msgspec.Struct, frozen=True, gc=False):

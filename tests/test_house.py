@@ -46,12 +46,12 @@ LARGE_CLASSES = {
     "p2pnode/status_view.py:StatusView": "shows every part of the node, so it holds a reference to every part",
     "p2pnode/swarm/driver.py:Driver": "the task that owns all machines of the node, and their timers",
     "p2pnode/swarm/peerlink.py:PeerLink": "one link: its reader, its writer and its end cancel each other",
-    "p2pnode/swarm/swarm.py:Swarm": "performs every effect of the node's machines, a method for each",
+    "p2pnode/swarm/swarm.py:Swarm": "the daemon's view of the network: effects of the machines, jobs and look-ups",
     "simulations/measure/sampling.py:Sampler": "one pass over the nodes fills all time series",
     "simulations/sim/endpoint.py:Endpoint": "the processor, the uplink, the downlink and the counters of one machine",
     "simulations/sim/job_log.py:JobLog": "counters of one run, and the events that move them",
     "simulations/sim/network.py:Network": "all links share the uplinks, the partitions and the order of events",
-    "simulations/sim/worker.py:Worker": "performs every effect of a worker's machines, a method for each",
+    "simulations/sim/worker.py:Worker": "drives admission and engine of one worker, and tells the entry",
 }
 FORBIDDEN_WORDS = {"utils", "util", "helpers", "helper", "common", "misc", "core", "manager", "handler", "service"}
 PURE_IMPORTS = {"trio", "anyio", "asyncio", "socket", "ssl", "time", "random", "os", "pathlib", "libp2p", "httpx2"}

@@ -5,16 +5,12 @@ Not here: the metrics themselves (``p2pnode/metrics.py``) and what makes a node 
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
 from quart import Blueprint, Response
 
 from p2pnode.http.gateway import Gateway
 from p2pnode.metrics import CONTENT_TYPE
-
-#: The states of a peer in the view.
-STATES: Final = ("alive", "suspect", "dead", "left")
+from protocol.membership.peer_view import STATES
 
 
 def health_routes(gateway: Gateway) -> Blueprint:

@@ -67,7 +67,7 @@ log = logging.getLogger(__name__)
 BODY_FRAME_BYTES: Final = 32 * 1024
 #: Batches of the own engine that may wait for the caller.
 LOCAL_BATCHES: Final = 4
-#: Seconds without output of the own engine after which a keep-alive is reported (as workers do).
+#: Seconds without output of the own engine after which a keep-alive is reported (guess).
 LOCAL_BEAT_S: Final = 1.0
 #: Most characters of a peer's text that reach the caller.
 _TEXT: Final = 300

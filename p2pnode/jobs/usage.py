@@ -83,9 +83,9 @@ class Tally:
         self._pieces += len(pieces)
         if not any(mark in piece for piece in pieces for mark in _MARKS):
             return pieces
-        return [piece for piece in pieces if not self._is_usage(piece)]
+        return [piece for piece in pieces if not self._note_usage(piece)]
 
-    def _is_usage(self, piece: bytes) -> bool:
+    def _note_usage(self, piece: bytes) -> bool:
         """Read the usage in a piece; True if the piece has nothing else and the caller did not request it."""
         if not any(mark in piece for mark in _MARKS):
             return False
@@ -100,7 +100,7 @@ class Tally:
     def tokens(self) -> tuple[int, int]:
         """Tokens in and out: the engine's count, else the number of streamed pieces."""
         if self._usage is None and self._whole and self._length <= MOST_READ_BYTES:
-            self._is_usage(b"".join(self._whole))
+            self._note_usage(b"".join(self._whole))
         usage = self._usage
         if usage is None:
             return 0, self._pieces

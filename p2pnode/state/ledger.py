@@ -20,6 +20,7 @@ import structlog
 import trio
 
 from p2pnode.state.keys import ApiKey, KeyPolicy
+from protocol.statements.versions import next_incarnation
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -163,7 +164,7 @@ class Ledger:
         It is at least the Unix time, so that statements do not look old after the loss of the database.
         """
         row = self._connection.execute("select value from meta where name = 'inc'").fetchone()
-        inc = max((row[0] if row else 0) + 1, int(self._wall()))
+        inc = next_incarnation(row[0] if row else 0, self._wall())
         self._write([("insert or replace into meta values ('inc', ?)", [(inc,)])])
         return inc
 

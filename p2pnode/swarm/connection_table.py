@@ -127,7 +127,7 @@ class ConnectionTable:
         return dialling
 
     def _start_dials(self, nursery: trio.Nursery) -> None:
-        for key in self._queue.due():
+        for key in self._queue.start_due():
             nursery.start_soon(self._run_dial, key, self._dials[key], nursery)
 
     async def _run_dial(self, key: DialKey, dialling: Dialling, nursery: trio.Nursery) -> None:

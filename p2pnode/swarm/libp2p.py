@@ -124,7 +124,7 @@ class Libp2pLink:
 
 
 class Libp2pNet:
-    """The network of one key.  ``listen`` are multiaddrs; ``ready_line`` replaces the addresses that others learn."""
+    """The network of one key.  ``listen`` are multiaddrs; ``announce`` replaces the addresses that others learn."""
 
     def __init__(
         self,

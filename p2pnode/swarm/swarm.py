@@ -22,7 +22,7 @@ from p2pnode.swarm.net import LinkBroken, Net, PeerUnreachable
 from p2pnode.swarm.peerlink import Channel, ChannelReset, PeerLink
 from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, Send
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.events import Advertise, FindPeer, FindProviders, Leave, Received, ReportLoad, RoundTrip
+from protocol.events import GOODBYE_S, Advertise, FindPeer, FindProviders, Leave, Received, ReportLoad, RoundTrip
 from protocol.ids import ModelId, PeerId, peer_text, short
 from protocol.jobs.entry import addresses_in
 from protocol.jobs.load import is_news
@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 
 #: Longest look-up, seconds; the machine's own deadline is shorter.
 FIND_S: Final = 10.0
-#: Seconds to send the last messages when leaving.
-LEAVE_S: Final = 1.0
 #: Kinds between nodes that this version knows; others come from newer peers and are ignored.
 _KINDS: Final = frozenset({RECORDS, DIGEST, DOUBT, DHT_QUERY, DHT_REPLY, DHT_STORE})
 #: The kinds of gossip, and their names in metrics.
@@ -158,7 +156,7 @@ class Swarm:
         """Say goodbye to all neighbours, and accept no more jobs.  Cancel :meth:`run` after the running ones."""
         self._links.closed = True
         self._driver.put(Leave())
-        with trio.move_on_after(LEAVE_S):
+        with trio.move_on_after(GOODBYE_S):
             await self._driver.settled()
             async with trio.open_nursery() as nursery:
                 for link in self._links:

@@ -20,7 +20,7 @@ from protocol.statements.envelope import Envelope, read, remaining_s
 from protocol.subnet import limited
 
 #: Statements kept in all, as a multiple of the keys (guess: most keys are of one author, some of many).
-_STATEMENTS_PER_KEY: Final = 4
+STATEMENTS_PER_KEY: Final = 4
 #: Share of one key that may come from one network group (guess).
 _SHARE_PER_GROUP: Final = 4
 
@@ -73,20 +73,20 @@ class RecordStore:
         if old is not None:
             if old.envelope.version >= envelope.version:
                 return False
-        elif not self._has_room(key, kept, group):
+        elif not self._make_room(key, kept, group):
             return False
         self._keys.setdefault(key, {})[envelope.author] = _Kept(envelope, group, until)
         self.statements += old is None
         return True
 
-    def _has_room(self, key: bytes, kept: dict[PeerId, _Kept], group: str) -> bool:
+    def _make_room(self, key: bytes, kept: dict[PeerId, _Kept], group: str) -> bool:
         most = self._settings.store_per_key
         if len(kept) >= most:
             return False
         if limited(group) and sum(item.group == group for item in kept.values()) >= max(1, most // _SHARE_PER_GROUP):
             return False
         while (not kept and len(self._keys) >= self._settings.store_keys) or (
-            self.statements >= self._settings.store_keys * _STATEMENTS_PER_KEY
+            self.statements >= self._settings.store_keys * STATEMENTS_PER_KEY
         ):
             farthest = max(self._keys, key=self._distance)
             if self._distance(farthest) <= self._distance(key):

@@ -82,8 +82,8 @@ class Gossip:
         self._view = view
         self._rng = rng
         self.publisher = Publisher(signer, settings, rng, inc)
-        self._intake = Validator(self.me, settings, view, self.counts)
-        self._marks = self._intake.marks
+        self._validator = Validator(self.me, settings, view, self.counts)
+        self._marks = self._validator.marks
         self._links: dict[PeerId, Neighbour] = {}
         self._standing: list[Neighbour] = []
         self._to_digest: dict[PeerId, None] = {}
@@ -98,7 +98,7 @@ class Gossip:
         self._tells = TokenBucket(TOLD_SHARE * self._flow.rate, TOLD_SHARE * self._flow.rate, now)
         self._guest_checks = TokenBucket(GUESTS * CHECKS_S, CHECKS_BURST, now)
         self._guest_digests = TokenBucket(GUEST_DIGESTS_S, GUEST_DIGESTS_BURST, now)
-        self._intake.start(marks, now, wall)
+        self._validator.start(marks, now, wall)
         first_digest = now + settings.digest_s * self._rng.random()
         return [SetTimer(_TICK, now + settings.tick_s * self._rng.random()), SetTimer(_DIGEST, first_digest)]
 
@@ -140,7 +140,7 @@ class Gossip:
 
     def wall(self, now: float) -> float:
         """Seconds since the epoch, as this node believes."""
-        return self._intake.clock.read(now)
+        return self._validator.clock.read(now)
 
     def _nodes(self) -> int:
         return len(self._view) + 1
@@ -210,7 +210,7 @@ class Gossip:
         link = self._links.get(peer)
         if link is None:
             return []
-        self._intake.clock.observe(now, wall)
+        self._validator.clock.observe(now, wall)
         effects: list[AnyEffect] = []
         find, known, has = self._marks.get, 0, link.lacks.discard
         self.counts.records_in += len(records.envelopes)
@@ -249,7 +249,7 @@ class Gossip:
     def _take(self, link: Neighbour | None, mark: Mark | None, envelope: Envelope, now: float) -> Sequence[AnyEffect]:
         """One statement that is not the one we hold; raises ``BadEnvelope`` where the relayer is to blame."""
         key = envelope.key
-        verdict = self._intake.take(key, mark, envelope, () if link is None else link.checks, now)
+        verdict = self._validator.take(key, mark, envelope, () if link is None else link.checks, now)
         if link is not None and mark is not None and mark.envelope is not None:
             if verdict is Verdict.NEW or verdict is Verdict.KNOWN:
                 link.lacks.discard(mark)
@@ -260,7 +260,7 @@ class Gossip:
         if verdict is not Verdict.NEW and verdict is not Verdict.UNHELD:
             return []
         effects: list[AnyEffect] = [StatementAccepted(envelope.author)]
-        if self._intake.settles_clock(envelope, now):  # our earlier statements have the wrong time
+        if self._validator.settles_clock(envelope, now):  # our earlier statements have the wrong time
             effects += self._state(self.publisher.repeat(self._nodes(), now, self.wall(now)), now)
         if verdict is Verdict.UNHELD and mark is not None and not isinstance(mark, Seen):  # it is replaced
             for each in self._links.values():
@@ -343,7 +343,7 @@ class Gossip:
 
     def timer(self, key: TimerKey, now: float, wall: float) -> list[Effect]:
         """Handle an expired timer of this machine."""
-        self._intake.clock.observe(now, wall)
+        self._validator.clock.observe(now, wall)
         return self._tick(now) if key == _TICK else self._digest_round(now)
 
     def _tick(self, now: float) -> list[Effect]:
@@ -364,7 +364,7 @@ class Gossip:
         return effects
 
     def _digest_round(self, now: float) -> list[Effect]:
-        self._intake.sweep(now)
+        self._validator.sweep(now)
         for link in self._links.values():
             link.digests, link.wants, link.asked = 0, 0, False
             if len(link.lacks) > 2 * self._nodes():  # more than we hold: some of it is gone
@@ -486,9 +486,9 @@ class Gossip:
     @property
     def proofs(self) -> Mapping[PeerId, tuple[Envelope, Envelope]]:
         """Two different statements of one version, by author: each pair proves itself."""
-        return self._intake.proofs
+        return self._validator.proofs
 
     @property
     def clock_disputed(self) -> bool:
         """Whether our system clock has jumped and the others do not agree with it (yet)."""
-        return self._intake.clock.disputed
+        return self._validator.clock.disputed

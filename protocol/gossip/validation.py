@@ -126,7 +126,7 @@ class Validator:
                 self._compare(mark.envelope, envelope)
                 return Verdict.KNOWN
         life = self.clock.life(envelope, self._skew_s, now)
-        if not self._is_usable(key, life, allowances, now):
+        if not self._admit_unverified(key, life, allowances, now):
             return Verdict.IGNORED
         if not envelope.check():
             raise BadEnvelope("signature")
@@ -135,7 +135,7 @@ class Validator:
             return Verdict.OWN
         return self._accept(envelope, now, now + life)
 
-    def _is_usable(self, key: Key, life: float, allowances: tuple[TokenBucket, ...], now: float) -> bool:
+    def _admit_unverified(self, key: Key, life: float, allowances: tuple[TokenBucket, ...], now: float) -> bool:
         """Judge without the signature; count the reason of a refusal."""
         if key[1] not in (ADVERT, LOAD):
             self._counts.unreadable += 1

@@ -219,7 +219,7 @@ class Cascade:
 
     # --- the answer ----------------------------------------------------------------------------------------------
 
-    def _on_beat(self, _event: Keepalive, now: float) -> list[CascadeEffect]:
+    def _on_keepalive(self, _event: Keepalive, now: float) -> list[CascadeEffect]:
         self._heard = now
         return []
 
@@ -262,7 +262,7 @@ class Cascade:
 
     # --- failing -------------------------------------------------------------------------------------------------
 
-    def _on_lost(self, event: AttemptFailed, now: float) -> list[CascadeEffect]:
+    def _on_failed(self, event: AttemptFailed, now: float) -> list[CascadeEffect]:
         outcome = event.outcome
         if outcome is Outcome.DEADLINE:
             if now >= self._end - DEADLINE_SLACK_S:
@@ -388,10 +388,10 @@ _STEPS: Final[dict[tuple[str, type[CascadeEvent]], _Step]] = {
     ("asking", WasBusy): Cascade._on_busy,
     ("asking", Refused): Cascade._on_refused,
     ("waiting", Refused): Cascade._on_refused,
-    ("waiting", Keepalive): Cascade._on_beat,
+    ("waiting", Keepalive): Cascade._on_keepalive,
     ("waiting", Progress): Cascade._on_first,
     ("waiting", Completed): Cascade._on_wordless,
-    ("flowing", Keepalive): Cascade._on_beat,
+    ("flowing", Keepalive): Cascade._on_keepalive,
     ("flowing", Progress): Cascade._on_progress,
     ("flowing", Paused): Cascade._on_paused,
     ("flowing", Resumed): Cascade._on_resumed,
@@ -401,7 +401,7 @@ _STEPS.update(
     ((state, kind), step)
     for state in ("asking", "waiting", "flowing")
     for kind, step in (
-        (AttemptFailed, Cascade._on_lost),
+        (AttemptFailed, Cascade._on_failed),
         (TimerFired, Cascade._on_timer),
         (CallerGone, Cascade._on_gone),
     )

@@ -96,7 +96,7 @@ class ConnectionLimiter:
     def try_accept(self, address: str, now: float) -> Verdict:
         """A socket was accepted from ``address``."""
         group = network_group(address)
-        reason = self._objection(address, group, now)
+        reason = self._charge(address, group, now)
         if reason:
             return self._refuse(reason)
         evicted = None
@@ -162,7 +162,7 @@ class ConnectionLimiter:
         self.refused[reason] = self.refused.get(reason, 0) + 1
         return Verdict(reason=reason)
 
-    def _objection(self, address: str, group: str, now: float) -> str:
+    def _charge(self, address: str, group: str, now: float) -> str:
         """The limit that an accepted socket breaks, or nothing."""
         if self.bans.holds(address, now):
             return "banned"
@@ -170,9 +170,9 @@ class ConnectionLimiter:
             return "inbound"
         if self.connections >= self.settings.connections:
             return "connections"
-        return "" if group in self._exempt else self._objection_to_address(address, group, now)
+        return "" if group in self._exempt else self._charge_address(address, group, now)
 
-    def _objection_to_address(self, address: str, group: str, now: float) -> str:
+    def _charge_address(self, address: str, group: str, now: float) -> str:
         settings = self.settings
         if not self._bucket(address, now).spend(1.0, now):
             return "rate"
@@ -220,7 +220,7 @@ class DialQueue:
         self._waiting[key] = None
         return True
 
-    def due(self) -> list[DialKey]:
+    def start_due(self) -> list[DialKey]:
         """The dials that start now."""
         keys = list(self._waiting)[: self.settings.dials - len(self._under_way)]
         for key in keys:

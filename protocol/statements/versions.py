@@ -50,6 +50,14 @@ SEEN_SHARE: Final = 0.25
 BUCKETS: Final = 256
 
 
+def next_incarnation(last: int, wall: float) -> int:
+    """The incarnation of a node's next life: above all before it, and at least the Unix time.
+
+    So the statements of a node that has lost its database do not look old.
+    """
+    return max(last + 1, int(wall))
+
+
 class WallClock:
     """This node's estimate of the wall-clock time; its system clock may jump."""
 

@@ -64,7 +64,7 @@ _JOB_KINDS: Final = 32
 _NODE_KINDS: Final = 16
 _MAX_CHANNEL: Final = (1 << 32) - 1
 #: A busy link is also pinged, every this many ``ping_s``, to measure the round trip (guess).
-_RTT_PERIODS: Final = 4
+RTT_PERIODS: Final = 4
 
 
 class ResetCode(IntEnum):
@@ -491,4 +491,4 @@ class Mux:
 
     @property
     def _rtt_s(self) -> float:
-        return _RTT_PERIODS * self._settings.ping_s
+        return RTT_PERIODS * self._settings.ping_s

@@ -24,15 +24,12 @@ Not here: accidental faults (``faults``).
 from __future__ import annotations
 
 import math
-from typing import Final
 
+from protocol.events import GOODBYE_S
 from simulations.rng_streams import rng_stream
 from simulations.scenario import Churn
 from simulations.sim.cluster import Cluster
 from simulations.sim.node import SimNode
-
-#: Seconds within which a node that says goodbye is gone (``node`` takes half of one).
-GOODBYE_S: Final = 1.0
 
 
 def prepare(cluster: Cluster) -> None:

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable
 from typing import ClassVar, Final
 
+from protocol.events import GOODBYE_S
 from simulations.faults.churn import quiet_at
 from simulations.rng_streams import rng_stream
 from simulations.scenario import Fault
@@ -174,7 +175,7 @@ class Leave(Crash):
         peer.held -= 1
         if not peer.held:
             # A node that is saying goodbye has to end first.
-            self.loop.at(self.loop.now + (1.0 if peer.up else 0.0), self.cluster.start, peer)
+            self.loop.at(self.loop.now + (GOODBYE_S if peer.up else 0.0), self.cluster.start, peer)
 
 
 class SeedsDown(Crash):
@@ -441,10 +442,10 @@ def prepare(cluster: Cluster, faults: tuple[Fault, ...]) -> None:
             raise ValueError(f"no fault {fault.kind!r}; there are {', '.join(KINDS)}")
         if scenario.quiet_s and fault.at_s >= quiet_at(cluster):
             raise ValueError(f"the fault {fault.kind} at {fault.at_s:g} s is in the quiet phase")
-        breakage = kind(cluster, conditions, fault, number)
-        breakage.prepare()
-        cluster.loop.at(fault.at_s, breakage.begin)
-        cluster.loop.at(until(cluster, fault), breakage.end)
+        active = kind(cluster, conditions, fault, number)
+        active.prepare()
+        cluster.loop.at(fault.at_s, active.begin)
+        cluster.loop.at(until(cluster, fault), active.end)
 
 
 def until(cluster: Cluster, fault: Fault) -> float:

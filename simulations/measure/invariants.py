@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from protocol.dht.record_store import STATEMENTS_PER_KEY
 from protocol.jobs.admission import Arrived
 from protocol.jobs.cascade_events import Begin
 from protocol.jobs.entry import Submit
@@ -189,7 +190,7 @@ class Invariants:
             "marks": MAX_MARKS,
             "lacks": sizes["marks"],
             "shelf_keys": settings.dht.store_keys,
-            "shelf_statements": 4 * settings.dht.store_keys,
+            "shelf_statements": STATEMENTS_PER_KEY * settings.dht.store_keys,
             "penalties": REMEMBERED,
             "backlog": MOST_WAITING,
             "timers": MOST_TIMERS,

@@ -257,7 +257,7 @@ class Host(Endpoint):
             self.loop.at(self.loop.now, self._dialled, self.life, dialling, None, "too many dials at once")
 
     def _start_dials(self) -> None:
-        for key in self._dials.due():
+        for key in self._dials.start_due():
             dialling = self._dialling[key]
             self.spend(self.costs.dial_s)
             self.network.dial(

@@ -29,6 +29,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from protocol.ids import PeerId
+from protocol.wire.mux import FRAME_OVERHEAD, RTT_PERIODS
 from simulations.event_loop import EventLoop
 from simulations.rng_streams import numpy_rng_stream, rng_stream
 from simulations.sim.endpoint import Endpoint, SimDial, SimLink
@@ -38,17 +39,13 @@ from simulations.sim.topology import Latencies
 #: answer brings HELLO (counted on a virtual network with the daemon's own stack; held by ``tests.fullstack``).
 HANDSHAKE_TRIPS: Final = 7.0
 #: Of these, when the other end has accepted the TCP connection, and when the dialling end has proven its key to it
-#: (counted as above: each message travels half a round trip).
+#: (derived from the same count: each message travels half a round trip).
 ACCEPT_TRIPS: Final = 1.5
 PROOF_TRIPS: Final = 4.5
 #: First retransmission after this long at least, seconds (RFC 6298 has 1 s; Linux uses 0.2 s).
 RTO_S: Final = 0.2
-#: Bytes of the head of a frame of our own link; no layer counts the overhead of Noise, yamux, TCP and IP.
-FRAME_BYTES: Final = 8
-#: Bytes of a PING or a PONG with its head.
-PING_BYTES: Final = FRAME_BYTES + 8
-#: The link is pinged this often at most, in periods of its silence limit (as ``protocol.wire.mux``).
-PING_PERIODS: Final = 4
+#: Bytes of a PING or a PONG with its head; no layer counts what Noise, yamux, TCP and IP add.
+PING_BYTES: Final = FRAME_OVERHEAD + 8
 #: Normal deviates drawn in advance; a prime, so that the sequence does not fall into step with anything.
 _DRAWS: Final = 65_521
 
@@ -99,7 +96,7 @@ class Network:
         if not link.up:
             return
         now = self.loop.now
-        size += FRAME_BYTES
+        size += FRAME_OVERHEAD
         source.bytes_up += size
         source.messages_up += 1
         self.messages += 1
@@ -319,7 +316,7 @@ class Network:
         if link.whole and not self._cut_sides(link):
             trip = self.delay_s(a, b) + self.delay_s(b, a)
             self.loop.at(self.loop.now + trip, self._ponged, link, trip)
-        self.loop.at(self.loop.now + PING_PERIODS * a.settings.link.ping_s, self._ping, link)
+        self.loop.at(self.loop.now + RTT_PERIODS * a.settings.link.ping_s, self._ping, link)
 
     def _ponged(self, link: SimLink, trip: float) -> None:
         if link.up:

@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import Final
 
 from protocol import PROTOCOL_VERSION, __version__
-from protocol.events import Advertise, Leave, ReportLoad
+from protocol.events import GOODBYE_S, Advertise, Leave, ReportLoad
 from protocol.ids import PeerId
 from protocol.jobs.load import LOAD_EVERY_S, is_news
 from protocol.node import Node, NodeSnapshot
 from protocol.settings import NodeSettings
 from protocol.statements.adverts import Advert, Load
+from protocol.statements.versions import next_incarnation
 from simulations.rng_streams import rng_stream
 from simulations.sim.cpu_costs import Costs
 from simulations.sim.endpoint import Endpoint, SimLink
@@ -71,7 +72,7 @@ class SimNode(Host):
         self.started_at = self.cpu_until = self.loop.now
         self.forget_peers()
         restored, inc = self._kept
-        self.inc = max(inc + 1, int(self.wall()))
+        self.inc = next_incarnation(inc, self.wall())
         rng = rng_stream(self.seed, f"node-{self.life}", self.index)
         self.node = Node(self.signer, self.settings, rng, self.inc, seeds, restored)
         self.perform(self.node.start(self.loop.now, self.wall()))
@@ -117,7 +118,7 @@ class SimNode(Host):
         """Say goodbye, then go."""
         if self.up:
             self.feed(Leave())
-            self.loop.at(self.loop.now + 0.5, self._left, self.life)
+            self.loop.at(self.loop.now + GOODBYE_S, self._left, self.life)
 
     def _left(self, life: int) -> None:
         if life == self.life:

@@ -164,7 +164,15 @@ def sizes(victim: Victim) -> dict[str, int]:
     node = victim.node
     found: dict[str, int] = {}
     gossip, dht = node.gossip, node.dht
-    machines = (node, gossip, gossip._intake, gossip._intake.clock, node.failure_detector, node.overlay, node.view)
+    machines = (
+        node,
+        gossip,
+        gossip._validator,
+        gossip._validator.clock,
+        node.failure_detector,
+        node.overlay,
+        node.view,
+    )
     for machine in (*machines, node.view._eviction, dht, dht.records, dht.own, dht.links, dht.searches):
         for name, value in vars(machine).items():
             if isinstance(value, dict | list | set):

@@ -165,7 +165,7 @@ def test_a_laptop_that_slept_an_hour_is_back_at_once() -> None:
     net = network(nodes=5, rest=5.0)
     for member in net.members[1:]:  # everybody else lived through it
         member.wall_jump = 3600.0
-        member.node.gossip._intake.clock._offset += 3600.0
+        member.node.gossip._validator.clock._offset += 3600.0
     sleeper = net.members[0]
     sleeper.wall_jump = 3600.0
     net.run(20.0)
@@ -189,7 +189,7 @@ def test_a_large_view_is_repaired_by_buckets() -> None:
     left, right = net.members[0], net.members[2]
     table = [statement(signer_of(100 + i), Load(), (1, 1), net.wall(left), 3000) for i in range(300)]
     for envelope in table:  # heard by one of them only, and not spread
-        left.node.gossip._intake.take((envelope.author, LOAD), None, envelope, (), net.now)
+        left.node.gossip._validator.take((envelope.author, LOAD), None, envelope, (), net.now)
     net.run(4 * net.settings.gossip.digest_s)
     assert all(envelope.author in right.node.view for envelope in table)
     assert len({member.node.stats()["view"] for member in net.members}) == 1

@@ -195,14 +195,14 @@ def test_dials_wait_for_their_turn_and_too_many_are_refused() -> None:
     keys: list[DialKey] = [ALICE, BOB, ("/ip4/198.51.100.1/tcp/1",), ("/ip4/198.51.100.2/tcp/1",)]
     assert all(queue.want(key) for key in keys)
     assert not queue.want(PeerId(b"c" * 32))
-    assert queue.due() == keys[:2]
-    assert queue.due() == []
+    assert queue.start_due() == keys[:2]
+    assert queue.start_due() == []
     queue.ended(BOB)
-    assert (len(queue), queue.due()) == (3, [keys[2]])
+    assert (len(queue), queue.start_due()) == (3, [keys[2]])
     assert queue.want(BOB), "it may be wanted again"
     for key in (ALICE, keys[2]):
         queue.ended(key)
-    assert queue.due() == [keys[3], BOB]
+    assert queue.start_due() == [keys[3], BOB]
 
 
 def test_both_ends_use_the_same_of_two_links() -> None:

@@ -14,12 +14,12 @@ from protocol.jobs.entry import LOOKUP_S, UNKNOWN_S
 from protocol.routing.policies import SORTS
 from protocol.routing.ranking import JobQuery
 from protocol.settings import AdmissionSettings, CascadeSettings, NodeSettings
+from protocol.wire.mux import FRAME_OVERHEAD
 from simulations.run import Run
 from simulations.scenario import Hardware, Model, Models
 from simulations.sim.entry import by_policy
 from simulations.sim.job_log import JobNote
 from simulations.sim.jobs import BODY_BYTES, BODY_TOKEN_BYTES, FIRST_BYTES, PIECE_BYTES, REQ_BYTES, STAGES
-from simulations.sim.network import FRAME_BYTES
 from simulations.sim.node import SimNode
 from tests.simulations.small_networks import (
     DELAY_S,
@@ -80,9 +80,9 @@ def test_the_first_token_comes_when_all_that_has_to_happen_has_happened() -> Non
     caller.run(30.0)
     read_s, step_s = engine_times(worker, 700)
     assert worker.worker is not None
-    request = REQ_BYTES + BODY_BYTES + BODY_TOKEN_BYTES * 700 + FRAME_BYTES
+    request = REQ_BYTES + BODY_BYTES + BODY_TOKEN_BYTES * 700 + FRAME_OVERHEAD
     there = 0.005 + request / entry.up_bytes_s + DELAY_S + request / worker.down_bytes_s + 0.002
-    piece = FIRST_BYTES + PIECE_BYTES + FRAME_BYTES
+    piece = FIRST_BYTES + PIECE_BYTES + FRAME_OVERHEAD
     back = 0.0005 + piece / worker.up_bytes_s + DELAY_S + piece / entry.down_bytes_s
     assert note.committed_at is not None
     assert note.committed_at - note.asked_at == pytest.approx(there + read_s + step_s + back, rel=1e-6)

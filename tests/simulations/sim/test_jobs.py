@@ -7,7 +7,6 @@ import pytest
 from protocol.statements.keys import Ed25519Signer
 from protocol.wire.end_signature import sign_end
 from protocol.wire.messages import Accept, Busy, End, JobRequest, Refuse, encode
-from protocol.wire.mux import FRAME_OVERHEAD
 from simulations.sim.jobs import (
     ACCEPT_BYTES,
     BODY_BYTES,
@@ -21,7 +20,6 @@ from simulations.sim.jobs import (
     job_id,
     job_of,
 )
-from simulations.sim.network import FRAME_BYTES
 from simulations.workload.workload import Arrival
 
 ARRIVAL = Arrival(3.5, 0.25, "m", 100, 77, 400, session=9, blocks=(1, 2), streamed=False)
@@ -62,4 +60,3 @@ def test_messages_of_a_job_have_about_the_length_that_is_charged(
 def test_nothing_is_charged_less_than_it_takes_at_least() -> None:
     assert len(encode(Busy(250, 1, 2))) <= REFUSAL_BYTES
     assert RST_BYTES == 4
-    assert FRAME_BYTES == FRAME_OVERHEAD

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from protocol.settings import ConnectionSettings, NodeSettings
+from protocol.wire.mux import FRAME_OVERHEAD, RTT_PERIODS
 from simulations.sim.endpoint import SimLink
 from simulations.sim.network import (
     ACCEPT_TRIPS,
-    FRAME_BYTES,
     HANDSHAKE_TRIPS,
-    PING_PERIODS,
     PROOF_TRIPS,
     RTO_S,
     Network,
@@ -40,7 +39,7 @@ def test_a_message_takes_uplink_way_and_downlink() -> None:
     network, (a, b) = bare(bytes_s=1e4)
     link = linked(network, a, b)
     begun, sent = network.loop.now, network.bytes
-    send(network, link, a, "hello", 100 - FRAME_BYTES)
+    send(network, link, a, "hello", 100 - FRAME_OVERHEAD)
     network.loop.run(begun + 1)
     assert b.heard("hello") == [pytest.approx(begun + 0.01 + DELAY_S + 0.01)]
     assert (sent, network.bytes) == (0, 100)
@@ -80,7 +79,7 @@ def test_the_uplink_sends_one_after_the_other_to_whomever() -> None:
     links = [linked(network, peers[0], peer) for peer in peers[1:]]
     begun = network.loop.now
     for link in links:
-        send(network, link, peers[0], "x", 500 - FRAME_BYTES)
+        send(network, link, peers[0], "x", 500 - FRAME_OVERHEAD)
     network.loop.run(begun + 10)
     arrived = [peer.heard("x")[0] - begun for peer in peers[1:]]
     assert arrived == pytest.approx([0.5 * n + DELAY_S + 0.5 for n in (1, 2, 3, 4)])
@@ -91,7 +90,7 @@ def test_the_downlink_takes_in_one_after_the_other_from_whomever() -> None:
     links = [linked(network, peer, peers[0]) for peer in peers[1:]]
     begun = network.loop.now
     for peer, link in zip(peers[1:], links, strict=True):
-        send(network, link, peer, "x", 500 - FRAME_BYTES)
+        send(network, link, peer, "x", 500 - FRAME_OVERHEAD)
     network.loop.run(begun + 10)
     arrived = [at - begun for at in peers[0].heard("x")]
     assert arrived == pytest.approx([0.5 + DELAY_S + 0.5 * n for n in (1, 2, 3, 4)])
@@ -556,7 +555,7 @@ def trips(peer: BareMachine) -> list[tuple[float, float]]:
 def test_both_ends_measure_their_round_trip_again_and_again() -> None:
     network, (a, b) = bare()
     linked(network, a, b)
-    period = PING_PERIODS * a.settings.link.ping_s
+    period = RTT_PERIODS * a.settings.link.ping_s
     network.loop.run(3 * period)
     for peer in (a, b):
         assert [trip for _, trip in trips(peer)] == [pytest.approx(2 * DELAY_S)] * 3
