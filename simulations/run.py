@@ -198,19 +198,19 @@ class Run(Cluster):
 
     # --- questions to the DHT ------------------------------------------------------------------------------------
 
-    def _next_lookup(self, die: Any) -> None:
-        self.loop.at(self.loop.now + die.expovariate(self.scenario.lookups.rate_per_s), self._look_up, die)
+    def _next_lookup(self, rng: Any) -> None:
+        self.loop.at(self.loop.now + rng.expovariate(self.scenario.lookups.rate_per_s), self._look_up, rng)
 
-    def _look_up(self, die: Any) -> None:
-        self._next_lookup(die)
+    def _look_up(self, rng: Any) -> None:
+        self._next_lookup(rng)
         if not self.scenario.warmup_s <= self.loop.now < self.scenario.duration_s - LOOKUP_S:
             return
         alive = self.alive
         if not alive:
             return
-        peer = die.choice(alive)
+        peer = rng.choice(alive)
         names = [model.name for model in self.scenario.models.catalogue]
-        name = die.choice(names)
+        name = rng.choice(names)
         number, asked_at = self.watch.asks(peer), self.loop.now
         peer.ask(
             lambda query: FindProviders(query, name_key(name)),

@@ -41,9 +41,9 @@ from protocol.settings import LivenessSettings
 from protocol.wire.messages import Doubt
 
 #: Peers looked at because they missed, per period (guess: a third of 30 nodes at once).
-MAX_LOOKS: Final = 10
+MAX_PROBES: Final = 10
 #: Peers probed because a neighbour doubts them, per period (guess).
-MAX_DOUBT_LOOKS: Final = 8
+MAX_DOUBT_PROBES: Final = 8
 #: New suspicions told to the neighbours, per period (guess).
 MAX_DOUBTS: Final = 16
 #: Stretching of the period, at most (memberlist ``awareness.go``: 8).
@@ -160,7 +160,7 @@ class FailureDetector:
                 return []
             watch.asked = True
             return [Send(peer, doubt)]
-        if watch.looked is None and self._doubt_looks < MAX_DOUBT_LOOKS:
+        if watch.looked is None and self._doubt_looks < MAX_DOUBT_PROBES:
             self._doubt_looks += 1
             watch.looked = now
             return [Probe(peer)]
@@ -201,7 +201,7 @@ class FailureDetector:
         else:
             self.awareness = max(0, self.awareness - 1)
         effects: list[Effect] = []
-        looks: list[PeerId] = []
+        probes: list[PeerId] = []
         for peer, watch in silent:
             watch.misses += 1
             if watch.state == "alive":
@@ -210,13 +210,13 @@ class FailureDetector:
                 effects += self._change(peer, watch, "dead", now)
             elif peer not in self._linked:
                 watch.looked = now
-                looks.append(peer)
-        self._rng.shuffle(looks)
-        looks = looks[:MAX_LOOKS] + self._random_looks(now)
+                probes.append(peer)
+        self._rng.shuffle(probes)
+        probes = probes[:MAX_PROBES] + self._random_probes(now)
         for watch in self._watched.values():
             watch.asked = False
         sweep = SetTimer(_SWEEP, now + self.period_s * self._rng.uniform(0.95, 1.05))
-        return [*effects, sweep, *map(Probe, looks)]
+        return [*effects, sweep, *map(Probe, probes)]
 
     def _patience(self, peer: PeerId) -> float:
         """Seconds that a peer may be silent without missing."""
@@ -226,7 +226,7 @@ class FailureDetector:
             return self._settings.period_s
         return max(self._settings.period_s, LATE * envelope.ttl / self._load_ttl_periods)
 
-    def _random_looks(self, now: float) -> list[PeerId]:
+    def _random_probes(self, now: float) -> list[PeerId]:
         """Random peers to probe, without those heard of lately: a dial costs both ends and proves nothing new."""
         fresh = now - self._settings.period_s
         others = [

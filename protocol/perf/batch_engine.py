@@ -75,7 +75,7 @@ class BatchEngine:
 
     def __init__(
         self,
-        paces: Mapping[str, ModelTiming],
+        timings: Mapping[str, ModelTiming],
         *,
         slots: int,
         resident: Iterable[str] | None = None,
@@ -86,11 +86,11 @@ class BatchEngine:
     ) -> None:
         self.slots = slots
         self.preemptions = self.prefix_hit_tokens = self.prompt_tokens_total = 0
-        self._lanes = {name: Lane(timing, index) for index, (name, timing) in enumerate(paces.items())}
+        self._lanes = {name: Lane(timing, index) for index, (name, timing) in enumerate(timings.items())}
         self._all = tuple(self._lanes.values())
-        memory = min((timing.memory_bytes for timing in paces.values()), default=inf)
+        memory = min((timing.memory_bytes for timing in timings.values()), default=inf)
         memory = memory if memory_bytes is None else memory_bytes
-        self._models = ModelCache(paces, paces if resident is None else resident, memory)
+        self._models = ModelCache(timings, timings if resident is None else resident, memory)
         self._block_tokens = block_tokens
         self._reuse = prefix_reuse
         self._exact = exact

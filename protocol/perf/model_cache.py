@@ -39,12 +39,12 @@ class ModelCache:
 
     __slots__ = ("_memory_bytes", "_paces", "_used_at", "_wanted", "due", "kv_bytes", "loading", "loads", "states")
 
-    def __init__(self, paces: Mapping[str, ModelTiming], resident: Iterable[str], memory_bytes: float) -> None:
-        self._paces = paces
+    def __init__(self, timings: Mapping[str, ModelTiming], resident: Iterable[str], memory_bytes: float) -> None:
+        self._paces = timings
         self._memory_bytes = memory_bytes
-        self.states = dict.fromkeys(paces, ModelState.ON_DISK)
+        self.states = dict.fromkeys(timings, ModelState.ON_DISK)
         self.states |= dict.fromkeys(resident, ModelState.RESIDENT)
-        self._used_at = dict.fromkeys(paces, -inf)
+        self._used_at = dict.fromkeys(timings, -inf)
         # Models that wait to be loaded, in order.
         self._wanted: dict[str, None] = {}
         #: The model that is being loaded, and the time of its end.

@@ -32,7 +32,7 @@ class GarbageWorker(Pretender):
         if not self.talks(attempt):
             return
         attempt.over = True
-        form = self.attacker.die.randrange(len(FORMS))
+        form = self.attacker.rng.randrange(len(FORMS))
         said = b"" if FORMS[form] == "nothing said" else _SAID
         if said:
             self._say(attempt, PIECE_BYTES, Progress(self.peer.peer_id, 1))
@@ -51,14 +51,14 @@ def forged_end(attacker: Attacker, attempt: SimAttempt, form: str, said: bytes) 
     job = job_id(attempt.job)
     end = End("stop", attempt.job.prompt_tokens, attempt.truth.output_tokens, sha256(said).digest())
     if form == "another key":
-        return encode(sign_end(Ed25519Signer(attacker.die.randbytes(32)), job, end))
+        return encode(sign_end(Ed25519Signer(attacker.rng.randbytes(32)), job, end))
     if form == "another job":
         return encode(sign_end(attacker.signer, JobId(job[::-1]), end))
     if form == "another answer":
         other = End("stop", 0, attempt.truth.output_tokens, sha256(b"something else").digest())
         return encode(sign_end(attacker.signer, job, other))
     if form == "no message":
-        return attacker.die.randbytes(END_BYTES)
+        return attacker.rng.randbytes(END_BYTES)
     assert form == "nothing said", "all forms are told apart"
     return encode(sign_end(attacker.signer, job, end))
 
@@ -111,7 +111,7 @@ class TruncationWorker(WrongAnswersWorker):
             return
         attempt.over = True
         link = self.peer.links.get(attempt.entry.peer_id)
-        if link is not None and self.attacker.die.random() < 0.5:
+        if link is not None and self.attacker.rng.random() < 0.5:
             self.peer.network.break_link(link, "reset")
 
 

@@ -74,9 +74,9 @@ class Damage:
             shares.append(among / len(others) if others else 0.0)
         self._looks["bad_in_views"] = bad / records if records else 0.0
         self._looks["bad_in_views_max"] = max(shares, default=0.0)
-        die = rng_stream(self.cluster.seed, "damage")
+        rng = rng_stream(self.cluster.seed, "damage")
         found: dict[bytes, Envelope] = {}
-        for peer in die.sample(honest, min(_SEARCHED, len(honest))):
+        for peer in rng.sample(honest, min(_SEARCHED, len(honest))):
             for record in peer.node.view.records()[1:]:
                 for envelope in (record.advert_env, record.load_env):
                     if envelope is not None:

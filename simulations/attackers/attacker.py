@@ -30,7 +30,7 @@ class Attacker(SimNode):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.honest = False
-        self.die = rng_stream(self.seed, "attack", self.index)
+        self.rng = rng_stream(self.seed, "attack", self.index)
         self.cluster: Cluster | None = None
 
     @property
@@ -55,7 +55,7 @@ class Attacker(SimNode):
         if self.up:
             self.advertise(self.make_advert())
         if self.EVERY_S:
-            self.loop.at(self.loop.now + self.EVERY_S * self.die.random(), self._again)
+            self.loop.at(self.loop.now + self.EVERY_S * self.rng.random(), self._again)
 
     def cease(self) -> None:
         """The attack is over."""
@@ -67,7 +67,7 @@ class Attacker(SimNode):
             return
         if self.up:
             self.act()
-        self.loop.at(self.loop.now + self.EVERY_S * self.die.uniform(0.9, 1.1), self._again)
+        self.loop.at(self.loop.now + self.EVERY_S * self.rng.uniform(0.9, 1.1), self._again)
 
     def act(self) -> None:
         """The action that it repeats every :attr:`EVERY_S` seconds of its attack."""
@@ -86,7 +86,7 @@ class Attacker(SimNode):
     def seek(self, count: int) -> None:
         """Dial so many honest nodes to which there is no link yet."""
         strangers = [peer for peer in self.known() if peer.peer_id not in self.links]
-        for peer in self.die.sample(strangers, min(count, len(strangers))):
+        for peer in self.rng.sample(strangers, min(count, len(strangers))):
             self.perform_dial(peer.peer_id, (peer.addr,))
 
     def push(self, link: SimLink, message: NodeMessage) -> None:

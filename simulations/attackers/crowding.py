@@ -43,7 +43,7 @@ class Sybil(Attacker):
             twin = cluster.add(len(cluster.peers), address_in(self.index, number), of=self)
             assert isinstance(twin, Sybil), "an identity is of its machine's kind"
             Attacker.enlist(twin, cluster)
-            joins = cluster.scenario.topology.join_s * self.die.random()
+            joins = cluster.scenario.topology.join_s * self.rng.random()
             cluster.loop.at(max(self.window[0], joins), cluster.start, twin)
             if self.window[1] < cluster.scenario.duration_s:
                 cluster.loop.at(self.window[1], twin.leave)
@@ -82,7 +82,7 @@ class Eclipse(Attacker):
 
     def _contacts(self) -> list[Contact]:
         ours = self._fellows()
-        return [Contact(peer.peer_id, (peer.addr,)) for peer in self.die.sample(ours, min(len(ours), 20))]
+        return [Contact(peer.peer_id, (peer.addr,)) for peer in self.rng.sample(ours, min(len(ours), 20))]
 
     def _fellows(self) -> list[SimNode]:
         peers = self.cluster.peers if self.cluster is not None else [self]

@@ -42,11 +42,11 @@ class Flooder(Attacker):
 
     def _send_one(self, link: SimLink, form: int) -> None:
         self._made += 1
-        die, wall = self.die, self.wall()
+        rng, wall = self.rng, self.wall()
         if form == 0:
-            self.push(link, Digest(buckets=die.randbytes(8 * 256), reply=True))
+            self.push(link, Digest(buckets=rng.randbytes(8 * 256), reply=True))
         elif form == 1:
-            self.push(link, DhtQuery(die.getrandbits(32), die.randbytes(32), values=True))
+            self.push(link, DhtQuery(rng.getrandbits(32), rng.randbytes(32), values=True))
         elif form == 2:
             model = model_id(f"flood-{self._made}", "", "", "", 1)
             provider = statement(self.signer, Provider(model, (self.addr,)), (self.life, self._made), wall, 3600)
@@ -58,11 +58,11 @@ class Flooder(Attacker):
     def _send_jobs(self, link: SimLink) -> None:
         """Send jobs to a linked worker without waiting for the answers."""
         worker = far_end(link, self).worker
-        if worker is None or self.die.random() >= JOBS_PER_S * self.EVERY_S / len(self.links):
+        if worker is None or self.rng.random() >= JOBS_PER_S * self.EVERY_S / len(self.links):
             return
         self._made += 1
         number = _FIRST_JOB + (self.index << 24) + self._made
-        model = self.die.choice(worker.peer.machine.offers).name
+        model = self.rng.choice(worker.peer.machine.offers).name
         job = Job(number, model, PROMPT_TOKENS, OUTPUT_TOKENS, True, (), 0, self.loop.now)
         attempt = SimAttempt(number, job, Truth(OUTPUT_TOKENS), self, worker.peer, _not_heard, _not_heard)
         attempt.entry_life = self.life

@@ -69,10 +69,10 @@ class LiarSpecsWorker(BadWorker):
 
     def runs_as(self, job: Job) -> str | None:
         own = super().runs_as(job)
-        return next(iter(self.paces)) if own is None and self.bad else own
+        return next(iter(self.timings)) if own is None and self.bad else own
 
     def _begin(self, attempt: SimAttempt) -> None:
-        if attempt.job.model not in self.paces:
+        if attempt.job.model not in self.timings:
             self._swapped[attempt.number] = None
         super()._begin(attempt)
 

@@ -50,7 +50,7 @@ class Replayer(Attacker):
         self.seek(1)
         for link in self.victims():
             if count:
-                old = self.die.sample(self._heard, count)
+                old = self.rng.sample(self._heard, count)
                 self.push(link, Records(tuple(old)))
 
 
@@ -69,22 +69,22 @@ class Forger(Attacker):
                     self.push_raw(link, Records((envelope,)))
 
     def _forge(self, link: SimLink) -> Envelope | None:
-        form = self.die.randrange(6)
-        victim, wall = self.die.choice(self.known() or [far_end(link, self)]), self.wall()
+        form = self.rng.randrange(6)
+        victim, wall = self.rng.choice(self.known() or [far_end(link, self)]), self.wall()
         held = victim.node.gossip.own(ADVERT) if victim.up else None
         if form == 0 and held is not None:
             return changed(held)
         if form == 1:  # a goodbye in another's name
             return in_name_of(
-                victim.peer_id, self.signer, Load(status=int(Status.LEFT)), wall, self.die.getrandbits(60)
+                victim.peer_id, self.signer, Load(status=int(Status.LEFT)), wall, self.rng.getrandbits(60)
             )
         if form == 2:  # the victim itself said so
-            return in_name_of(link.other(self).peer_id, self.signer, Load(slots=_SLOTS), wall, self.die.getrandbits(60))
+            return in_name_of(link.other(self).peer_id, self.signer, Load(slots=_SLOTS), wall, self.rng.getrandbits(60))
         if form == 3:  # its own, from tomorrow: the signature holds
             return statement(self.signer, Load(slots=_SLOTS), (self.life, 1 << 31), wall + FUTURE_S, 60)
         if form == 4:
             return too_long(self.signer, wall)
-        return in_name_of(PeerId(self.die.randbytes(32)), self.signer, Load(slots=_SLOTS), wall, 1)  # unknown author
+        return in_name_of(PeerId(self.rng.randbytes(32)), self.signer, Load(slots=_SLOTS), wall, 1)  # unknown author
 
 
 def changed(envelope: Envelope) -> Envelope:
@@ -123,7 +123,7 @@ class Slanderer(Attacker):
         subjects = self.known()
         count = min(len(subjects), round(self.amount(DOUBTS_PER_S) * self.EVERY_S))
         for link in self.victims():
-            for subject in self.die.sample(subjects, count):
+            for subject in self.rng.sample(subjects, count):
                 inc, seq = self.node.gossip.version_of(subject.peer_id)
-                ahead = self.die.random() < 0.5  # of a version that does not exist yet
+                ahead = self.rng.random() < 0.5  # of a version that does not exist yet
                 self.push(link, Doubt(subject.peer_id, inc + ahead, seq))

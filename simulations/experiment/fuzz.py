@@ -86,7 +86,7 @@ def scenario_of(seed: int, nodes: int = NODES, duration_s: float = TIME_S) -> Sc
         raise ValueError(
             f"{duration_s:g} s are too few: {QUIET_S:g} s are for healing (I9), so write {LEAST_S:g}s or more"
         )
-    die = rng_stream(seed, "fuzz")
+    rng = rng_stream(seed, "fuzz")
     until_s = duration_s - QUIET_S
     return Scenario(
         name=f"fuzz-{seed}",
@@ -96,32 +96,32 @@ def scenario_of(seed: int, nodes: int = NODES, duration_s: float = TIME_S) -> Sc
         warmup_s=20.0,
         quiet_s=QUIET_S,
         chaos=True,
-        topology=_joinable(_topology(die, nodes), seed),
-        hardware=_hardware(die),
-        models=_models(die),
-        engine=EngineModel(efficiency_sigma=die.choice((0.0, 0.15, 0.4)), prefix_reuse=die.random() < 0.7),
-        workload=_workload(die),
-        lookups=Lookups(rate_per_s=die.choice((0.0, 0.0, 0.5))),
-        node=_settings(die, rng_stream(seed, "fuzz-homes")),
-        churn=_churn(die, until_s),
-        attacks=_attacks(die, until_s),
-        measure=Measure(sample_s=5.0, invariants_every_s=die.choice((3.0, 5.0, 7.0)), liveness_s=LIVENESS_S),
+        topology=_joinable(_topology(rng, nodes), seed),
+        hardware=_hardware(rng),
+        models=_models(rng),
+        engine=EngineModel(efficiency_sigma=rng.choice((0.0, 0.15, 0.4)), prefix_reuse=rng.random() < 0.7),
+        workload=_workload(rng),
+        lookups=Lookups(rate_per_s=rng.choice((0.0, 0.0, 0.5))),
+        node=_settings(rng, rng_stream(seed, "fuzz-homes")),
+        churn=_churn(rng, until_s),
+        attacks=_attacks(rng, until_s),
+        measure=Measure(sample_s=5.0, invariants_every_s=rng.choice((3.0, 5.0, 7.0)), liveness_s=LIVENESS_S),
     )
 
 
-def _topology(die: Random, nodes: int) -> Topology:
+def _topology(rng: Random, nodes: int) -> Topology:
     return Topology(
         nodes=nodes,
-        seeds=die.randint(1, max(1, min(5, nodes // 3))),
-        latency=die.choice(("planetlab490", "seattle99", "regions8", "uniform")),
-        latency_s=die.choice((0.001, 0.025, 0.2)),
-        jitter=die.choice((0.0, 0.1, 0.5)),
-        loss=die.choice((0.0, 0.0, 0.02, 0.1)),
-        drop=die.choice((0.0, 0.0, 0.0, 0.02)),
-        join_s=die.choice((0.0, 5.0, 30.0)),
-        settled=die.random() < 0.2,
-        clock_skew_s=die.choice((0.0, 0.5, MOST_SKEW_S)),
-        per_group=die.choice((1, 4, 16)),
+        seeds=rng.randint(1, max(1, min(5, nodes // 3))),
+        latency=rng.choice(("planetlab490", "seattle99", "regions8", "uniform")),
+        latency_s=rng.choice((0.001, 0.025, 0.2)),
+        jitter=rng.choice((0.0, 0.1, 0.5)),
+        loss=rng.choice((0.0, 0.0, 0.02, 0.1)),
+        drop=rng.choice((0.0, 0.0, 0.0, 0.02)),
+        join_s=rng.choice((0.0, 5.0, 30.0)),
+        settled=rng.random() < 0.2,
+        clock_skew_s=rng.choice((0.0, 0.5, MOST_SKEW_S)),
+        per_group=rng.choice((1, 4, 16)),
     )
 
 
@@ -145,78 +145,78 @@ def _joinable(topology: Topology, seed: int) -> Topology:
     return msgspec.structs.replace(topology, seeds=seeds)
 
 
-def _hardware(die: Random) -> tuple[Hardware, ...]:
-    gpus = die.sample(_GPUS, die.randint(1, 3))
-    return tuple(Hardware(gpu=gpu, share=die.uniform(0.1, 1.0), slots=die.choice((1, 4, 16))) for gpu in gpus)
+def _hardware(rng: Random) -> tuple[Hardware, ...]:
+    gpus = rng.sample(_GPUS, rng.randint(1, 3))
+    return tuple(Hardware(gpu=gpu, share=rng.uniform(0.1, 1.0), slots=rng.choice((1, 4, 16))) for gpu in gpus)
 
 
-def _models(die: Random) -> Models:
+def _models(rng: Random) -> Models:
     return Models(
-        catalogue=_CATALOGUE[: die.randint(1, len(_CATALOGUE))],
-        zipf=die.choice((0.0, 0.9, 1.5)),
-        warm=die.choice((1, 1, 2)),
-        on_disk=die.choice((0, 1, 2)),
-        without_engine=die.choice((0.0, 0.3, 0.7)),
-        shift_at_s=die.choice((0.0, 100.0)),
+        catalogue=_CATALOGUE[: rng.randint(1, len(_CATALOGUE))],
+        zipf=rng.choice((0.0, 0.9, 1.5)),
+        warm=rng.choice((1, 1, 2)),
+        on_disk=rng.choice((0, 1, 2)),
+        without_engine=rng.choice((0.0, 0.3, 0.7)),
+        shift_at_s=rng.choice((0.0, 100.0)),
     )
 
 
-def _workload(die: Random) -> Workload:
+def _workload(rng: Random) -> Workload:
     return Workload(
-        kind=die.choice(("poisson", "bursty", "diurnal", "flash", "sessions")),
-        rate_per_s=die.choice((0.1, 0.3, 0.6)),
-        prompt=Lengths(median=die.choice((50.0, 500.0, 3000.0)), most=16384),
-        output=Lengths(median=die.choice((20.0, 200.0)), sigma=0.9, most=2048),
-        cv=die.choice((2.0, 6.0)),
-        flash_factor=die.choice((3.0, 10.0)),
-        streamed=die.choice((1.0, 0.5)),
-        entries=die.choice((1.0, 0.2)),
-        patience_s=die.choice((0.0, 0.0, 10.0)),
+        kind=rng.choice(("poisson", "bursty", "diurnal", "flash", "sessions")),
+        rate_per_s=rng.choice((0.1, 0.3, 0.6)),
+        prompt=Lengths(median=rng.choice((50.0, 500.0, 3000.0)), most=16384),
+        output=Lengths(median=rng.choice((20.0, 200.0)), sigma=0.9, most=2048),
+        cv=rng.choice((2.0, 6.0)),
+        flash_factor=rng.choice((3.0, 10.0)),
+        streamed=rng.choice((1.0, 0.5)),
+        entries=rng.choice((1.0, 0.2)),
+        patience_s=rng.choice((0.0, 0.0, 10.0)),
     )
 
 
-def _settings(die: Random, homes: Random) -> NodeSettings:
+def _settings(rng: Random, homes: Random) -> NodeSettings:
     """The default profile, some of it other than anybody would set it."""
-    base = PROFILES[die.choice(("wan", "wan", "wan", "lan"))]
+    base = PROFILES[rng.choice(("wan", "wan", "wan", "lan"))]
     replace = msgspec.structs.replace
     gossip = replace(
         base.gossip,
-        tick_s=die.choice((base.gossip.tick_s, 1.0, 2.0)),
-        digest_s=die.choice((10.0, 30.0)),
-        budget_bytes_s=die.choice((4096, 8192, 65536)),
-        view_size=die.choice((4096, 4096, 64)),
+        tick_s=rng.choice((base.gossip.tick_s, 1.0, 2.0)),
+        digest_s=rng.choice((10.0, 30.0)),
+        budget_bytes_s=rng.choice((4096, 8192, 65536)),
+        view_size=rng.choice((4096, 4096, 64)),
     )
-    neighbours = replace(base.neighbours, target=die.choice((4, 6, 8)), rotate_s=die.choice((60.0, 600.0)))
-    cascade = replace(base.cascade, attempts=die.choice((1, 3)), asked=die.choice((3, 8)))
-    admission = replace(base.admission, queue=die.choice((1, 64)), per_peer=die.choice((2, 64)))
+    neighbours = replace(base.neighbours, target=rng.choice((4, 6, 8)), rotate_s=rng.choice((60.0, 600.0)))
+    cascade = replace(base.cascade, attempts=rng.choice((1, 3)), asked=rng.choice((3, 8)))
+    admission = replace(base.admission, queue=rng.choice((1, 64)), per_peer=rng.choice((2, 64)))
     dht = replace(base.dht, k=homes.choice(HOMES))
     return replace(base, gossip=gossip, neighbours=neighbours, cascade=cascade, admission=admission, dht=dht)
 
 
-def _churn(die: Random, until_s: float) -> Churn:
+def _churn(rng: Random, until_s: float) -> Churn:
     return Churn(
-        model=die.choice(("none", "exponential", "weibull", "bimodal")),
-        mean_session_s=die.choice((60.0, 300.0)),
-        mean_off_s=die.choice((5.0, 60.0)),
-        crash_share=die.choice((0.0, 0.7, 1.0)),
-        amnesia=die.choice((0.0, 0.5)),
-        spare_seeds=die.random() < 0.3,
-        newcomers_per_s=die.choice((0.0, 0.0, 0.02)),
-        crowd_factor=die.choice((0.0, 0.0, 0.0, 0.2)),
+        model=rng.choice(("none", "exponential", "weibull", "bimodal")),
+        mean_session_s=rng.choice((60.0, 300.0)),
+        mean_off_s=rng.choice((5.0, 60.0)),
+        crash_share=rng.choice((0.0, 0.7, 1.0)),
+        amnesia=rng.choice((0.0, 0.5)),
+        spare_seeds=rng.random() < 0.3,
+        newcomers_per_s=rng.choice((0.0, 0.0, 0.02)),
+        crowd_factor=rng.choice((0.0, 0.0, 0.0, 0.2)),
         crowd_at_s=min(LATER_S, until_s / 2),
     )
 
 
-def _attacks(die: Random, until_s: float) -> tuple[Attack, ...]:
-    if die.random() >= BAD_RUNS or not ATTACKERS:
+def _attacks(rng: Random, until_s: float) -> tuple[Attack, ...]:
+    if rng.random() >= BAD_RUNS or not ATTACKERS:
         return ()
-    kinds = die.sample(sorted(ATTACKERS), die.randint(1, min(3, len(ATTACKERS))))
-    share = die.uniform(0.03, BAD_SHARE) / len(kinds)
+    kinds = rng.sample(sorted(ATTACKERS), rng.randint(1, min(3, len(ATTACKERS))))
+    share = rng.uniform(0.03, BAD_SHARE) / len(kinds)
     return tuple(
         Attack(
             kind=kind,
             share=share,
-            from_s=die.choice((0.0, min(LATER_S, until_s / 2))),
+            from_s=rng.choice((0.0, min(LATER_S, until_s / 2))),
             until_s=until_s,
             identities=3,
             amount=AMOUNTS.get(kind, 0.0),

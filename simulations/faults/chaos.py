@@ -39,16 +39,16 @@ _SIDES: Final = ((0.5, 0.5), (0.8, 0.2), (0.95, 0.05), (0.34, 0.33, 0.33), (0.25
 
 def drawn(scenario: Scenario, seed: int) -> tuple[Fault, ...]:
     """The faults of a chaotic run, in the order of their times; none in the quiet phase, and none lasts into it."""
-    die = rng_stream(seed, "chaos")
-    kinds = die.sample(list(KINDS), die.randint(LEAST_KINDS, MOST_KINDS))
+    rng = rng_stream(seed, "chaos")
+    kinds = rng.sample(list(KINDS), rng.randint(LEAST_KINDS, MOST_KINDS))
     start, end = scenario.topology.join_s, scenario.duration_s - scenario.quiet_s
     faults: list[Fault] = []
-    at = start + die.expovariate(1 / EVERY_S)
+    at = start + rng.expovariate(1 / EVERY_S)
     while at < end:
-        fault = _fault(die, die.choice(kinds), at, end)
+        fault = _fault(rng, rng.choice(kinds), at, end)
         if not any(drowned(scenario, (*scenario.faults, *faults, fault))):
             faults.append(fault)
-        at += die.expovariate(1 / EVERY_S)
+        at += rng.expovariate(1 / EVERY_S)
     return tuple(faults)
 
 
@@ -63,12 +63,12 @@ def drowned(scenario: Scenario, faults: Sequence[Fault]) -> Iterator[tuple[int, 
                 yield index, scenario.topology.loss + loss
 
 
-def _fault(die: Random, kind: str, at: float, end: float) -> Fault:
-    for_s = min(LEAST_S * (MOST_S / LEAST_S) ** die.random(), end - at)
-    share = MOST_SHARE ** (1 + 4 * die.random())
+def _fault(rng: Random, kind: str, at: float, end: float) -> Fault:
+    for_s = min(LEAST_S * (MOST_S / LEAST_S) ** rng.random(), end - at)
+    share = MOST_SHARE ** (1 + 4 * rng.random())
     least, most = AMOUNTS.get(kind, (0.0, 0.0))
-    amount = die.uniform(least, most)
-    groups, one_way = die.choice(_SIDES), die.random() < 0.3
+    amount = rng.uniform(least, most)
+    groups, one_way = rng.choice(_SIDES), rng.random() < 0.3
     if kind == "partition":
-        amount = float(die.random() < 0.2)  # a bridge
+        amount = float(rng.random() < 0.2)  # a bridge
     return Fault(kind=kind, at_s=at, for_s=for_s, share=share, groups=groups, one_way=one_way, amount=amount)

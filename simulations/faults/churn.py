@@ -93,8 +93,8 @@ class ChurnProcess:
     def _begin(self, peer: SimNode) -> None:
         if self.churn.spare_seeds and peer.index < self.cluster.scenario.topology.seeds:
             return
-        die = rng_stream(self.cluster.seed, "session", peer.index)
-        if self.churn.model == "bimodal" and die.random() < self.churn.stable:
+        rng = rng_stream(self.cluster.seed, "session", peer.index)
+        if self.churn.model == "bimodal" and rng.random() < self.churn.stable:
             return
         start = max(self.churn.from_s, self.loop.now)
         self._stay(peer, start, 0)
@@ -105,16 +105,16 @@ class ChurnProcess:
             self.loop.at(end, self._go, peer, number)
 
     def _session_s(self, peer: SimNode, number: int) -> float:
-        die, churn = rng_stream(self.cluster.seed, f"session-{number}", peer.index), self.churn
+        rng, churn = rng_stream(self.cluster.seed, f"session-{number}", peer.index), self.churn
         if churn.model == "weibull":
             scale = churn.mean_session_s / math.gamma(1 + 1 / churn.shape)
-            return die.weibullvariate(scale, churn.shape)
-        return die.expovariate(1 / churn.mean_session_s)
+            return rng.weibullvariate(scale, churn.shape)
+        return rng.expovariate(1 / churn.mean_session_s)
 
     def _go(self, peer: SimNode, number: int) -> None:
-        die, churn = rng_stream(self.cluster.seed, f"way-{number}", peer.index), self.churn
-        crashes, forgets = die.random() < churn.crash_share, die.random() < churn.amnesia
-        off = die.expovariate(1 / churn.mean_off_s)
+        rng, churn = rng_stream(self.cluster.seed, f"way-{number}", peer.index), self.churn
+        crashes, forgets = rng.random() < churn.crash_share, rng.random() < churn.amnesia
+        off = rng.expovariate(1 / churn.mean_off_s)
         if crashes:
             peer.stop(silently=True, forgets=forgets)
         else:

@@ -100,7 +100,7 @@ class ActiveFault:
         self.fault = fault
         self.loop = cluster.loop
         self.amount = fault.amount or self.AMOUNT
-        self.die = rng_stream(cluster.seed, "fault", number)
+        self.rng = rng_stream(cluster.seed, "fault", number)
         self.number = number
         self.hit: list[SimNode] = []
 
@@ -110,7 +110,7 @@ class ActiveFault:
         if fault.nodes:
             return [peers[index] for index in fault.nodes if index < len(peers)]
         alive = self.cluster.alive
-        return self.die.sample(alive, min(len(alive), max(1, round(fault.share * len(alive)))))
+        return self.rng.sample(alive, min(len(alive), max(1, round(fault.share * len(alive)))))
 
     def prepare(self) -> None:
         """Prepare the fault before it begins."""
@@ -257,7 +257,7 @@ class Partition(ActiveFault):
         """Who will be where: known before, so that the sides can be watched from the start."""
         self._sides: dict[int, int] = {}
         order = list(self.cluster.peers)
-        self.die.shuffle(order)
+        self.rng.shuffle(order)
         bridges = int(self.amount)
         for place, peer in enumerate(order):
             bridge = place < bridges

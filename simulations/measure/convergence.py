@@ -45,7 +45,7 @@ class Convergence:
         #: Since when it has been whole, and when it was so last.
         self.healed_at: float | None = None
         self._whole_at = 0.0
-        self._die = rng_stream(cluster.seed, "healing")
+        self._rng = rng_stream(cluster.seed, "healing")
 
     def prepare(self) -> None:
         """Nothing is demanded without a quiet phase; files with one that is too short are refused (``validation``)."""
@@ -77,7 +77,7 @@ class Convergence:
         islands = islands_of(alive)
         if islands > 1:
             return f"the links between honest nodes make {islands} islands"
-        viewers = alive if len(alive) <= VIEWERS else self._die.sample(alive, VIEWERS)
+        viewers = alive if len(alive) <= VIEWERS else self._rng.sample(alive, VIEWERS)
         room = min(len(alive) - 1, self.cluster.scenario.node.gossip.view_size)
         wanted, known, example = room * len(viewers), 0, ""
         for viewer in viewers:

@@ -63,7 +63,7 @@ class Invariants:
         self.healing = Convergence(cluster)
         self._now = 0.0
         self._judged = 0
-        self._die = rng_stream(cluster.seed, "invariants")
+        self._rng = rng_stream(cluster.seed, "invariants")
         #: The newest version that a life of a node has shown, by author and kind.
         self._versions: dict[tuple[int, int], dict[tuple[bytes, int], tuple[int, int]]] = {}
         #: Since when an attempt has had no entry that waits for it.
@@ -114,7 +114,7 @@ class Invariants:
                 self.bounded(peer)
                 self.bans(peer)
         alive = self.cluster.alive
-        for peer in self._die.sample(alive, min(VIEWS, len(alive))):
+        for peer in self._rng.sample(alive, min(VIEWS, len(alive))):
             self.statements(peer)
 
     def _states(self, every: float) -> None:

@@ -87,7 +87,7 @@ class Sampler:
         self.sides: list[list[float]] = []
         self._lookouts: list[SimNode] = []
         self._before = (0, 0, 0)
-        self._die = rng_stream(cluster.seed, "watch")
+        self._rng = rng_stream(cluster.seed, "watch")
 
     def prepare(self) -> None:
         """Schedule the looks."""
@@ -180,7 +180,7 @@ class Sampler:
             return
         alive = [peer for peer in cluster.peers if peer.up and peer.honest]
         if not self._lookouts:
-            self._lookouts = self._die.sample(cluster.peers, min(LOOKOUTS, len(cluster.peers)))
+            self._lookouts = self._rng.sample(cluster.peers, min(LOOKOUTS, len(cluster.peers)))
         views = []
         for peer in (peer for peer in self._lookouts if peer.up and peer.honest):
             seen = [(other, _sees(peer, other)) for other in alive if other is not peer]
@@ -212,7 +212,7 @@ class Sampler:
         if loop.now > scenario.duration_s - TRACK_LEAST_S:
             return
         loop.at(loop.now + scenario.measure.track_every_s, self._track)
-        peer = self._die.choice([peer for peer in cluster.alive if peer.honest])
+        peer = self._rng.choice([peer for peer in cluster.alive if peer.honest])
         assert peer.advert is not None, "whoever lives has advertised"
         peer.advertise(msgspec.structs.replace(peer.advert, owner=f"changed at {loop.now:.0f}"))
         envelope = peer.node.gossip.own(ADVERT)
@@ -249,7 +249,7 @@ class Sampler:
             return
         living = {peer.peer_id: peer for peer in alive}
         room = min(len(alive) - 1, cluster.scenario.node.gossip.view_size)
-        for peer in self._die.sample(alive, min(LOOK_AT, len(alive))):
+        for peer in self._rng.sample(alive, min(LOOK_AT, len(alive))):
             known = 0
             for record in peer.node.view.records()[1:]:
                 other = living.get(record.peer)

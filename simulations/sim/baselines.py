@@ -98,11 +98,11 @@ def _round_robin(_network: Network, peers: Sequence[SimNode], _seed: int) -> Ord
 
 def _power_of_two(_network: Network, peers: Sequence[SimNode], seed: int) -> Order:
     offering = _Offering(peers)
-    die = rng_stream(seed, "power-of-two")
+    rng = rng_stream(seed, "power-of-two")
 
     def choose(_peer: Host, query: JobQuery) -> tuple[PeerId, ...]:
         peers = offering.of(query.model)
-        drawn = die.sample(peers, min(_ASKED, len(peers)))
+        drawn = rng.sample(peers, min(_ASKED, len(peers)))
         first = sorted(drawn[:2], key=_true_jobs)
         return tuple(other.peer_id for other in (*first, *drawn[2:]))
 

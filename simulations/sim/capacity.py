@@ -136,7 +136,7 @@ def usual_jobs(scenario: Scenario, seed: int) -> Usual:
 def _groups(scenario: Scenario, seed: int, usual: Usual) -> dict[tuple[float, ...], float]:
     """Machines that are alike: jobs per second of each model at efficiency 1, and the sum of the efficiencies."""
     groups: dict[tuple[float, ...], float] = {}
-    timing = _Pace(scenario.models.catalogue, usual)
+    timing = _UsualTiming(scenario.models.catalogue, usual)
     for index in range(scenario.topology.nodes):
         one = machine(scenario, seed, index)
         speeds = timing.speeds(one)
@@ -145,7 +145,7 @@ def _groups(scenario: Scenario, seed: int, usual: Usual) -> dict[tuple[float, ..
     return groups
 
 
-class _Pace:
+class _UsualTiming:
     """Jobs per second of machines; those that are alike are reckoned once."""
 
     def __init__(self, catalogue: tuple[Model, ...], usual: Usual) -> None:

@@ -290,6 +290,6 @@ def by_policy(policy: str) -> Choose:
         if policy in SORTS:
             query = replace(query, sort=policy)
         most = peer.settings.cascade.asked
-        return rank(peer.node.view, query, named, peer.entry_dice, peer.loop.now, limit=most, explain=explain)
+        return rank(peer.node.view, query, named, peer.entry_rng, peer.loop.now, limit=most, explain=explain)
 
     return choose

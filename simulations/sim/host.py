@@ -82,7 +82,7 @@ class Host(Endpoint):
         self.wall_error = 0.0
         self.gossip_bytes = 0
         #: The random stream of the decisions at this entry.
-        self.entry_dice = rng_stream(seed, "decisions", index)
+        self.entry_rng = rng_stream(seed, "decisions", index)
         self.penalties = Penalties(settings.penalties)
         self._timers: dict[TimerKey, float] = {}
         self._dialling: dict[DialKey, _Dialling] = {}

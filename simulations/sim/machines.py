@@ -103,11 +103,11 @@ class _Kind:
 
 def machine(scenario: Scenario, seed: int, index: int) -> Machine:
     """The machine of node ``index``; raises ``UnknownHardware``."""
-    die = rng_stream(seed, "fleet", index)
-    link = _uplink(scenario.topology.uplinks, die.random())
-    draw = die.random()
-    efficiency = die.lognormvariate(0.0, scenario.engine.efficiency_sigma)
-    price = die.lognormvariate(0.0, PRICE_SIGMA)
+    rng = rng_stream(seed, "fleet", index)
+    link = _uplink(scenario.topology.uplinks, rng.random())
+    draw = rng.random()
+    efficiency = rng.lognormvariate(0.0, scenario.engine.efficiency_sigma)
+    price = rng.lognormvariate(0.0, PRICE_SIGMA)
     kind, brings = _exact(scenario, index) if scenario.machine else _by_share(scenario, seed, index, draw)
     return Machine(
         gpu=kind.gpu if kind else None,
@@ -244,14 +244,14 @@ def _pick_kind(kinds: tuple[_Kind, ...], models: Models, seed: int, index: int) 
 
 @lru_cache(maxsize=64)
 def _turns(seed: int) -> tuple[float, float]:
-    die = rng_stream(seed, "fleet turns")
-    return die.random(), die.random()
+    rng = rng_stream(seed, "fleet turns")
+    return rng.random(), rng.random()
 
 
 def _offers(kind: _Kind, models: Models, brings: int, seed: int, index: int, price: float) -> tuple[ModelOffer, ...]:
     """The models of a machine: resident ones first, and of these the one of the catalogue that it ``brings``."""
     catalogue = models.catalogue
-    die = rng_stream(seed, "models", index)
+    rng = rng_stream(seed, "models", index)
     resident: list[int] = []
     free = float(kind.vram_mib)
     while len(resident) < models.warm:
@@ -262,14 +262,14 @@ def _offers(kind: _Kind, models: Models, brings: int, seed: int, index: int, pri
         ]
         if not left:
             break
-        place = _next_model(left, resident, brings, seed, index, die)
+        place = _next_model(left, resident, brings, seed, index, rng)
         resident.append(place)
         free -= need_mib(bare_offer(catalogue[place]))
     popular = shares(models)
     rest = [(place, popular[place]) for place in kind.fits if place not in resident]
     stored: list[int] = []
     while rest and len(stored) < models.on_disk:
-        chosen = _place(die.random(), [weight for _, weight in rest])
+        chosen = _place(rng.random(), [weight for _, weight in rest])
         stored.append(rest.pop(chosen)[0])
     return tuple(
         bare_offer(catalogue[place], state=state, price=price)
@@ -279,10 +279,10 @@ def _offers(kind: _Kind, models: Models, brings: int, seed: int, index: int, pri
 
 
 def _next_model(
-    left: list[tuple[int, float]], resident: list[int], brings: int, seed: int, index: int, die: Random
+    left: list[tuple[int, float]], resident: list[int], brings: int, seed: int, index: int, rng: Random
 ) -> int:
     if resident:
-        draw = die.random()
+        draw = rng.random()
     elif any(place == brings for place, _ in left):
         return brings  # one of the first machines, which make the catalogue whole
     else:

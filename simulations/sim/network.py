@@ -70,7 +70,7 @@ class Network:
         self.bytes = 0
         self._normal: list[float] = numpy_rng_stream(seed, "jitter").standard_normal(_DRAWS).tolist()
         self._next = 0
-        self._dice = rng_stream(seed, "loss")
+        self._rng = rng_stream(seed, "loss")
         self._one_way = latencies.one_way_s
         self._jitter = latencies.jitter_of
         self._blocked: dict[SimLink, None] = {}
@@ -84,7 +84,7 @@ class Network:
         delay = self._one_way(a, b) * math.exp(self._jitter(a, b) * self._normal[self._next])
         if self.loss:
             again = max(RTO_S, 2 * delay)
-            while self._dice.random() < self.loss:
+            while self._rng.random() < self.loss:
                 delay += again
                 again *= 2  # RFC 6298 5.5
         if self.detour is not None:
@@ -106,7 +106,7 @@ class Network:
         link.sent[side] += size
         left = max(now, source.cpu_until, source.up_until) + size / source.up_bytes_s
         source.up_until = left
-        if self.drop and deliver.__name__ == "received" and self._dice.random() < self.drop:
+        if self.drop and deliver.__name__ == "received" and self._rng.random() < self.drop:
             return  # of gossip and look-ups only: a job's frames come in a stream or not at all
         if self.cut is not None and (link.blocked[side] is not None or self.cut(source, target)):
             link.waiting.append((source, size, deliver, args))
@@ -160,9 +160,9 @@ class Network:
         for side in fresh:
             link.blocked[side] = now
         self._blocked[link] = None
-        self.loop.at(now + link.a.settings.link.dead_s, self._die, link, now)
+        self.loop.at(now + link.a.settings.link.dead_s, self._expire, link, now)
 
-    def _die(self, link: SimLink, since: float) -> None:
+    def _expire(self, link: SimLink, since: float) -> None:
         if link.up and since in link.blocked:
             self.break_link(link, "silent")
 

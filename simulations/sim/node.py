@@ -89,7 +89,7 @@ class SimNode(Host):
         self.save()
         if forgets:
             self._kept = (NodeSnapshot(), 0)
-        self.node = emptied(self.node, self.signer, self.entry_dice)
+        self.node = emptied(self.node, self.signer, self.entry_rng)
         self.up, self.vanished = False, silently
         self.job_log.died_at[self.peer_id] = self.loop.now
         self._timers.clear()

@@ -52,29 +52,29 @@ def settle(cluster: Cluster) -> None:
 
 def _spread_phases(cluster: Cluster, peer: SimNode) -> None:
     """Spread the timers, so that the nodes do not all replace a neighbour or ask a seed at the same time."""
-    die, rotate_s = rng_stream(cluster.seed, "rotate", peer.index), peer.settings.neighbours.rotate_s
-    peer.postpone(("neighbours", "rotate"), rotate_s * die.random())
+    rng, rotate_s = rng_stream(cluster.seed, "rotate", peer.index), peer.settings.neighbours.rotate_s
+    peer.postpone(("neighbours", "rotate"), rotate_s * rng.random())
     peer.postpone(("dht", "upkeep"), peer.node.dht.upkeep_s * rng_stream(cluster.seed, "upkeep", peer.index).random())
     seeds = [
-        Seed(seed, addrs, next_at=rotate_s * die.random()) for seed, addrs in cluster.seeds if seed != peer.peer_id
+        Seed(seed, addrs, next_at=rotate_s * rng.random()) for seed, addrs in cluster.seeds if seed != peer.peer_id
     ]
     peer.node.overlay.restore_seeds(seeds)
 
 
 def _stated(cluster: Cluster, peer: SimNode) -> list[Envelope]:
     """Its advert and its load, as old as they may be now, due when they are too old."""
-    die = rng_stream(cluster.seed, "phase", peer.index)
-    ages = {ADVERT: die.random(), LOAD: die.random()}
+    rng = rng_stream(cluster.seed, "phase", peer.index)
+    ages = {ADVERT: rng.random(), LOAD: rng.random()}
     return peer.node.gossip.resume(peer.make_load(), ages, len(cluster.peers), 0.0)
 
 
 def _fill_views(cluster: Cluster, stated: list[list[Envelope]]) -> None:
-    die, room = rng_stream(cluster.seed, "settle"), cluster.scenario.node.gossip.view_size
+    rng, room = rng_stream(cluster.seed, "settle"), cluster.scenario.node.gossip.view_size
     everybody = [envelope for envelopes in stated for envelope in envelopes]
     for peer in cluster.peers:
         heard = everybody
         if room < len(stated):
-            heard = [envelope for at in die.sample(range(len(stated)), room) for envelope in stated[at]]
+            heard = [envelope for at in rng.sample(range(len(stated)), room) for envelope in stated[at]]
         peer.node.gossip.learn(heard, 0.0)
 
 
@@ -84,10 +84,10 @@ def _fill_views(cluster: Cluster, stated: list[list[Envelope]]) -> None:
 def _fill_dht(cluster: Cluster) -> None:
     peers, settings = cluster.peers, cluster.scenario.node.dht
     numbers = np.array([_leading(peer_key(peer.peer_id)) for peer in peers], np.uint64)
-    die, refreshed = numpy_rng_stream(cluster.seed, "tables"), rng_stream(cluster.seed, "refreshed")
+    rng, refreshed = numpy_rng_stream(cluster.seed, "tables"), rng_stream(cluster.seed, "refreshed")
     for peer in peers:
         near = _closest(numbers, peer_key(peer.peer_id), 2 * settings.k)
-        far = die.integers(0, len(peers), min(FAR, len(peers)))
+        far = rng.integers(0, len(peers), min(FAR, len(peers)))
         for at in (*near, *far.tolist()):
             other = peers[at]
             peer.node.dht.table.seen(other.peer_id, other.addrs, network_group(other.address), 0.0)
@@ -140,14 +140,14 @@ def _closest(numbers: np.ndarray, key: bytes, count: int) -> list[int]:
 
 def _link(cluster: Cluster) -> None:
     """A random regular graph, nearly: every node dials half of its target."""
-    peers, die = cluster.peers, rng_stream(cluster.seed, "links")
+    peers, rng = cluster.peers, rng_stream(cluster.seed, "links")
     half = max(1, cluster.scenario.node.neighbours.target // 2)
     spread = cluster.scenario.topology.join_s
     for peer in peers:
         peer.node.dht.has_joined = True
-        others = die.sample(peers, min(len(peers), half + 1))
+        others = rng.sample(peers, min(len(peers), half + 1))
         for other in [each for each in others if each is not peer][:half]:
-            when = spread * die.random()
+            when = spread * rng.random()
             cluster.loop.at(when, peer.perform_dial, other.peer_id, other.addrs)
         cluster.loop.at(spread + 1.0, _joined, peer, peer.life)
         cluster.loop.at(spread + RESTED_S, _rested, peer, peer.life)

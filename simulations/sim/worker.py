@@ -71,9 +71,9 @@ class Worker:
     def __init__(self, peer: Host, settings: EngineModel) -> None:
         self.peer = peer
         self.loop = peer.loop
-        self.paces = paces_of(peer.machine)
+        self.timings = timings_of(peer.machine)
         self.engine = BatchEngine(
-            self.paces,
+            self.timings,
             slots=peer.machine.slots,
             resident=[offer.name for offer in peer.machine.resident],
             block_tokens=settings.block_tokens,
@@ -312,7 +312,7 @@ class Worker:
         load, machine = self.engine.load(self.loop.now), self.peer.machine
         if not load.clock_percent:
             return math.inf
-        timing = self.paces[job.model]
+        timing = self.timings[job.model]
         before = load.queued_prefill_tokens + sum(attempt.job.prompt_tokens for attempt in self.coming.values())
         wait = timing.read_s(job.prompt_tokens + before) * 100 / load.clock_percent
         wait += timing.load_s(int(self.engine.state_of(job.model)))
@@ -363,7 +363,7 @@ class Worker:
         self._say(attempt, REFUSAL_BYTES, AttemptFailed(self.peer.peer_id, Outcome.FAILED, detail))
 
 
-def paces_of(machine: Machine) -> dict[str, ModelTiming]:
+def timings_of(machine: Machine) -> dict[str, ModelTiming]:
     """How fast each model runs on a machine: as its GPU, times the efficiency that no node is told."""
     assert machine.gpu is not None, "an engine needs something to run on"
     return {

@@ -57,7 +57,7 @@ class _Book:
     def __init__(self, scenario: Scenario, seed: int, rate_per_s: float) -> None:
         workload = scenario.workload
         self._callers = Callers(scenario, seed)
-        self._dice = numpy_rng_stream(seed, "arrivals sessions")
+        self._rng = numpy_rng_stream(seed, "arrivals sessions")
         self._words = numpy_rng_stream(seed, "arrivals lengths")
         self._workload = workload
         self._turns = max(1.0, workload.turns)
@@ -70,15 +70,15 @@ class _Book:
 
     def begin(self) -> Iterator[tuple[float, int, int, Arrival]]:
         """The turns of the next conversations that fall into the run: time, session, turn, job."""
-        begins = self.begun_s + np.cumsum(self._dice.exponential(self._gap_s, _BLOCK))
+        begins = self.begun_s + np.cumsum(self._rng.exponential(self._gap_s, _BLOCK))
         self.begun_s = float(begins[-1])
-        turns = self._dice.geometric(1 / self._turns, _BLOCK)
+        turns = self._rng.geometric(1 / self._turns, _BLOCK)
         models = self._callers.models(begins)
         entries = self._callers.entries(_BLOCK).tolist()
         count = int(turns.sum())
         news = drawn(self._workload.prompt, self._words, count)
         answers = drawn(self._workload.output, self._words, count)
-        thinks = self._dice.exponential(self._workload.think_s, count)
+        thinks = self._rng.exponential(self._workload.think_s, count)
         factors = self._callers.factors(count)
         streams = self._callers.streams(count)
         ends = np.cumsum(turns)

@@ -283,9 +283,9 @@ class _Replay:
         self._copies = math.ceil(copies - 1e-9)
         #: Share of the conversations of the last copy.
         self._last = copies - (self._copies - 1)
-        die = rng_stream(seed, "arrivals copies")
-        self._starts = [0.0] + [die.random() * trace.span_s for _ in range(self._copies - 1)]
-        self._salts = [die.getrandbits(64) for _ in range(3)]
+        rng = rng_stream(seed, "arrivals copies")
+        self._starts = [0.0] + [rng.random() * trace.span_s for _ in range(self._copies - 1)]
+        self._salts = [rng.getrandbits(64) for _ in range(3)]
         self._callers = Callers(scenario, seed)
         self._block_tokens = scenario.engine.block_tokens
         self._sessions = len(trace.began) if trace.ids > 1 else 0

@@ -44,7 +44,7 @@ class BareMachine(SimNode):
         self.up, self.vanished, self.cpu_until = True, False, self.loop.now
         self.notes: list[tuple[float, Any]] = []
 
-    def die(self, *, silently: bool) -> None:
+    def rng(self, *, silently: bool) -> None:
         self.up, self.vanished = False, silently
         for link in list(self.links.values()):
             if silently:
@@ -188,7 +188,7 @@ class Caller:
 def engine_times(peer: SimNode, prompt: int) -> tuple[float, float]:
     """Seconds that an idle engine needs until it has read a prompt, and for the first token after that."""
     assert peer.worker is not None
-    timing = peer.worker.paces[MODEL]
+    timing = peer.worker.timings[MODEL]
     return timing.request_s + timing.read_s(prompt), timing.step(1, float(prompt))[0]
 
 

@@ -275,7 +275,7 @@ def test_a_doubt_makes_us_look_and_what_we_see_decides() -> None:
 def test_looks_on_behalf_of_others_are_few() -> None:
     node = Alone(20)
     probed = [probes(node.machine.doubted(Doubt(peer, 1, 1), 1.0)) for peer in node.peers]
-    assert sum(map(len, probed)) == failure_detector.MAX_DOUBT_LOOKS
+    assert sum(map(len, probed)) == failure_detector.MAX_DOUBT_PROBES
     for peer in node.peers:
         node.machine.heard(peer, 31.0)
     node.sweep(31.0)
@@ -383,7 +383,7 @@ def test_looks_and_doubts_per_period_are_bounded() -> None:
     node = Alone(40, probes=2)
     effects = node.sweep(31.0, (signer_of(90).peer_id,))
     assert len([e for e in effects if isinstance(e, Send)]) == failure_detector.MAX_DOUBTS
-    assert len(probes(effects)) == failure_detector.MAX_LOOKS
+    assert len(probes(effects)) == failure_detector.MAX_PROBES
 
 
 def test_a_silent_peer_with_a_link_is_left_to_its_ping() -> None:

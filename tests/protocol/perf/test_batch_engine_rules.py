@@ -29,8 +29,8 @@ class EngineRules(RuleBasedStateMachine):
     def begin(self, exact: bool, slots: int) -> None:
         self.exact = exact
         memory = 2 * WEIGHTS + TOKENS * SHAPE.kv_bytes
-        paces = {name: ModelTiming(CARD, SHAPE) for name in MODELS}
-        machine = BatchEngine(paces, slots=slots, resident="ab", memory_bytes=memory, exact=exact)
+        timings = {name: ModelTiming(CARD, SHAPE) for name in MODELS}
+        machine = BatchEngine(timings, slots=slots, resident="ab", memory_bytes=memory, exact=exact)
         self.loop = Loop(machine)
         self.works: dict[int, Work] = {}
         self.cancelled: set[int] = set()

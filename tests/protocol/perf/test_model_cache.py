@@ -20,8 +20,8 @@ GB = 1e9
 
 
 def three(memory: float = 2.2 * WEIGHTS, **options: object) -> Loop:
-    paces = {name: ModelTiming(CARD, SHAPE) for name in "abc"}
-    return Loop(BatchEngine(paces, **({"slots": 4, "resident": "ab", "memory_bytes": memory} | options)))  # type: ignore[arg-type]
+    timings = {name: ModelTiming(CARD, SHAPE) for name in "abc"}
+    return Loop(BatchEngine(timings, **({"slots": 4, "resident": "ab", "memory_bytes": memory} | options)))  # type: ignore[arg-type]
 
 
 def states(loop: Loop) -> list[ModelState]:

@@ -87,7 +87,7 @@ def test_the_first_token_comes_when_all_that_has_to_happen_has_happened() -> Non
     assert note.committed_at is not None
     assert note.committed_at - note.asked_at == pytest.approx(there + read_s + step_s + back, rel=1e-6)
     assert note.end == "completed"
-    request_s = worker.worker.paces[MODEL].request_s
+    request_s = worker.worker.timings[MODEL].request_s
     expected = {"way_there": there, "engine": request_s, "prompt": read_s - request_s + step_s, "way_back": back}
     assert stages(note) == pytest.approx(dict.fromkeys(STAGES, 0.0) | expected, rel=1e-6, abs=1e-9)
 
@@ -161,7 +161,7 @@ def test_the_answer_ends_when_the_engine_has_made_it() -> None:
     note = caller.ask(prompt=700, output=400)
     caller.run(60.0)
     assert made.peers[1].worker is not None
-    steps = sum(made.peers[1].worker.paces[MODEL].step(1, 700.0 + made_before)[0] for made_before in range(1, 400))
+    steps = sum(made.peers[1].worker.timings[MODEL].step(1, 700.0 + made_before)[0] for made_before in range(1, 400))
     assert note.ended_at is not None
     assert note.committed_at is not None
     assert note.ended_at - note.committed_at == pytest.approx(steps, rel=0.01)

@@ -159,7 +159,7 @@ def test_a_death_is_true_or_false() -> None:
     dead = PeerState(peers[1].peer_id, "dead")
     job_log.state(peers[0], dead)
     assert (job_log.false_deaths, job_log.true_deaths) == (1, [])
-    peers[1].die(silently=True)
+    peers[1].rng(silently=True)
     job_log.died_at[peers[1].peer_id] = job_log.loop.now
     job_log.loop.run(30.0)
     job_log.state(peers[0], PeerState(peers[1].peer_id, "suspect"))

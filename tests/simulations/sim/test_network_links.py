@@ -173,7 +173,7 @@ def test_a_process_that_is_down_refuses_and_a_machine_that_is_gone_does_not_answ
     silently: bool, took_s: float, why: str
 ) -> None:
     network, (a, b) = bare()
-    b.die(silently=silently)
+    b.rng(silently=silently)
     came = dial(network, a, b)
     network.loop.run(20.0)
     assert came == [(pytest.approx(took_s), None, why)]
@@ -234,7 +234,7 @@ def test_a_dial_over_a_way_that_takes_too_long_is_given_up() -> None:
 def test_a_dial_of_an_earlier_life_makes_no_link() -> None:
     network, (a, b) = bare()
     came = dial(network, a, b)
-    a.die(silently=False)
+    a.rng(silently=False)
     a.boot()
     network.loop.run(5.0)
     assert came == []
@@ -247,7 +247,7 @@ def test_a_node_that_dies_while_dialling_gets_no_link(silently: bool) -> None:
     network, (a, b) = bare()
     came = dial(network, a, b)
     network.loop.run(DELAY_S)
-    a.die(silently=silently)
+    a.rng(silently=silently)
     network.loop.run(5.0)
     assert came == []
     assert not a.links
@@ -257,7 +257,7 @@ def test_a_node_that_dies_while_dialling_gets_no_link(silently: bool) -> None:
 def test_who_comes_back_replaces_the_link_of_its_earlier_life() -> None:
     network, (a, b) = bare()
     old = linked(network, a, b)
-    a.die(silently=True)
+    a.rng(silently=True)
     a.boot()
     new = linked(network, a, b)
     assert not old.up
@@ -314,7 +314,7 @@ def test_accepted_links_and_all_links_are_bounded() -> None:
     came = dial(network, b, others[3])
     network.loop.run(network.loop.now + 1.0)
     assert came == [(0.0, None, "connections")], "nothing is sent"
-    others[0].die(silently=False)
+    others[0].rng(silently=False)
     assert outcomes(network, [b], others[3]) == [""]
 
 
@@ -384,7 +384,7 @@ def test_who_ends_during_a_dial_leaves_no_place_taken(trips: float, at_source: b
     ends = a if at_source else b
     came = dial(network, a, b)
     network.loop.run(network.loop.now + trips * TRIP_S)
-    ends.die(silently=False)
+    ends.rng(silently=False)
     if trips > 1.0:
         ends.boot()
     network.loop.run(network.loop.now + 20.0)
@@ -517,7 +517,7 @@ def test_who_vanishes_is_missed_after_a_while_and_who_crashes_at_once(silently: 
     network, (a, b) = bare()
     linked(network, a, b)
     begun = network.loop.now
-    b.die(silently=silently)
+    b.rng(silently=silently)
     network.loop.run(begun + 60)
     assert a.heard(f"down: {why}") == [pytest.approx(begun + after_s)]
     assert not a.links
@@ -527,7 +527,7 @@ def test_nothing_reaches_a_later_life() -> None:
     network, (a, b) = bare()
     link = linked(network, a, b)
     send(network, link, a, "for the old one")
-    b.die(silently=True)
+    b.rng(silently=True)
     b.boot()
     network.loop.run(60.0)
     assert not b.heard("for the old one")

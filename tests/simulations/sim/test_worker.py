@@ -54,7 +54,7 @@ def test_a_full_engine_is_as_fast_as_the_engine_alone() -> None:
     notes = [caller.ask(output=output) for output in outputs]
     caller.run(120.0)
     ended = {note.number: note.ended_at for note in notes}
-    alone = BatchEngine(worker.paces, slots=2)
+    alone = BatchEngine(worker.timings, slots=2)
     waiting, ends, now = list(enumerate(outputs, 1)), dict[int, float](), begun
     wake = float("inf")
     free = 2
@@ -158,7 +158,7 @@ def test_a_throttled_engine_is_slower_by_as_much() -> None:
         firsts.append(note.committed_at - note.asked_at)
         assert made.job_log.completed == 1
     read_s, step_s = engine_times(worker.peer, 4000)
-    assert firsts[1] - firsts[0] == pytest.approx(read_s - worker.paces[MODEL].request_s + step_s, rel=0.02)
+    assert firsts[1] - firsts[0] == pytest.approx(read_s - worker.timings[MODEL].request_s + step_s, rel=0.02)
 
 
 # --- models --------------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_a_cold_model_is_loaded_and_everybody_is_told() -> None:
         return next(offer.state for offer in record.advert.models if offer.name == cold)
 
     assert seen_by_entry() == ModelState.ON_DISK
-    load_s = peer.worker.paces[cold].load_s(int(ModelState.ON_DISK))
+    load_s = peer.worker.timings[cold].load_s(int(ModelState.ON_DISK))
     assert load_s > 3.0
     assert peer.worker.true_wait_s(Job(0, cold, 300, 9, True, (), 0, 0.0)) > load_s
     caller = Caller(made, entry)
@@ -254,7 +254,7 @@ def test_the_true_wait_grows_with_what_is_before_it() -> None:
     _made, caller, worker = served(scenario(2, hardware=TWO_SLOTS), costs=FREE)
     job = Job(0, MODEL, 300, 100, True, (), 0, 0.0)
     waits = [worker.true_wait_s(job)]
-    assert waits[0] == pytest.approx(worker.paces[MODEL].read_s(300))
+    assert waits[0] == pytest.approx(worker.timings[MODEL].read_s(300))
     for _ in range(4):
         caller.ask(output=2000, most=2000)
         caller.run(0.5)
