@@ -6,7 +6,7 @@ import pytest
 
 from protocol.statements.envelope import MAX_TTL_S, UNSEEN, Envelope, Key, parse, seal
 from protocol.statements.keys import LOAD, Ed25519Signer
-from protocol.statements.versions import MAX_VOTES, SEEN_SHARE, HighWaterMarks, WallClock
+from protocol.statements.versions import MAX_VOTES, SEEN_SHARE, HighWaterMarks, WallClock, next_incarnation
 
 WALL = 1_800_000_000.0
 SKEW = 120.0
@@ -220,3 +220,9 @@ def test_what_ran_out_before_it_came_is_part_of_no_hash() -> None:
     assert marks.living(7.0) == 0
     marks.advance(said(1), 6.0, held=True)
     assert (marks.living(7.0), list(marks.hashes(7.0))) == (0, [0] * 256)
+
+
+def test_an_incarnation_is_above_all_before_it_and_at_least_the_time() -> None:
+    assert next_incarnation(0, 1_800_000_000.9) == 1_800_000_000
+    assert next_incarnation(1_800_000_000, 1_800_000_000.9) == 1_800_000_001  # two starts within a second
+    assert next_incarnation(1_900_000_000, 1_800_000_000.0) == 1_900_000_001  # the clock was set back
