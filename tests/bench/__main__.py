@@ -60,6 +60,9 @@ ROWS: dict[str, Callable[[Path], list[Row]]] = {
 
 def main(arguments: list[str]) -> int:
     """Measure the rows that were asked for (default: all) and print them."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
     values = [value for option, value in itertools.pairwise(arguments) if option == "--write"]
     names = [name for name in arguments if not name.startswith("-") and name not in values] or list(ROWS)
     unknown = [name for name in names if name not in ROWS]
