@@ -281,8 +281,9 @@ async def test_leaving_a_real_stream_stops_the_generation(vllm_host: VllmHost) -
         closing(Upstream(vllm_host.url)) as upstream,
     ):
         assert await engine.poll_models(), engine.problem
-        made = []
-        for _ in range(3):  # a busy machine may be done before it hears that nobody listens any more
+        made = [1900.0]
+        # On a busy machine vLLM may hear late that the client has left.  If leaving stopped nothing, no try would.
+        while made[-1] >= 950 and len(made) <= 10:
             before = await gauges()
             async with engine.open(job(**fields)) as reply:
                 assert await reply.receive()
@@ -290,7 +291,7 @@ async def test_leaving_a_real_stream_stops_the_generation(vllm_host: VllmHost) -
                 while (after := await gauges()).running:  # noqa: ASYNC110 - a gauge announces nothing
                     await trio.sleep(0.05)
             made.append(after.generated - before.generated)
-        assert min(made) < 950, made  # nearly all of it was never made
+        assert made[-1] < 950, made  # nearly all of it was never made
 
 
 @pytest.mark.vllm
