@@ -103,7 +103,7 @@ def _fill_dht(cluster: Cluster) -> None:
 
 
 def _providers(peer: SimNode, ttl_s: int) -> list[Envelope]:
-    assert peer.advert is not None, "whoever has started has advertised"
+    assert peer.advert is not None, "a node that has started has advertised"
     keys = [key for offer in peer.advert.models for key in (ModelId(offer.fingerprint), name_key(offer.name))]
     version, addrs = (peer.node.gossip.publisher.inc, 0), peer.advert.addrs
     return [statement(peer.signer, Provider(key, addrs), version, peer.wall(), ttl_s) for key in dict.fromkeys(keys)]

@@ -131,7 +131,7 @@ class _Heap:
 
     def _change(self, change: Change, mark: str, until: float) -> None:
         author = self.peers[change.author]
-        assert author.advert is not None, "whoever has started has advertised"
+        assert author.advert is not None, "a node that has started has advertised"
         author.advertise(msgspec.structs.replace(author.advert, owner=mark))
         self.loop.at(until, self._count, change.author, mark, self.loop.now)
 

@@ -1,4 +1,4 @@
-"""Usage: asked of every stream, told to whoever asked for it, counted where nobody counts."""
+"""Token usage: requested in every stream, passed on if the caller asked for it, counted if the engine does not."""
 
 from __future__ import annotations
 

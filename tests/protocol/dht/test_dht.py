@@ -224,7 +224,7 @@ def test_what_nobody_took_is_published_again_although_the_network_has_its_size()
 
     assert stores(node.timer(("dht", "rejoin"), NOW, WALL)) == 0
     (look,) = [each.key for each in of(node.publish((provider(1),), NOW), SetTimer)]
-    for turn in range(1, 20):  # nobody answers for a while, over links that stand
+    for turn in range(1, 20):  # no peer answers for a while, although the links stand
         node.timer(look, NOW + turn * TEST.query_s / 4, WALL)
     assert not node.searches.lookups
     assert stores(node.timer(("dht", "rejoin"), NOW + 60, WALL)) == 10  # all there are

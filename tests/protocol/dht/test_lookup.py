@@ -25,7 +25,7 @@ def test_who_has_a_link_is_asked_besides_the_closest_that_have_none() -> None:
     assert [entry.peer for entry in search.ask_next(0.0)] == closest[:3]
     assert search.ask_next(0.0) == []
     assert search.answered(closest[10]) is besides[0]
-    assert search.ask_next(0.0) == []  # it took nobody's place, and gives none
+    assert search.ask_next(0.0) == []  # it displaced no contact, and its loss frees no place
     assert not Lookup(bytes(32), 20, settings, 0.0).ask_first(linked, 0.0)
 
 
