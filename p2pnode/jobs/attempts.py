@@ -30,12 +30,12 @@ from protocol.jobs.cascade_events import (
     CascadeEvent,
     Completed,
     Keepalive,
-    Outcome,
     Progress,
     Refused,
     WasBusy,
 )
 from protocol.jobs.entry import EntryEvent
+from protocol.reputation.outcomes import Outcome
 from protocol.wire.end_signature import read_end
 from protocol.wire.messages import (
     ACCEPT,

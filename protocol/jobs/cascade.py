@@ -59,9 +59,6 @@ from protocol.errors import LocalProtocolError
 from protocol.events import TimerFired
 from protocol.ids import PeerId, short
 from protocol.jobs.cascade_events import (
-    BLAMED,
-    CHEAP,
-    OF_THE_NETWORK,
     Abort,
     Accepted,
     Attempt,
@@ -76,13 +73,13 @@ from protocol.jobs.cascade_events import (
     GiveUp,
     Keepalive,
     Observe,
-    Outcome,
     Paused,
     Progress,
     Refused,
     Resumed,
     WasBusy,
 )
+from protocol.reputation.outcomes import BLAMED, CHEAP, OF_THE_NETWORK, Outcome
 from protocol.settings import CascadeSettings
 from protocol.wire.mux import ResetCode
 

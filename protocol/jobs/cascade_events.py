@@ -1,57 +1,18 @@
-"""The events and effects of a cascade, and the outcomes of attempts: frozen values, not to be subclassed.
+"""The events and effects of a cascade: frozen values, not to be subclassed.
 
-Not here: how a cascade answers an event (``cascade``).
+Not here: how a cascade answers an event (``cascade``), the outcomes of attempts (``reputation.outcomes``).
 """
 
 from __future__ import annotations
-
-from enum import StrEnum
-from typing import Final
 
 import msgspec
 
 from protocol.effects import SetTimer
 from protocol.events import TimerFired
 from protocol.ids import PeerId
+from protocol.perf.forecast import Forecast
+from protocol.reputation.outcomes import Outcome
 from protocol.wire.messages import Refuse
-
-
-class Outcome(StrEnum):
-    """The outcome of one attempt."""
-
-    COMPLETED = "completed"
-    BUSY = "busy"
-    REFUSED = "refused"
-    UNREACHABLE = "unreachable"
-    BROKEN = "broken"
-    MISBEHAVED = "misbehaved"
-    FAILED = "failed"
-    NO_ACCEPT = "no_accept"
-    NO_ANSWER = "no_answer"
-    SILENT = "silent"
-    SLOW = "slow"
-    STALLED = "stalled"
-    DEADLINE = "deadline"
-    CANCELLED = "cancelled"
-    DEFECT = "defect"
-
-
-#: Outcomes that count against the peer; of these, the ones that a broken network of our own explains as well.
-BLAMED: Final = frozenset(
-    {
-        Outcome.UNREACHABLE,
-        Outcome.BROKEN,
-        Outcome.MISBEHAVED,
-        Outcome.FAILED,
-        Outcome.NO_ACCEPT,
-        Outcome.NO_ANSWER,
-        Outcome.SILENT,
-        Outcome.SLOW,
-    }
-)
-OF_THE_NETWORK: Final = frozenset({Outcome.UNREACHABLE, Outcome.BROKEN, Outcome.NO_ACCEPT, Outcome.SILENT})
-#: Nothing was risked: does not count as one of the attempts.
-CHEAP: Final = frozenset({Outcome.BUSY, Outcome.REFUSED, Outcome.UNREACHABLE, Outcome.NO_ACCEPT})
 
 # --- events ------------------------------------------------------------------------------------------------------
 
@@ -60,7 +21,8 @@ class Begin(msgspec.Struct, frozen=True, gc=False):
     """Run the job on one of ``candidates``, best first.
 
     ``tokens_before`` is how many tokens are made before the first piece comes: 0 for a stream, else the whole answer
-    (``inf`` if that is unknown).  ``reach_s``: how much longer than usual it may take to reach them.
+    (``inf`` if that is unknown).  ``reach_s``: how much longer than usual it may take to reach them.  ``forecasts`` are
+    the predictions for the candidates, in the same order; none for peers of which only an address is known.
     """
 
     candidates: tuple[PeerId, ...]
@@ -68,6 +30,7 @@ class Begin(msgspec.Struct, frozen=True, gc=False):
     body_bytes: int = 0
     tokens_before: float = 0.0
     reach_s: float = 0.0
+    forecasts: tuple[Forecast | None, ...] = ()
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):

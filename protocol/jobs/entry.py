@@ -56,17 +56,11 @@ from protocol.errors import LocalProtocolError
 from protocol.events import TimerFired
 from protocol.ids import ModelId, PeerId, name_key
 from protocol.jobs.cascade import TIMER, Cascade, OwnNetwork
-from protocol.jobs.cascade_events import (
-    Attempt,
-    Begin,
-    CallerGone,
-    CascadeEffect,
-    CascadeEvent,
-    GiveUp,
-    Observe,
-    Outcome,
-)
+from protocol.jobs.cascade_events import Attempt, Begin, CallerGone, CascadeEffect, CascadeEvent, GiveUp, Observe
 from protocol.membership.peer_view import PeerView
+from protocol.perf.forecast import Forecast
+from protocol.reputation.experience import Experience
+from protocol.reputation.observation import Observation
 from protocol.routing.ranking import JobQuery, Ranking, similar
 from protocol.settings import CascadeSettings
 from protocol.statements.adverts import Advert
@@ -126,6 +120,7 @@ class EntryState:
         self.rank = rank
         self.settings = settings
         self.network = OwnNetwork(settings)
+        self.experience = Experience(view)
         self._since = now
         self._unknown: OrderedDict[str, float] = OrderedDict()
 
@@ -155,6 +150,7 @@ class Entry:
         self._submit = _NOTHING
         self._cascade: Cascade | None = None
         self._end = self._lookup_end = 0.0
+        self._forecasts: dict[PeerId, Forecast | None] = {}
 
     @property
     def state(self) -> str:
@@ -229,7 +225,8 @@ class Entry:
 
     def _able(self, ranking: Ranking) -> tuple[PeerId, ...]:
         """The candidates, without this node if it has no engine: its view may still hold an old advert of its own."""
-        peers = tuple(candidate.peer for candidate in ranking.candidates)
+        self._forecasts = {candidate.peer: candidate.forecast for candidate in ranking.candidates}
+        peers = tuple(self._forecasts)
         me = self._shared.view.me
         return peers if self._submit.has_engine else tuple(peer for peer in peers if peer != me)
 
@@ -237,20 +234,18 @@ class Entry:
         submit, shared = self._submit, self._shared
         tokens_before = 0.0 if submit.stream else float(submit.answer_tokens or math.inf)
         self._cascade = Cascade(shared.settings, shared.network, self._end)
-        return self._note(
-            self._cascade.handle(Begin(peers, submit.stream, submit.body_bytes, tokens_before, reach_s), now)
-        )
+        forecasts = tuple(self._forecasts.get(peer) for peer in peers)
+        begin = Begin(peers, submit.stream, submit.body_bytes, tokens_before, reach_s, forecasts)
+        return self._note(self._cascade.handle(begin, now))
 
     def _note(self, effects: list[CascadeEffect]) -> list[EntryEffect]:
-        """Report attempts that begin and end to the view, because they change its ranking."""
-        view = self._shared.view
+        """Report attempts that begin and end to the experience, because they change the ranking."""
+        experience, model = self._shared.experience, self._submit.query.model
         for effect in effects:
             if isinstance(effect, Attempt):
-                view.add_inflight(effect.peer, +1)
+                experience.attempted(effect.peer)
             elif isinstance(effect, Observe):
-                view.add_inflight(effect.peer, -1)
-                if effect.outcome is Outcome.COMPLETED:
-                    view.observe_success(effect.peer)
+                experience.observed(_observation(effect, model, self._forecasts.get(effect.peer)))
         return [*effects]
 
     # --- no peer to ask ------------------------------------------------------------------------------------------
@@ -308,6 +303,17 @@ def addresses_in(found: Found, peer: PeerId) -> tuple[str, ...]:
         if isinstance(value, Advert):
             addrs += value.addrs
     return tuple(dict.fromkeys(addrs))
+
+
+def _observation(seen: Observe, model: str, forecast: Forecast | None) -> Observation:
+    """An attempt as the reputation takes it."""
+    first_s = None if seen.first_at is None else seen.first_at - seen.asked_at
+    token_s = None
+    if seen.first_at is not None and seen.pieces > 1:
+        token_s = (seen.ended_at - seen.first_at) / (seen.pieces - 1)
+    return Observation(
+        seen.peer, model, seen.outcome, seen.blame, first_s, token_s, seen.pieces, seen.promise_s, forecast
+    )
 
 
 def _can_be_looked_up(query: JobQuery) -> bool:

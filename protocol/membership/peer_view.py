@@ -77,9 +77,11 @@ _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "protocol": (np.int32, 0),
     "status": (np.int8, 0),
     "alive": (np.int8, 0),
+    "reached": (np.int8, 0),  # 1: a link stood; 0: never dialled from here; -1: the last dial failed
     "used": (np.bool_, 0),
     "kept": (np.bool_, 0),  # never gives way
     "me": (np.bool_, 0),
+    "linked": (np.bool_, 0),  # a link stands
     "wanted": (np.bool_, 0),  # offers a model that this node serves or was asked for
 }
 _OF_A_LOAD: Final = ("load_until", "until", "jobs", "slots", "places", "prefill", "covered", "free", "open_until")
@@ -282,7 +284,9 @@ class PeerView:
             record = PeerRecord(peer, 0, now)
             self._add(record, "")
         record.linked, record.outbound = linked, outbound and linked
+        self.columns["linked"][record.row] = linked
         if linked:
+            self.columns["reached"][record.row] = 1
             record.address = address
             self._regroup(record, network_group(address))
         elif (record.advert is None and record.load is None) or not (record.is_kept or self._fits(record)):
@@ -305,6 +309,12 @@ class PeerView:
         self.columns["rtt"][record.row] = record.rtt_s
         self.columns["way"][record.row] = record.rtt_s
         self.columns["rttvar"][record.row] = record.rttvar_s
+
+    def observe_unreachable(self, peer: PeerId) -> None:
+        """A dial from here failed, and no link stands: from now on other peers are asked first."""
+        record = self._records.get(peer)
+        if record is not None and not record.linked:
+            self.columns["reached"][record.row] = -1
 
     def observe_success(self, peer: PeerId) -> None:
         """A job of ours went well there: from now on the peer is proven."""

@@ -19,6 +19,7 @@ from protocol.membership.columns import Offers
 from protocol.membership.peer_record import PeerRecord
 from protocol.membership.peer_view import PeerView
 from protocol.perf.cost_model import REQUEST_S, backlog_s, cold_s, prefill_s, step_s
+from protocol.perf.forecast import Forecast
 from protocol.perf.gpu_catalog import ModelShape, shape_of
 from protocol.statements.adverts import ModelOffer, ModelState
 
@@ -31,6 +32,10 @@ _WORD: Final = (1 << 64) - 1
 #: The first steps of every sequence, computed once; longer sequences are computed on demand.
 _STEPS: Final = np.arange(1, 1025, dtype=np.uint64) * _GAMMA
 _30, _27, _31, _12 = (np.uint64(bits) for bits in (30, 27, 31, 12))
+
+#: Standard deviation of the logarithm of a prediction that no observation corrected (guess: hidden efficiencies of
+#: 25 %, and as much for what the model of a GPU leaves out).
+UNKNOWN_SIGMA: Final = 0.35
 
 T = TypeVar("T")
 
@@ -157,6 +162,12 @@ class CandidateTable:
     def rtt(self) -> FloatArray:
         """Round trip, seconds: 0 for this node, a default if it was never measured."""
         return self.column("way")
+
+    def forecast(self, place: int) -> Forecast:
+        """The prediction for the peer at a place."""
+        wait, prompt = float(self.rtt[place] + self.cold[place]), float(self.queue[place] + self.prefill[place])
+        itl = float(self.itl[place])
+        return Forecast(wait + prompt, itl, UNKNOWN_SIGMA, wait, prompt, itl)
 
     # --- predicted seconds ---------------------------------------------------------------------------------------
 

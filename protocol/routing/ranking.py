@@ -8,7 +8,7 @@ Theory of operation
     table      the rows that offer the model, as columns                     (``candidate_table``, ``peer_view``)
     filters    exclude peers; the first reason counts                        (``filters``)
     parts      the policy's terms for all peers at once, added or multiplied (``policies``)
-    order      named by ``order`` > not suspect > warm > a free slot > score > a draw
+    order      named by ``order`` > not suspect > no failed dial > warm > a free slot > score > a draw
 
 The draw decides between equal peers, so that a thousand nodes with the same view do not all choose the same one; a
 policy with a temperature draws by the score itself.  This node is a candidate like any other, with a round trip of 0.
@@ -30,6 +30,7 @@ from protocol.errors import LocalProtocolError
 from protocol.ids import PeerId
 from protocol.membership.peer_record import PeerRecord
 from protocol.membership.peer_view import SUSPECT, PeerView
+from protocol.perf.forecast import Forecast
 from protocol.rng import Rng
 from protocol.routing.candidate_table import CandidateTable, JobQuery
 from protocol.routing.catalog import ModelSummary, catalog
@@ -80,6 +81,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     terms: tuple[Term, ...]
     warm: bool
     rtt_s: float | None
+    forecast: Forecast | None = None
 
 
 class Excluded(msgspec.Struct, frozen=True, gc=False):
@@ -135,7 +137,8 @@ def rank(
         record = view.at(int(rows[place]))
         terms = tuple(_term(part, says, record, place, now) for part, says in zip(parts, known, strict=False))
         rtt_s = 0.0 if record.is_self else record.rtt_s
-        candidates.append(Candidate(record.peer, float(scores[place]), terms, bool(warm[place]), rtt_s))
+        forecast = table.forecast(place)
+        candidates.append(Candidate(record.peer, float(scores[place]), terms, bool(warm[place]), rtt_s, forecast))
     excluded: tuple[Excluded, ...] = ()
     if explain:
         excluded = (*_removed(table, removed), *_strangers(view, query.model))
@@ -156,7 +159,7 @@ def _order(places: IntArray, table: CandidateTable, policy: Policy, keys: FloatA
 
 def _tiers(table: CandidateTable, policy: Policy) -> IntArray:
     """The tier of each peer, which counts before the score; the lowest goes first."""
-    tiers: IntArray = (table.column("alive") == SUSPECT) * 4
+    tiers: IntArray = (table.column("alive") == SUSPECT) * 8 + (table.column("reached") < 0) * 4
     if policy.warm_first:
         tiers = tiers + ~table.warm * 2
     if policy.free_first:
@@ -165,7 +168,7 @@ def _tiers(table: CandidateTable, policy: Policy) -> IntArray:
     if table.query.order:
         last = len(table.query.order)
         named = [last if place is None else place for place in Named(table.query.order).places(table)]
-        tiers = tiers + np.array(named, np.int64) * 8
+        tiers = tiers + np.array(named, np.int64) * 16
     return tiers
 
 

@@ -28,11 +28,11 @@ from protocol.jobs.cascade_events import (
     Finish,
     GiveUp,
     Observe,
-    Outcome,
     Progress,
     Refused,
 )
 from protocol.jobs.entry import Entry, EntryEvent, EntryState, LookUp, Submit, addresses_in
+from protocol.reputation.outcomes import Outcome
 from protocol.routing.policies import DEFAULT, SORTS
 from protocol.routing.ranking import JobQuery, Ranking, rank
 from protocol.wire.end_signature import read_end

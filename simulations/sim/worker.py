@@ -32,7 +32,6 @@ from protocol.jobs.cascade_events import (
     CascadeEvent,
     Completed,
     Keepalive,
-    Outcome,
     Progress,
     Refused,
     WasBusy,
@@ -42,6 +41,7 @@ from protocol.perf.batch_engine import BatchEngine
 from protocol.perf.gpu_catalog import shape_of
 from protocol.perf.model_timing import ModelTiming
 from protocol.perf.sequences import BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
+from protocol.reputation.outcomes import Outcome
 from protocol.routing.ranking import JobQuery
 from protocol.statements.adverts import Load, ModelOffer
 from protocol.wire.messages import Busy, Refuse

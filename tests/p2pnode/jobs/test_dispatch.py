@@ -13,7 +13,7 @@ from p2pnode.jobs.records import JobFailed, JobSpec
 from p2pnode.jobs.worker import Worker
 from protocol import PROTOCOL_VERSION
 from protocol.ids import JobId, name_key, peer_text
-from protocol.jobs.cascade_events import Outcome
+from protocol.reputation.outcomes import Outcome
 from protocol.routing.ranking import JobQuery
 from protocol.statements.adverts import Advert, Provider
 from protocol.statements.envelope import statement

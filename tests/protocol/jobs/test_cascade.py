@@ -29,13 +29,13 @@ from protocol.jobs.cascade_events import (
     GiveUp,
     Keepalive,
     Observe,
-    Outcome,
     Paused,
     Progress,
     Refused,
     Resumed,
     WasBusy,
 )
+from protocol.reputation.outcomes import Outcome
 from protocol.settings import CascadeSettings
 from protocol.wire.messages import Refuse
 from protocol.wire.mux import ResetCode

@@ -27,7 +27,6 @@ from protocol.jobs.cascade_events import (
     GiveUp,
     Keepalive,
     Observe,
-    Outcome,
     Progress,
     WasBusy,
 )
@@ -47,6 +46,7 @@ from protocol.jobs.entry import (
     addresses_in,
 )
 from protocol.membership.peer_view import PeerView
+from protocol.reputation.outcomes import Outcome
 from protocol.routing.ranking import Candidate, Excluded, JobQuery, Ranking
 from protocol.settings import CascadeSettings
 from protocol.statements.adverts import Advert, ModelOffer, Provider

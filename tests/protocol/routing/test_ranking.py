@@ -228,3 +228,11 @@ def test_similar_names_are_offered_for_a_wrong_one() -> None:
     assert similar(view, "gpt-5") == ()
     assert similar(view, "") == ()
     assert len(similar(view, "llama-3.1", most=1)) == 1
+
+
+def test_a_peer_that_could_not_be_reached_is_asked_after_all_that_were_not_tried() -> None:
+    view = new_view()
+    for number in (1, 2, 3):
+        put(view, number, advert(gpu=card(bandwidth=1000.0 / number)))
+    view.observe_unreachable(peer(1))
+    assert chosen(ranked(view, policy="random", explain=False))[-1] == peer(1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from protocol.effects import PeerState, Penalise
 from protocol.ids import PeerId
-from protocol.jobs.cascade_events import Observe, Outcome
+from protocol.jobs.cascade_events import Observe
+from protocol.reputation.outcomes import Outcome
 from simulations.sim.job_log import JobLog
 from simulations.sim.jobs import GpuShare, Job, SimAttempt, Truth
 from tests.simulations.small_networks import BareMachine, bare

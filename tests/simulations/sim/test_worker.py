@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from protocol.jobs.admission import Arrived
-from protocol.jobs.cascade_events import Begin, Outcome
+from protocol.jobs.cascade_events import Begin
 from protocol.perf.batch_engine import BatchEngine
 from protocol.perf.sequences import Finished, Work
+from protocol.reputation.outcomes import Outcome
 from protocol.routing.ranking import JobQuery
 from protocol.settings import AdmissionSettings, NodeSettings
 from protocol.statements.adverts import ModelState, Status
