@@ -17,6 +17,7 @@ import trio
 from p2pnode.engine.base import EngineJob
 from p2pnode.jobs.engine_slots import TurnedAway
 from p2pnode.jobs.execute import run_on_engine
+from p2pnode.jobs.guest_policy import check_guest
 from p2pnode.jobs.records import JobSpec
 from p2pnode.jobs.usage import Tally
 from p2pnode.swarm import DEFECT
@@ -139,9 +140,15 @@ class RemoteAttempt:
                 self._reached.set()
 
     async def _send(self, channel: Channel) -> None:
+        body = self._spec.body
+        await channel.send(REQ, encode(self._request()))
+        for start in range(0, len(body), BODY_FRAME_BYTES):
+            await channel.send(BODY, body[start : start + BODY_FRAME_BYTES])
+
+    def _request(self) -> JobRequest:
         spec = self._spec
         left_ms = 0 if spec.deadline is None else max(1, round(1000 * (spec.deadline - trio.current_time())))
-        request = JobRequest(
+        return JobRequest(
             job=spec.job_id,
             path=spec.path,
             model=spec.model,
@@ -152,9 +159,6 @@ class RemoteAttempt:
             max_tokens=spec.max_tokens,
             deadline_ms=left_ms,
         )
-        await channel.send(REQ, encode(request))
-        for start in range(0, len(spec.body), BODY_FRAME_BYTES):
-            await channel.send(BODY, spec.body[start : start + BODY_FRAME_BYTES])
 
     async def next_update(self) -> AttemptUpdate:
         await self._reached.wait()
@@ -222,7 +226,9 @@ class RemoteAttempt:
             refuse = Refuse(
                 message.status, plain(message.code), plain(message.message), plain(message.param), message.final
             )
-            update.events.append(Refused(peer, refuse))
+            # Our own check of the request costs time, so only a refusal leads to it.
+            own = check_guest(self._request(), self._spec.body) if refuse.final else None
+            update.events.append(Refused(peer, own or refuse, checked=own is not None))
         elif kind in _ENTRY_KINDS:
             raise BadFrame(f"a frame of kind {kind} from a worker")
 
@@ -316,13 +322,13 @@ class LocalAttempt:
     def _turned_away(self, message: Busy | Refuse) -> CascadeEvent:
         if isinstance(message, Busy):
             return WasBusy(self._me, message.retry_ms / 1000)
-        return Refused(self._me, message)
+        return Refused(self._me, message, checked=True)
 
     def _ended(self, refuse: Refuse | None, begun: bool) -> CascadeEvent:
         if refuse is None:
             return Completed(self._me)
         if not begun:
-            return Refused(self._me, refuse)
+            return Refused(self._me, refuse, checked=True)
         return AttemptFailed(self._me, Outcome.FAILED, refuse.message)
 
     async def next_update(self) -> AttemptUpdate:

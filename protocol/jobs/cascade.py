@@ -15,7 +15,8 @@ The cost of an attempt depends on the risk that it carried.  A peer did no work 
 nothing at all, or no longer has the model: it counts only against ``asked``.  (When a network partitions, half of the
 peers fall silent at once, and three tries are too few; seen in the simulator.)  A peer that took the job and failed
 counts against ``attempts`` as well, so that a request that kills engines kills three of them at most.  A refusal
-because of the request itself ends the job at once: every other peer would refuse it, too.
+because of the request itself ends the job once a second voice confirms it (``refusals``); until then the next peer is
+asked.
 
 All deadlines (DESIGN 3.3) use one timer, which is moved lazily: an event only notes its time, and the timer checks
 again when it fires.  While the caller does not read (``Paused``), the peer has no deadline.
@@ -27,7 +28,7 @@ idle    Begin                  Attempt, or GiveUp (503) without candidates      
 asking  Accepted               SetTimer                                                    waiting
 asking  WasBusy                Observe, then the next Attempt or GiveUp                    asking
 asking, Refused, the request   Observe, GiveUp with the peer's words                       over
-waiting is at fault
+waiting is at fault, confirmed
 asking, Refused otherwise      Observe, then the next Attempt or GiveUp                    asking
 waiting
 waiting Keepalive              none                                                        waiting
@@ -79,6 +80,7 @@ from protocol.jobs.cascade_events import (
     Resumed,
     WasBusy,
 )
+from protocol.jobs.refusals import Refusals
 from protocol.reputation.outcomes import BLAMED, CHEAP, OF_THE_NETWORK, Outcome
 from protocol.settings import CascadeSettings
 from protocol.wire.mux import ResetCode
@@ -89,8 +91,6 @@ TIMER: Final[TimerKey] = ("cascade",)
 DEADLINE_SLACK_S: Final = 1.0
 #: The least wait that a caller is told, also used where no peer said more, seconds (HTTP knows no fractions).
 RETRY_S: Final = 1.0
-#: Statuses with which a peer may end a request for good; others would make the caller doubt its key or this node.
-_FINAL: Final = frozenset({400, 404, 413, 415, 422})
 
 
 class OwnNetwork:
@@ -133,6 +133,7 @@ class Cascade:
         self._attempts = 0
         self._outcomes: list[Outcome] = []
         self._retries: list[float] = []
+        self._refusals = Refusals()
         # The attempt under way.
         self.asked = 0
         self._peer = PeerId(b"")
@@ -166,6 +167,7 @@ class Cascade:
 
     def _on_begin(self, event: Begin, now: float) -> list[CascadeEffect]:
         self._begin = event
+        self._refusals = Refusals(too_long=event.too_long)
         return self._next(now, "nobody offers it")
 
     def _next(self, now: float, detail: str) -> list[CascadeEffect]:
@@ -206,10 +208,10 @@ class Cascade:
         refuse = event.refuse
         self._network.worked()
         if refuse.final and refuse.status < 500:
+            if not self._refusals.heard(event):
+                return self._fail(Outcome.REFUSED, refuse.message, now)
             self._state = "over"
-            observe = self._observe(Outcome.REFUSED, False, now, refuse.message)
-            status = refuse.status if refuse.status in _FINAL else 400
-            return [observe, GiveUp(status, refuse.code, refuse.message, refuse.param)]
+            return [self._observe(Outcome.REFUSED, False, now, refuse.message), self._refusals.answer()]
         # 503 and similar statuses say "not now"; 500 and 502 that the engine broke on it, which costs an attempt.
         broke = refuse.status >= 500 and refuse.status != 503
         return self._fail(Outcome.FAILED if broke else Outcome.REFUSED, refuse.message, now)
@@ -361,6 +363,8 @@ class Cascade:
     def _exhausted(self, now: float, detail: str) -> GiveUp:
         self._state = "over"
         asked = f"{self.asked} peers were" if self.asked > 1 else "1 peer was"
+        if self._refusals and all(outcome in CHEAP for outcome in self._outcomes):
+            return self._refusals.answer()
         retry_after = max(RETRY_S, min(self._retries, default=RETRY_S))
         if self._outcomes and all(outcome is Outcome.BUSY for outcome in self._outcomes):
             message = f"{asked} asked; all are busy and their queues are full: try again in {math.ceil(retry_after)} s."

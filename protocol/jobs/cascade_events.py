@@ -23,6 +23,7 @@ class Begin(msgspec.Struct, frozen=True, gc=False):
     ``tokens_before`` is how many tokens are made before the first piece comes: 0 for a stream, else the whole answer
     (``inf`` if that is unknown).  ``reach_s``: how much longer than usual it may take to reach them.  ``forecasts`` are
     the predictions for the candidates, in the same order; none for peers of which only an address is known.
+    ``too_long``: by this node's own estimate the request exceeds the context that they offer.
     """
 
     candidates: tuple[PeerId, ...]
@@ -31,6 +32,7 @@ class Begin(msgspec.Struct, frozen=True, gc=False):
     tokens_before: float = 0.0
     reach_s: float = 0.0
     forecasts: tuple[Forecast | None, ...] = ()
+    too_long: bool = False
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
@@ -48,10 +50,14 @@ class WasBusy(msgspec.Struct, frozen=True, gc=False):
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """The peer will not do it, before or after it accepted, and before any piece of the answer."""
+    """The peer will not do it, before or after it accepted, and before any piece of the answer.
+
+    ``checked``: this node's own check of the request found the same, and ``refuse`` has its words.
+    """
 
     peer: PeerId
     refuse: Refuse
+    checked: bool = False
 
 
 class Progress(msgspec.Struct, frozen=True, gc=False):

@@ -230,12 +230,14 @@ class Entry:
         me = self._shared.view.me
         return peers if self._submit.has_engine else tuple(peer for peer in peers if peer != me)
 
-    def _begin(self, peers: tuple[PeerId, ...], now: float, reach_s: float = 0.0) -> list[EntryEffect]:
+    def _begin(
+        self, peers: tuple[PeerId, ...], now: float, reach_s: float = 0.0, *, too_long: bool = False
+    ) -> list[EntryEffect]:
         submit, shared = self._submit, self._shared
         tokens_before = 0.0 if submit.stream else float(submit.answer_tokens or math.inf)
         self._cascade = Cascade(shared.settings, shared.network, self._end)
         forecasts = tuple(self._forecasts.get(peer) for peer in peers)
-        begin = Begin(peers, submit.stream, submit.body_bytes, tokens_before, reach_s, forecasts)
+        begin = Begin(peers, submit.stream, submit.body_bytes, tokens_before, reach_s, forecasts, too_long)
         return self._note(self._cascade.handle(begin, now))
 
     def _note(self, effects: list[CascadeEffect]) -> list[EntryEffect]:
@@ -259,7 +261,7 @@ class Entry:
             shorter = replace(query, prompt_tokens=query.prompt_tokens // ESTIMATE)
             peers = self._able(self._shared.rank(shorter, now, False))
             if peers:
-                return self._begin(peers, now)
+                return self._begin(peers, now, too_long=True)
         return self._give_up(self._none_free(ranking.offered, reasons))
 
     def _give_up(self, effect: GiveUp) -> list[EntryEffect]:

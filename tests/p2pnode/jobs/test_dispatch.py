@@ -464,16 +464,42 @@ async def test_what_the_caller_raises_comes_out_as_it_is(autojump_clock: object)
 # --- who is asked, and what is said when nobody can -------------------------------------------------------------------
 
 
-async def test_the_callers_own_mistake_goes_to_no_further_peer(autojump_clock: object) -> None:
+async def test_a_mistake_that_two_peers_name_goes_to_no_third(autojump_clock: object) -> None:
     async with site() as here:
         refuse = EngineFailed(400, "context_length_exceeded", "too long", "messages")
-        here.worker(1, Script(refuse=refuse))
-        here.worker(2)
-        failed = await fails(here.dispatch, ordered("w1", "w2"))
+        for number in (1, 2):
+            here.worker(number, Script(refuse=refuse))
+        here.worker(3)
+        failed = await fails(here.dispatch, ordered("w1", "w2", "w3"))
         assert (failed.status, failed.code, failed.param) == (400, "context_length_exceeded", "messages")
         assert failed.should_retry is False
-        assert len(here.swarm.asked) == 1
+        assert len(here.swarm.asked) == 2
         assert not here.seen[0].blame
+
+
+async def test_a_mistake_that_this_nodes_own_check_finds_goes_to_no_second_peer(autojump_clock: object) -> None:
+    async with site() as here:
+        for number in (1, 2):
+            here.worker(number)
+        failed = await fails(here.dispatch, spec(body=chat(priority=1)))
+        assert (failed.status, failed.code, failed.param) == (400, "unsupported_parameter", "priority")
+        assert len(here.swarm.asked) == 1
+
+
+async def blames_the_request(channel: Channel, first: Frames) -> None:
+    await channel.send(REFUSE, encode(Refuse(401, "invalid_api_key", "your key is wrong\n", "", True)))
+    channel.close()
+
+
+async def test_one_peer_cannot_end_a_request(autojump_clock: object) -> None:
+    async with site() as here:
+        here.swarm.add(1, blames_the_request)
+        failed = await fails(here.dispatch, spec())
+        assert (failed.status, failed.code) == (400, "invalid_parameter"), "a peer cannot make a caller doubt its key"
+        assert 'It says: "your key is wrong ". No other peer could be asked' in failed.message
+        here.worker(2)
+        said, answer = await ask(here.dispatch, ordered("w1", "w2", number=2))
+        assert (said, answer.attempts) == (A + b"|" + B, 2)
 
 
 async def test_the_same_mistake_on_the_own_engine(autojump_clock: object) -> None:

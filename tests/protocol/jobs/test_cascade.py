@@ -293,13 +293,48 @@ def test_what_each_said_is_told() -> None:
     assert found.message.endswith("try again in 3 s.")
 
 
-def test_the_callers_mistake_ends_it_at_once() -> None:
-    play = Play(A, B)
-    effects = play.do(Refused(A, Refuse(400, "unsupported_parameter", "leave out lora", "lora", True)))
+def wrong(peer: PeerId, code: str = "unsupported_parameter", *, checked: bool = False) -> Refused:
+    """A peer says that the request itself is wrong."""
+    return Refused(peer, Refuse(400, code, "leave out lora", "lora", True), checked)
+
+
+def test_the_callers_mistake_ends_it_at_once_where_this_node_found_it_too() -> None:
+    effects = Play(A, B).do(wrong(A, checked=True))
     assert gave_up(effects) == GiveUp(400, "unsupported_parameter", "leave out lora", "lora")
     assert not observed(effects).blame
-    strange = Play(A).do(Refused(A, Refuse(401, "invalid_api_key", "give me your key", "", True)))
-    assert gave_up(strange).status == 400, "a peer cannot make the caller doubt its key"
+    effects = Play(A, B, too_long=True).do(wrong(A, "context_length_exceeded"))
+    assert gave_up(effects).code == "context_length_exceeded"
+
+
+def test_one_peer_that_blames_the_request_ends_nothing() -> None:
+    play = Play(A, B, C)
+    effects = play.do(wrong(A, "invalid_api_key"))
+    assert (observed(effects).outcome, observed(effects).blame) == (Outcome.REFUSED, False)
+    assert effects[-1] == Attempt(B, 2)
+    play.do(WasBusy(B))
+    play.do(Accepted(C))
+    play.do(Progress(C))
+    assert isinstance(play.do(Completed(C))[-1], Finish), "the peer was wrong, or lied"
+
+
+def test_two_peers_that_blame_the_request_end_it() -> None:
+    play = Play(A, B, C)
+    play.do(wrong(A))
+    play.do(Accepted(B))
+    assert (gave_up(play.do(wrong(B))).status, play.cascade.asked) == (400, 2)
+
+
+def test_the_one_refusal_is_told_where_the_others_could_not_be_asked() -> None:
+    play = Play(A, B, C)
+    play.do(wrong(A))
+    play.do(WasBusy(B))
+    found = gave_up(play.do(AttemptFailed(C, Outcome.UNREACHABLE)))
+    assert (found.status, found.code) == (400, "unsupported_parameter")
+    assert "No other peer could be asked" in found.message
+    play = Play(A, B)
+    play.do(wrong(A))
+    found = gave_up(play.do(AttemptFailed(B, Outcome.BROKEN)))
+    assert found.status == 503, "the other one took the job, so it did not find the request wrong"
 
 
 def test_nobody_to_ask() -> None:

@@ -28,6 +28,7 @@ from protocol.jobs.cascade_events import (
     Keepalive,
     Observe,
     Progress,
+    Refused,
     WasBusy,
 )
 from protocol.jobs.entry import (
@@ -52,6 +53,7 @@ from protocol.settings import CascadeSettings
 from protocol.statements.adverts import Advert, ModelOffer, Provider
 from protocol.statements.envelope import Envelope, statement
 from protocol.statements.keys import Ed25519Signer
+from protocol.wire.messages import Refuse
 
 SETTINGS = CascadeSettings()
 MODEL = "m"
@@ -199,6 +201,15 @@ def test_a_prompt_that_only_our_estimate_finds_too_long_is_tried() -> None:
         (100, True),
         (100 // ESTIMATE, False),
     ]
+    refuse = Refuse(400, "context_length_exceeded", "too long", "messages", True)
+    assert isinstance(play.do(Refused(A, refuse))[-1], GiveUp), "its count confirms our estimate"
+
+
+def test_a_peer_that_finds_a_prompt_too_long_against_our_estimate_needs_a_second_voice() -> None:
+    play = Play(A, B)
+    play.submit()
+    refuse = Refuse(400, "context_length_exceeded", "too long", "messages", True)
+    assert play.do(Refused(A, refuse))[-1] == Attempt(B, 2)
 
 
 def test_a_prompt_that_is_too_long_by_any_count_is_the_callers_mistake() -> None:
