@@ -46,8 +46,11 @@ class PeerRecord:
     rttvar_s: float = 0.0
     #: The remote IP address of the link (or the last one), as text.
     address: str = ""
-    #: All memory that its advert claims.
+    #: The memory of its GPUs, as far as the claim counts.
     vram_mib: int = 0
+    #: What its advert and its load claim that cannot be true, in words; empty if nothing.
+    absurd_advert: str = ""
+    absurd_load: str = ""
     #: Our jobs that run there now, and those that went well.
     inflight: int = 0
     successes: int = 0
@@ -65,10 +68,17 @@ class PeerRecord:
         return total if self.load is None else min(total, self.load.free_vram_mib)
 
     @property
+    def absurd(self) -> str:
+        """What it claims that cannot be true, in words; empty if nothing."""
+        return self.absurd_advert or self.absurd_load
+
+    @property
     def open_until(self) -> float:
-        """Until when it may be asked for anything: -inf if it is gone, leaves, or speaks another version."""
+        """Until when it may be asked for anything: -inf if it is gone, leaves, lies, or speaks another version."""
         advert, load = self.advert, self.load
         if advert is None or advert.protocol != PROTOCOL_VERSION or self.state not in ("alive", "suspect"):
+            return -_INF
+        if self.absurd:
             return -_INF
         if load is None:  # no load known: assumed to be idle
             return self.advert_until

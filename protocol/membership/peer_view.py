@@ -11,7 +11,8 @@ node serves, and those it was asked for last (:meth:`PeerView.want`): a peer tha
 A record above the limits is dropped with its link.  Otherwise an attacker could fill the view by redialling under new
 ids.
 
-Everything here except times, links, states and counts is the peer's own claim.  Not here: which statement is newer
+Everything here except times, links, states and counts is the peer's own claim; the columns hold as much of a claim as
+counts (``perf.ceilings``), the statements all of it.  Not here: which statement is newer
 (``gossip``), which peers are dead (``failure_detector``), which one is best (``ranking``).
 """
 
@@ -27,6 +28,7 @@ from protocol.ids import PeerId
 from protocol.membership.columns import Columns, Offers
 from protocol.membership.eviction import Eviction
 from protocol.membership.peer_record import PeerRecord
+from protocol.perf.ceilings import absurd_advert, absurd_load, believed
 from protocol.perf.cost_model import LEAST_GB_S, LEAST_TFLOPS, UNKNOWN_GB_S, UNKNOWN_TFLOPS
 from protocol.statements.adverts import Advert, Load, ModelOffer
 from protocol.statements.envelope import Envelope
@@ -59,7 +61,7 @@ _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "prefill": (np.float64, 0.0),
     "covered": (np.float64, 0.0),  # in flight when the load arrived, so counted in it
     "free": (np.float64, 0.0),
-    # Until when it may be asked for anything: -inf for a peer that is gone, leaves or speaks another version.
+    # Until when it may be asked for anything: -inf for a peer that is gone, leaves, lies or speaks another version.
     "open_until": (np.float64, -_INF),
     "advert_until": (np.float64, -_INF),
     "vram": (np.float64, 0.0),
@@ -80,6 +82,7 @@ _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "reached": (np.int8, 0),  # 1: a link stood; 0: never dialled from here; -1: the last dial failed
     "used": (np.bool_, 0),
     "kept": (np.bool_, 0),  # never gives way
+    "absurd": (np.bool_, 0),  # claims what cannot be true
     "me": (np.bool_, 0),
     "linked": (np.bool_, 0),  # a link stands
     "wanted": (np.bool_, 0),  # offers a model that this node serves or was asked for
@@ -218,19 +221,25 @@ class PeerView:
         columns["advert_until"][row] = until
         columns["until"][row] = whole = max(until, record.load_until)
         self._eviction.expires(whole)
-        columns["vram"][row] = record.vram_mib = advert.vram_mib
-        tflops = sum(gpu.count * max(gpu.bf16_tflops, gpu.fp16_tflops) for gpu in advert.gpus)
-        bandwidth = sum(gpu.count * gpu.bandwidth_gb_s for gpu in advert.gpus)
+        record.absurd_advert, gpus = absurd_advert(advert), believed(advert.gpus)
+        columns["vram"][row] = record.vram_mib = sum(gpu.count * gpu.vram_mib for gpu in gpus)
+        tflops = sum(gpu.count * max(gpu.bf16_tflops, gpu.fp16_tflops) for gpu in gpus)
+        bandwidth = sum(gpu.count * gpu.bandwidth_gb_s for gpu in gpus)
         columns["tflops"][row], columns["bandwidth"][row] = tflops, bandwidth
         columns["flops"][row] = max(LEAST_TFLOPS, tflops or UNKNOWN_TFLOPS) * 1e12
         columns["bytes_s"][row] = max(LEAST_GB_S, bandwidth or UNKNOWN_GB_S) * 1e9
         columns["free"][row] = record.free_mib
         columns["open_until"][row] = record.open_until
+        columns["absurd"][row] = bool(record.absurd)
 
     def _set_load(self, record: PeerRecord, load: Load, now: float, until: float) -> None:
         if (record.load.status if record.load is not None else 0) != load.status:
             self.columns["status"][record.row] = load.status
         record.load, record.load_at, record.load_until = load, now, until
+        absurd = absurd_load(load)
+        if absurd != record.absurd_load:
+            record.absurd_load = absurd
+            self.columns["absurd"][record.row] = bool(record.absurd)
         if record.advert is None and until < self._sure_until:
             self._sure_until = until
         whole = max(until, record.advert_until)

@@ -98,6 +98,12 @@ def gpu_names() -> tuple[str, ...]:
     return tuple(entry.gpu.model for entry in _accelerators())
 
 
+@cache
+def all_gpus() -> tuple[Gpu, ...]:
+    """The accelerators of the table, one of each."""
+    return tuple(entry.gpu for entry in _accelerators())
+
+
 @lru_cache(maxsize=_NAMES_REMEMBERED)
 def find_gpu(name: str, vram_mib: int = 0) -> Gpu | None:
     """The accelerator that ``name`` means, or None.

@@ -1,7 +1,7 @@
 """The models on offer now, with one summary each over all available peers.
 
-A peer that is dead, leaving, or silent for too long counts for nothing.  All figures but the counts are claims of the
-peers.  Not here: the choice of a peer (``ranking``).
+A peer that is dead, leaving, silent for too long, or that claims what cannot be true counts for nothing.  All figures
+but the counts are claims of the peers.  Not here: the choice of a peer (``ranking``).
 """
 
 from __future__ import annotations
@@ -97,5 +97,6 @@ def _available(table: CandidateTable) -> BoolArray:
         & (table.column("advert_until") > table.now)
         & (table.column("status") <= int(Status.BUSY))
         & (table.column("protocol") == PROTOCOL_VERSION)
+        & ~table.column("absurd")
     )
     return available

@@ -144,6 +144,11 @@ def _leaving(table: CandidateTable) -> BoolArray:
     return leaving
 
 
+def _implausible(table: CandidateTable) -> BoolArray:
+    absurd: BoolArray = table.column("absurd")
+    return absurd
+
+
 def _capability(table: CandidateTable) -> BoolArray | None:
     wanted = table.query.capabilities
     if not wanted:
@@ -231,6 +236,7 @@ FILTERS: Final = (
     Filter("stale_advert", _stale_advert, _advert_age, closed=True),
     Filter("stale_load", _stale_load, _load_age, closed=True),
     Filter("leaving", _leaving, _load_says, closed=True),
+    Filter("implausible", _implausible, lambda case: case.record.absurd, closed=True),
     Filter("capability", _capability, _lacks),
     Filter("quantization", _quantization, lambda case: f"serves {case.offer.quantization or _UNKNOWN}"),
     Filter("context", _context, _too_long),

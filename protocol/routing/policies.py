@@ -37,8 +37,13 @@ UNKNOWN_FREE: Final = 0.5
 #: Temperature of the draw by seconds: a peer that is twice as fast is chosen ten times as often (DESIGN 5; 0.1 to 0.6
 #: differ little in the simulator, with 0 all nodes choose the same peer).
 TEMPERATURE: Final = 0.3
-#: Least predicted duration of a job, seconds, so that its logarithm exists.
+#: The same for the price: a peer that is half as dear is chosen a thousand times as often (guess: a caller who sorts
+#: by the price means it).
+PRICE_TEMPERATURE: Final = 0.1
+#: Least predicted duration of a job, of a token, seconds, and least price of a job, USD, so that its logarithm exists.
 LEAST_S: Final = 1e-3
+LEAST_TOKEN_S: Final = 1e-5
+LEAST_USD: Final = 1e-9
 #: The score of a peer that ``power-of-two`` drew: more than any load.
 DRAWN: Final = 1e6
 #: Weight of an unknown GPU, TFLOPS (guess: a small one).
@@ -66,8 +71,8 @@ class Policy:
 
     ``product``: the parts are multiplied, not added.  ``warm_first``: a peer with the model resident comes before all
     peers that have to load it.  ``free_first``: a peer with a free slot comes before all peers without.
-    ``temperature``: peers are drawn one after the other, each with weight seconds^(-1/temperature), where the score is
-    minus the seconds; 0 takes the best.
+    ``temperature``: peers are drawn one after the other, each with weight cost^(-1/temperature), where the score is
+    minus the cost (seconds, or USD) and ``least`` its least value; 0 takes the best.
     """
 
     name: str
@@ -77,6 +82,7 @@ class Policy:
     warm_first: bool = True
     free_first: bool = True
     temperature: float = 0.0
+    least: float = LEAST_S
 
     def scores(self, parts: list[Part]) -> FloatArray:
         """The sum or the product of the parts."""
@@ -92,7 +98,7 @@ class Policy:
         """
         if not self.temperature:
             return scores
-        keys: FloatArray = -np.log(np.maximum(-scores, LEAST_S)) / self.temperature - np.log(-np.log(noise))
+        keys: FloatArray = -np.log(np.maximum(-scores, self.least)) / self.temperature - np.log(-np.log(noise))
         return keys
 
 
@@ -185,9 +191,9 @@ def cheapest(table: CandidateTable) -> list[Part]:
 
 
 def fastest(table: CandidateTable) -> list[Part]:
-    """Most tokens per second for this job."""
-    rate = 1 / table.itl
-    return [Part("tokens per second", rate, "1/s", rate, "load", _bandwidth_known(table))]
+    """Most tokens per second for this job; the score is minus the seconds per token."""
+    itl = table.itl
+    return [Part("tokens per second", 1 / itl, "1/s", -itl, "load", _bandwidth_known(table))]
 
 
 def soonest(table: CandidateTable) -> list[Part]:
@@ -249,12 +255,35 @@ POLICIES: Final[dict[str, Policy]] = {
 }
 DEFAULT: Final = "expected-seconds"
 
-#: The orders that a caller may choose instead of the policy.
+#: The orders that a caller may choose instead of the policy; drawn as well, because the best of a view that a thousand
+#: nodes share gets all of their jobs.
 SORTS: Final[dict[str, Policy]] = {
     policy.name: policy
     for policy in (
-        Policy("price", "the cheapest", cheapest, warm_first=False, free_first=False),
-        Policy("throughput", "the most tokens per second", fastest, free_first=False),
-        Policy("latency", "the soonest first token", soonest, warm_first=False, free_first=False),
+        Policy(
+            "price",
+            "the cheapest",
+            cheapest,
+            warm_first=False,
+            free_first=False,
+            temperature=PRICE_TEMPERATURE,
+            least=LEAST_USD,
+        ),
+        Policy(
+            "throughput",
+            "the most tokens per second",
+            fastest,
+            free_first=False,
+            temperature=TEMPERATURE,
+            least=LEAST_TOKEN_S,
+        ),
+        Policy(
+            "latency",
+            "the soonest first token",
+            soonest,
+            warm_first=False,
+            free_first=False,
+            temperature=TEMPERATURE,
+        ),
     )
 }

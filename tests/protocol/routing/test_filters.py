@@ -6,10 +6,10 @@ import pytest
 
 from protocol.ids import peer_text, short
 from protocol.routing.policies import POLICIES
-from protocol.statements.adverts import Advert, ModelState, Status
+from protocol.statements.adverts import Advert, Load, ModelState, Status
 from protocol.statements.keys import LOAD
 from tests.protocol.routing.rankings import chosen, ranked, why_not
-from tests.protocol.sample_peers import ME, advert, card, envelope, idle, new_view, offer, peer, put
+from tests.protocol.sample_peers import ME, MODEL, advert, card, envelope, idle, new_view, offer, peer, put
 
 
 def test_who_fails_two_filters_is_told_the_first() -> None:
@@ -139,3 +139,34 @@ def test_peers_are_named_by_id_by_short_id_and_by_name() -> None:
     assert chosen(ranked(view, order=("nobody", "O0O0O0O0"))) != []
     assert why_not(ranked(view, only=names[:2]), three) == ("not_named", "not among the 2 that `only` names")
     assert why_not(ranked(view, ignore=names[2:]), three) == ("ignored", "named by `ignore`")
+
+
+@pytest.mark.parametrize(
+    ("said", "load", "detail"),
+    [
+        (advert(gpu=card(24, 1e12)), None, "claims 1e+12 TFLOPS in bf16 for each 'card'; 2,250 count"),
+        (
+            advert(gpu=card(24, 400.0, name="RTX 4090")),
+            None,
+            "claims 400 TFLOPS in bf16 for each 'RTX 4090'; 189.98 count",
+        ),
+        (advert(offer(price_out=1e9)), None, f"claims 1e+09 USD per million tokens for {MODEL!r}; up to 10,000"),
+        (advert(), idle(slots=1 << 20), "claims 1,048,576 slots; up to 4,096 are plausible"),
+    ],
+)
+def test_what_cannot_be_true_is_shown_and_not_used(said: Advert, load: Load | None, detail: str) -> None:
+    view = new_view()
+    liar, honest = put(view, 1, said, load), put(view, 2)
+    ranking = ranked(view)
+    assert chosen(ranking) == chosen(ranked(view, explain=False)) == [honest]
+    reason, told = why_not(ranking, liar)
+    assert reason == "implausible"
+    assert told.startswith(detail)
+
+
+def test_a_load_that_can_be_true_again_is_believed() -> None:
+    view = new_view()
+    one = put(view, 1, advert(), idle(slots=1 << 20))
+    assert chosen(ranked(view)) == []
+    assert view.put(envelope(one, LOAD), idle(), 1.0, 99.0)
+    assert chosen(ranked(view)) == [one]

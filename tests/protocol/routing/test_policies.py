@@ -18,7 +18,7 @@ from protocol.routing.candidate_table import JobQuery, noise
 from protocol.routing.policies import DEFAULT, POLICIES, SORTS, vram_fit
 from protocol.routing.ranking import rank
 from protocol.statements.adverts import Advert, Load, ModelOffer, ModelState
-from tests.protocol.sample_peers import ME, MODEL, advert, card, idle, new_view, offer, put
+from tests.protocol.sample_peers import ME, MODEL, advert, card, idle, new_view, offer, peer, put
 
 
 def order(view: PeerView, policy: str, seed: int = 1, **wishes: object) -> list[PeerId]:
@@ -234,10 +234,38 @@ def test_the_fastest_has_the_bandwidth_and_the_soonest_the_short_queue() -> None
     wide = put(view, 1, advert(gpu=card(24, 100.0, 2000.0)), idle(queued_prefill_tokens=100_000))
     near = put(view, 2, advert(gpu=card(24, 100.0, 500.0)), idle())
     cold = put(view, 3, advert(offer(state=int(ModelState.ON_DISK)), gpu=card(24, 900.0, 3000.0)), idle())
-    assert order(view, "neuralgrid", sort="throughput") == [wide, near, cold]
-    assert order(view, "neuralgrid", sort="latency") == [near, cold, wide]
+    assert by_score(view, "throughput") == [cold, wide, near]
+    assert order(view, "neuralgrid", sort="throughput")[-1] == cold, "the resident ones first"
+    assert by_score(view, "latency") == [near, cold, wide]
     view.observe_rtt(near, 60.0)
-    assert order(view, "neuralgrid", sort="latency") == [cold, wide, near]
+    assert by_score(view, "latency") == [cold, wide, near]
+
+
+def by_score(view: PeerView, sort: str) -> list[PeerId]:
+    """The peers by what they score, whatever was drawn."""
+    ranking = rank(view, JobQuery(MODEL, sort=sort), DEFAULT, random.Random(1), 1.0)
+    return [each.peer for each in sorted(ranking.candidates, key=lambda each: -each.score)]
+
+
+@pytest.mark.parametrize("sort", sorted(SORTS))
+def test_a_sort_does_not_send_everyone_to_the_one_that_is_a_little_better(sort: str) -> None:
+    view = new_view()
+    for number in range(1, 11):
+        cost = 1 + number / 100
+        put(view, number, advert(offer(price_out=cost), gpu=card(24, 100 / cost, 1000 / cost)))
+    put(view, 11, advert(offer(price_out=8.0), gpu=card(24, 100 / 8, 1000 / 8)))
+    first = Counter(order(view, DEFAULT, seed, sort=sort, prompt_tokens=1000)[0] for seed in range(200))
+    assert len(first) >= 9, "ten that are practically equal share the jobs"
+    assert max(first.values()) < 60
+    assert first[peer(11)] <= 4, "and the one that is much worse hardly gets any"
+
+
+def test_the_free_ones_share_what_is_sorted_by_price() -> None:
+    view = new_view()
+    for number in range(1, 6):
+        put(view, number, advert(offer(price_out=0.0 if number < 5 else 0.01)))
+    first = Counter(order(view, DEFAULT, seed, sort="price")[0] for seed in range(100))
+    assert set(first) == {peer(number) for number in range(1, 5)}
 
 
 SAYS_ALL = advert(offer(price_in=0.5, price_out=1.0), gpu=card(24, 100.0, 1000.0))
