@@ -123,6 +123,10 @@ def cluster_of(peers: Iterable[JsonObject], models: list[JsonObject]) -> JsonObj
     }
 
 
+#: The objects of ``/v1/p2p/peers`` by peer id.
+Known = dict[str, JsonObject]
+
+
 class Route:
     """``POST /v1/p2p/route``: explains the decision on a request without carrying it out."""
 
@@ -136,33 +140,53 @@ class Route:
 
 
 def shown_ranking(ranking: Ranking, peers: Iterable[JsonObject]) -> JsonObject:
-    """A ranking as the API shows it."""
-    names = {peer["id"]: peer["name"] for peer in peers}
+    """A ranking as the API shows it; ``order`` is the one that a request would get now."""
+    known = {peer["id"]: peer for peer in peers}
     return {
         "object": "route",
         "model": ranking.query.model,
         "policy": ranking.policy,
         "query": msgspec.to_builtins(ranking.query, enc_hook=_text),
-        "candidates": [_candidate(candidate, names) for candidate in ranking.candidates],
-        "excluded": [_excluded(excluded, names) for excluded in ranking.excluded],
+        "candidates": [_candidate(candidate, known) for candidate in ranking.candidates],
+        "excluded": [_excluded(excluded, known) for excluded in ranking.excluded],
         "order": [peer_text(candidate.peer) for candidate in ranking.candidates],
+        "drawn": ranking.drawn,
+        "temperature": ranking.temperature,
+        "runner_up": _runner_up(ranking, known),
     }
 
 
-def _identity(peer: PeerId, names: dict[str, str]) -> JsonObject:
-    text = peer_text(peer)
-    return {"peer": text, "short": short(peer), "name": names.get(text, "")}
-
-
-def _candidate(candidate: Candidate, names: dict[str, str]) -> JsonObject:
+def _runner_up(ranking: Ranking, known: Known) -> JsonObject | None:
+    found = ranking.runner_up
+    if found is None:
+        return None
     return {
-        **_identity(candidate.peer, names),
+        **_identity(ranking.candidates[found.place].peer, known),
+        "ahead": _identity(ranking.candidates[found.ahead].peer, known),
+        "gap": found.gap,
+        "unit": found.unit,
+        "needs": list(found.needs),
+    }
+
+
+def _identity(peer: PeerId, known: Known) -> JsonObject:
+    text = peer_text(peer)
+    return {"peer": text, "short": short(peer), "name": known.get(text, {}).get("name", "")}
+
+
+def _candidate(candidate: Candidate, known: Known) -> JsonObject:
+    mine = known.get(peer_text(candidate.peer), {}).get("self", False)
+    return {
+        **_identity(candidate.peer, known),
         "score": candidate.score,
         "warm": candidate.warm,
         "rtt_ms": None if candidate.rtt_s is None else round(candidate.rtt_s * 1000, 3),
         "terms": [msgspec.to_builtins(term) for term in candidate.terms],
+        "odds": candidate.odds,
+        "needs": list(candidate.needs),
+        "link": "self" if mine else "standing" if candidate.linked else "new",
     }
 
 
-def _excluded(excluded: Excluded, names: dict[str, str]) -> JsonObject:
-    return {**_identity(excluded.peer, names), "reason": excluded.reason, "detail": excluded.detail}
+def _excluded(excluded: Excluded, known: Known) -> JsonObject:
+    return {**_identity(excluded.peer, known), "reason": excluded.reason, "detail": excluded.detail}

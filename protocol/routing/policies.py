@@ -20,8 +20,8 @@ from protocol.perf.cost_model import ANSWER_TOKENS, LEAST_TFLOPS
 from protocol.routing.candidate_table import CandidateTable
 from protocol.statements.adverts import ModelState
 
-#: The source of a number: the peer's advert or load, our link to it, or this node itself.
-Basis = Literal["advert", "load", "link", "own"]
+#: The source of a number: the peer's advert or load, our link to it, this node itself, or the outcomes of past jobs.
+Basis = Literal["advert", "load", "link", "own", "learned"]
 
 #: Weights of the seed formula, as NeuralGrid published them; the floor bounds the score of a peer without a price.
 VRAM_WEIGHT: Final = 0.3
@@ -54,7 +54,8 @@ UNKNOWN_WEIGHT: Final = 10.0
 class Part:
     """One term for all candidates: raw ``values`` in ``unit``, what each ``makes`` of the score, and their source.
 
-    ``known`` returns, for an explanation, which values are not assumptions; None if none is.
+    ``known`` returns, for an explanation, which values are not assumptions; None if none is.  ``learned`` returns which
+    values past jobs have corrected; None if none is.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Part:
     makes: FloatArray
     basis: Basis
     known: Callable[[], BoolArray] | None = None
+    learned: Callable[[], BoolArray] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ class Policy:
     ``product``: the parts are multiplied, not added.  ``warm_first``: a peer with the model resident comes before all
     peers that have to load it.  ``free_first``: a peer with a free slot comes before all peers without.
     ``temperature``: peers are drawn one after the other, each with weight cost^(-1/temperature), where the score is
-    minus the cost (seconds, or USD) and ``least`` its least value; 0 takes the best.
+    minus the cost (seconds, or USD) and ``least`` its least value; 0 takes the best.  ``drawn``: a part of the score is
+    a draw, so the best differs each time.
     """
 
     name: str
@@ -83,6 +86,17 @@ class Policy:
     free_first: bool = True
     temperature: float = 0.0
     least: float = LEAST_S
+    drawn: bool = False
+
+    @property
+    def draws(self) -> bool:
+        """Whether another request gets another order."""
+        return self.drawn or self.temperature > 0
+
+    def unit(self, parts: list[Part]) -> str:
+        """The unit of the score, if all parts have the same and are added."""
+        units = {part.unit for part in parts}
+        return "" if self.product or len(units) > 1 else units.pop()
 
     def scores(self, parts: list[Part]) -> FloatArray:
         """The sum or the product of the parts."""
@@ -96,10 +110,18 @@ class Policy:
 
         The draw is weighted sampling without replacement: it sorts by ``log weight + Gumbel noise`` (Yellott 1977).
         """
-        if not self.temperature:
+        weights = self.log_weights(scores)
+        if weights is None:
             return scores
-        keys: FloatArray = -np.log(np.maximum(-scores, self.least)) / self.temperature - np.log(-np.log(noise))
+        keys: FloatArray = weights - np.log(-np.log(noise))
         return keys
+
+    def log_weights(self, scores: FloatArray) -> FloatArray | None:
+        """The logarithms of the weights of the draw; None if the best score is taken."""
+        if not self.temperature:
+            return None
+        weights: FloatArray = -np.log(np.maximum(-scores, self.least)) / self.temperature
+        return weights
 
 
 def vram_fit(need_mib: FloatArray, vram_mib: FloatArray) -> FloatArray:
@@ -248,9 +270,11 @@ POLICIES: Final[dict[str, Policy]] = {
         ),
         Policy("gputorrent", "much free memory, a warm model, a short way", gputorrent, product=True, warm_first=False),
         Policy("least-loaded", "fewest jobs per place", least_loaded),
-        Policy("power-of-two", "the less loaded of two", power_of_two),
-        Policy("weighted-round-robin", "a share of the jobs in proportion to compute", weighted_round_robin),
-        Policy("random", "any peer", random, warm_first=False, free_first=False),
+        Policy("power-of-two", "the less loaded of two", power_of_two, drawn=True),
+        Policy(
+            "weighted-round-robin", "a share of the jobs in proportion to compute", weighted_round_robin, drawn=True
+        ),
+        Policy("random", "any peer", random, warm_first=False, free_first=False, drawn=True),
     )
 }
 DEFAULT: Final = "expected-seconds"

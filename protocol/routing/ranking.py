@@ -20,6 +20,7 @@ Not here: asking a peer, and the next attempt (``jobs/cascade``).
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -35,6 +36,17 @@ from protocol.rng import Rng
 from protocol.routing.candidate_table import CandidateTable, JobQuery
 from protocol.routing.catalog import ModelSummary, catalog
 from protocol.routing.filters import FILTERS, Case, Named, removed_by
+from protocol.routing.odds import (
+    BUSY_TIER,
+    COLD_TIER,
+    NAMED_TIER,
+    SUSPECT_TIER,
+    UNREACHED_TIER,
+    RunnerUp,
+    first_odds,
+    lacking,
+    runner_up,
+)
 from protocol.routing.policies import DEFAULT, POLICIES, SORTS, Part, Policy
 from protocol.statements.adverts import Status
 
@@ -61,8 +73,9 @@ _NAMES_COMPARED: Final = 1000
 class Term(msgspec.Struct, frozen=True, gc=False):
     """One part of a candidate's score.
 
-    ``source`` is ``declared`` (by the peer), ``measured`` (on this node), ``observed`` (from here) or ``assumed``;
-    ``contribution`` is the summand of the score, or its factor under ``gputorrent``.
+    ``source`` is ``declared`` (by the peer), ``measured`` (on this node), ``observed`` (from here), ``learned`` (from
+    the outcomes of past jobs) or ``assumed``; ``contribution`` is the summand of the score, or its factor under
+    ``gputorrent``.
     """
 
     name: str
@@ -74,7 +87,11 @@ class Term(msgspec.Struct, frozen=True, gc=False):
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """A peer that may get the job."""
+    """A peer that may get the job.
+
+    Only an explanation fills the last three: the probability to be asked first (None where the policy draws and does
+    not tell its weights), what it lacks for an earlier tier, and whether a link stands.
+    """
 
     peer: PeerId
     score: float
@@ -82,6 +99,9 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     warm: bool
     rtt_s: float | None
     forecast: Forecast | None = None
+    odds: float | None = None
+    needs: tuple[str, ...] = ()
+    linked: bool = False
 
 
 class Excluded(msgspec.Struct, frozen=True, gc=False):
@@ -95,7 +115,8 @@ class Excluded(msgspec.Struct, frozen=True, gc=False):
 class Ranking(msgspec.Struct, frozen=True, gc=False):
     """The result, best candidate first.  ``excluded`` is empty without ``explain``.
 
-    ``offered`` is the number of peers that offer the model, excluded ones included.
+    ``offered`` is the number of peers that offer the model, excluded ones included.  ``drawn``: another request gets
+    another order; ``temperature`` is that of a draw by seconds, else 0.
     """
 
     query: JobQuery
@@ -103,6 +124,9 @@ class Ranking(msgspec.Struct, frozen=True, gc=False):
     candidates: tuple[Candidate, ...]
     excluded: tuple[Excluded, ...] = ()
     offered: int = 0
+    drawn: bool = False
+    temperature: float = 0.0
+    runner_up: RunnerUp | None = None
 
 
 def policy_named(name: str) -> Policy:
@@ -121,7 +145,7 @@ def rank(
     view.want(query.model)
     offers = view.offers(query.model)
     if offers is None:
-        return Ranking(query, chosen.name, (), _strangers(view, query.model) if explain else ())
+        return Ranking(query, chosen.name, (), _strangers(view, query.model) if explain else (), drawn=chosen.draws)
     table = CandidateTable(view, offers, query, now, rng.getrandbits(64))
     removed = [each.removes(table) for each in FILTERS] if explain else removed_by(table)
     out, *more = [mask for mask in removed if mask is not None]
@@ -129,20 +153,45 @@ def rank(
         out = out | mask
     parts = chosen.parts(table)
     scores = chosen.scores(parts)
-    warm, rows = table.warm, offers.rows
-    candidates = []
-    known = [part.known() if part.known is not None else None for part in parts] if explain else []
     keys = chosen.keys(scores, table.noise)
-    for place in _order(np.flatnonzero(~out), table, chosen, keys, len(table) if explain else limit):
-        record = view.at(int(rows[place]))
-        terms = tuple(_term(part, says, record, place, now) for part, says in zip(parts, known, strict=False))
-        rtt_s = 0.0 if record.is_self else record.rtt_s
-        forecast = table.forecast(place)
-        candidates.append(Candidate(record.peer, float(scores[place]), terms, bool(warm[place]), rtt_s, forecast))
-    excluded: tuple[Excluded, ...] = ()
-    if explain:
-        excluded = (*_removed(table, removed), *_strangers(view, query.model))
-    return Ranking(query, chosen.name, tuple(candidates), excluded, len(table))
+    order = _order(np.flatnonzero(~out), table, chosen, keys, len(table) if explain else limit)
+    candidates = tuple(_candidate(table, scores, place) for place in order)
+    ranking = Ranking(query, chosen.name, candidates, (), len(table), chosen.draws, chosen.temperature)
+    if not explain:
+        return ranking
+    excluded = (*_removed(table, removed), *_strangers(view, query.model))
+    return _explained(msgspec.structs.replace(ranking, excluded=excluded), order, table, chosen, parts, scores)
+
+
+def _candidate(table: CandidateTable, scores: FloatArray, place: int) -> Candidate:
+    record = table.record(place)
+    rtt_s = 0.0 if record.is_self else record.rtt_s
+    warm = bool(table.warm[place])
+    return Candidate(record.peer, float(scores[place]), (), warm, rtt_s, table.forecast(place))
+
+
+def _explained(
+    ranking: Ranking, order: list[int], table: CandidateTable, policy: Policy, parts: list[Part], scores: FloatArray
+) -> Ranking:
+    """The ranking with the terms of each candidate, the odds and the runner-up."""
+    places = np.array(order, np.int64)
+    tiers, ranked = _tiers(table, policy)[places], scores[places]
+    weights = policy.log_weights(ranked)
+    # A draw that a part of the score holds hides its weights.
+    odds = None if policy.drawn else first_odds(tiers, ranked, weights).tolist()
+    facts = [_Facts.of(part) for part in parts]
+    candidates = [
+        msgspec.structs.replace(
+            candidate,
+            terms=tuple(_term(each, table.record(place), place, table.now) for each in facts),
+            odds=None if odds is None else odds[index],
+            needs=lacking(int(tiers[index]), int(tiers.min())),
+            linked=table.record(place).linked,
+        )
+        for index, (candidate, place) in enumerate(zip(ranking.candidates, order, strict=True))
+    ]
+    second = None if policy.drawn else runner_up(tiers, ranked, policy.unit(parts))
+    return msgspec.structs.replace(ranking, candidates=tuple(candidates), runner_up=second)
 
 
 def _order(places: IntArray, table: CandidateTable, policy: Policy, keys: FloatArray, most: int) -> list[int]:
@@ -159,28 +208,48 @@ def _order(places: IntArray, table: CandidateTable, policy: Policy, keys: FloatA
 
 def _tiers(table: CandidateTable, policy: Policy) -> IntArray:
     """The tier of each peer, which counts before the score; the lowest goes first."""
-    tiers: IntArray = (table.column("alive") == SUSPECT) * 8 + (table.column("reached") < 0) * 4
+    tiers: IntArray = (table.column("alive") == SUSPECT) * SUSPECT_TIER + (table.column("reached") < 0) * UNREACHED_TIER
     if policy.warm_first:
-        tiers = tiers + ~table.warm * 2
+        tiers = tiers + ~table.warm * COLD_TIER
     if policy.free_first:
         full = (table.column("slots") > 0) & (table.jobs >= table.slots)
-        tiers = tiers + (full | (table.column("status") == int(Status.BUSY)))
+        tiers = tiers + (full | (table.column("status") == int(Status.BUSY))) * BUSY_TIER
     if table.query.order:
         last = len(table.query.order)
         named = [last if place is None else place for place in Named(table.query.order).places(table)]
-        tiers = tiers + np.array(named, np.int64) * 16
+        tiers = tiers + np.array(named, np.int64) * NAMED_TIER
     return tiers
 
 
-def _term(part: Part, says: BoolArray | None, record: PeerRecord, place: int, now: float) -> Term:
-    known = says is None or bool(says[place])
-    source, age = "observed", None
-    if part.basis in ("advert", "load"):
-        source = "measured" if record.is_self else "declared"
-        load = record.load if part.basis == "load" else None
-        age = max(0.0, now - (record.advert_at if load is None else record.load_at))
-    value, makes = float(part.values[place]), float(part.makes[place])
-    return Term(part.name, value, part.unit, source if known else "assumed", age if known else None, makes)
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """A part of the score, with the masks of what is known and of what past jobs have corrected."""
+
+    part: Part
+    known: BoolArray | None
+    learned: BoolArray | None
+
+    @classmethod
+    def of(cls, part: Part) -> _Facts:
+        return cls(part, part.known and part.known(), part.learned and part.learned())
+
+
+def _term(facts: _Facts, record: PeerRecord, place: int, now: float) -> Term:
+    part, (source, age) = facts.part, _source(facts.part, record, now)
+    if facts.learned is not None and facts.learned[place]:
+        source = "learned"
+    elif facts.known is not None and not facts.known[place]:
+        source, age = "assumed", None
+    return Term(part.name, float(part.values[place]), part.unit, source, age, float(part.makes[place]))
+
+
+def _source(part: Part, record: PeerRecord, now: float) -> tuple[str, float | None]:
+    """Where a known value comes from, and its age in seconds."""
+    if part.basis not in ("advert", "load"):
+        return ("learned" if part.basis == "learned" else "observed"), None
+    load = record.load if part.basis == "load" else None
+    age = max(0.0, now - (record.advert_at if load is None else record.load_at))
+    return ("measured" if record.is_self else "declared"), age
 
 
 def _removed(table: CandidateTable, removed: list[BoolArray | None]) -> list[Excluded]:

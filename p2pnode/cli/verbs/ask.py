@@ -63,7 +63,7 @@ def _stream(api: Api, body: JsonObject, options: Shared) -> None:
         finally:
             sys.stdout.write("\n")
             sys.stdout.flush()
-        options.err.print(f"[dim]{_served(got, tokens, started, first)}[/]", soft_wrap=True)
+        options.err.print(_served(got, tokens, started, first), style="dim", soft_wrap=True)
 
 
 def _served(stream: Stream, tokens: int, started: float, first: float | None) -> str:

@@ -74,7 +74,7 @@ class Report:
         step = Step(name)
         self.steps.append(step)
         number = len(self.steps)
-        self.console.print(f"\n[bold cyan]{number}. {name}[/]")
+        self.console.print(render.text("\n", (f"{number}. {name}", "bold cyan")))
         started = time.monotonic()
         try:
             yield step
@@ -84,7 +84,8 @@ class Report:
             raise
         finally:
             step.seconds = round(time.monotonic() - started, 2)
-        self.console.print(f"   [green]ok[/] {step.detail} [dim]({step.seconds:.1f} s)[/]", soft_wrap=True)
+        took = (f" ({step.seconds:.1f} s)", "dim")
+        self.console.print(render.text("   ", ("ok", "green"), f" {step.detail}", took), soft_wrap=True)
 
 
 def check(condition: bool, message: str) -> None:
@@ -111,7 +112,7 @@ def command(options: Shared, engine: str, keep_logs: bool, as_json: bool) -> int
         try:
             run_all(report, fleet, Progress(options, demo))
         except (NotYet, ApiError, Exit, OSError, KeyError) as error:
-            console.print(f"   [red]failed[/] {render.safe(error, 2000)}", soft_wrap=True)
+            console.print(render.text("   ", ("failed", "red"), f" {render.safe(error, 2000)}"), soft_wrap=True)
         failed = [step for step in report.steps if not step.ok]
         if failed or keep_logs:
             _print_logs(fleet, console)
@@ -120,9 +121,11 @@ def command(options: Shared, engine: str, keep_logs: bool, as_json: bool) -> int
         summary = {"ok": not failed, "seconds": elapsed, "steps": [asdict(step) for step in report.steps]}
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
     if failed:
-        console.print(f"\n[red bold]The demo failed at: {failed[0].name}.[/] The logs above end with the reason.")
+        what = (f"\nThe demo failed at: {failed[0].name}.", "red bold")
+        console.print(render.text(what, " The logs above end with the reason."), soft_wrap=True)
         return FAILED
-    console.print(f"\n[green bold]All of it happened[/], in {elapsed:.0f} s. Now yours: [bold]{_own_command()} run[/]")
+    said, own = ("\nAll of it happened", "green bold"), (f"{_own_command()} run", "bold")
+    console.print(render.text(said, f", in {elapsed:.0f} s. Now yours: ", own), soft_wrap=True)
     return OK
 
 
@@ -182,7 +185,7 @@ def load(report: Report, fleet: Fleet, demo: DemoFleet) -> None:
         if now - printed >= PRINT_S:
             printed = now
             states = " · ".join(f"{name}: {engine['problem'] or 'ready'}" for name, engine in engines.items())
-            report.console.print(f"   [dim]{render.safe(states, 200)}[/]", soft_wrap=True)
+            report.console.print(f"   {render.safe(states, 200)}", style="dim", soft_wrap=True)
         time.sleep(POLL_S)
 
 
@@ -197,7 +200,7 @@ def meet(report: Report, fleet: Fleet, progress: Progress) -> None:
             return seen if len(seen) == len(fleet.children) and offering == len(progress.demo.workers) else None
 
         seen = until(all_nodes, f"the gateway sees all {len(fleet.children)} nodes", progress.demo.join_s)
-        report.console.print(peers_verb.draw(seen))
+        peers_verb.draw(seen, report.console)
         models = gateway.api.get("/v1/models")["data"]
         check(bool(models), "the gateway lists no model")
         progress.model = max(models, key=lambda model: model["p2pnode"]["peers"])["id"]
@@ -228,8 +231,8 @@ def explain(report: Report, fleet: Fleet, progress: Progress) -> None:
         workers = len(progress.demo.workers)
         check(len(candidates) == workers, f"{len(candidates)} candidates instead of {workers}")
         check(all(candidate["terms"] for candidate in candidates), "a candidate without terms")
-        why.draw_route(route | {"candidates": candidates[:2]}, progress.options, report.console)
-        step.detail = f"{len(candidates)} candidates, the best two shown"
+        why.draw_route(route, progress.options, report.console, most=2)
+        step.detail = f"{len(candidates)} candidates, the likeliest two shown"
 
 
 def kill(report: Report, fleet: Fleet, progress: Progress) -> None:
@@ -269,13 +272,13 @@ def _ask(report: Report, fleet: Fleet, progress: Progress, first: str = "") -> t
     body = {"model": progress.model, "messages": messages, "max_tokens": 48, "stream": True}
     body |= {"provider": {"order": [first]}} if first else {}
     pieces: list[str] = []
-    report.console.print("   [dim]>[/] ", end="")
+    report.console.print("   > ", style="dim", end="")
     with fleet.children[GATEWAY].api.stream("/v1/chat/completions", body, progress.demo.answer_s) as stream:
         for event in stream:
             for choice in event.get("choices", ()):
                 piece = (choice.get("delta") or {}).get("content") or ""
                 pieces.append(piece)
-                report.console.print(piece, end="", markup=False, style="italic", soft_wrap=True)
+                report.console.print(piece, end="", style="italic", soft_wrap=True)
         report.console.print()
         check(stream.done, "the stream ended without [DONE]")
     check(bool("".join(pieces)), "the answer was empty")
@@ -296,11 +299,11 @@ def _print_logs(fleet: Fleet, console: Console) -> None:
     for child in fleet.children.values():
         code = child.process.poll()
         state = "runs" if code is None else f"ended with {code}"
-        console.print(f"\n[bold]log of {child.name}[/] ({state})")
-        console.print(child.tail() or "(empty)", markup=False, soft_wrap=True)
+        console.print(render.text((f"\nlog of {child.name}", "bold"), f" ({state})"))
+        console.print(child.tail() or "(empty)", soft_wrap=True)
         if engine := child.tail(log=child.home / "logs" / "vllm.log"):
-            console.print("\n[bold]log of its vLLM[/]")
-            console.print(engine, markup=False, soft_wrap=True)
+            console.print("\nlog of its vLLM", style="bold")
+            console.print(engine, soft_wrap=True)
 
 
 @contextmanager

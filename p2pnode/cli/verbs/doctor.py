@@ -12,11 +12,11 @@ from p2pnode.cli import checks
 from p2pnode.cli.client import ApiError
 from p2pnode.cli.exits import DEGRADED, FAILED, NO_DAEMON, OK, Exit
 from p2pnode.cli.options import Shared, json_flag, shared
-from p2pnode.cli.render import print_json, safe
+from p2pnode.cli.render import print_json, safe, text
 from p2pnode.config import ConfigError, load_config
 from p2pnode.json_types import JsonObject
 
-_MARKS = {"ok": "[green]ok  [/]", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
+_MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
 
 EPILOG = """\b
 Examples:
@@ -53,9 +53,9 @@ def command(options: Shared, report: bool, as_json: bool) -> int:
         if report:
             click.echo(f"{finding.state:<5}{finding.name:<11}{what}" + (f"\n     -> {fix}" if fix else ""))
             continue
-        console.print(f"{_MARKS[finding.state]} {finding.name:<11}{safe(what, 300)}", soft_wrap=True)
+        console.print(text(_MARKS[finding.state], f" {finding.name:<11}{safe(what, 300)}"), soft_wrap=True)
         if fix:
-            console.print(f"     [bold]→ {safe(fix, 300)}[/]", soft_wrap=True)
+            console.print(text("     ", (f"→ {safe(fix, 300)}", "bold")), soft_wrap=True)
     if as_json:
         print_json({"findings": [{k: redact(v) for k, v in asdict(found).items()} for found in findings]})
     states = {finding.state for finding in findings}

@@ -12,9 +12,16 @@ import click
 
 from p2pnode.cli.exits import OK, failed
 from p2pnode.cli.options import Shared, json_flag, shared
-from p2pnode.cli.render import print_json, safe, seconds, table
+from p2pnode.cli.render import Column, print_json, print_table, safe, seconds
 from p2pnode.state.keys import FIRST_KEY, ApiKey, KeyProblem, fingerprint, new_secret, parse_policy, prepare_home
 from p2pnode.state.ledger import Ledger
+
+COLUMNS = (
+    Column("name", whole=True),
+    Column("zone", whole=True),
+    Column("per minute", right=True),
+    Column("age", right=True),
+)
 
 EPILOG = """\b
 Examples:
@@ -76,7 +83,7 @@ def listing(options: Shared, as_json: bool) -> int:
         (safe(k.name), k.policy.zone, str(k.policy.rpm or "no limit"), seconds(max(0.0, time.time() - k.created)))
         for k in keys
     ]
-    options.out.print(table(("name", "zone", ("per minute", "right"), ("age", "right")), cells))
+    print_table(options.out, COLUMNS, cells)
     if not keys:
         options.err.print("No keys but the first one, in the file api-key. Make one: p2pnode keys new NAME")
     return OK

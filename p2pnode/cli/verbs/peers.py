@@ -8,22 +8,23 @@ import click
 
 from p2pnode.cli.exits import OK
 from p2pnode.cli.options import Shared, json_flag, shared
-from p2pnode.cli.render import gib, print_json, safe, seconds, table
+from p2pnode.cli.render import Column, gib, print_json, print_table, safe, seconds, text
 from p2pnode.json_types import JsonObject
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
+    from rich.text import Text
 
 COLUMNS = (
-    "peer",
-    "name",
-    "gpu",
-    ("GiB", "right"),
-    ("load", "right"),
-    "models",
-    ("rtt", "right"),
-    "via",
-    ("age", "right"),
+    Column("peer", whole=True),
+    Column("name", whole=True),
+    Column("gpu", spare=1),
+    Column("GiB", right=True, spare=2),
+    Column("load", right=True),
+    Column("models", whole=True),
+    Column("rtt", right=True, spare=3),
+    Column("via"),
+    Column("age", right=True, spare=4),
 )
 _COLORS = {"suspect": "yellow", "dead": "red", "left": "bright_black"}
 
@@ -34,7 +35,8 @@ Examples:
   p2pnode peers --json | jq '.data[].name'
 
 GiB is free/total GPU memory; load is running+waiting jobs; a * marks a warm
-model; via: self, direct (a link stands), - (known, no link yet).
+model; via: self, direct (a link stands), - (known, no link yet). A narrow
+terminal leaves out age, rtt, GiB and gpu, in this order.
 """
 
 
@@ -49,19 +51,19 @@ def command(options: Shared, include_gone: bool, as_json: bool) -> int:
         print_json(answer)
         return OK
     peers = [peer for peer in answer["data"] if include_gone or peer["state"] not in ("dead", "left")]
-    options.out.print(draw(peers))
+    draw(peers, options.out)
     if len(peers) <= 1:
         options.err.print("No other node is known yet. Start a second node with the line that `p2pnode run` printed.")
     return OK
 
 
-def draw(peers: list[JsonObject]) -> Table:
-    """The table of these peers, this node first."""
+def draw(peers: list[JsonObject], console: Console) -> None:
+    """Print these peers, this node first."""
     ordered = sorted(peers, key=lambda peer: (not peer["self"], peer["state"] != "alive", peer["name"], peer["id"]))
-    return table(COLUMNS, [row(peer) for peer in ordered])
+    print_table(console, COLUMNS, [row(peer) for peer in ordered])
 
 
-def row(peer: JsonObject) -> list[str]:
+def row(peer: JsonObject) -> list[Text]:
     """The cells of one peer."""
     color = _COLORS.get(peer["state"])
     load = peer.get("load") or {}
@@ -71,7 +73,7 @@ def row(peer: JsonObject) -> list[str]:
     )
     cells = [
         peer["short"],
-        safe(peer["name"], 12) or "-",
+        safe(peer["name"]) or "-",
         _gpus(peer["gpus"]),
         memory,
         str(busy) if load else "-",
@@ -80,17 +82,17 @@ def row(peer: JsonObject) -> list[str]:
         peer["state"] if color else peer["route"],
         seconds(peer.get("advert_age_s")),
     ]
-    return [f"[{color}]{cell}[/]" if color else cell for cell in cells]
+    return [text((cell, color or "")) for cell in cells]
 
 
 def _gpus(gpus: list[JsonObject]) -> str:
     if not gpus:
         return "-"
     first = gpus[0]
-    return (f"{first['count']}×" if first["count"] > 1 else "") + safe(first["model"].removeprefix("NVIDIA "), 14)
+    return (f"{first['count']}×" if first["count"] > 1 else "") + safe(first["model"].removeprefix("NVIDIA "))
 
 
 def _models(models: list[JsonObject]) -> str:
     warm_first = sorted(models, key=lambda model: (model["state"] != "resident", model["name"]))
-    shown = [safe(model["name"], 14) + ("*" if model["state"] == "resident" else "") for model in warm_first[:1]]
+    shown = [safe(model["name"]) + ("*" if model["state"] == "resident" else "") for model in warm_first[:1]]
     return ", ".join(shown) + (f" +{len(models) - 1}" if len(models) > 1 else "") or "-"

@@ -8,8 +8,11 @@ import click
 
 from p2pnode.cli.exits import DEGRADED, OK
 from p2pnode.cli.options import Shared, json_flag, shared
-from p2pnode.cli.render import count, print_json, safe, seconds
+from p2pnode.cli.render import count, print_json, print_whole, safe, seconds, text
 from p2pnode.json_types import JsonObject
+
+#: Text, plain or with a style.
+Piece = str | tuple[str, str]
 
 EPILOG = """\b
 Examples:
@@ -30,28 +33,24 @@ def command(options: Shared, as_json: bool) -> int:
         print_json(status)
     else:
         console = options.out
-        for name, text in lines(status):
-            # Users copy these lines, so they are never cut.
-            whole = name in ("address", "node", "api")
-            console.print(
-                f"[bold]{name:<9}[/] {text}", overflow="ignore" if whole else "ellipsis", no_wrap=True, crop=not whole
-            )
+        for name, *parts in lines(status):
+            print_whole(console, text((f"{name:<9}", "bold"), " ", *parts))
         for problem in status.get("problems", ()):
-            console.print(f"[yellow]wrong[/]     {safe(problem['what'], 300)}")
-            console.print(f"[green]  mend[/]    {safe(problem['fix'], 300)}")
+            console.print(text(("wrong", "yellow"), f"     {safe(problem['what'], 300)}"), soft_wrap=True)
+            console.print(text(("  mend", "green"), f"    {safe(problem['fix'], 300)}"), soft_wrap=True)
     return OK if status.get("ready") else DEGRADED
 
 
-def lines(status: JsonObject) -> Iterator[tuple[str, str]]:
-    """Make the lines, as name and text, from the answer of ``/v1/p2p/status``."""
+def lines(status: JsonObject) -> Iterator[tuple[str, *tuple[Piece, ...]]]:
+    """Make the lines, as a name and pieces of text, from the answer of ``/v1/p2p/status``."""
     name = f" ({safe(status['name'])})" if status.get("name") else ""
-    state = "[green]ready[/]" if status.get("ready") else "[yellow]not ready[/]"
+    state = ("ready", "green") if status.get("ready") else ("not ready", "yellow")
     yield "node", f"{safe(status['peer_id'])}{name}"
-    yield "state", f"{state}, up {seconds(status['uptime_s'])}, version {safe(status['version'])}"
+    yield "state", state, f", up {seconds(status['uptime_s'])}, version {safe(status['version'])}"
     listen = status.get("listen") or ["not listening"]
     yield "address", safe(listen[0], 120) + (f" (+{len(listen) - 1})" if len(listen) > 1 else "")
     yield "api", f"{safe(status['api'])}  ({safe(status['auth'])})"
-    yield "engine", _engine(status["engine"])
+    yield "engine", *_engine(status["engine"])
     yield "gpu", ", ".join(_gpu(gpu) for gpu in status.get("gpus", ())) or "none"
     models = [safe(model["name"]) for model in status.get("models", ())]
     yield "models", ", ".join(models) or "none of its own: requests go to peers"
@@ -69,13 +68,12 @@ def _offers(peers: JsonObject) -> str:
     return f", {count(peers['models'], 'model')} offered" if "models" in peers else ""
 
 
-def _engine(engine: JsonObject) -> str:
-    text = f"{safe(engine['name'])}, {safe(engine['state'])}"
+def _engine(engine: JsonObject) -> Iterator[Piece]:
+    yield f"{safe(engine['name'])}, {safe(engine['state'])}"
     if engine.get("simulated"):
-        text += " [yellow](simulated: answers are made up)[/]"
+        yield " (simulated: answers are made up)", "yellow"
     if engine.get("problem"):
-        text += f": {safe(engine['problem'], 200)}"
-    return text
+        yield f": {safe(engine['problem'], 200)}"
 
 
 def _gpu(gpu: JsonObject) -> str:

@@ -8,7 +8,7 @@ import click
 
 from p2pnode.cli.exits import FAILED, OK
 from p2pnode.cli.options import Shared, json_flag, shared
-from p2pnode.cli.render import count, print_json, safe, seconds, table
+from p2pnode.cli.render import Column, count, print_json, print_table, print_whole, safe, seconds, text
 from p2pnode.json_types import JsonObject
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ Examples:
   p2pnode why mock-8b
   p2pnode why mock-8b --prompt-tokens 8000 --max-tokens 500
   p2pnode why --request req_…     what happened to a request that was sent
+
+A term comes from what the peer declared, from what was measured on this node or
+observed from here, from what past jobs have learned, or it is assumed.
 """
 
 
@@ -50,60 +53,160 @@ def command(
     return OK if answer["candidates"] else FAILED
 
 
-def draw_route(route: JsonObject, options: Shared, console: Console | None = None) -> None:
-    """Print the candidates, best first, with their terms; then the excluded peers with the reasons."""
+def draw_route(route: JsonObject, options: Shared, console: Console | None = None, most: int | None = None) -> None:
+    """Print the candidates, the likeliest first, with their terms; then the excluded peers with the reasons."""
     candidates, excluded = route["candidates"], route["excluded"]
     console = console or options.out
-    console.print(
-        f"[bold]{safe(route['model'])}[/], policy {safe(route['policy'])}: {count(len(candidates), 'candidate')}"
-    )
-    for place, candidate in enumerate(candidates, 1):
-        warm = "warm" if candidate["warm"] else "cold"
-        rtt = candidate.get("rtt_ms")
-        away = f", {seconds(rtt / 1000)} away" if rtt is not None else ""
-        title = f"{place}. {candidate['short']}  {safe(candidate.get('name') or '')}"
-        console.print(f"\n[bold]{title}[/]  score {candidate['score']:.4g}  ({warm}{away})")
+    about = f", policy {safe(route['policy'])}: {count(len(candidates), 'candidate')}"
+    print_whole(console, text((safe(route["model"]), "bold"), about))
+    for line in _order_lines(route):
+        console.print(line, soft_wrap=True)
+    likeliest = sorted(candidates, key=lambda candidate: -(candidate.get("odds") or 0.0))
+    for place, candidate in enumerate(likeliest[:most], 1):
+        console.print()
+        who = f"{place}. {_who(candidate)}"
+        print_whole(console, text((who, "bold"), f"  {_chance(candidate)}{_score(candidate)}"))
+        console.print(f"   {_standing(candidate)}", soft_wrap=True)
         if candidate["terms"]:
-            console.print(table(TERMS, [_term(term) for term in candidate["terms"]]))
+            print_table(console, TERMS, [_term(term) for term in candidate["terms"]])
     if excluded:
-        console.print("\n[bold]left out[/]")
-        rows = [(peer["short"], safe(peer["reason"], 24), safe(peer.get("detail") or "", 44)) for peer in excluded]
-        console.print(table(("peer", "reason", "detail"), rows))
+        console.print("\nleft out", style="bold")
+        rows = [(_who(peer), safe(peer["reason"]), safe(peer.get("detail") or "", 400)) for peer in excluded]
+        print_table(console, LEFT_OUT, rows)
     if not candidates:
         offered = any(peer["reason"] != "model" for peer in excluded)
         reason = "No peer can take it" if offered else "No peer offers it"
-        options.err.print(f"{reason}. `p2pnode models` lists the models on offer.")
+        options.err.print(f"{reason}. `p2pnode models` lists the models on offer.", soft_wrap=True)
 
 
-TERMS = ("  term", ("value", "right"), "unit", "source", ("age", "right"), ("adds", "right"))
+TERMS = (
+    Column("   term", whole=True),
+    Column("value", right=True),
+    Column("unit"),
+    Column("source", whole=True),
+    Column("age", right=True),
+    Column("adds", right=True),
+)
+LEFT_OUT = (Column("peer", whole=True), Column("reason", whole=True), Column("detail", whole=True))
+
+
+def _order_lines(route: JsonObject) -> list[str]:
+    """How the order comes about, what it would be now, and what the runner-up would have needed."""
+    lines = []
+    if len(route["candidates"]) > 1 and route.get("drawn"):
+        lines.append(f"The order is drawn anew for each request{_weights(route.get('temperature') or 0.0)}.")
+        named = {candidate["peer"]: _who(candidate) for candidate in route["candidates"]}
+        drawn = [named[peer] for peer in route["order"][:DRAWN_SHOWN]]
+        more = len(route["order"]) - len(drawn)
+        lines.append(f"This time: {', '.join(drawn)}" + (f", and {more} more." if more else "."))
+    second = route.get("runner_up")
+    if second is not None:
+        lines.append(f"{_who(second)} is second to {_who(second['ahead'])}: {_needed(second)}.")
+    return lines
+
+
+#: Peers in the line with the drawn order.
+DRAWN_SHOWN = 4
+
+
+def _weights(temperature: float) -> str:
+    if not temperature:
+        return ""
+    return (
+        f" (temperature {temperature:g}): a peer that is twice as good is asked first {2 ** (1 / temperature):.2g} "
+        "times as often"
+    )
+
+
+def _needed(second: JsonObject) -> str:
+    """What a runner-up would have needed to be as good as the one ahead of it."""
+    if second["needs"]:
+        return f"it would need {' and '.join(second['needs'])}"
+    gap = second["gap"]
+    if not gap:
+        return "they are equal"
+    better = {
+        "s": f"it would have to be {seconds(gap)} sooner",
+        "USD": f"it would have to be {gap:.2g} USD cheaper",
+        "1/s": f"it would have to be {seconds(gap)} faster at each token",  # the score is minus the seconds per token
+        "jobs": f"it would have to have {gap:.2g} jobs per slot less",
+    }
+    return better.get(second["unit"], f"its score would have to be {gap:.3g} higher")
+
+
+def _who(peer: JsonObject) -> str:
+    """A peer by its short id and its name."""
+    return f"{peer['short']} {safe(peer.get('name') or '')}".rstrip()
+
+
+def _chance(candidate: JsonObject) -> str:
+    odds = candidate.get("odds")
+    if odds is None:
+        return ""
+    return f"asked first in {percent(odds)} of requests, " if odds else "asked after the others, "
+
+
+def percent(share: float) -> str:
+    """A probability above 0 that does not look like never, and one below 1 that does not look like always."""
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    return f"{min(share, 0.999) if share < 1 else 1:.1%}".replace("%", " %").replace(".0 %", " %")
+
+
+def _score(candidate: JsonObject) -> str:
+    if candidate["terms"] and all(term["unit"] == "s" for term in candidate["terms"]):
+        return f"expected after {seconds(max(0.0, -candidate['score']))}"
+    return f"score {candidate['score']:.4g}"
+
+
+def _standing(candidate: JsonObject) -> str:
+    """Warm or cold, how far away, the link, and what it lacks."""
+    rtt, link = candidate.get("rtt_ms"), candidate.get("link")
+    facts = ["warm" if candidate["warm"] else "cold"]
+    if link != "self" and rtt is not None:
+        facts.append(f"{seconds(rtt / 1000)} away")
+    if link is not None:
+        facts.append("this node" if link == "self" else f"link: {link}")
+    if candidate.get("needs"):
+        facts.append(f"lacks {' and '.join(candidate['needs'])}")
+    return ", ".join(facts)
 
 
 def _term(term: JsonObject) -> list[str]:
-    age = term.get("age_s")
+    age, adds = term.get("age_s"), term["contribution"]
     return [
-        "  " + safe(term["name"], 22),
+        "   " + safe(term["name"], 40),
         f"{term['value']:.4g}",
-        safe(term["unit"] or "", 12),
-        safe(term["source"], 9),
+        safe(term["unit"] or "", 16),
+        safe(term["source"], 12),
         seconds(age) if age else "-",
-        f"{term['contribution']:+.4g}",
+        f"{adds:+.4g}" if adds else "0",
     ]
+
+
+ATTEMPTS = (
+    Column("try", right=True),
+    Column("peer", whole=True),
+    Column("outcome", whole=True),
+    Column("code", whole=True),
+    Column("took", right=True),
+)
 
 
 def draw_job(job: JsonObject, options: Shared) -> None:
     """Print one request, attempt by attempt."""
     console = options.out
-    console.print(f"[bold]{safe(job['id'])}[/] {safe(job.get('model') or '')}: {safe(job['state'])}")
+    print_whole(console, text((safe(job["id"]), "bold"), f" {safe(job.get('model') or '')}: {safe(job['state'])}"))
     rows = [
         (
             str(place),
             safe(str(attempt["peer"])[-8:]),
             safe(attempt.get("outcome") or "-", 20),
-            safe(attempt.get("code") or "-", 24),
+            safe(attempt.get("code") or "-", 40),
             seconds(attempt["ms"] / 1000) if attempt.get("ms") is not None else "-",
         )
         for place, attempt in enumerate(job.get("attempts", ()), 1)
     ]
-    console.print(table((("try", "right"), "peer", "outcome", "code", ("took", "right")), rows))
+    print_table(console, ATTEMPTS, rows)
     if not rows:
         options.err.print("No attempt was made.")

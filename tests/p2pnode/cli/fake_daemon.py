@@ -73,6 +73,9 @@ ROUTE: dict[str, Any] = {
             "score": 1.25,
             "warm": True,
             "rtt_ms": 0.8,
+            "odds": 0.91,
+            "needs": [],
+            "link": "standing",
             "terms": [
                 {
                     "name": "bandwidth",

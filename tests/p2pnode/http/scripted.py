@@ -18,6 +18,7 @@ from p2pnode.jobs.records import JobFailed, JobRecord, JobSpec
 from p2pnode.metrics import Metrics
 from p2pnode.state.keys import Keyring
 from protocol.ids import PeerId, peer_text, short
+from protocol.routing.odds import RunnerUp
 from protocol.routing.ranking import Candidate, Excluded, JobQuery, Ranking, Term
 
 KEY = "sk-p2pnode-a-key-for-the-tests-0123456789"
@@ -28,6 +29,7 @@ SOON = 0.2
 HOST = "host: 127.0.0.1:{port}\r\n"
 AUTH = f"authorization: Bearer {KEY}\r\n"
 PEER = PeerId(bytes(range(32)))
+OTHER = PeerId(bytes(range(1, 33)))
 CHUNK = b'{"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"word "}}]}'
 WHOLE = b'{"object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"word "}}]}'
 HANG = "hang"
@@ -103,8 +105,14 @@ class ScriptedDispatch:
         return Ranking(
             query,
             "neuralgrid",
-            (Candidate(PEER, 7.5, (term,), True, 0.002),),
+            (
+                Candidate(PEER, 7.5, (term,), True, 0.002, odds=0.75, linked=True),
+                Candidate(OTHER, 7.0, (), False, None, odds=0.0, needs=("the model loaded",)),
+            ),
             (Excluded(other, "context", "needs 9,000 tokens, has 8,192"),),
+            drawn=True,
+            temperature=0.3,
+            runner_up=RunnerUp(1, 0, 0.5, "s", ("the model loaded",)),
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from p2pnode.jobs.records import AttemptRecord, JobRecord
 from protocol.ids import peer_text, short
-from tests.p2pnode.http.scripted import PEER, ScriptedGateway, chat, running
+from tests.p2pnode.http.scripted import OTHER, PEER, ScriptedGateway, chat, running
 
 
 async def test_models_and_their_ids_with_slashes() -> None:
@@ -68,12 +68,24 @@ async def test_the_route_is_explained_and_not_taken() -> None:
         reply = await api.ask("POST", "/v1/p2p/route", chat(provider={"sort": "price"}), {"x-p2pnode-zone": "mine"})
         refused = await api.ask("POST", "/v1/p2p/route", {"model": "m"})
     route: dict[str, Any] = reply.json
-    assert (route["model"], route["policy"], route["order"]) == ("m", "neuralgrid", [peer_text(PEER)])
-    (candidate,) = route["candidates"]
+    assert (route["model"], route["policy"], route["order"]) == ("m", "neuralgrid", [peer_text(PEER), peer_text(OTHER)])
+    candidate, later = route["candidates"]
     assert (candidate["short"], candidate["name"], candidate["rtt_ms"]) == (short(PEER), "ada", 2.0)
     assert candidate["terms"] == [
         {"name": "vram", "value": 24.0, "unit": "GiB", "source": "declared", "age_s": 1.5, "contribution": 7.2}
     ]
+    assert (candidate["odds"], candidate["needs"], candidate["link"]) == (0.75, [], "self")
+    assert (later["odds"], later["needs"], later["link"]) == (0.0, ["the model loaded"], "new")
+    assert (route["drawn"], route["temperature"]) == (True, 0.3)
+    assert route["runner_up"] == {
+        "peer": peer_text(OTHER),
+        "short": short(OTHER),
+        "name": "",
+        "ahead": {"peer": peer_text(PEER), "short": short(PEER), "name": "ada"},
+        "gap": 0.5,
+        "unit": "s",
+        "needs": ["the model loaded"],
+    }
     assert route["excluded"][0]["reason"] == "context"
     assert (api.dispatch.queries[0].sort, api.dispatch.queries[0].zone) == ("price", "mine")
     assert not api.dispatch.specs

@@ -10,8 +10,9 @@ from tests.p2pnode.cli.fake_daemon import PEER, FakeDaemon
 
 
 def test_peers_fit_80_columns_and_warm_models_come_first(
-    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     dead = PEER | {"short": "DEADDEAD", "state": "dead"}
     mine = PEER | {"short": "MYSELFXX", "self": True, "name": "zoe", "route": "self"}
     daemon.answers["/v1/p2p/peers"] = (200, {"data": [PEER, dead, mine]})
@@ -30,3 +31,17 @@ def test_a_node_alone_is_told_how_to_get_company(daemon: FakeDaemon, capsys: pyt
     daemon.answers["/v1/p2p/peers"] = (200, {"data": [PEER]})
     assert app.run(["peers"]) == OK
     assert "second node" in capsys.readouterr().err
+
+
+def test_names_are_complete_in_a_pipe_and_in_a_narrow_terminal_and_never_markup(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = "hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4[/b]"
+    hostile = PEER | {"name": "\\[/x]", "models": [{"name": model, "state": "resident"}]}
+    daemon.answers["/v1/p2p/peers"] = (200, {"data": [hostile]})
+    for columns in ("40", "80", "100", "200", None):
+        monkeypatch.setenv("COLUMNS", columns) if columns else monkeypatch.delenv("COLUMNS")
+        assert app.run(["peers"]) == OK
+        text = capsys.readouterr().out
+        assert model in text
+        assert "\\[/x]" in text

@@ -1,0 +1,81 @@
+"""How likely each candidate is asked first, and what the runner-up would have needed: figures for an explanation.
+
+Theory of operation
+===================
+
+``ranking`` orders by tier, then by key.  Only the lowest tier can be asked first, so all others have odds of 0.  In
+that tier::
+
+    a draw by weight    sampling one by one: the first is a peer with probability weight / sum of weights (Yellott 1977)
+    no draw             the best score; equal ones share, because noise decides between them
+
+Not here: the draw itself (``policies``), and the order of one request (``ranking``).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from protocol.arrays import FloatArray, IntArray
+
+#: What a peer lacks for an earlier tier, by the bit of ``ranking`` that puts it into its own.
+BUSY_TIER: Final = 1
+COLD_TIER: Final = 2
+UNREACHED_TIER: Final = 4
+SUSPECT_TIER: Final = 8
+NAMED_TIER: Final = 16
+_NEEDS: Final = (
+    (SUSPECT_TIER, "an answer to our probes"),
+    (UNREACHED_TIER, "a dial that succeeds"),
+    (COLD_TIER, "the model loaded"),
+    (BUSY_TIER, "a free slot"),
+)
+
+
+class RunnerUp(msgspec.Struct, frozen=True, gc=False):
+    """The second in line: places in the list of candidates, and what it lacks to come before the first.
+
+    ``gap`` is the difference of their scores, at least 0, in ``unit``; ``needs`` says what the tiers of ``ranking``
+    demand before any score counts, and is empty if both are in the same tier.
+    """
+
+    place: int
+    ahead: int
+    gap: float
+    unit: str
+    needs: tuple[str, ...]
+
+
+def first_odds(tiers: IntArray, scores: FloatArray, log_weights: FloatArray | None) -> FloatArray:
+    """The probability of each candidate to be the first; their sum is 1, unless there are none.
+
+    ``log_weights`` are those of the draw, or None where the best score is taken.
+    """
+    odds = np.zeros(len(tiers))
+    if not len(tiers):
+        return odds
+    front = np.flatnonzero(tiers == tiers.min())
+    if log_weights is None:
+        weights = (scores[front] == scores[front].max()).astype(np.float64)
+    else:
+        weights = np.exp(log_weights[front] - log_weights[front].max())
+    odds[front] = weights / weights.sum()
+    return odds
+
+
+def runner_up(tiers: IntArray, scores: FloatArray, unit: str) -> RunnerUp | None:
+    """The best two by tier and score, whatever was drawn; None for fewer than two."""
+    if len(tiers) < 2:
+        return None
+    ahead, place = np.lexsort((-scores, tiers))[:2].tolist()
+    gap = max(0.0, float(scores[ahead] - scores[place]))
+    return RunnerUp(place, ahead, gap, unit, lacking(int(tiers[place]), int(tiers[ahead])))
+
+
+def lacking(tier: int, best: int) -> tuple[str, ...]:
+    """What a peer in ``tier`` would need to be in the tier ``best``."""
+    named = ("an earlier place in `order`",) if tier // NAMED_TIER > best // NAMED_TIER else ()
+    return named + tuple(words for bit, words in _NEEDS if tier & bit > best & bit)

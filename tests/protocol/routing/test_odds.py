@@ -1,0 +1,144 @@
+"""Odds of being asked first: against ten thousand draws, and in tiers; the runner-up and what it lacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.routing.candidate_table import CandidateTable, JobQuery, noise
+from protocol.routing.odds import RunnerUp, first_odds, lacking, runner_up
+from protocol.routing.policies import POLICIES, Part
+from protocol.routing.ranking import rank
+from protocol.statements.adverts import ModelState
+from tests.protocol.routing.rankings import NOW, ranked
+from tests.protocol.sample_peers import MODEL, advert, card, idle, new_view, offer, put
+
+DEFAULT = POLICIES["expected-seconds"]
+
+
+def test_the_odds_of_a_draw_are_the_shares_of_many_draws() -> None:
+    scores = -np.array([1.0, 1.1, 1.5, 4.0])
+    odds = first_odds(np.zeros(4, np.int64), scores, DEFAULT.log_weights(scores))
+    draws = 10_000
+    first = Counter(int(np.argmax(DEFAULT.keys(scores, noise(seed, 4)))) for seed in range(draws))
+    for place in range(4):
+        # Four standard deviations of a share of so many draws.
+        assert abs(first[place] / draws - odds[place]) < 4 * (odds[place] * (1 - odds[place]) / draws) ** 0.5
+
+
+def test_the_odds_that_ranking_tells_are_the_shares_of_its_own_first_places() -> None:
+    view = new_view()
+    view.put_self(advert(gpu=card(24, 90.0, 900.0)), idle(), 0.0)
+    for number, power in enumerate((100.0, 80.0, 50.0), 1):
+        view.set_state(put(view, number, advert(gpu=card(24, power, 10 * power))), "alive", 1.0)
+    view.set_state(put(view, 9, advert(gpu=card(24, 900.0, 9000.0))), "suspect", 1.0)
+    told = {each.peer: each for each in ranked(view, policy="expected-seconds").candidates}
+    draws, query = 3_000, JobQuery(MODEL)
+    first = Counter(
+        rank(view, query, "expected-seconds", random.Random(seed), NOW, 1).candidates[0].peer for seed in range(draws)
+    )
+    for peer, candidate in told.items():
+        odds = candidate.odds
+        assert odds is not None
+        assert abs(first[peer] / draws - odds) <= 4 * (odds * (1 - odds) / draws) ** 0.5
+    assert sorted(each.needs for each in told.values()) == [(), (), (), (), ("an answer to our probes",)]
+
+
+def test_without_a_draw_the_best_is_certain_and_equals_share() -> None:
+    tiers, scores = np.array([1, 0, 0, 0]), np.array([9.0, 2.0, 1.0, 2.0])
+    assert first_odds(tiers, scores, None).tolist() == [0.0, 0.5, 0.0, 0.5]
+    assert first_odds(tiers[:0], scores[:0], None).tolist() == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(-1e9, -1e-3)), min_size=1, max_size=30))
+def test_odds_are_probabilities(candidates: list[tuple[int, float]]) -> None:
+    tiers, scores = np.array([tier for tier, _ in candidates]), np.array([score for _, score in candidates])
+    for weights in (None, DEFAULT.log_weights(scores)):
+        odds = first_odds(tiers, scores, weights)
+        assert odds.sum() == pytest.approx(1.0)
+        assert (odds >= 0).all()
+        assert not odds[tiers > tiers.min()].any()
+
+
+def test_the_runner_up_is_the_second_best_and_not_the_second_drawn() -> None:
+    tiers, scores = np.array([0, 0, 0]), np.array([-3.0, -1.0, -1.42])
+    assert runner_up(tiers, scores, "s") == RunnerUp(2, 1, pytest.approx(0.42), "s", ())
+    assert runner_up(tiers[:1], scores[:1], "s") is None
+    cold = runner_up(np.array([2, 0]), np.array([5.0, 1.0]), "")
+    assert cold == RunnerUp(0, 1, 0.0, "", ("the model loaded",))
+
+
+def test_what_a_later_tier_lacks() -> None:
+    assert lacking(0, 0) == ()
+    assert lacking(15, 0) == ("an answer to our probes", "a dial that succeeds", "the model loaded", "a free slot")
+    assert lacking(3, 2) == ("a free slot",)
+    assert lacking(32 + 2, 16) == ("an earlier place in `order`", "the model loaded")
+    assert lacking(2, 16) == ("the model loaded",)
+
+
+def test_an_explanation_names_the_runner_up_and_its_gap_in_the_unit_of_the_score() -> None:
+    view = new_view()
+    first = put(view, 1, advert(gpu=card(24, 100.0, 1000.0)))
+    second = put(view, 2, advert(gpu=card(24, 50.0, 500.0)))
+    ranking = ranked(view, policy="expected-seconds")
+    assert (ranking.drawn, ranking.temperature) == (True, 0.3)
+    found = ranking.runner_up
+    assert found is not None
+    assert (ranking.candidates[found.ahead].peer, ranking.candidates[found.place].peer) == (first, second)
+    assert found.gap == pytest.approx(ranking.candidates[found.ahead].score - ranking.candidates[found.place].score)
+    assert found.unit == "s"
+    formula = ranked(view, policy="neuralgrid")
+    assert (formula.drawn, formula.temperature) == (False, 0.0)
+    assert [each.odds for each in formula.candidates] == [1.0, 0.0]
+    assert formula.runner_up is not None
+    assert formula.runner_up.unit == ""
+
+
+def test_a_draw_inside_a_score_tells_no_odds() -> None:
+    view = new_view()
+    for number in (1, 2):
+        put(view, number)
+    for policy in ("random", "power-of-two", "weighted-round-robin"):
+        ranking = ranked(view, policy=policy)
+        assert ranking.drawn
+        assert ranking.runner_up is None
+        assert {each.odds for each in ranking.candidates} == {None}
+
+
+def test_an_explanation_tells_which_candidates_have_a_link() -> None:
+    view = new_view()
+    linked, new = put(view, 1), put(view, 2)
+    view.set_link(linked, True)
+    assert {each.peer: each.linked for each in ranked(view).candidates} == {linked: True, new: False}
+
+
+def test_a_loaded_model_is_what_a_cold_peer_lacks() -> None:
+    view = new_view()
+    put(view, 1)
+    cold = put(view, 2, advert(offer(state=ModelState.ON_DISK)))
+    assert {each.peer: each.needs for each in ranked(view).candidates}[cold] == ("the model loaded",)
+
+
+def test_a_value_that_past_jobs_have_corrected_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = new_view()
+    one = put(view, 1)
+    put(view, 2)
+
+    def parts(table: CandidateTable) -> list[Part]:
+        zero = np.zeros(len(table))
+        corrected = np.array([table.record(place).peer == one for place in range(len(table))])
+        return [
+            Part("prompt", zero, "s", zero, "advert", lambda: np.zeros(len(table), np.bool_), lambda: corrected),
+            Part("failures", zero, "s", zero, "learned"),
+        ]
+
+    monkeypatch.setitem(POLICIES, "neuralgrid", dataclasses.replace(POLICIES["neuralgrid"], parts=parts))
+    sources = {each.peer: [term.source for term in each.terms] for each in ranked(view).candidates}
+    assert sources.pop(one) == ["learned", "learned"]
+    assert list(sources.values()) == [["assumed", "learned"]]
