@@ -25,12 +25,14 @@ class LinkUp(msgspec.Struct, frozen=True, gc=False):
     ``address`` is the remote's IP address as text, which decides its network group; ``outbound`` is whether we
     dialled.  ``addrs`` are addresses of the peer.  If we dialled, the first one is the address of ``Dial`` that
     worked, unchanged, so that a seed of unknown identity can be recognised.  The others come from its HELLO.
+    ``features`` are the optional parts of the protocol that both ends speak (``wire.features``).
     """
 
     peer: PeerId
     outbound: bool
     address: str
     addrs: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
 
 class LinkDown(msgspec.Struct, frozen=True, gc=False):

@@ -24,6 +24,7 @@ from protocol.events import DialFailed, Event, LinkDown, LinkUp
 from protocol.ids import PeerId, short
 from protocol.membership.connections import DialKey, DialQueue, is_idle, link_rank
 from protocol.settings import NodeSettings
+from protocol.wire.features import OFFERED
 from protocol.wire.messages import Hello
 
 log = logging.getLogger(__name__)
@@ -176,7 +177,8 @@ class ConnectionTable:
         """Exchange HELLO; on a failure the stream is cut."""
         link = PeerLink(stream, self._settings.link)
         try:
-            own = Hello(PROTOCOL_VERSION, self._network, self._agent, self._net.addrs()[:ADDRS], stream.address)
+            addrs = self._net.addrs()[:ADDRS]
+            own = Hello(PROTOCOL_VERSION, self._network, self._agent, addrs, stream.address, OFFERED)
             hello = await link.greet(own)
             if hello.protocol != PROTOCOL_VERSION:
                 raise PeerUnreachable(f"it speaks version {hello.protocol} of the protocol, not {PROTOCOL_VERSION}")
@@ -205,7 +207,7 @@ class ConnectionTable:
         if len(self.addrs) > REMEMBERED:
             self.addrs.popitem(last=False)
         if len(links) == 1 or again:
-            self._emit(LinkUp(peer, link.outbound, link.address, addrs))
+            self._emit(LinkUp(peer, link.outbound, link.address, addrs, link.features))
         if len(links) > 1:
             self._choose(links)
 

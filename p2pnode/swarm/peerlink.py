@@ -22,6 +22,7 @@ from p2pnode.swarm.wakeup import AutoResetEvent
 from protocol.errors import BadFrame, LocalProtocolError, RemoteProtocolError
 from protocol.ids import PeerId, short
 from protocol.settings import LinkSettings
+from protocol.wire.features import agreed
 from protocol.wire.messages import GOAWAY, HELLO, Hello, NodeMessage, decode, encode, kind_of
 from protocol.wire.mux import FRAME_OVERHEAD, Credited, Dead, Frame, LinkEvent, Mux, Opened, Reset, Rtt
 
@@ -172,6 +173,8 @@ class PeerLink:
         self.via = link.via
         self.mux = Mux(settings, dialer=link.outbound, rng=_UNGUESSABLE)
         self.hello: Hello | None = None
+        #: The optional parts of the protocol that both ends speak; known after :meth:`greet`.
+        self.features: tuple[str, ...] = ()
         self.since = self.used = trio.current_time()
         self.rtt_s: float | None = None
         self.bytes_in = self.bytes_out = 0
@@ -295,6 +298,7 @@ class PeerLink:
                     raise BadFrame("something else came before HELLO")
                 message = decode(HELLO, first.payload)
                 self.hello = message if isinstance(message, Hello) else None
+        self.features = agreed(hello.features, self.hello.features)
         return self.hello
 
     async def run(self, owner: LinkOwner, pings: PingScheduler | None = None) -> None:

@@ -21,6 +21,7 @@ Job16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Code = Annotated[str, Meta(max_length=64)]
 Text = Annotated[str, Meta(max_length=1024)]
 Wire = Annotated[bytes, Meta(max_length=4096)]
+Feature = Annotated[str, Meta(max_length=32)]
 
 # --- frame kinds -------------------------------------------------------------------------------------------------
 HELLO: Final = 0
@@ -50,13 +51,17 @@ END: Final = 39
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True):
-    """First frame in each direction.  ``network`` names the swarm: links between different ones are closed."""
+    """First frame in each direction.  ``network`` names the swarm: links between different ones are closed.
+
+    ``features`` names the optional parts of the protocol that the sender speaks (``features``).
+    """
 
     protocol: Annotated[int, Meta(ge=1, le=65535)]
     network: Code
     agent: Code = ""
     addrs: Annotated[tuple[Text, ...], Meta(max_length=8)] = ()
     observed: Text = ""
+    features: Annotated[tuple[Feature, ...], Meta(max_length=32)] = ()
 
 
 # --- between nodes (channel 0) -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any, Final
 from protocol.ids import PeerId, peer_text
 from protocol.membership.connections import ConnectionLimiter, Ticket, link_rank
 from protocol.settings import NodeSettings
+from protocol.wire.features import OFFERED
 from protocol.wire.messages import NodeMessage
 from simulations.event_loop import EventLoop
 from simulations.sim.machines import Machine
@@ -46,6 +47,8 @@ class Endpoint:
         self.cpu_until = self.up_until = self.down_until = 0.0
         self.cpu_s = 0.0
         self.up_bytes_s, self.down_bytes_s = machine.up_bytes_s, machine.down_bytes_s
+        #: The optional parts of the protocol that its HELLO lists.
+        self.features = OFFERED
         self.links: dict[PeerId, SimLink] = {}
         self.limiter = ConnectionLimiter(settings.connections)
         self.bytes_up = self.messages_up = 0

@@ -26,6 +26,7 @@ from protocol.membership.penalties import Penalties
 from protocol.node import Node
 from protocol.settings import NodeSettings
 from protocol.statements.keys import Ed25519Signer
+from protocol.wire.features import agreed
 from protocol.wire.messages import Digest, Doubt, NodeMessage, Records, decode
 from simulations.rng_streams import rng_stream
 from simulations.sim.cpu_costs import Costs
@@ -295,7 +296,7 @@ class Host(Endpoint):
         self.spend(self.costs.dial_s)
         outbound = link.dial.source is self
         known = (addrs[0], other.addr) if outbound and addrs and addrs[0] != other.addr else other.addrs
-        self.feed(LinkUp(other.peer_id, outbound, other.address, known))
+        self.feed(LinkUp(other.peer_id, outbound, other.address, known, agreed(self.features, other.features)))
 
     def link_down(self, _link: SimLink, other: Endpoint, reason: str) -> None:
         """A link broke."""

@@ -77,6 +77,14 @@ async def test_both_say_hello(autojump_clock: trio.testing.MockClock) -> None:
         assert (mine.outbound, theirs.outbound) == (True, False)
 
 
+async def test_a_link_uses_the_features_that_both_list() -> None:
+    ends = [PeerLink(stream, LinkSettings()) for stream in await pair()]
+    async with trio.open_nursery() as greeting:
+        greeting.start_soon(ends[0].greet, Hello(1, "test", features=("a", "b", "c")))
+        greeting.start_soon(ends[1].greet, Hello(1, "test", features=("d", "c", "a")))
+    assert ends[0].features == ends[1].features == ("a", "c")
+
+
 @pytest.mark.parametrize(
     ("first", "error"),
     [

@@ -19,7 +19,7 @@ from protocol.wire import messages as m
 KEY = bytes(range(32))
 JOB = bytes(range(16))
 EVERY = [
-    m.Hello(1, "open", "p2pnode/0.1", ("/ip4/1.2.3.4/tcp/1",), "1.2.3.4"),
+    m.Hello(1, "open", "p2pnode/0.1", ("/ip4/1.2.3.4/tcp/1",), "1.2.3.4", ("a", "b")),
     m.Digest(bytes(2048), tuple(range(256)), ((1, KEY, 2, 3),) * 1024, True),
     m.Doubt(KEY, 1, 2),
     m.DhtQuery(1, KEY, True),
