@@ -20,6 +20,7 @@ from protocol.ids import name_key
 from simulations import attackers
 from simulations.attackers.attack_metrics import Damage
 from simulations.faults import chaos, churn, faults
+from simulations.measure import observers
 from simulations.measure.invariants import Breach, Invariants
 from simulations.measure.metrics import RunMetrics, outcome_of
 from simulations.measure.sampling import Sampler
@@ -127,6 +128,7 @@ class Run(Cluster):
             if enabled:
                 gc.enable()
         outcome = outcome_of(self, breach, partial=progress.stop or end < scenario.duration_s)
+        outcome.metrics.update(observers.metrics(self))
         if self.damage is not None:
             outcome.metrics.update(self.damage.metrics())
         return outcome

@@ -228,10 +228,14 @@ class Attack(Part, frozen=True):
 
     kind: str
     share: Share = 0.1
+    #: Instead of ``share``: these nodes.
+    nodes: tuple[Index, ...] = ()
     from_s: Seconds = 0.0
     until_s: Seconds = 0.0
-    #: Identities per machine, for ``sybil``.
+    #: Identities per machine, for ``sybil`` and ``paper``.
     identities: Count = 10
+    #: How many times faster than it is each bad machine claims to be.
+    claims: Positive = 1.0
     amount: Annotated[float, Meta(ge=0)] = 0.0
 
 
@@ -246,6 +250,10 @@ class Measure(Part, frozen=True):
     heat_rows: Count = 60
     #: Check the invariants that look at whole states every so many seconds; 0 is never.
     invariants_every_s: Seconds = 5.0
+    #: An entry has learned who is who after so many of its jobs: the figures of experienced entries begin there.
+    experience_jobs: Index = 100
+    #: ``KEY=VALUE`` of the sweep: ``ttft_p95_to_reference`` is a run's TTFT p95 over that of the run with this value.
+    reference: str = ""
     #: Seconds within which the network has to be whole again in the quiet phase (I9).
     liveness_s: Seconds = 60.0
 

@@ -16,8 +16,21 @@ from simulations.attackers.answers import Garbage, Truncation, WrongAnswers
 from simulations.attackers.attack_metrics import Damage
 from simulations.attackers.attacker import Attacker
 from simulations.attackers.crowding import Eclipse, Sybil
+from simulations.attackers.failing import (
+    Breakdown,
+    FallsSilent,
+    FinalRefuser,
+    HangerUp,
+    Mute,
+    NoJson,
+    Overloaded,
+    PieceFlood,
+    Promiser,
+    Resetter,
+)
 from simulations.attackers.flood import Flooder
-from simulations.attackers.liars import LiarLoad, LiarSpecs
+from simulations.attackers.identities import Newcomer, Paper
+from simulations.attackers.liars import Boaster, LiarLoad, LiarSpecs
 from simulations.attackers.stalling import BlackHole, Refuser, SlowDrip
 from simulations.attackers.statements import Forger, Replayer, Slanderer
 from simulations.attackers.traitors import Traitor, Whitewasher
@@ -30,14 +43,27 @@ from simulations.sim.worker import Worker
 #: The allowed values of ``attacks.kind``.
 KINDS: Final[dict[str, type[Attacker]]] = {
     "black_hole": BlackHole,
+    "boaster": Boaster,
+    "breakdown": Breakdown,
     "eclipse": Eclipse,
+    "falls_silent": FallsSilent,
+    "final_refuser": FinalRefuser,
     "flooder": Flooder,
     "forger": Forger,
     "garbage": Garbage,
+    "hanger_up": HangerUp,
     "liar_load": LiarLoad,
     "liar_specs": LiarSpecs,
+    "mute": Mute,
+    "newcomer": Newcomer,
+    "no_json": NoJson,
+    "overloaded": Overloaded,
+    "paper": Paper,
+    "piece_flood": PieceFlood,
+    "promiser": Promiser,
     "refuser": Refuser,
     "replayer": Replayer,
+    "resetter": Resetter,
     "slanderer": Slanderer,
     "slow_drip": SlowDrip,
     "sybil": Sybil,
@@ -50,10 +76,13 @@ KINDS: Final[dict[str, type[Attacker]]] = {
 
 def peer_class(scenario: Scenario, seed: int, index: int) -> type[SimNode]:
     """The class of node ``index``."""
+    for attack in scenario.attacks:
+        if index in attack.nodes:
+            return _armed(attack, window(scenario, attack))
     if not scenario.attacks or index < scenario.topology.seeds:
         return SimNode
     drawn = rng_stream(seed, "attackers", index).random()
-    for attack in scenario.attacks:
+    for attack in (attack for attack in scenario.attacks if not attack.nodes):
         if drawn < attack.share:
             return _armed(attack, window(scenario, attack))
         drawn -= attack.share

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import msgspec
+
+from protocol.statements.adverts import Advert, Gpu
 from protocol.wire.messages import NodeMessage, encode, kind_of
 from simulations.rng_streams import rng_stream
 from simulations.scenario import Attack
@@ -37,6 +40,13 @@ class Attacker(SimNode):
     def active(self) -> bool:
         """Whether the attack is on."""
         return self.window[0] <= self.loop.now < self.window[1]
+
+    def make_advert(self) -> Advert:
+        """Its advert, with GPUs that are ``claims`` times as fast as they are."""
+        advert = super().make_advert()
+        if not self.active or self.attack.claims == 1.0:
+            return advert
+        return msgspec.structs.replace(advert, gpus=tuple(boasted(gpu, self.attack.claims) for gpu in advert.gpus))
 
     def amount(self, usual: float) -> float:
         """The strength of the attack: the scenario's figure, or the default of the kind."""
@@ -99,6 +109,12 @@ class Attacker(SimNode):
         payload = encode(message)
         read = far_end(link, self).received_bytes
         self.network.carry(link, self, len(payload), read, self.peer_id, kind_of(message), payload)
+
+
+def boasted(gpu: Gpu, times: float) -> Gpu:
+    """The GPU with so many times its speed."""
+    speeds = ("bandwidth_gb_s", "fp16_tflops", "bf16_tflops", "fp8_tflops", "int8_tops", "fp4_tflops")
+    return msgspec.structs.replace(gpu, **{name: times * getattr(gpu, name) for name in speeds})
 
 
 def far_end(link: SimLink, attacker: SimNode) -> SimNode:

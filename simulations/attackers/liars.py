@@ -60,6 +60,10 @@ class LiarLoad(LooksIdle):
             self.worker.throttle(share, self)
 
 
+class Boaster(Attacker):
+    """Claims GPUs that are ``claims`` times as fast as its own, and does every job as well as it can."""
+
+
 class LiarSpecsWorker(BadWorker):
     """Answers for every model with the one that it has."""
 

@@ -23,7 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from protocol import __version__
-from simulations.experiment.goals import Goal, judged, metric_of
+from simulations.experiment.goals import Goal, as_text, judged, metric_of
 from simulations.experiment.loading import CEILING, POLICY_KEY, Loaded, Point, value_at
 from simulations.experiment.overrides import ScenarioError
 from simulations.experiment.schema import listed
@@ -40,9 +40,13 @@ TIMING: Final = "timing.json"
 #: Ratios to the ceiling: the divided metrics.
 RATIOS: Final = {
     "ttft_p50_ratio": "ttft_s.p50",
+    "ttft_p95_ratio": "ttft_s.p95",
     "ttft_p99_ratio": "ttft_s.p99",
     "goodput_ratio": "goodput_per_s",
 }
+
+#: Ratios to the run at ``measure.reference``.
+TO_REFERENCE: Final = {"ttft_p95_to_reference": "ttft_s.p95"}
 
 #: One run as it stands in the results.
 Run = dict[str, Any]
@@ -51,7 +55,7 @@ Run = dict[str, Any]
 def document(loaded: Loaded, runs: Sequence[Run], stopped: bool, warnings: Sequence[str] = ()) -> dict[str, Any]:
     """Everything about one scenario; ``runs`` may lack some if ``stopped``."""
     scenario = loaded.scenario
-    runs = with_ratios([tidy(run) for run in runs])
+    runs = with_ratios([tidy(run) for run in runs], scenario.measure.reference)
     whole = {
         "schema": SCHEMA,
         "name": scenario.name,
@@ -184,21 +188,28 @@ def _git(root: Path, *words: str) -> str:
 # --- over the seeds and against the ceiling --------------------------------------------------------------------------
 
 
-def with_ratios(runs: Sequence[Run]) -> list[Run]:
-    """The runs, with their ratios to the omniscient run of the same point and seed where there is one."""
-    ceilings = {_beside(run): run["metrics"] for run in runs if run["point"].get(POLICY_KEY) == CEILING}
+def with_ratios(runs: Sequence[Run], reference: str = "") -> list[Run]:
+    """The runs with their ratios: to the omniscient run, and to that at ``reference``, of the same point and seed."""
+    filled = _with_ratios(runs, RATIOS, POLICY_KEY, CEILING)
+    key, _, value = reference.partition("=")
+    return _with_ratios(filled, TO_REFERENCE, key, value) if reference else filled
+
+
+def _with_ratios(runs: Sequence[Run], ratios: Mapping[str, str], key: str, value: str) -> list[Run]:
+    """The runs with ``ratios`` to the run of the same seed whose point is the same but for ``value`` at ``key``."""
+    bases = {_beside(run, key): run["metrics"] for run in runs if as_text(run["point"].get(key)) == value}
     filled = []
     for run in runs:
-        ceiling = ceilings.get(_beside(run))
-        ratios = {} if ceiling is None else {name: _ratio(run, ceiling, what) for name, what in RATIOS.items()}
-        known = {name: value for name, value in ratios.items() if value is not None}
+        base = bases.get(_beside(run, key))
+        found = {} if base is None else {name: _ratio(run, base, what) for name, what in ratios.items()}
+        known = {name: ratio for name, ratio in found.items() if ratio is not None}
         filled.append({**run, "metrics": {**run["metrics"], **known}})
     return filled
 
 
-def _beside(run: Run) -> str:
-    """The point but for the policy, and the seed."""
-    point = {key: value for key, value in run["point"].items() if key != POLICY_KEY}
+def _beside(run: Run, but: str) -> str:
+    """The point but for one key, and the seed."""
+    point = {key: value for key, value in run["point"].items() if key != but}
     return json.dumps([point, run["seed"]], sort_keys=True)
 
 

@@ -199,9 +199,16 @@ def _sides(fault: Fault, key: str, latency: str) -> Iterator[Problem]:
 
 
 def _attacks(scenario: Scenario) -> Iterator[Problem]:
-    whole = sum(attack.share for attack in scenario.attacks)
+    nodes = scenario.topology.nodes
+    for index, attack in enumerate(scenario.attacks):
+        for place, node in enumerate(attack.nodes):
+            if not scenario.topology.seeds <= node < nodes:
+                says = f"= {node} is no node that may be bad: these are {scenario.topology.seeds} to {nodes - 1}"
+                yield Problem(f"attacks.{index}.nodes.{place}", says)
+    drawn = [attack for attack in scenario.attacks if not attack.nodes]
+    whole = sum(attack.share for attack in drawn)
     if whole > 1 + 1e-9:  # as many tenths as you like
-        shares = " + ".join(f"{attack.share:g}" for attack in scenario.attacks)
+        shares = " + ".join(f"{attack.share:g}" for attack in drawn)
         says = f"is too much: the shares of all attacks are {shares} = {whole:g}, more than all nodes"
         yield Problem(f"attacks.{len(scenario.attacks) - 1}.share", says)
 

@@ -64,6 +64,8 @@ class Sampler:
         self.cluster = cluster
         self.found = 0
         self.found_s: list[float] = []
+        #: Links of each living honest node at the end of the window.
+        self.links: list[int] = []
         self.hops: list[float] = []
         #: Who waits for the answer of a look-up, in which life, by a number of ours.
         self._asking: dict[int, tuple[SimNode, int]] = {}
@@ -113,6 +115,7 @@ class Sampler:
         self._rates = self.traffic()
         self._records = self.records()
         self._busy_s = self.busy_s()
+        self.links = [len(peer.links) for peer in self.cluster.alive if peer.honest]
         self.last_look()
 
     def records(self) -> tuple[int, int]:

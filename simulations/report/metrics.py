@@ -52,6 +52,7 @@ KNOWN: Final = {
         Metric("e2e_s", "whole answer", "s"),
         Metric("itl_s", "time per token", "s"),
         Metric("ttft_p50_ratio", "TTFT p50 to omniscient", "×"),
+        Metric("ttft_p95_ratio", "TTFT p95 to omniscient", "×"),
         Metric("ttft_p99_ratio", "TTFT p99 to omniscient", "×"),
         Metric("goodput_ratio", "goodput to omniscient", "×"),
         Metric("goodput_per_s", "goodput", "jobs/s"),

@@ -46,6 +46,8 @@ class JobNote:
     bad: bool = False
     #: Whether the last worker said that the job is done, and had not done it.
     wrong: bool = False
+    #: How many jobs had come to this entry before it.
+    earlier: int = 0
 
 
 @dataclass(slots=True)
@@ -82,6 +84,8 @@ class JobLog:
     #: The nodes that honest nodes have banned, and how often.
     bans: Counter[int] = field(default_factory=Counter)
     by_peer_id: dict[bytes, Endpoint] = field(default_factory=dict)
+    #: Jobs that came to each entry.
+    at_entry: Counter[int] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     _attempts_made: int = 0
 
@@ -100,14 +104,17 @@ class JobLog:
     def arrived(self, peer: Endpoint | None, job: Job, output_tokens: int) -> None:
         """A caller asked ``peer``; None if the caller found no node to ask."""
         self.submitted += 1
+        entry = -1 if peer is None else peer.index
         note = JobNote(
             job.number,
             self.loop.now,
-            -1 if peer is None else peer.index,
+            entry,
             job.model,
             self.window[0] <= self.loop.now < self.window[1],
             tokens=output_tokens,
+            earlier=self.at_entry[entry],
         )
+        self.at_entry[entry] += 1
         self.open[job.number] = note
         if note.measured:
             self.measured.append(note)

@@ -60,7 +60,7 @@ def test_extends_in_a_circle_is_told(tmp_path: Path) -> None:
 def test_extends_of_nothing_is_told(tmp_path: Path) -> None:
     assert "extends = 'no.toml' is wrong: there is no file" in refusal(written(tmp_path, 'extends = "no.toml"\n'))
     said = refusal(written(tmp_path, 'extends = "no.toml"\n'))
-    assert "made to be extended are base-attacks, base-routing, base" in said
+    assert "made to be extended are base-attacks, base-network, base-routing, base" in said
     assert "it must be the name of one TOML file" in refusal(written(tmp_path, "extends = [1]\n"))
 
 
