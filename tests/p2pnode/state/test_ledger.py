@@ -49,6 +49,8 @@ def test_the_incarnation_is_on_the_disk_before_it_is_used(ledger: Ledger, path: 
         assert other.execute("pragma journal_mode").fetchone() == ("wal",)
     other.close()
     assert ledger._connection.execute("pragma synchronous").fetchone() == (2,)  # FULL: a commit was synced
+    ledger.write([], sync=False)
+    assert ledger._connection.execute("pragma synchronous").fetchone() == (1,)
 
 
 def test_addresses_come_back_the_latest_first(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +168,20 @@ def test_a_disk_that_takes_nothing_at_the_start_is_survived(tmp_path: Path) -> N
     assert ledger.next_incarnation() == 1000
     ledger.remember_peers([(A, ("/x",), 1.0)])
     assert len(ledger.peers()) == 1
+    assert "free some disk space" in ledger.problem, "what is written to memory is not kept"
     ledger.close()
+
+
+def test_a_disk_that_takes_nothing_is_told_once_a_minute(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wall, told = [1000.0], []
+    monkeypatch.setattr(module._log, "warning", lambda event, **_: told.append((event, wall[0])))
+    ledger = Ledger(path, wall=lambda: wall[0])
+    ledger._connection.execute("pragma max_page_count = 12")
+    wide = [(bytes([n]) * 32, ("/x" * 4000,), 1.0) for n in range(50)]
+    for wall[0] in range(1000, 1180, 5):
+        assert not ledger.remember_peers(wide)
+    ledger.close()
+    assert told == [("database_not_written", 1000), ("database_not_written", 1060), ("database_not_written", 1120)]
 
 
 def test_a_link_is_not_followed(path: Path, tmp_path: Path) -> None:
