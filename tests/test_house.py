@@ -232,7 +232,7 @@ TESTED_ELSEWHERE = {
 }
 #: Tests that belong to no single module, as do those of the tree itself (``tests/test_*.py``).
 WHOLE_SYSTEM = {
-    *("e2e", "fullstack", "clients", "bootstrap", "p2pnode/test_log_events.py", "p2pnode/test_package.py"),
+    *("attackers", "e2e", "fullstack", "clients", "bootstrap", "p2pnode/test_log_events.py", "p2pnode/test_package.py"),
     *("simulations/test_determinism.py", "simulations/report/test_report.py"),
 }
 
