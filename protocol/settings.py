@@ -158,10 +158,15 @@ class CascadeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accept_s: float = 3.0
     first_token_s: float = 5.0
     first_token_promises: float = 3.0
+    #: The most that a promise counts where nothing is predicted or no other peer is left (guess: patience of a caller).
+    promise_most_s: float = 60.0
     frame_s: float = 6.0
-    #: Slowest progress after the first token: DELTA frames per second over the window.
+    #: Slowest progress after the first token where the pace cannot be predicted: DELTA frames per second over the
+    #: window.
     least_deltas_s: float = 0.5
     progress_window_s: float = 20.0
+    #: Shortest window where it is predicted (routing study, 2.6: a stall is noticed after 5 s).
+    pace_window_s: float = 5.0
     #: Longest job if the caller sets no deadline, seconds.
     total_s: float = 600.0
     #: Peers asked for one job, the busy and the unreachable ones included (guess: the length of one ranking).
@@ -214,7 +219,9 @@ _TEST: Final = NodeSettings(
     liveness=LivenessSettings(period_s=0.5),
     dht=DhtSettings(query_s=0.5, refresh_s=30.0),
     link=LinkSettings(ping_s=0.5, dead_s=2.0),
-    cascade=CascadeSettings(accept_s=1.0, first_token_s=2.0, frame_s=2.0, progress_window_s=4.0, total_s=60.0),
+    cascade=CascadeSettings(
+        accept_s=1.0, first_token_s=2.0, frame_s=2.0, progress_window_s=4.0, total_s=60.0, pace_window_s=2.0
+    ),
     admission=AdmissionSettings(beat_s=0.5, stalled_reader_s=5.0),
 )
 

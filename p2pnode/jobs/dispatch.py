@@ -67,6 +67,8 @@ _STOPPING: Final = "This node is stopping: ask another one."
 _CANCELLED: Final = "The job was cancelled by its owner."
 #: The field that holds the prompt.
 _PROMPTS: Final = {CHAT: "messages", COMPLETIONS: "prompt"}
+#: In a body: tools are on offer, so the engine may hold back a call of one until it is whole.
+_TOOLS: Final = b'"tools"'
 #: Milliseconds in a second.
 MS: Final = 1000.0
 
@@ -271,6 +273,7 @@ class _Job:
             _PROMPTS.get(spec.path, "input"),
             has_engine=engine is not None,
             engine_starting=engine is not None and engine.state == "starting",
+            holds_back=_TOOLS in spec.body,
         )
 
     async def _step(self) -> None:

@@ -18,15 +18,18 @@ counts against ``attempts`` as well, so that a request that kills engines kills 
 because of the request itself ends the job once a second voice confirms it (``refusals``); until then the next peer is
 asked.
 
-All deadlines (DESIGN 3.3) use one timer, which is moved lazily: an event only notes its time, and the timer checks
-again when it fires.  While the caller does not read (``Paused``), the peer has no deadline.
+The deadlines of an attempt come from its prediction (``deadlines``).  All of them use one timer, which is moved lazily:
+an event only notes its time, and the timer checks again when it fires.  While the caller does not read (``Paused``),
+the peer has no deadline.
 
 ======= ====================== =========================================================== =======
 state   event                  effects                                                     next
 ======= ====================== =========================================================== =======
 idle    Begin                  Attempt, or GiveUp (503) without candidates                 asking
 asking  Accepted               SetTimer                                                    waiting
-asking  WasBusy                Observe, then the next Attempt or GiveUp                    asking
+asking  WasBusy, or Accepted   Abort, Observe, then the next Attempt or GiveUp             asking
+        with a promise that is
+        too late, others left
 asking, Refused, the request   Observe, GiveUp with the peer's words                       over
 waiting is at fault, confirmed
 asking, Refused otherwise      Observe, then the next Attempt or GiveUp                    asking
@@ -80,6 +83,7 @@ from protocol.jobs.cascade_events import (
     Resumed,
     WasBusy,
 )
+from protocol.jobs.deadlines import Deadlines
 from protocol.jobs.refusals import Refusals
 from protocol.reputation.outcomes import BLAMED, CHEAP, OF_THE_NETWORK, Outcome
 from protocol.settings import CascadeSettings
@@ -137,6 +141,7 @@ class Cascade:
         # The attempt under way.
         self.asked = 0
         self._peer = PeerId(b"")
+        self._deadlines = Deadlines(settings, self._begin, None)
         self._asked_at = self._heard = self._window = self._first_due = 0.0
         self._accepted_at: float | None = None
         self._first_at: float | None = None
@@ -173,11 +178,14 @@ class Cascade:
     def _next(self, now: float, detail: str) -> list[CascadeEffect]:
         if now >= self._end:
             return self._out_of_time()
-        spent = self.asked >= self._settings.asked or self._attempts >= self._settings.attempts
-        if spent or self.asked >= len(self._begin.candidates):
+        if not self._has_more:
             return [self._exhausted(now, detail)]
+        begin, place = self._begin, self.asked
         self._state = "asking"
-        self._peer = self._begin.candidates[self.asked]
+        self._peer = begin.candidates[place]
+        self._deadlines = Deadlines(
+            self._settings, begin, begin.forecasts[place] if place < len(begin.forecasts) else None
+        )
         self.asked += 1
         self._asked_at = self._heard = now
         self._accepted_at = self._first_at = self._paused_at = None
@@ -185,18 +193,21 @@ class Cascade:
         self._pieces = 0
         return [Attempt(self._peer, self.asked), self._timer()]
 
+    @property
+    def _has_more(self) -> bool:
+        """Whether another peer may be asked."""
+        spent = self.asked >= self._settings.asked or self._attempts >= self._settings.attempts
+        return not spent and self.asked < len(self._begin.candidates)
+
     def _on_accepted(self, event: Accepted, now: float) -> list[CascadeEffect]:
-        settings, begin = self._settings, self._begin
         self._network.worked()
-        self._state = "waiting"
         self._accepted_at = self._heard = now
         self._promise_s = event.promise_s
-        self._first_due = (
-            now
-            + max(settings.first_token_s, settings.first_token_promises * event.promise_s)
-            + begin.body_bytes / settings.upload_bytes_s
-            + begin.tokens_before / settings.least_deltas_s
-        )
+        if self._has_more and self._deadlines.too_late(event.promise_s):
+            self._retries.append(event.promise_s)
+            return self._fail(Outcome.BUSY, f"it promises a first token in {event.promise_s:.3g} s", now)
+        self._state = "waiting"
+        self._first_due = self._deadlines.first_due(now, event.promise_s, last=not self._has_more)
         return [self._timer()]
 
     def _on_busy(self, event: WasBusy, now: float) -> list[CascadeEffect]:
@@ -286,15 +297,19 @@ class Cascade:
         return self._overdue(now)
 
     def _overdue(self, now: float) -> list[CascadeEffect]:
-        settings = self._settings
+        settings, deadlines = self._settings, self._deadlines
         if self._state == "asking":
             return self._fail(Outcome.NO_ACCEPT, f"no word in {now - self._asked_at:.3g} s", now)
         if now >= self._heard + settings.frame_s:
             return self._fail(Outcome.SILENT, f"silent for {settings.frame_s:.3g} s", now)
         if self._state == "waiting":
             return self._fail(Outcome.NO_ANSWER, f"no first token in {now - self._asked_at:.3g} s", now)
-        if self._window_pieces < settings.least_deltas_s * settings.progress_window_s:
-            said = f"{self._window_pieces} pieces in {settings.progress_window_s:.3g} s"
+        if self._window_pieces < deadlines.least_pieces:
+            if now >= self._heard + settings.frame_s / 2:
+                # Perhaps it is not slow but gone, and that is another outcome: the silence will tell.
+                self._window = self._heard + settings.frame_s - deadlines.window_s
+                return [self._timer()]
+            said = f"{self._window_pieces} pieces in {deadlines.window_s:.3g} s"
             return self._fail(Outcome.SLOW, said, now)
         self._window, self._window_pieces = now, 0
         return [self._timer()]
@@ -306,7 +321,7 @@ class Cascade:
         elif self._state == "waiting":
             due = min(self._first_due, self._heard + settings.frame_s)
         elif self._paused_at is None:
-            due = min(self._heard + settings.frame_s, self._window + settings.progress_window_s)
+            due = min(self._heard + settings.frame_s, self._window + self._deadlines.window_s)
         else:
             due = self._end
         return min(due, self._end)

@@ -20,10 +20,11 @@ from protocol.wire.messages import Refuse
 class Begin(msgspec.Struct, frozen=True, gc=False):
     """Run the job on one of ``candidates``, best first.
 
-    ``tokens_before`` is how many tokens are made before the first piece comes: 0 for a stream, else the whole answer
-    (``inf`` if that is unknown).  ``reach_s``: how much longer than usual it may take to reach them.  ``forecasts`` are
-    the predictions for the candidates, in the same order; none for peers of which only an address is known.
-    ``too_long``: by this node's own estimate the request exceeds the context that they offer.
+    ``tokens_before`` is how many tokens are made before the first piece comes: 0 for a stream, else the whole answer.
+    ``reach_s``: how much longer than usual it may take to reach them.  ``forecasts`` are the predictions for the
+    candidates, in the same order; none for peers of which only an address is known.  ``too_long``: by this node's own
+    estimate the request exceeds the context that they offer.  ``holds_back``: an engine may keep tokens back and send
+    them together, so the pieces do not tell the pace.
     """
 
     candidates: tuple[PeerId, ...]
@@ -33,6 +34,7 @@ class Begin(msgspec.Struct, frozen=True, gc=False):
     reach_s: float = 0.0
     forecasts: tuple[Forecast | None, ...] = ()
     too_long: bool = False
+    holds_back: bool = False
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):

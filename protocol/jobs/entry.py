@@ -79,6 +79,8 @@ STARTING_S: Final = 5.0
 ESTIMATE: Final = 2
 #: Filters that may pass a moment later; by the others no peer can fulfil the request.
 _PASSING: Final = frozenset({"leaving", "not_alive", "stale_advert", "stale_load", "memory", "protocol"})
+#: Tokens that an answer without a bound is taken to have, for the deadline of a whole one (guess: what chats ask for).
+UNBOUNDED_TOKENS: Final = 4096
 #: Characters of a model's name that are repeated to the caller.
 _NAME: Final = 128
 
@@ -90,7 +92,8 @@ class Submit(msgspec.Struct, frozen=True, gc=False):
     """A caller asks for a job.
 
     ``answer_tokens`` is the most that the answer may have, 0 if the caller set no bound.  ``prompt_field`` is what the
-    caller calls the prompt.  ``has_engine`` and ``engine_starting`` describe this node's own engine.
+    caller calls the prompt.  ``has_engine`` and ``engine_starting`` describe this node's own engine.  ``holds_back``:
+    the request makes engines keep tokens back (``Begin``).
     """
 
     query: JobQuery
@@ -100,6 +103,7 @@ class Submit(msgspec.Struct, frozen=True, gc=False):
     prompt_field: str = ""
     has_engine: bool = True
     engine_starting: bool = False
+    holds_back: bool = False
 
 
 class LookUp(msgspec.Struct, frozen=True, gc=False):
@@ -234,10 +238,19 @@ class Entry:
         self, peers: tuple[PeerId, ...], now: float, reach_s: float = 0.0, *, too_long: bool = False
     ) -> list[EntryEffect]:
         submit, shared = self._submit, self._shared
-        tokens_before = 0.0 if submit.stream else float(submit.answer_tokens or math.inf)
+        tokens_before = 0.0 if submit.stream else float(submit.answer_tokens or UNBOUNDED_TOKENS)
         self._cascade = Cascade(shared.settings, shared.network, self._end)
         forecasts = tuple(self._forecasts.get(peer) for peer in peers)
-        begin = Begin(peers, submit.stream, submit.body_bytes, tokens_before, reach_s, forecasts, too_long)
+        begin = Begin(
+            peers,
+            submit.stream,
+            submit.body_bytes,
+            tokens_before,
+            reach_s,
+            forecasts,
+            too_long,
+            submit.holds_back,
+        )
         return self._note(self._cascade.handle(begin, now))
 
     def _note(self, effects: list[CascadeEffect]) -> list[EntryEffect]:

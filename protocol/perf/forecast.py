@@ -14,7 +14,8 @@ class Forecast(msgspec.Struct, frozen=True, gc=False):
     ``sigma`` is the standard deviation of the logarithm of both.  The figures of ``base`` are those before any
     correction by observations: ``base_wait_s`` is the part that no correction scales (link, dial, cold start), and
     ``base_prompt_s`` the part that the peer's speed decides (queue and prompt), so that ``ttft_s`` is the first and the
-    corrected second one.
+    corrected second one.  ``chunk_s`` is how long a step of the engine takes that also reads a chunk of another prompt:
+    no token comes faster meanwhile.
     """
 
     ttft_s: float
@@ -23,3 +24,4 @@ class Forecast(msgspec.Struct, frozen=True, gc=False):
     base_wait_s: float
     base_prompt_s: float
     base_itl_s: float
+    chunk_s: float = 0.0

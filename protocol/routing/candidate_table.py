@@ -21,6 +21,7 @@ from protocol.membership.peer_view import PeerView
 from protocol.perf.cost_model import REQUEST_S, backlog_s, cold_s, prefill_s, step_s
 from protocol.perf.forecast import Forecast
 from protocol.perf.gpu_catalog import ModelShape, shape_of
+from protocol.perf.model_timing import CHUNK_TOKENS
 from protocol.statements.adverts import ModelOffer, ModelState
 
 #: Constants of splitmix64 (Steele, Lea, Flood 2014), which gives a thousand random numbers in one numpy call.
@@ -167,7 +168,8 @@ class CandidateTable:
         """The prediction for the peer at a place."""
         wait, prompt = float(self.rtt[place] + self.cold[place]), float(self.queue[place] + self.prefill[place])
         itl = float(self.itl[place])
-        return Forecast(wait + prompt, itl, UNKNOWN_SIGMA, wait, prompt, itl)
+        chunk = itl + float(backlog_s(self.shape, float(self.flops[place]), CHUNK_TOKENS))
+        return Forecast(wait + prompt, itl, UNKNOWN_SIGMA, wait, prompt, itl, chunk)
 
     # --- predicted seconds ---------------------------------------------------------------------------------------
 

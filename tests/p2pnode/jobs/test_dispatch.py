@@ -94,7 +94,7 @@ async def test_a_whole_answer_is_given_when_its_end_has_proved_good(autojump_clo
     body = b'{"choices":[{}],"usage":{"prompt_tokens":3,"completion_tokens":7}}' + b" " * 100_000
     async with site() as here:
         here.worker(1, Script([[body]], first_s=30))
-        async with here.dispatch.submit(spec(stream=False)) as answer:
+        async with here.dispatch.submit(spec(stream=False, max_tokens=1000)) as answer:
             assert here.book.get("req_1").timings.committed_ms >= 30_000
             assert b"".join(await answer.receive()) == body
             assert await answer.receive() == []
@@ -415,7 +415,7 @@ async def test_cancelling_while_nothing_has_come_yet(autojump_clock: object) -> 
 
 async def test_a_receive_may_be_cancelled_and_called_again(autojump_clock: object) -> None:
     async with site() as here:
-        here.worker(1, Script([[A], [B], [C]], pause_s=2))
+        here.worker(1, Script([[A], [B], [C]], pause_s=1))
         async with here.dispatch.submit(spec()) as answer:
             said: list[bytes] = []
             while True:
@@ -685,9 +685,61 @@ async def test_a_node_without_an_engine_does_not_ask_itself(autojump_clock: obje
 
 async def test_embeddings_and_long_answers_get_the_time_they_need(autojump_clock: object) -> None:
     async with site() as here:
-        here.worker(1, Script([[b'{"data":[]}']], first_s=300))
+        here.worker(1, Script([[b'{"data":[]}']], first_s=100))
         said, _ = await ask(here.dispatch, spec(stream=False, max_tokens=0, path=CHAT))
         assert said == b'{"data":[]}'
+        here.worker(2, Script([[b'{"data":[]}']], first_s=10))
         body = b'{"model":"m","input":"hello"}'
-        job = spec(2, stream=False, path="/v1/embeddings", body=body, prompt_tokens=200)
+        job = ordered("w2", number=2, stream=False, path="/v1/embeddings", body=body, prompt_tokens=200)
         assert (await ask(here.dispatch, job))[0] == b'{"data":[]}'
+
+
+async def test_an_answer_without_a_bound_is_not_waited_for_without_end(autojump_clock: object) -> None:
+    async with site() as here:
+        here.swarm.add(1, beating)
+        began = trio.current_time()
+        failed = await fails(here.dispatch, spec(stream=False, max_tokens=0))
+        assert (failed.status, failed.code) == (502, "peer_failed")
+        assert trio.current_time() - began < 0.5 * SETTINGS.cascade.total_s
+        assert [seen.outcome for seen in here.seen] == [Outcome.NO_ANSWER]
+
+
+async def trickling(channel: Channel, first: Frames) -> None:
+    """Legal by half a piece a second, and forty times slower than its card."""
+    await channel.send(ACCEPT, accept(decode(*first[0])))
+    while True:
+        await channel.send(DELTA, A)
+        await trio.sleep(1.9)
+
+
+async def test_a_pace_far_below_the_prediction_is_a_failure_within_seconds(autojump_clock: object) -> None:
+    async with site() as here:
+        here.swarm.add(1, trickling)
+        began = trio.current_time()
+        assert (await fails(here.dispatch, spec())).code == "peer_failed"
+        assert trio.current_time() - began == pytest.approx(SETTINGS.cascade.pace_window_s)
+        assert here.seen[0].outcome is Outcome.SLOW
+        # A model may keep a call of a tool back until it is whole, so the pace tells nothing.
+        async with here.dispatch.submit(spec(2, body=chat(tools=[]))) as answer:
+            with trio.move_on_after(30) as watched:
+                await everything(answer)
+        assert watched.cancelled_caught
+
+
+async def promising(channel: Channel, first: Frames) -> None:
+    await channel.send(ACCEPT, accept(decode(*first[0]), 2**31 - 1))
+    while True:
+        await channel.send(BEAT, b"")
+        await trio.sleep(1)
+
+
+async def test_a_promise_beyond_reason_costs_the_caller_nothing(autojump_clock: object) -> None:
+    async with site() as here:
+        here.swarm.add(1, promising)
+        began = trio.current_time()
+        assert (await fails(here.dispatch, spec())).code == "peer_failed"
+        assert trio.current_time() - began == pytest.approx(SETTINGS.cascade.promise_most_s, abs=0.01)
+        here.worker(2)
+        began = trio.current_time()
+        assert (await ask(here.dispatch, ordered("w1", "w2", number=2)))[1].attempts == 2
+        assert trio.current_time() - began < 0.1

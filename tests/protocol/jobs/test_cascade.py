@@ -35,6 +35,7 @@ from protocol.jobs.cascade_events import (
     Resumed,
     WasBusy,
 )
+from protocol.perf.forecast import Forecast
 from protocol.reputation.outcomes import Outcome
 from protocol.settings import CascadeSettings
 from protocol.wire.messages import Refuse
@@ -44,6 +45,13 @@ SETTINGS = CascadeSettings()
 PEERS = tuple(PeerId(bytes([number]) * 32) for number in range(1, 12))
 A, B, C, D = PEERS[:4]
 TICK = TimerFired(TIMER)
+
+
+SIGMA = 0.35
+
+
+def forecast(ttft_s: float = 0.5, itl_s: float = 0.02) -> Forecast:
+    return Forecast(ttft_s, itl_s, SIGMA, 0.0, ttft_s, itl_s)
 
 
 class Play:
@@ -146,9 +154,11 @@ def test_silence_after_accept(begin: dict[str, float], promise_s: float, due: fl
     [
         ({}, 0.0, 5.0),
         ({}, 4.0, 12.0),
+        ({}, 1e6, 60.0),
         ({"body_bytes": 1280 * 1024}, 0.0, 15.0),
-        ({"tokens_before": 100.0}, 0.0, 205.0),
-        ({"tokens_before": math.inf}, 0.0, 600.0),
+        ({"tokens_before": 100.0}, 0.0, 25.0),
+        ({"tokens_before": 1e6}, 0.0, 600.0),
+        ({"forecasts": (forecast(10.0),)}, 0.0, 10 * math.exp(2 * SIGMA)),
     ],
 )
 def test_a_peer_that_is_alive_has_until_its_promise(begin: dict[str, float], promise_s: float, due: float) -> None:
@@ -158,8 +168,54 @@ def test_a_peer_that_is_alive_has_until_its_promise(begin: dict[str, float], pro
     while not effects:
         play.do(Keepalive(A), play.now + 1)
         effects = play.do(TICK) if play.now >= play.timer else []
-    assert play.now == pytest.approx(due, abs=1)
+    assert play.now == pytest.approx(due, abs=1.0)
     assert observed(effects).outcome is (Outcome.DEADLINE if due == 600 else Outcome.NO_ANSWER)
+
+
+def test_a_promise_that_is_too_late_is_as_good_as_busy_while_others_are_left() -> None:
+    play = Play(A, B, forecasts=(forecast(), forecast()))
+    effects = play.do(Accepted(A, 40.0), 1.0)
+    assert effects[0] == Abort(A, ResetCode.CANCELLED)
+    assert (observed(effects).outcome, observed(effects).promise_s) == (Outcome.BUSY, 40.0)
+    assert effects[-1] == Attempt(B, 2)
+    assert play.do(Accepted(B, 50.0), 2.0) == [], "there is nobody else, so it is waited for"
+    while play.now < 55:
+        assert play.do(Keepalive(B), play.now + 1) == []
+        assert play.now < play.timer or play.do(TICK) == []
+    play = Play(A, B, forecasts=(forecast(), forecast()))
+    play.do(Accepted(A, 40.0))
+    assert gave_up(play.do(WasBusy(B))).retry_after == 1.0
+    play = Play(A, B)
+    play.do(Accepted(A, 100.0))
+    found = gave_up(play.do(WasBusy(B, 70.0)))
+    assert (found.code, found.retry_after) == ("queue_full", 70.0)
+
+
+def test_a_pace_far_below_the_prediction_ends_it_within_seconds() -> None:
+    play = Play(A, forecasts=(forecast(itl_s=0.02),)).flowing()
+    effects: list[CascadeEffect] = []
+    while not effects:
+        play.do(Progress(A), play.now + 1.9)
+        effects = play.do(TICK) if play.now >= play.timer else []
+    assert play.now < SETTINGS.pace_window_s + 2
+    assert (observed(effects).outcome, observed(effects).blame) == (Outcome.SLOW, True)
+    play = Play(A, forecasts=(forecast(itl_s=1.0),)).flowing()
+    while play.now < 100:
+        play.do(Progress(A), play.now + 1.9)
+        assert play.now < play.timer or play.do(TICK) == [], "it was predicted to be slow"
+
+
+def test_who_falls_silent_is_silent_and_not_slow() -> None:
+    play = Play(A, forecasts=(forecast(),)).flowing()
+    play.do(Keepalive(A), 1.0)
+    effects = play.until_over()
+    assert (play.now, observed(effects).outcome) == (1 + SETTINGS.frame_s, Outcome.SILENT)
+    play = Play(A, forecasts=(forecast(),)).flowing()
+    play.do(Keepalive(A), 1.0)
+    assert play.do(TICK, play.timer) == []
+    play.do(Keepalive(A), 5.5)
+    effects = play.until_over()
+    assert (play.now, observed(effects).outcome) == (1 + SETTINGS.frame_s, Outcome.SLOW)
 
 
 def test_no_word_within_the_time_to_accept() -> None:
@@ -213,7 +269,7 @@ def test_while_the_caller_does_not_read_nothing_is_expected() -> None:
     assert play.timer == 306.0
     play.do(Keepalive(A), 305.0)
     play.do(Keepalive(A), 310.0)
-    play.do(Keepalive(A), 315.0)
+    play.do(Keepalive(A), 318.0)
     assert observed(play.do(TICK, 319.0)).outcome is Outcome.SLOW, "19 s of the window were left when it paused"
 
 
@@ -420,10 +476,20 @@ class CascadeMachine(RuleBasedStateMachine):
         stream=st.booleans(),
         deadline=st.none() | st.floats(0, 50),
         body=st.integers(0, 10**7),
-        tokens=st.sampled_from([0.0, 100.0, math.inf]),
+        tokens=st.sampled_from([0.0, 100.0, 1e6]),
+        predicted=st.none() | st.builds(forecast, st.floats(0, 20), st.floats(0, 3)),
     )
-    def begin(self, peers: int, stream: bool, deadline: float | None, body: int, tokens: float) -> None:
-        self.play = Play(*PEERS[:peers], deadline=deadline, stream=stream, body_bytes=body, tokens_before=tokens)
+    def begin(
+        self,
+        peers: int,
+        stream: bool,
+        deadline: float | None,
+        body: int,
+        tokens: float,
+        predicted: Forecast | None,
+    ) -> None:
+        more = {"body_bytes": body, "tokens_before": tokens, "forecasts": (predicted,) * 5}
+        self.play = Play(*PEERS[:peers], deadline=deadline, stream=stream, **more)
         self.stream = stream
 
     @property

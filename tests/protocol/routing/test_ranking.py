@@ -56,6 +56,17 @@ def test_a_busy_peer_comes_last_and_is_asked_when_there_is_no_other() -> None:
     assert chosen(ranked(view)) == [free, busy]
 
 
+def test_the_forecast_tells_how_long_a_step_takes_that_reads_anothers_prompt() -> None:
+    view = new_view()
+    for number, tflops in ((1, 100.0), (2, 10.0)):
+        put(view, number, advert(gpu=card(24, tflops)))
+    forecasts = {each.peer: each.forecast for each in ranked(view).candidates}
+    fast, slow = forecasts[peer(1)], forecasts[peer(2)]
+    assert fast is not None
+    assert slow is not None
+    assert fast.itl_s < fast.chunk_s < slow.chunk_s
+
+
 # --- order and explanation --------------------------------------------------------------------------------------------
 
 
