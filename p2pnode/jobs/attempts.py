@@ -102,13 +102,14 @@ def plain(text: str) -> str:
 
 
 class RemoteAttempt:
-    """An attempt at a peer, over one channel of its link."""
+    """An attempt at a peer, over one channel of its link.  ``end``: when the job's time is over, trio's clock."""
 
-    def __init__(self, swarm: Swarm, peer: PeerId, spec: JobSpec, most_bytes: int) -> None:
+    def __init__(self, swarm: Swarm, peer: PeerId, spec: JobSpec, end: float, most_bytes: int) -> None:
         self.tokens: tuple[int, int] | None = None
         self._swarm = swarm
         self._peer = peer
         self._spec = spec
+        self._end = end
         self._most_bytes = most_bytes
         self._scope = trio.CancelScope()
         self._reached = trio.Event()
@@ -147,7 +148,7 @@ class RemoteAttempt:
 
     def _request(self) -> JobRequest:
         spec = self._spec
-        left_ms = 0 if spec.deadline is None else max(1, round(1000 * (spec.deadline - trio.current_time())))
+        left_ms = max(1, round(1000 * (self._end - trio.current_time())))
         return JobRequest(
             job=spec.job_id,
             path=spec.path,

@@ -342,7 +342,8 @@ class _Job:
         if peer == dispatch.swarm.me and dispatch.engine is not None and dispatch.slots is not None:
             self._attempt = LocalAttempt(dispatch.engine, dispatch.slots, peer, spec)
         else:
-            self._attempt = RemoteAttempt(dispatch.swarm, peer, spec, dispatch.settings.cascade.answer_bytes)
+            most_bytes = dispatch.settings.cascade.answer_bytes
+            self._attempt = RemoteAttempt(dispatch.swarm, peer, spec, self.entry.end, most_bytes)
         record.state, record.route, record.peer = RUNNING, self.route, peer_text(peer)
         since = trio.current_time() - self._began
         record.attempts.append(AttemptRecord(record.peer, record.created + since))

@@ -2,7 +2,7 @@
 
 Each job has a nursery with four tasks, and any of them can end the job.  One *listens* to the channel (the body, then
 a cancellation by the entry).  One *produces* (admission, engine).  One *sends*: only it writes to the channel, so it
-also sends BEAT while there is no output.  The fourth waits for the caller's deadline.  A bounded buffer between
+also sends BEAT while there is no output.  The fourth waits for the job's deadline.  A bounded buffer between
 producing and sending slows the engine down for a slow reader, and a stalled reader ends the job.
 
 A guest's job can end only itself.  Not here: order and bounds (``engine_slots``), the request's fields
@@ -74,6 +74,7 @@ class Worker:
         self._engine = engine
         self._signer = signer
         self._settings = settings.admission
+        self._most_s = settings.cascade.total_s
         self.slots = slots or (EngineSlots(engine, settings.admission) if engine is not None else None)
         self._running = 0
         self._bodies = 0
@@ -133,7 +134,7 @@ class Worker:
         with slot:
             promise_ms = round(1000 * slot.promise_s)
             await channel.send(ACCEPT, encode(Accept(request.job, slot.position, promise_ms)))
-            await _Task(engine, self._signer, self._settings, channel, request, slot).run(frames)
+            await _Task(engine, self._signer, self._settings, channel, request, slot, self._most_s).run(frames)
 
     def _check(self, request: JobRequest) -> Refuse | None:
         """The refusal that follows from the REQ alone; None if there is none."""
@@ -220,7 +221,9 @@ class _Task:
         channel: Channel,
         request: JobRequest,
         slot: Slot,
+        most_s: float,
     ) -> None:
+        self._most_s = most_s
         self._engine = engine
         self._signer = signer
         self._settings = settings
@@ -238,8 +241,7 @@ class _Task:
         """Run until END was sent or the job is cancelled."""
         request = self._request
         async with trio.open_nursery() as self._nursery:
-            if request.deadline_ms:
-                self._nursery.start_soon(self._keep_deadline, request.deadline_ms / 1000)
+            self._nursery.start_soon(self._keep_deadline)
             self._nursery.start_soon(self._listen, frames)
             self._nursery.start_soon(self._produce)
             await self._send()
@@ -250,8 +252,10 @@ class _Task:
             self._channel.reset(code)
         self._nursery.cancel_scope.cancel()
 
-    async def _keep_deadline(self, seconds: float) -> None:
-        await trio.sleep(seconds)
+    async def _keep_deadline(self) -> None:
+        """No job holds a slot for longer than its entry waits, nor, if that does not say, than this node would."""
+        asked_s = self._request.deadline_ms / 1000
+        await trio.sleep(min(asked_s or self._most_s, self._most_s))
         self._stop(ResetCode.DEADLINE)
 
     # --- from the entry ------------------------------------------------------------------------------------------

@@ -162,6 +162,11 @@ class Entry:
         return self._state if self._cascade is None else self._cascade.state
 
     @property
+    def end(self) -> float:
+        """When the time for the job is over, monotonic seconds; known from ``Submit`` on."""
+        return self._end
+
+    @property
     def committed(self) -> bool:
         """Whether a part of the answer may have gone to the caller."""
         return self._cascade is not None and self._cascade.committed

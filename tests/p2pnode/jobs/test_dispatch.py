@@ -351,6 +351,21 @@ async def test_the_worker_keeps_the_callers_deadline_too(autojump_clock: object)
         assert engine.open_now == 0
 
 
+async def test_the_worker_is_told_the_deadline_of_every_job(autojump_clock: object) -> None:
+    told: list[float] = []
+
+    async def tells(channel: Channel, first: Frames) -> None:
+        request = decode(*first[0])
+        told.append(request.deadline_ms / 1000)
+        await busy(channel, first)
+
+    async with site() as here:
+        here.swarm.add(1, tells)
+        await fails(here.dispatch, spec())
+        await fails(here.dispatch, spec(2, deadline=trio.current_time() + 20))
+        assert told == [pytest.approx(SETTINGS.cascade.total_s), pytest.approx(20)]
+
+
 async def test_a_caller_that_reads_slowly_is_not_the_peers_fault(autojump_clock: object) -> None:
     async with site() as here:
         here.worker(1, Script([[each] for each in (A, B, C)], pause_s=1))

@@ -11,11 +11,13 @@ import msgspec
 import pytest
 import trio
 
-from p2pnode.engine.base import CHAT, EngineFailed
+from p2pnode.engine.base import CHAT, EngineFailed, ModelSpec
+from p2pnode.engine.mock import MockEngine
 from p2pnode.jobs import worker as worker_module
 from p2pnode.jobs.worker import Worker
 from p2pnode.swarm.net import NetError
 from protocol.ids import JobId
+from protocol.perf.gpu_catalog import find_gpu
 from protocol.wire.end_signature import end_holds
 from protocol.wire.messages import (
     ACCEPT,
@@ -398,6 +400,38 @@ async def test_the_deadline_of_the_caller(autojump_clock: object) -> None:
         await trio.sleep(2.6)
         assert near.reset_code == ResetCode.DEADLINE
         assert here.engine.open_now == 0
+        assert here.worker.slots.running == 0
+
+
+@pytest.mark.parametrize("deadline_ms", [0, 2**31])
+async def test_no_job_holds_a_slot_for_ever(autojump_clock: object, deadline_ms: int) -> None:
+    async with bench(Script(first_s=1e9)) as here:
+        near = await here.ask(deadline_ms=deadline_ms)
+        with trio.move_on_after(SETTINGS.cascade.total_s - 1), suppress(NetError):
+            while True:
+                await near.receive()
+        assert here.worker.slots.running == 1
+        await trio.sleep(2)
+        assert near.reset_code == ResetCode.DEADLINE
+        assert (here.worker.slots.running, here.engine.open_now) == (0, 0)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_simulated_gpu_is_free_within_a_second_of_the_deadline(autojump_clock: object, stream: bool) -> None:
+    engine = MockEngine([ModelSpec(MODEL, params_b=8.0, context=8192)], find_gpu("RTX 4090"), wall=lambda: 1.0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        here = Bench(Worker(engine, WORKER, SETTINGS), engine, nursery)
+        body = chat(stream=stream, max_tokens=4000, ignore_eos=True)
+        near = await here.ask(body, stream=stream, max_tokens=4000, deadline_ms=2500)
+        with trio.move_on_after(2), suppress(NetError):
+            while True:
+                await near.receive()
+        assert engine.load().running == 1
+        await trio.sleep(1.5)
+        assert near.reset_code == ResetCode.DEADLINE
+        assert (here.worker.slots.running, engine.load().running) == (0, 0)
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("frame", [(BODY, b"more"), (DELTA, b"{}"), (REQ, b"")])
