@@ -68,7 +68,8 @@ async def read_query(request: Request, endpoint: Endpoint, usual_zone: str) -> t
     fields = read(body, endpoint.needed)
     if endpoint.named_events and (trouble := unsupported(fields)):
         raise trouble
-    return body, fields, job_query(fields, request.headers, request.key, prompt_tokens(fields), usual_zone)
+    query = job_query(fields, request.headers, request.key, prompt_tokens(fields), usual_zone)
+    return body, fields, replace(query, body_bytes=len(body))
 
 
 class Completions:

@@ -180,7 +180,7 @@ class Entry:
         """The effects of an event, in their order."""
         cascade = self._cascade
         if cascade is not None and not isinstance(event, Submit | Found):
-            return self._note(cascade.handle(event, now))
+            return self._note(cascade.handle(event, now), now)
         if self.state == "over" or (cascade is not None and isinstance(event, Found)):
             return []
         step = _STEPS.get((self.state, type(event)))
@@ -189,7 +189,8 @@ class Entry:
         return step(self, event, now)
 
     def _on_submit(self, event: Submit, now: float) -> list[EntryEffect]:
-        self._submit = event
+        query = replace(event.query, body_bytes=event.body_bytes)
+        self._submit = event = msgspec.structs.replace(event, query=query)
         self._end = min(now + self._shared.settings.total_s, self._deadline)
         ranking = self._shared.rank(event.query, now, False)
         peers = self._able(ranking)
@@ -256,16 +257,17 @@ class Entry:
             too_long,
             submit.holds_back,
         )
-        return self._note(self._cascade.handle(begin, now))
+        return self._note(self._cascade.handle(begin, now), now)
 
-    def _note(self, effects: list[CascadeEffect]) -> list[EntryEffect]:
-        """Report attempts that begin and end to the experience, because they change the ranking."""
-        experience, model = self._shared.experience, self._submit.query.model
+    def _note(self, effects: list[CascadeEffect], now: float) -> list[EntryEffect]:
+        """Report attempts that begin and end to the experience and the view, because they change the ranking."""
+        experience, query = self._shared.experience, self._submit.query
         for effect in effects:
             if isinstance(effect, Attempt):
                 experience.attempted(effect.peer)
+                self._shared.view.add_prompt(effect.peer, query.model, query.prompt_tokens, now)
             elif isinstance(effect, Observe):
-                experience.observed(_observation(effect, model, self._forecasts.get(effect.peer)))
+                experience.observed(_observation(effect, query.model, self._forecasts.get(effect.peer)))
         return [*effects]
 
     # --- no peer to ask ------------------------------------------------------------------------------------------

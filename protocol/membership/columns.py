@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol.arrays import BoolArray, IntArray
-from protocol.perf.gpu_catalog import need_mib, weight_bytes
-from protocol.statements.adverts import ModelOffer, ModelState
+from protocol.perf.offer_costs import COSTS, offer_costs
+from protocol.statements.adverts import Gpu, ModelOffer, ModelState
 
 #: Rows of a fresh set of columns (guess: most networks are small).
 _FIRST_ROWS: Final = 16
@@ -25,8 +25,6 @@ _SPARE_KINDS: Final = 16
 
 #: The value in the column ``context`` for an offer without a limit.
 _ANY_LENGTH: Final = (1 << 63) - 1
-#: Offers whose sizes are remembered (guess: the same few models on most nodes).
-_SIZES: Final = 4096
 
 #: What two offers of one model may differ in beyond numbers: capabilities and quantization.
 Kind = tuple[tuple[str, ...], str]
@@ -109,21 +107,15 @@ def _layout(defaults: tuple[tuple[str, tuple[type[np.generic], float]], ...]) ->
 
 
 _OFFER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
+    # The costs of an offer, written at once.
+    **dict.fromkeys(COSTS, (np.float64, 0.0)),
     "rows": (np.int64, 0),
     "context": (np.int64, 0),
     "price_in": (np.float64, 0.0),
     "price_out": (np.float64, 0.0),
-    "need_mib": (np.float64, 0.0),
-    "weight_bytes": (np.float64, 0.0),
     "kind": (np.int32, 0),
     "state": (np.int8, 0),
 }
-
-
-@functools.lru_cache(_SIZES)
-def _sizes(offer: ModelOffer) -> tuple[float, float]:
-    """What has to be free to load it, MiB, and the bytes of its weights."""
-    return need_mib(offer), weight_bytes(offer)
 
 
 def _place(columns: Columns, row: int, count: int) -> int:
@@ -138,11 +130,12 @@ class Offers:
     that no job ever asks for.
     """
 
-    __slots__ = ("_columns", "_kinds", "offers")
+    __slots__ = ("_columns", "_costs", "_gpus", "_kinds", "offers")
 
     def __init__(self) -> None:
         #: The offer of each row of the view.
         self.offers: dict[int, ModelOffer] = {}
+        self._gpus: dict[int, tuple[Gpu, ...]] = {}
         self._columns: Columns | None = None
         self._kinds: dict[Kind, int] = {}
 
@@ -155,6 +148,7 @@ class Offers:
         if columns is None:
             columns = self._columns = Columns(_OFFER_COLUMNS)
             columns.reserve(len(self.offers))
+            self._costs = columns.packer(*COSTS)
             for place, (row, offer) in enumerate(self.offers.items()):
                 self._write(columns, place, row, offer)
         column: npt.NDArray[Any] = columns[name][: len(self.offers)]
@@ -176,10 +170,14 @@ class Offers:
         """Capabilities and quantization by the number in the column ``kind``."""
         return tuple(self._kinds)
 
-    def put(self, row: int, offer: ModelOffer) -> None:
-        """Add a peer's offer, or bring it up to date."""
+    def backlog_token_s(self, row: int) -> float:
+        """Seconds for which a token of a prompt delays other jobs at a peer."""
+        return offer_costs(self.offers[row], self._gpus[row]).backlog_s
+
+    def put(self, row: int, offer: ModelOffer, gpus: tuple[Gpu, ...]) -> None:
+        """Add a peer's offer, or bring it up to date; ``gpus`` are those that it would run on."""
         columns, known = self._columns, row in self.offers
-        self.offers[row] = offer
+        self.offers[row], self._gpus[row] = offer, gpus
         if columns is not None:
             place = _place(columns, row, len(self.offers)) if known else len(self.offers) - 1
             self._write(columns, place, row, offer)
@@ -191,7 +189,7 @@ class Offers:
             place, last = _place(columns, row, len(self.offers)), len(self.offers) - 1
             if place != last:
                 columns.move(last, place)
-        del self.offers[row]
+        del self.offers[row], self._gpus[row]
 
     def _write(self, columns: Columns, place: int, row: int, offer: ModelOffer) -> None:
         columns.reserve(place + 1)
@@ -200,7 +198,8 @@ class Offers:
         columns["context"][place] = offer.context or _ANY_LENGTH
         columns["price_in"][place] = offer.price_in
         columns["price_out"][place] = offer.price_out
-        columns["need_mib"][place], columns["weight_bytes"][place] = _sizes(offer)
+        buffer, start = columns.at(place, columns.offset(COSTS[0]))
+        self._costs.pack_into(buffer, start, *offer_costs(offer, self._gpus[row]))
         kind = (offer.capabilities, offer.quantization)
         columns["kind"][place] = 0
         number = self._kinds.get(kind)

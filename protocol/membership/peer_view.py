@@ -29,8 +29,7 @@ from protocol.membership.columns import Columns, Offers
 from protocol.membership.eviction import Eviction
 from protocol.membership.peer_record import PeerRecord
 from protocol.perf.ceilings import absurd_advert, absurd_load, believed
-from protocol.perf.cost_model import LEAST_GB_S, LEAST_TFLOPS, UNKNOWN_GB_S, UNKNOWN_TFLOPS
-from protocol.statements.adverts import Advert, Load, ModelOffer
+from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer
 from protocol.statements.envelope import Envelope
 from protocol.subnet import group_of, network_group
 
@@ -48,6 +47,13 @@ MOST_WANTED: Final = 128
 #: Smoothing of the round-trip time and its variance (RFC 6298 2.3).
 _SRTT_GAIN: Final = 1 / 8
 _RTTVAR_GAIN: Final = 1 / 4
+#: Mean deviations on top of the round trip that ranking expects (routing study; RFC 6298 waits for four before it
+#: sends again).
+_DEVIATIONS: Final = 2.0
+#: Share of its speed that a throttled GPU keeps if it does not report its clock (guess), and the least share that a
+#: clock counts for, so that it divides.
+THROTTLED_CLOCK: Final = 0.8
+LEAST_CLOCK: Final = 0.01
 
 _NAN: Final = math.nan
 _INF: Final = math.inf
@@ -61,19 +67,21 @@ _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "prefill": (np.float64, 0.0),
     "covered": (np.float64, 0.0),  # in flight when the load arrived, so counted in it
     "free": (np.float64, 0.0),
+    "running": (np.float64, 0.0),
+    "kv": (np.float64, 0.0),  # used share of the KV cache
+    "clock": (np.float64, 1.0),  # share of the full clock
+    "told_at": (np.float64, -_INF),  # when the load arrived
+    "busy_until": (np.float64, -_INF),  # with prompts of our own jobs since then
     # Until when it may be asked for anything: -inf for a peer that is gone, leaves, lies or speaks another version.
     "open_until": (np.float64, -_INF),
     "advert_until": (np.float64, -_INF),
     "vram": (np.float64, 0.0),
     "tflops": (np.float64, 0.0),
     "bandwidth": (np.float64, 0.0),
-    # The same in FLOP/s and bytes/s, assumed where a peer does not say.
-    "flops": (np.float64, 0.0),
-    "bytes_s": (np.float64, 0.0),
     "first_seen": (np.float64, 0.0),
     "rtt": (np.float64, _NAN),
     "way": (np.float64, UNKNOWN_RTT_S),  # the same, none to this node and assumed where it was never measured
-    "rttvar": (np.float64, _NAN),
+    "link": (np.float64, UNKNOWN_RTT_S),  # the same with its variation
     "inflight": (np.float64, 0.0),
     "group": (np.int64, 0),
     "protocol": (np.int32, 0),
@@ -87,7 +95,10 @@ _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "linked": (np.bool_, 0),  # a link stands
     "wanted": (np.bool_, 0),  # offers a model that this node serves or was asked for
 }
-_OF_A_LOAD: Final = ("load_until", "until", "jobs", "slots", "places", "prefill", "covered", "free", "open_until")
+_OF_A_LOAD: Final = (
+    *("load_until", "until", "jobs", "slots", "places", "prefill", "covered", "free"),
+    *("running", "kv", "clock", "told_at", "busy_until", "open_until"),
+)
 
 
 class PeerView:
@@ -214,20 +225,18 @@ class PeerView:
         offered = () if record.advert is None else record.advert.models
         record.advert, record.advert_at, record.advert_until = advert, now, until
         self._sure_until = min(self._sure_until, until)
-        self._index(record.row, offered, advert.models)
+        record.absurd_advert, gpus = absurd_advert(advert), believed(advert.gpus)
+        self._index(record.row, offered, advert.models, gpus)
         self._set_wanted(record)
         row, columns = record.row, self.columns
         columns["protocol"][row] = advert.protocol
         columns["advert_until"][row] = until
         columns["until"][row] = whole = max(until, record.load_until)
         self._eviction.expires(whole)
-        record.absurd_advert, gpus = absurd_advert(advert), believed(advert.gpus)
         columns["vram"][row] = record.vram_mib = sum(gpu.count * gpu.vram_mib for gpu in gpus)
         tflops = sum(gpu.count * max(gpu.bf16_tflops, gpu.fp16_tflops) for gpu in gpus)
         bandwidth = sum(gpu.count * gpu.bandwidth_gb_s for gpu in gpus)
         columns["tflops"][row], columns["bandwidth"][row] = tflops, bandwidth
-        columns["flops"][row] = max(LEAST_TFLOPS, tflops or UNKNOWN_TFLOPS) * 1e12
-        columns["bytes_s"][row] = max(LEAST_GB_S, bandwidth or UNKNOWN_GB_S) * 1e9
         columns["free"][row] = record.free_mib
         columns["open_until"][row] = record.open_until
         columns["absurd"][row] = bool(record.absurd)
@@ -256,10 +265,17 @@ class PeerView:
             load.queued_prefill_tokens,
             record.inflight,
             record.free_mib,
+            load.running,
+            load.kv_permille / 1000,
+            _clock(load),
+            now,
+            -_INF,
             record.open_until,
         )
 
-    def _index(self, row: int, old: tuple[ModelOffer, ...], new: tuple[ModelOffer, ...]) -> None:
+    def _index(
+        self, row: int, old: tuple[ModelOffer, ...], new: tuple[ModelOffer, ...], gpus: tuple[Gpu, ...] = ()
+    ) -> None:
         """Bring the index of models from one list of offers to the next; of two offers of one name the first counts."""
         offers = {offer.name: offer for offer in reversed(new)}
         for name in {offer.name: None for offer in old}:
@@ -269,7 +285,7 @@ class PeerView:
                 if not len(index):
                     del self._models[name]
         for name, offer in offers.items():
-            self._models.setdefault(name, Offers()).put(row, offer)
+            self._models.setdefault(name, Offers()).put(row, offer, gpus)
 
     # --- own observations ----------------------------------------------------------------------------------------
 
@@ -317,7 +333,7 @@ class PeerView:
             record.rtt_s += _SRTT_GAIN * (seconds - record.rtt_s)
         self.columns["rtt"][record.row] = record.rtt_s
         self.columns["way"][record.row] = record.rtt_s
-        self.columns["rttvar"][record.row] = record.rttvar_s
+        self.columns["link"][record.row] = record.rtt_s + _DEVIATIONS * record.rttvar_s
 
     def observe_unreachable(self, peer: PeerId) -> None:
         """A dial from here failed, and no link stands: from now on other peers are asked first."""
@@ -339,6 +355,20 @@ class PeerView:
             record.inflight = max(0, record.inflight + change)
             self.columns["inflight"][record.row] = record.inflight
             self._keep(record)
+
+    def add_prompt(self, peer: PeerId, model: str, tokens: int, now: float) -> None:
+        """A job of ours brings a prompt there, which the peer's load does not contain yet.
+
+        It is processed after those before it, so it moves the time until which the peer is busy with prompts.  The next
+        load replaces that time.
+        """
+        record, offers = self._records.get(peer), self._models.get(model)
+        if record is None or offers is None or record.row not in offers.offers:
+            return
+        row, columns = record.row, self.columns
+        token_s = offers.backlog_token_s(row) / float(columns["clock"][row])
+        told = float(columns["told_at"][row] + columns["prefill"][row] * token_s)
+        columns["busy_until"][row] = max(now, told, float(columns["busy_until"][row])) + tokens * token_s
 
     # --- room ----------------------------------------------------------------------------------------------------
 
@@ -389,7 +419,7 @@ class PeerView:
         columns, row = self.columns, record.row
         columns["used"][row] = True
         if record.is_self:
-            columns["me"][row], columns["way"][row] = True, 0.0
+            columns["me"][row], columns["way"][row], columns["link"][row] = True, 0.0, 0.0
         columns["alive"][row] = ALIVE
         columns["first_seen"][row] = record.first_seen
         columns["kept"][row] = record.is_kept
@@ -424,3 +454,11 @@ class PeerView:
         if row is not None:
             self.remove(self.at(row).peer)
         return row is not None
+
+
+def _clock(load: Load) -> float:
+    """The share of its full clock at which a GPU works: an idle one lowers it to save power, which says nothing."""
+    if not load.throttled and not load.running:
+        return 1.0
+    clock = min(1.0, load.clock_percent / 100)
+    return max(LEAST_CLOCK, THROTTLED_CLOCK if load.throttled and clock == 1.0 else clock)

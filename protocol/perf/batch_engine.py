@@ -10,8 +10,8 @@ step, where ``v`` is an integer.  ``step_clock`` turns counts into times; each c
 the latest ``HORIZON`` steps do.  With ``exact`` every step does, and blocks of the KV cache are counted one by one
 instead of on average, which is slow and serves as a check.
 
-*Prompts* are processed one after the other, in chunks of ``CHUNK_TOKENS``.  A step with a chunk takes the time of
-both, so decoding jobs get one token per chunk meanwhile.  The first token of a job comes with the step after its last
+*Prompts* are processed one after the other, in chunks of ``CHUNK_TOKENS``.  A chunk adds its time to a step, so jobs
+that decode get one token per chunk meanwhile.  The first token of a job comes with the step after its last
 chunk.  Before its prompt, a request needs ``REQUEST_S``, during which it holds its slot.
 
 *Several models* take turns at the GPU: a round is one step of each model with sequences, and takes the sum.
@@ -47,7 +47,7 @@ from typing import Final
 
 from protocol.perf.kv_cache import KvCache
 from protocol.perf.model_cache import Changed, ModelCache
-from protocol.perf.model_timing import CHUNK_TOKENS, ModelTiming
+from protocol.perf.model_timing import ModelTiming, chunks_of
 from protocol.perf.sequences import (
     BatchingEffect,
     BatchJob,
@@ -103,7 +103,7 @@ class BatchEngine:
         self._admitted: dict[int, BatchJob] = {}  # jobs with a slot, the oldest first
         self._unread: list[BatchJob] = []
         self._reading: BatchJob | None = None
-        self._read_until = self._chunk_s = 0.0
+        self._read_until = 0.0
         self._ends: list[tuple[float, int, BatchJob]] = []  # by count; an entry that differs from ``job.end`` is stale
         self._firsts: list[tuple[float, BatchJob]] = []
         self._own = self._growth = 0.0  # bytes that jobs hold without sharing: own + growth * v
@@ -266,7 +266,9 @@ class BatchEngine:
 
     def _rebase(self, v: float, now: float) -> None:
         """Reset the clock after a change of the batch."""
-        chunk_s = self._chunk_s if self._reading is not None else 0.0
+        reading = self._reading
+        shared = reading is not None and reading.lane.sequences > 0
+        chunk_s = reading.lane.timing.chunk_s(reading.unread, shared) if reading is not None else 0.0
         self._clock.draw(v, now, chunk_s, self._all)
         if self._reading is None and not self._sequences:
             # Nothing runs: restart the count, so that rounding errors do not accumulate.
@@ -352,11 +354,8 @@ class BatchEngine:
         return True
 
     def _read(self, job: BatchJob, v: float, now: float) -> None:
-        chunks = -(-job.unread // CHUNK_TOKENS)
-        job.read_at = now
-        self._reading = job
-        self._read_until = v + chunks
-        self._chunk_s = job.lane.timing.read_s(job.unread) / chunks
+        job.read_at, self._reading = now, job
+        self._read_until = v + chunks_of(job.unread)
 
     def _join(self, job: BatchJob, v: float) -> None:
         """The prompt is processed: the job joins the batch and gets a token per step."""

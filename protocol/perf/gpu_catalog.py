@@ -256,6 +256,12 @@ _BITS: Final = (
     (re.compile(r"fp8|int8|w8|(^|[^a-z0-9])q8|8bit|8-bit|bitsandbytes"), 8.0),
     (re.compile(r"fp32|f32|float32"), 32.0),
 )
+#: Least NVIDIA compute capability by patterns in the label; the first match counts.  Below it no engine has kernels
+#: (vLLM's table of supported hardware: Turing runs fp8 and fp4 weight-only; bfloat16 needs Ampere).
+_LEAST_CAPABILITY: Final = (
+    (re.compile(r"awq|marlin|fp8|fp4|w8a8|w4a16"), 7.5),
+    (re.compile(r"(^|[^a-z0-9])(bf16|bfloat16)"), 8.0),
+)
 #: Scales and zero points of weights quantized in groups (measured on the public AWQ and GPTQ builds: 4 to 8 %).
 _QUANTIZED_OVERHEAD: Final = 1.06
 #: Memory that an engine needs to start, relative to the weights: activations, a small KV cache (guess).
@@ -267,6 +273,18 @@ def bits_per_weight(quantization: str) -> float:
     """4 for ``awq``, 8 for ``fp8``, 16 for unknown labels and for no quantization."""
     lowered = quantization.lower()
     return next((bits for pattern, bits in _BITS if pattern.search(lowered)), 16.0)
+
+
+@lru_cache(maxsize=_NAMES_REMEMBERED)
+def least_capability(quantization: str) -> float:
+    """The least NVIDIA compute capability that runs weights of this label; 0 if any does."""
+    lowered = quantization.lower()
+    return next((least for pattern, least in _LEAST_CAPABILITY if pattern.search(lowered)), 0.0)
+
+
+def can_run(gpu: Gpu, quantization: str) -> bool:
+    """Whether a GPU has kernels for this quantization; True for a GPU of unknown capability."""
+    return not gpu.compute_capability or gpu.compute_capability >= least_capability(quantization)
 
 
 def bytes_per_weight(quantization: str) -> float:

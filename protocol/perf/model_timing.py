@@ -8,28 +8,29 @@ engine uses them at each change of its batch.
 from __future__ import annotations
 
 from math import sqrt
-from typing import Final
 
 from protocol.perf.cost_model import (
-    COMPUTE_SHARE,
+    CHUNK_TOKENS,
     JOB_S,
-    KV_SHARE,
     LAYER_S,
     MEMORY_SHARE,
     REQUEST_S,
     STEP_S,
-    WEIGHTS_SHARE,
+    Rates,
+    added_s,
+    backlog_token_s,
     cold_s,
-    memory_bytes_s,
-    peak_flops,
     prefill_s,
+    rates,
     touched_share,
 )
 from protocol.perf.gpu_catalog import MIB, ModelShape, bytes_per_weight
 from protocol.statements.adverts import Gpu
 
-#: Most prompt tokens in one step (the budget per step with which vLLM's tuning guide starts).
-CHUNK_TOKENS: Final = 2048
+
+def chunks_of(tokens: int) -> int:
+    """Steps until a prompt is processed."""
+    return -(-tokens // CHUNK_TOKENS)
 
 
 class ModelTiming:
@@ -41,7 +42,7 @@ class ModelTiming:
     __slots__ = (
         *("efficiency", "gpu", "quantization", "scale", "shape"),
         *("kv_bytes", "memory_bytes", "request_s", "weights"),
-        *("_compute_s", "_flops", "_kv_s", "_rows", "_slower", "_weights_s"),
+        *("_kv_s", "_rates", "_rows", "_slower"),
     )
 
     def __init__(
@@ -58,11 +59,9 @@ class ModelTiming:
         self.memory_bytes = gpu.vram_mib * gpu.count * MIB * MEMORY_SHARE or float("inf")
         #: Seconds before the engine sees a request; requests do not delay each other.
         self.request_s = scale * REQUEST_S
-        self._flops = peak_flops(gpu, quantization)
         self._slower = scale / efficiency
-        self._compute_s = self._slower * 2 * shape.active_params / (COMPUTE_SHARE * self._flops)
-        self._weights_s = self._slower * self.weights / (WEIGHTS_SHARE * memory_bytes_s(gpu))
-        self._kv_s = self._slower * shape.kv_bytes / (KV_SHARE * memory_bytes_s(gpu))
+        self._rates: Rates[float] = rates(gpu, shape, quantization)
+        self._kv_s = self._slower * self._rates.kv_s
         #: By batch size: compute time squared, time to read the weights, overhead.
         self._rows: list[tuple[float, float, float]] = []
 
@@ -78,13 +77,22 @@ class ModelTiming:
 
     def _row(self, sequences: int) -> tuple[float, float, float]:
         overhead_s = self._slower * (self.shape.layers * LAYER_S + STEP_S + JOB_S * sequences)
-        weights_s = self._weights_s * touched_share(self.shape, float(sequences))
-        return (self._compute_s * sequences) ** 2, weights_s, overhead_s
+        weights_s = self._slower * self._rates.weights_s * touched_share(self.shape, float(sequences))
+        return (self._slower * self._rates.token_s * sequences) ** 2, weights_s, overhead_s
 
     def read_s(self, tokens: int) -> float:
         """Seconds of the GPU to process ``tokens`` tokens of a prompt."""
-        return self._slower * prefill_s(self.shape, self._flops, float(tokens))
+        return self._slower * prefill_s(self.shape, self._rates, float(tokens))
+
+    def chunk_s(self, tokens: int, shared: bool) -> float:
+        """Seconds of a chunk of such a prompt; ``shared``: beyond the step that a batch of this model has anyway."""
+        seconds = (added_s if shared else prefill_s)(self.shape, self._rates, float(tokens))
+        return self._slower * seconds / chunks_of(tokens)
+
+    def backlog_s(self, tokens: int) -> float:
+        """Seconds of the GPU to process ``tokens`` tokens of several prompts."""
+        return self._slower * backlog_token_s(self.shape, self._rates) * tokens
 
     def load_s(self, state: int) -> float:
         """Seconds until the model is resident; ``efficiency`` does not apply to disks and buses."""
-        return self.scale * cold_s(state, self.weights)
+        return self.scale * cold_s(state, self.weights, self.gpu.pcie_gb_s)

@@ -18,11 +18,11 @@ from protocol.ids import PeerId
 from protocol.membership.columns import Offers
 from protocol.membership.peer_record import PeerRecord
 from protocol.membership.peer_view import PeerView
-from protocol.perf.cost_model import REQUEST_S, backlog_s, cold_s, prefill_s, step_s
+from protocol.perf.cost_model import CHUNK_TOKENS, REQUEST_S, Rates, prefill_s, step_s
 from protocol.perf.forecast import Forecast
 from protocol.perf.gpu_catalog import ModelShape, shape_of
-from protocol.perf.model_timing import CHUNK_TOKENS
-from protocol.statements.adverts import ModelOffer, ModelState
+from protocol.settings import CascadeSettings
+from protocol.statements.adverts import ModelOffer
 
 #: Constants of splitmix64 (Steele, Lea, Flood 2014), which gives a thousand random numbers in one numpy call.
 _GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -37,6 +37,8 @@ _30, _27, _31, _12 = (np.uint64(bits) for bits in (30, 27, 31, 12))
 #: Standard deviation of the logarithm of a prediction that no observation corrected (guess: hidden efficiencies of
 #: 25 %, and as much for what the model of a GPU leaves out).
 UNKNOWN_SIGMA: Final = 0.35
+#: Upload to a peer before anything was measured, bytes per second (the slowest that the cascade tolerates).
+UPLOAD_BYTES_S: Final = float(CascadeSettings().upload_bytes_s)
 
 T = TypeVar("T")
 
@@ -72,10 +74,11 @@ def noise(seed: int, size: int) -> FloatArray:
 class JobQuery:
     """The requirements of a job and the preferences of its caller.
 
-    ``max_price`` is in USD per million tokens of answer.  ``order``, ``only`` and ``ignore`` name peers by id, by short
-    id, or by label, which a peer chooses freely.  ``zone`` is ``local``, ``mine``, ``trusted`` or ``anyone``;
-    ``trusted`` are the peers that the middle two allow.  ``sort`` is ``price``, ``throughput`` or ``latency``, and
-    replaces the policy.  ``exclude`` are the peers that were tried already.
+    ``body_bytes`` have to be sent to a peer before it can begin.  ``max_price`` is in USD per million tokens of answer.
+    ``order``, ``only`` and ``ignore`` name peers by id, by short id, or by label, which a peer chooses freely.
+    ``zone`` is ``local``, ``mine``, ``trusted`` or ``anyone``; ``trusted`` are the peers that the middle two allow.
+    ``sort`` is ``price``, ``throughput`` or ``latency``, and replaces the policy.  ``exclude`` are the peers that were
+    tried already.
     """
 
     model: str
@@ -91,6 +94,7 @@ class JobQuery:
     zone: str = "anyone"
     exclude: frozenset[PeerId] = frozenset()
     trusted: frozenset[PeerId] = frozenset()
+    body_bytes: int = 0
 
 
 class CandidateTable:
@@ -164,12 +168,30 @@ class CandidateTable:
         """Round trip, seconds: 0 for this node, a default if it was never measured."""
         return self.column("way")
 
+    @_once
+    def link(self) -> FloatArray:
+        """The same and twice its deviation: a link that varies is late more often than its mean says."""
+        return self.column("link")
+
+    @_once
+    def upload(self) -> FloatArray:
+        """Seconds to send the body of the request: 0 for this node."""
+        seconds: FloatArray = ~self.column("me") * (self.query.body_bytes / UPLOAD_BYTES_S)
+        return seconds
+
     def forecast(self, place: int) -> Forecast:
         """The prediction for the peer at a place."""
-        wait, prompt = float(self.rtt[place] + self.cold[place]), float(self.queue[place] + self.prefill[place])
+        wait = float(self.link[place] + self.upload[place] + self.cold[place])
+        prompt = float(self.queue[place] + self.memory[place] + self.prefill[place])
         itl = float(self.itl[place])
-        chunk = itl + float(backlog_s(self.shape, float(self.flops[place]), CHUNK_TOKENS))
+        chunk = itl + CHUNK_TOKENS * float(self.backlog_token[place])
         return Forecast(wait + prompt, itl, UNKNOWN_SIGMA, wait, prompt, itl, chunk)
+
+    @_once
+    def ttft(self) -> FloatArray:
+        """Seconds to the first token."""
+        ttft: FloatArray = self.link + self.upload + self.cold + self.queue + self.memory + self.prefill
+        return ttft
 
     # --- predicted seconds ---------------------------------------------------------------------------------------
 
@@ -179,37 +201,65 @@ class CandidateTable:
         return shape_of(self.query.model)
 
     @_once
-    def flops(self) -> FloatArray:
-        """Dense peak, FLOP/s."""
-        return self.column("flops")
+    def rates(self) -> Rates[FloatArray]:
+        """How fast each peer runs the model.  A lower clock slows the computation, not the memory."""
+        offered = self.offered
+        return Rates(offered("token_s") / self.column("clock"), offered("weights_s"), offered("kv_s"))
 
     @_once
     def itl(self) -> FloatArray:
         """Seconds per token with this job in the batch; all other jobs are assumed to be as long as this one."""
-        bytes_s: FloatArray = self.column("bytes_s")
         batch: FloatArray = np.minimum(self.jobs, self.slots - 1) + 1
         context: FloatArray = batch * (self.query.prompt_tokens + self.query.max_tokens / 2)
-        weights: FloatArray = self.offered("weight_bytes")
-        return step_s(self.shape, flops=self.flops, bytes_s=bytes_s, weights=weights, batch=batch, context=context)
+        return step_s(self.shape, self.rates, batch, context)
 
     @_once
     def prefill(self) -> FloatArray:
         """Seconds to process the prompt."""
-        return REQUEST_S + prefill_s(self.shape, self.flops, float(self.query.prompt_tokens))
+        return prefill_s(self.shape, self.rates, float(self.query.prompt_tokens)) + REQUEST_S
+
+    @_once
+    def backlog_token(self) -> FloatArray:
+        """Seconds for which a token of another prompt delays this job."""
+        delay: FloatArray = self.offered("backlog_s") / self.column("clock")
+        return delay
+
+    @_once
+    def slot_wait(self) -> FloatArray:
+        """Seconds until a slot is free: jobs without one share the slots."""
+        ahead = np.maximum(0.0, self.jobs - self.slots + 1)
+        wait: FloatArray = ahead / self.slots * self.query.max_tokens * self.itl
+        return wait
 
     @_once
     def queue(self) -> FloatArray:
-        """Seconds until this job's turn: queued prompts, and jobs without a slot."""
-        prompts: FloatArray = self.column("prefill")
-        ahead = np.maximum(0.0, self.jobs - self.slots + 1)
-        queue: FloatArray = ahead / self.slots * self.query.max_tokens * self.itl
-        return queue + backlog_s(self.shape, self.flops, prompts)
+        """Seconds until this job's turn: jobs without a slot, and prompts.
+
+        The prompts of the load were processed one after the other since it arrived, those of our own jobs after them.
+        """
+        told = self.column("told_at") + self.column("prefill") * self.backlog_token
+        prompts = np.maximum(0.0, np.maximum(told, self.column("busy_until")) - self.now)
+        queue: FloatArray = self.slot_wait + prompts
+        return queue
+
+    @_once
+    def memory(self) -> FloatArray:
+        """Seconds beyond the wait for a slot until the KV cache has room.
+
+        Jobs that hold the surplus tokens have to end first: a share of all, of which each lasts an answer.  A job that
+        the load does not count as running holds nothing yet and needs its prompt.
+        """
+        room, share = self.offered("kv_room"), self.column("kv")
+        comers = np.maximum(0.0, self.jobs - self.column("running")) + 1
+        surplus = (share - 1) * room + comers * self.query.prompt_tokens
+        if surplus.max(initial=0.0) <= 0:
+            return np.zeros(len(self))
+        generations = np.minimum(comers, np.maximum(0.0, surplus) / np.maximum(1.0, share * room))
+        full = generations * self.query.max_tokens * self.itl
+        wait: FloatArray = np.where(share > 0, np.maximum(0.0, full - self.slot_wait), 0.0)
+        return wait
 
     @_once
     def cold(self) -> FloatArray:
         """Seconds until the model is resident."""
-        weights, state = self.offered("weight_bytes"), self.offered("state")
-        if self.all_warm:
-            return np.zeros(len(self))
-        asleep = np.where(state == ModelState.SLEEPING, cold_s(ModelState.SLEEPING, weights), 0.0)
-        return np.where(state == ModelState.ON_DISK, cold_s(ModelState.ON_DISK, weights), asleep)
+        return self.offered("cold_s")

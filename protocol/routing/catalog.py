@@ -67,7 +67,7 @@ def _summary(view: PeerView, name: str, now: float) -> ModelSummary | None:
     states = np.bincount(table.offered("state")[places], minlength=len(ModelState))
     found = [table.offer(place) for place in places.tolist()]
     adverts = [table.record(place).advert for place in places.tolist()]
-    wait = (table.rtt + table.cold + table.queue + table.prefill)[places]
+    wait = table.ttft[places]
     return ModelSummary(
         name=name,
         peers=len(found),

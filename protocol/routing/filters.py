@@ -18,6 +18,7 @@ from protocol.arrays import BoolArray
 from protocol.errors import InvalidPeerId
 from protocol.ids import PeerId, base58_decode, libp2p_bytes, peer_from_text
 from protocol.membership.peer_record import PeerRecord
+from protocol.perf.gpu_catalog import least_capability
 from protocol.routing.candidate_table import CandidateTable
 from protocol.statements.adverts import Load, Status
 
@@ -167,6 +168,11 @@ def _quantization(table: CandidateTable) -> BoolArray | None:
     return removed
 
 
+def _unable(table: CandidateTable) -> BoolArray:
+    unable: BoolArray = table.offered("unable") > 0
+    return unable
+
+
 def _context(table: CandidateTable) -> BoolArray:
     short: BoolArray = table.offered("context") < table.query.prompt_tokens + table.query.max_tokens
     return short
@@ -217,6 +223,13 @@ def _other_version(case: Case) -> str:
     return f"speaks version {case.table.column('protocol')[case.place]}, we {PROTOCOL_VERSION}"
 
 
+def _no_kernels(case: Case) -> str:
+    label = case.offer.quantization or case.offer.name
+    advert = case.record.advert
+    cards = ", ".join(gpu.model for gpu in advert.gpus) if advert is not None else ""
+    return f"{cards} cannot run {label}, which needs compute capability {least_capability(label)}"
+
+
 def _too_long(case: Case) -> str:
     return f"holds {case.offer.context} tokens, the job needs {case.query.prompt_tokens + case.query.max_tokens}"
 
@@ -239,6 +252,7 @@ FILTERS: Final = (
     Filter("implausible", _implausible, lambda case: case.record.absurd, closed=True),
     Filter("capability", _capability, _lacks),
     Filter("quantization", _quantization, lambda case: f"serves {case.offer.quantization or _UNKNOWN}"),
+    Filter("hardware", _unable, _no_kernels),
     Filter("context", _context, _too_long),
     Filter("memory", _memory, _needs),
     Filter("price", _price, _too_dear),

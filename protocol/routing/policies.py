@@ -219,16 +219,18 @@ def fastest(table: CandidateTable) -> list[Part]:
 
 
 def soonest(table: CandidateTable) -> list[Part]:
-    """Fewest seconds to the first token: round trip, loading of the model, queue, prompt."""
+    """Fewest seconds to the first token: the way there, loading of the model, queue, memory, prompt."""
 
     def known() -> BoolArray:
         says: BoolArray = table.column("tflops") > 0
         return says
 
     return [
-        Part("round trip", table.rtt, "s", -table.rtt, "link", _rtt_known(table)),
+        Part("round trip", table.link, "s", -table.link, "link", _rtt_known(table)),
+        Part("upload", table.upload, "s", -table.upload, "link", lambda: table.column("me")),
         Part("cold start", table.cold, "s", -table.cold, "advert"),
         Part("queue", table.queue, "s", -table.queue, "load", known),
+        Part("memory", table.memory, "s", -table.memory, "load"),
         Part("prompt", table.prefill, "s", -table.prefill, "advert", known),
     ]
 

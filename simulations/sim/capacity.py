@@ -32,7 +32,7 @@ from typing import Final
 
 import numpy as np
 
-from protocol.perf.cost_model import REQUEST_S, kv_tokens, memory_bytes_s, peak_flops, prefill_s, step_s
+from protocol.perf.cost_model import REQUEST_S, Rates, added_s, kv_tokens, prefill_s, rates, step_s
 from protocol.perf.gpu_catalog import ModelShape, bytes_per_weight, shape_of
 from protocol.statements.adverts import Gpu
 from simulations.scenario import Model, Scenario
@@ -174,27 +174,22 @@ def seconds_per_job(gpu: Gpu, slots: int, model: Model, usual: Usual, other_byte
     """Seconds of a full machine for one job; ``other_bytes`` is the memory that other models take."""
     label = model.quantization or model.name
     shape = shape_of(model.name, model.params_b)
-    flops = peak_flops(gpu, label)
+    speed = rates(gpu, shape, label)
     room = kv_tokens(gpu, shape, label)
     most = float("inf") if room is None else max(1.0, (room - other_bytes / shape.kv_bytes) / usual.context)
-    reading = _reading_s(shape, flops, usual.prompts)
     batch, seconds = min(slots, most), 0.0
+    reading = _reading_s(shape, speed, usual.prompts, shared=batch > 1)
     for _ in range(_SETTLING):
-        step = step_s(
-            shape,
-            flops=flops,
-            bytes_s=memory_bytes_s(gpu),
-            weights=_weights(model),
-            batch=batch,
-            context=batch * usual.context,
-        )
+        step = step_s(shape, speed, batch, batch * usual.context)
         seconds = reading + usual.output / batch * step
         batch = max(1.0, min(slots - (REQUEST_S + reading) / seconds, most))
     return seconds
 
 
-def _reading_s(shape: ModelShape, flops: float, prompts: tuple[int, ...]) -> float:
-    return sum(prefill_s(shape, flops, float(tokens)) for tokens in prompts) / len(prompts)
+def _reading_s(shape: ModelShape, speed: Rates[float], prompts: tuple[int, ...], *, shared: bool) -> float:
+    """Seconds for a prompt; ``shared`` with the steps of other jobs."""
+    read_s = added_s if shared else prefill_s
+    return sum(read_s(shape, speed, float(tokens)) for tokens in prompts) / len(prompts)
 
 
 def _weights(model: Model) -> float:

@@ -314,7 +314,7 @@ class Worker:
             return math.inf
         timing = self.timings[job.model]
         before = load.queued_prefill_tokens + sum(attempt.job.prompt_tokens for attempt in self.coming.values())
-        wait = timing.read_s(job.prompt_tokens + before) * 100 / load.clock_percent
+        wait = (timing.read_s(job.prompt_tokens) + timing.backlog_s(before)) * 100 / load.clock_percent
         wait += timing.load_s(int(self.engine.state_of(job.model)))
         over = self._admission.waiting + load.waiting + max(0, load.running + len(self.coming) + 1 - machine.slots)
         if over > 0:

@@ -170,6 +170,25 @@ def test_the_view_knows_what_runs_and_what_went_well() -> None:
     assert [(record.inflight, record.successes) for record in records if record is not None] == [(0, 0), (0, 1)]
 
 
+def test_the_prompt_of_an_attempt_keeps_its_peer_busy_for_the_next_job() -> None:
+    play = Play(A, B)
+    play.knows(A)
+    play.knows(B)
+    play.submit(JobQuery(MODEL, 1000, 50))
+    rows = [record.row for peer in (A, B) if (record := play.view.get(peer)) is not None]
+    busy_until = play.view.columns["busy_until"][rows]
+    assert busy_until[0] > play.now
+    assert busy_until[1] == -math.inf
+    play.do(WasBusy(A), play.now + 1)
+    assert play.view.columns["busy_until"][rows[1]] - play.now == pytest.approx(busy_until[0] - GROWN)
+
+
+def test_peers_are_ranked_for_the_bytes_that_have_to_be_sent() -> None:
+    play = Play(A)
+    play.submit(JobQuery(MODEL, 100, 50), body_bytes=4000)
+    assert play.looks == [(JobQuery(MODEL, 100, 50, body_bytes=4000), False)]
+
+
 def test_a_node_without_an_engine_does_not_ask_itself() -> None:
     assert Play(ME, A).submit(has_engine=True) == [Attempt(ME, 1)]
     assert Play(ME, A).submit(has_engine=False) == [Attempt(A, 1)]

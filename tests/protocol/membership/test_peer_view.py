@@ -15,7 +15,7 @@ from protocol.ids import PeerId
 from protocol.membership.peer_view import PeerView
 from protocol.statements.adverts import Advert, Load
 from protocol.statements.keys import ADVERT, LOAD
-from tests.protocol.sample_peers import ME, advert, at, card, envelope, idle, new_view, offer, peer, put
+from tests.protocol.sample_peers import ME, MODEL, advert, at, card, envelope, idle, new_view, offer, peer, put
 
 
 def test_a_fresh_view_knows_only_this_node() -> None:
@@ -81,7 +81,8 @@ def test_round_trips_are_smoothed() -> None:
     view.observe_rtt(one, 0.2)
     assert record.rtt_s == pytest.approx(0.1125)
     assert record.rttvar_s == pytest.approx(0.0625)
-    assert view.columns["rtt"][record.row] == record.rtt_s
+    assert view.columns["rtt"][record.row] == view.columns["way"][record.row] == record.rtt_s
+    assert view.columns["link"][record.row] == pytest.approx(0.1125 + 2 * 0.0625)
     view.observe_rtt(peer(9), 0.1)
     assert peer(9) not in view
 
@@ -113,6 +114,49 @@ def test_jobs_in_flight_count_beside_the_load_that_does_not_know_of_them() -> No
     view.add_inflight(peer(9), 1)
     view.observe_success(peer(9))
     assert peer(9) not in view
+
+
+@pytest.mark.parametrize(
+    ("running", "throttled", "percent", "clock"),
+    [
+        *((0, False, 10, 1.0), (1, False, 60, 0.6), (1, False, 150, 1.0), (1, False, 0, 0.01)),
+        *((0, True, 60, 0.6), (0, True, 100, 0.8), (2, True, 100, 0.8)),
+    ],
+)
+def test_the_clock_of_a_card_that_works_or_is_throttled_counts(
+    running: int, throttled: bool, percent: int, clock: float
+) -> None:
+    view = new_view()
+    one = put(view, 1, load=idle(running=running, throttled=throttled, clock_percent=percent))
+    record = view.get(one)
+    assert record is not None
+    assert view.columns["clock"][record.row] == clock
+
+
+def test_prompts_of_our_own_jobs_are_processed_one_after_the_other_until_the_next_load() -> None:
+    """A card of 100 TFLOPS at half its clock: 503 ms for a thousand tokens, twice the 251.5 ms of full clock."""
+    view = new_view()
+    one = put(view, 1, load=idle(running=1, queued_prefill_tokens=2000, clock_percent=50), now=10.0)
+    record = view.get(one)
+    assert record is not None
+
+    def busy_until() -> float:
+        return float(view.columns["busy_until"][record.row])
+
+    assert busy_until() == -math.inf
+    view.add_prompt(one, MODEL, 1000, 10.5)  # after the 2,000 tokens of the load
+    assert busy_until() == pytest.approx(10 + 3 * 0.503, abs=2e-3)
+    view.add_prompt(one, MODEL, 1000, 10.6)
+    assert busy_until() == pytest.approx(10 + 4 * 0.503, abs=3e-3)
+    view.add_prompt(one, MODEL, 1000, 20.0)  # nothing is left of the others
+    assert busy_until() == pytest.approx(20 + 0.503, abs=1e-3)
+    assert view.put(envelope(one, LOAD), idle(), 21.0, 99.0)
+    assert busy_until() == -math.inf
+    for who, model in ((peer(9), MODEL), (one, "other")):
+        view.add_prompt(who, model, 1000, 21.0)
+    put(view, 2, advert(offer("other")))
+    view.add_prompt(one, "other", 1000, 21.0)
+    assert busy_until() == -math.inf
 
 
 def test_a_link_makes_a_record_and_takes_an_empty_one_away() -> None:

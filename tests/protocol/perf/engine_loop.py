@@ -9,9 +9,9 @@ from math import inf
 from typing import Any
 
 from protocol.perf.batch_engine import BatchEngine
-from protocol.perf.cost_model import REQUEST_S, memory_bytes_s, peak_flops, prefill_s, step_s
+from protocol.perf.cost_model import CHUNK_TOKENS, REQUEST_S, added_s, prefill_s, rates, step_s
 from protocol.perf.gpu_catalog import ModelShape, bytes_per_weight, find_gpu, shape_of
-from protocol.perf.model_timing import CHUNK_TOKENS, ModelTiming
+from protocol.perf.model_timing import ModelTiming
 from protocol.perf.sequences import BatchingEffect, Finished, FirstToken, ModelChanged, WakeAt, Work
 from protocol.statements.adverts import Gpu
 
@@ -97,8 +97,7 @@ def step_by_step(
     works: Sequence[tuple[float, Work]], slots: int, gpu: Gpu = CARD, shape: ModelShape = SHAPE
 ) -> tuple[dict[int, float], dict[int, float]]:
     """First tokens and ends, by the formulas of ``cost_model``, one step after the other, with memory for everybody."""
-    flops, bytes_s = peak_flops(gpu), memory_bytes_s(gpu)
-    weights = shape.params * bytes_per_weight("")
+    speed = rates(gpu, shape)
     coming, now = list(works), 0.0
     waiting: list[tuple[float, Work]] = []
     unread: list[tuple[float, Work]] = []
@@ -115,14 +114,12 @@ def step_by_step(
         seconds = 0.0
         if decoding:
             context = sum(by_number[job].prompt_tokens + made for job, made in decoding.items())
-            seconds += step_s(
-                shape, flops=flops, bytes_s=bytes_s, weights=weights, batch=float(len(decoding)), context=float(context)
-            )
+            seconds += step_s(shape, speed, float(len(decoding)), float(context))
         read = bool(unread) and unread[0][0] + REQUEST_S <= now + 1e-9
         if read:
             tokens = unread[0][1].prompt_tokens
             pieces = -(-tokens // CHUNK_TOKENS)
-            seconds += prefill_s(shape, flops, float(tokens)) / pieces
+            seconds += (added_s if decoding else prefill_s)(shape, speed, float(tokens)) / pieces
             chunks += 1
         if not seconds:
             now = min([at + REQUEST_S for at, _ in unread[:1]] + [at for at, _ in coming[:1]])

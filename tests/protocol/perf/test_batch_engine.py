@@ -7,8 +7,8 @@ from math import inf
 import pytest
 
 from protocol.perf.batch_engine import BatchEngine
-from protocol.perf.cost_model import REQUEST_S, predict
-from protocol.perf.model_timing import CHUNK_TOKENS, ModelTiming
+from protocol.perf.cost_model import CHUNK_TOKENS, REQUEST_S, predict
+from protocol.perf.model_timing import ModelTiming
 from protocol.perf.sequences import UnknownModel, WakeAt, Work
 from protocol.statements.adverts import Gpu, Status
 from tests.protocol.perf.engine_loop import CARD, PACE, SHAPE, Loop, engine, memory_for
@@ -47,7 +47,7 @@ def test_prompts_are_read_one_after_the_other_and_slow_those_who_decode() -> Non
     before = machine.tokens(1, 2.0)
     loop.submit(2, 4 * CHUNK_TOKENS, 10)
     loop.submit(3, 100, 10)
-    read_s = PACE.read_s(4 * CHUNK_TOKENS)
+    read_s = 4 * PACE.chunk_s(4 * CHUNK_TOKENS, shared=True)
     loop.until(2.0 + read_s)
     assert 2 <= machine.tokens(1, loop.now) - before <= 5, "a token per chunk"
     ended(loop)
@@ -171,7 +171,7 @@ def test_a_job_that_leaves_before_its_first_token_says_nothing() -> None:
     loop = Loop(machine)
     loop.submit(1, 100, 10)
     loop.submit(2, 100, 10)
-    ttft = REQUEST_S + 2 * PACE.read_s(100) + 0.001
+    ttft = REQUEST_S + PACE.read_s(100) + 0.001
     loop.until(ttft)
     loop.take(machine.cancel(1, ttft))
     loop.take(machine.cancel(2, ttft))

@@ -51,7 +51,7 @@ def test_lumped_and_exact_agree_within_two_percent(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sequences", "rate", "seed"), [(1, 0.9, 1), (1, 0.9, 4), (3, 0.9, 1), (3, 0.4, 2)])
+@pytest.mark.parametrize(("sequences", "rate", "seed"), [(1, 0.9, 1), (1, 0.9, 4), (3, 0.8, 1), (3, 0.4, 2)])
 def test_lumped_and_exact_agree_when_memory_is_short(sequences: int, rate: float, seed: int) -> None:
     works = chat(2000, rate, seed, sequences)
     machines = [engine(memory_bytes=memory_for(9_000), exact=exact) for exact in (False, True)]

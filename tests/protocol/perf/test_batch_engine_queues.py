@@ -27,6 +27,8 @@ PACE = ModelTiming(Gpu("flat", bandwidth_gb_s=1000.0, bf16_tflops=100.0), OVERHE
 STEP_S, _ = PACE.step(1, 0.0)
 #: Long, so that rounding to whole tokens and waiting for the end of a step are little beside it.
 MEAN_TOKENS = 500
+#: Steps that it takes to read a prompt of one token: its own, or one that others make, too.
+READING = 1
 
 
 def erlang_wait(servers: int, rho: float) -> float:
@@ -50,23 +52,18 @@ def jobs_of(servers: int, rho: float, jobs: int, seed: int) -> list[tuple[float,
     now, works = 0.0, []
     for job in range(jobs):
         now += gaps[job]
-        works.append((now, Work(job, "m", 1, max(1, round(lengths[job]) - reading(servers)))))
+        works.append((now, Work(job, "m", 1, max(1, round(lengths[job]) - READING))))
     return works
 
 
-def reading(servers: int) -> int:
-    """Steps that it takes to read a prompt of one token: none for who is alone, else one that others make, too."""
-    return int(servers > 1)
-
-
-def service_s(work: Work, servers: int) -> float:
-    return (work.output_tokens + reading(servers)) * STEP_S
+def service_s(work: Work) -> float:
+    return (work.output_tokens + READING) * STEP_S
 
 
 def waits(works: list[tuple[float, Work]], servers: int) -> list[float]:
     """Seconds that each job waited in the queue."""
     loop = Loop(engine(PACE, slots=servers)).run(works)
-    return [loop.done[work.job] - at - service_s(work, servers) for at, work in works]
+    return [loop.done[work.job] - at - service_s(work) for at, work in works]
 
 
 def recursion(works: list[tuple[float, Work]], servers: int) -> list[float]:
@@ -75,7 +72,7 @@ def recursion(works: list[tuple[float, Work]], servers: int) -> list[float]:
     result = []
     for at, work in works:
         begin = max(at, heappop(free))
-        heappush(free, begin + service_s(work, servers))
+        heappush(free, begin + service_s(work))
         result.append(begin - at)
     return result
 

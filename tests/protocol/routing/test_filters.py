@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from protocol.ids import peer_text, short
 from protocol.routing.policies import POLICIES
@@ -97,6 +98,17 @@ def test_memory_counts_for_who_has_to_load_the_model() -> None:
     ranking = ranked(view)
     assert set(chosen(ranking)) == {room, warm, unknown}
     assert why_not(ranking, full) == ("memory", "needs 16384 MiB to load, 4096 are free")
+
+
+def test_a_card_without_kernels_for_the_quantization_is_left_out() -> None:
+    view = new_view()
+    old = replace(card(name="V100"), compute_capability=7.0)
+    volta = put(view, 1, advert(offer(quantization="awq"), gpu=old))
+    named = put(view, 2, advert(offer("llama-3.1-8b-instruct"), gpu=old))
+    unknown = put(view, 3, advert(offer(quantization="awq")))
+    ranking = ranked(view)
+    assert set(chosen(ranking)) == {named, unknown}
+    assert why_not(ranking, volta) == ("hardware", "V100 cannot run awq, which needs compute capability 7.5")
 
 
 def test_another_version_of_the_protocol_is_left_out() -> None:
