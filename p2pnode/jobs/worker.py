@@ -239,7 +239,6 @@ class _Task:
 
     async def run(self, frames: Frames) -> None:
         """Run until END was sent or the job is cancelled."""
-        request = self._request
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._keep_deadline)
             self._nursery.start_soon(self._listen, frames)
