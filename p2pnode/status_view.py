@@ -176,12 +176,14 @@ class StatusView:
         return {"known": len(others), "linked": linked, **{state: states[state] for state in STATES}}
 
     def problems(self) -> list[dict[str, str]]:
-        """The problems of this node, each with its fix."""
-        return [{"what": what, "fix": fix} for what, fix in self._problems()]
+        """The problems of this node, each with its fix; the kind is ``wait`` for one that ends by itself."""
+        engine = self._engine
+        loading = [_loading(engine)] if engine is not None and engine.state == "starting" else []
+        return loading + [{"what": what, "fix": fix, "kind": "wrong"} for what, fix in self._problems()]
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         engine, ledger = self._engine, self._home.ledger
-        if engine is not None and engine.problem:
+        if engine is not None and engine.problem and engine.state != "starting":
             yield f"engine {engine.name}: {engine.problem}", f"its log is in {self._home.paths.logs}, if it has one"
         seeds = len(self.config.network.bootstrap)
         if not self._swarm.linked and seeds:
@@ -204,6 +206,11 @@ class StatusView:
             yield f"the database was damaged and put aside: {ledger.set_aside}", "make lost API keys anew: p2pnode keys"
         if self._swarm.faults:
             yield f"{self._swarm.faults} events could not be handled: a defect", "please report the log of this node"
+
+
+def _loading(engine: Engine) -> dict[str, str]:
+    what = f"engine {engine.name}: {engine.problem or 'starting'}"
+    return {"what": what, "fix": "a large model takes minutes to load", "kind": "wait"}
 
 
 def model_of(offer: ModelOffer) -> JsonObject:

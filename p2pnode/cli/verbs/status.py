@@ -19,7 +19,8 @@ Examples:
   p2pnode status
   p2pnode status --json | jq .peers
 
-Exit code 0 when ready, 4 when something is wrong, 3 when no daemon runs.
+Exit code 0 when ready, 4 when it is not or something is wrong, 3 when no daemon
+runs.
 """
 
 
@@ -36,9 +37,14 @@ def command(options: Shared, as_json: bool) -> int:
         for name, *parts in lines(status):
             print_whole(console, text((f"{name:<9}", "bold"), " ", *parts))
         for problem in status.get("problems", ()):
-            console.print(text(("wrong", "yellow"), f"     {safe(problem['what'], 300)}"), soft_wrap=True)
-            console.print(text(("  mend", "green"), f"    {safe(problem['fix'], 300)}"), soft_wrap=True)
-    return OK if status.get("ready") else DEGRADED
+            kind = problem.get("kind", "wrong")
+            console.print(text((f"{kind:<5}", "yellow"), f"     {safe(problem['what'], 300)}"), soft_wrap=True)
+            console.print(
+                text(("  mend" if kind == "wrong" else "  note", "green"), f"    {safe(problem['fix'], 300)}"),
+                soft_wrap=True,
+            )
+    wrong = [problem for problem in status.get("problems", ()) if problem.get("kind") != "wait"]
+    return OK if status.get("ready") and not wrong else DEGRADED
 
 
 def lines(status: JsonObject) -> Iterator[tuple[str, *tuple[Piece, ...]]]:

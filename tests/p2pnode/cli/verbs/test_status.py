@@ -32,8 +32,29 @@ def test_an_address_is_never_cut(
 
 def test_status_says_what_is_wrong_and_how_to_mend_it(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
     problems = [{"what": "no bootstrap peer answers", "fix": "check the address"}]
-    daemon.answers["/v1/p2p/status"] = (200, STATUS | {"ready": False, "problems": problems})
-    assert app.run(["status"]) == DEGRADED
+    for ready in (True, False):
+        daemon.answers["/v1/p2p/status"] = (200, STATUS | {"ready": ready, "problems": problems})
+        assert app.run(["status"]) == DEGRADED, "a node that can serve, but with a problem, is degraded as well"
+        text = capsys.readouterr().out
+        assert "no bootstrap peer answers" in text
+        assert "check the address" in text
+
+
+def test_an_engine_that_loads_is_not_wrong(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+    problems = [{"what": "engine vllm: is loading", "fix": "it takes minutes", "kind": "wait"}]
+    daemon.answers["/v1/p2p/status"] = (200, STATUS | {"problems": problems})
+    assert app.run(["status"]) == OK, "peers serve meanwhile"
     text = capsys.readouterr().out
-    assert "no bootstrap peer answers" in text
-    assert "check the address" in text
+    assert "wait      engine vllm: is loading" in text
+    assert "wrong" not in text
+
+
+def test_no_line_is_cut_in_a_narrow_terminal(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    problem = "vLLM ended with status 1: CUDA out of memory, see its log"
+    engine = STATUS["engine"] | {"problem": problem}
+    daemon.answers["/v1/p2p/status"] = (200, STATUS | {"engine": engine})
+    assert app.run(["status"]) == OK
+    assert problem in capsys.readouterr().out
