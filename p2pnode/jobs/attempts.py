@@ -2,7 +2,8 @@
 
 Both kinds have the same interface: ``run`` is a task, ``next_update`` waits for progress and can be cancelled at any
 point without loss, and ``abort`` ends the attempt at once without waiting.  Only this module checks the frames of a
-worker: their order, the form of each DELTA, signature and hash of END.  Not here: the reaction to them (``cascade``).
+worker: their order, and the signature and hash of END.  Not here: the shape of an answer (``answer_check``), the
+reaction to it all (``cascade``).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from p2pnode.swarm.net import NetError, PeerUnreachable
 from p2pnode.swarm.peerlink import ChannelReset
 from protocol.errors import BadFrame, RemoteProtocolError
 from protocol.ids import JobId, PeerId, short
+from protocol.jobs.answer_check import AnswerCheck
 from protocol.jobs.cascade_events import (
     Accepted,
     AttemptFailed,
@@ -110,13 +112,14 @@ class RemoteAttempt:
         self._peer = peer
         self._spec = spec
         self._end = end
-        self._most_bytes = most_bytes
         self._scope = trio.CancelScope()
         self._reached = trio.Event()
         self._channel: Channel | None = None
         self._problem = AttemptFailed(peer, Outcome.UNREACHABLE)
         self._accepted = False
-        self._received = 0
+        self._check = AnswerCheck(
+            spec.path, spec.body, stream=spec.stream, max_tokens=spec.max_tokens, most_bytes=most_bytes
+        )
         self._digest = hashlib.sha256()
 
     async def run(self) -> None:
@@ -222,7 +225,7 @@ class RemoteAttempt:
             update.events.append(WasBusy(peer, message.retry_ms / 1000))
         elif kind == REFUSE:
             message = decode(kind, payload)
-            if self._received or update.pieces or not isinstance(message, Refuse):
+            if self._check.begun or update.pieces or not isinstance(message, Refuse):
                 raise BadFrame("REFUSE after a part of the answer")
             refuse = Refuse(
                 message.status, plain(message.code), plain(message.message), plain(message.param), message.final
@@ -241,17 +244,7 @@ class RemoteAttempt:
         pieces = update.pieces[update.counted :]
         if not self._accepted:
             raise BadFrame("DELTA before ACCEPT")
-        joined = b"".join(pieces)
-        self._received += len(joined)
-        if self._spec.stream:
-            if b"\n" in joined or b"\r" in joined:
-                raise BadFrame("a line break inside an event")
-            for piece in pieces:
-                if piece[:1] != b"{" or piece[-1:] != b"}":
-                    raise BadFrame("an event that is not a JSON object")
-        elif self._received > self._most_bytes:
-            raise BadFrame(f"an answer of more than {self._most_bytes} bytes")
-        self._digest.update(joined)
+        self._digest.update(self._check.take(pieces))
         update.counted = count
         update.events.append(Progress(self._peer, fresh))
 
@@ -261,6 +254,7 @@ class RemoteAttempt:
         end = read_end(self._peer, JobId(self._spec.job_id), payload, self._digest.digest())
         self.tokens = (end.tokens_in, end.tokens_out)
         if end.finish == "stop":
+            self._check.end()
             return Completed(self._peer)
         return AttemptFailed(self._peer, Outcome.FAILED, plain(end.message) or "its engine broke off")
 

@@ -46,6 +46,11 @@ def piece(text: str, finish: str | None = None) -> bytes:
     return msgspec.json.encode({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
 
 
+def whole(text: str) -> bytes:
+    """An answer that is not streamed."""
+    return msgspec.json.encode({"choices": [{"index": 0, "message": {"content": text}}]})
+
+
 def usage_piece(tokens_in: int, tokens_out: int) -> bytes:
     return b'{"choices":[],"usage":{"prompt_tokens":%d,"completion_tokens":%d}}' % (tokens_in, tokens_out)
 

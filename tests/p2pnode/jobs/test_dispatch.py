@@ -49,6 +49,7 @@ from tests.p2pnode.jobs.fake_workers import (
     site,
     spec,
     usage_piece,
+    whole,
 )
 
 A, B, C = piece("a"), piece("b"), piece("c", "stop")
@@ -91,7 +92,7 @@ async def test_the_usage_event_comes_through_when_it_was_asked_for(autojump_cloc
 
 
 async def test_a_whole_answer_is_given_when_its_end_has_proved_good(autojump_clock: object) -> None:
-    body = b'{"choices":[{}],"usage":{"prompt_tokens":3,"completion_tokens":7}}' + b" " * 100_000
+    body = b'{"choices":[{"message":{}}],"usage":{"prompt_tokens":3,"completion_tokens":7}}' + b" " * 100_000
     async with site() as here:
         here.worker(1, Script([[body]], first_s=30))
         async with here.dispatch.submit(spec(stream=False, max_tokens=1000)) as answer:
@@ -124,10 +125,10 @@ async def test_a_long_body_arrives_whole(autojump_clock: object) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_link_that_breaks_at_any_frame_never_gives_a_short_answer(autojump_clock: object, stream: bool) -> None:
-    whole = [A, B, C]
+    pieces = [A, B, C] if stream else [whole("a" * 10)[start : start + 25] for start in (0, 25, 50)]
     for at in range(6):  # ACCEPT, three DELTAs, END, and none
         async with site() as here:
-            here.worker(1, Script([[each] for each in whole], pause_s=0.1))
+            here.worker(1, Script([[each] for each in pieces], pause_s=0.1))
 
             def cut(channel: Channel, at: int = at) -> None:
                 def tap(index: int, kind: int, payload: bytes) -> Frames:
@@ -140,7 +141,7 @@ async def test_a_link_that_breaks_at_any_frame_never_gives_a_short_answer(autoju
 
             here.swarm.arrange = cut
             if at == 5:
-                assert (await ask(here.dispatch, spec(stream=stream)))[0] == b"|".join(whole)
+                assert (await ask(here.dispatch, spec(stream=stream)))[0] == b"|".join(pieces)
             else:
                 failed = await fails(here.dispatch, spec(stream=stream))
                 assert (failed.status, failed.code, failed.should_retry) == (502, "peer_failed", False)
@@ -152,7 +153,7 @@ async def test_a_failure_before_the_first_byte_is_not_noticed_and_after_it_is(au
     async with site() as here:
         here.worker(1, Script(refuse=EngineFailed(502, "engine_failed", "out of memory")))
         here.worker(2, Script([[A]], end=EngineFailed(502, "engine_failed", "it crashed"), pause_s=0.1))
-        here.worker(3, Script([[A], [B]]))
+        here.worker(3, Script([[whole("c")]]))
         async with here.dispatch.submit(ordered("w1", "w2")) as answer:
             assert (answer.peer, answer.attempts) == (signer(2).peer_id, 2)
             with pytest.raises(JobFailed, match="it crashed"):
@@ -162,7 +163,7 @@ async def test_a_failure_before_the_first_byte_is_not_noticed_and_after_it_is(au
         assert record.state == "failed"
         # Where nothing has been given away yet, the whole answer of another is better.
         said, answer = await ask(here.dispatch, ordered("w1", "w2", "w3", number=2, stream=False))
-        assert (said, answer.attempts) == (A + b"|" + B, 3)
+        assert (said, answer.attempts) == (whole("c"), 3)
 
 
 async def test_an_engine_that_breaks_with_the_first_batch_is_passed_over(autojump_clock: object) -> None:
@@ -210,6 +211,9 @@ BAD = {
     "a carriage return": lambda job: [(ACCEPT, accept(job)), (DELTA, b'{"a":\r1}')],
     "no object": lambda job: [(ACCEPT, accept(job)), (DELTA, b"[1]")],
     "half an object": lambda job: [(ACCEPT, accept(job)), (DELTA, b'{"a":')],
+    "an object in braces only": lambda job: [(ACCEPT, accept(job)), (DELTA, b"{not JSON}")],
+    "no choices": lambda job: [(ACCEPT, accept(job)), (DELTA, b'{"a":1}')],
+    "a flood": lambda job: [(ACCEPT, accept(job)), (DELTA, piece("x" * 20_000))],
     "a false hash": lambda job: [(ACCEPT, accept(job)), (DELTA, A), (END, end(1, job, [B]))],
     "a false signature": lambda job: [(ACCEPT, accept(job)), (DELTA, A), (END, end(2, job, [A]))],
     "REFUSE after DELTA": lambda job: [(ACCEPT, accept(job)), (DELTA, A), (REFUSE, encode(Refuse(500, "x", "y")))],
@@ -260,6 +264,17 @@ async def test_unknown_kinds_are_passed_over(autojump_clock: object) -> None:
     async with site() as here:
         here.swarm.add(1, raw(frames))
         assert (await ask(here.dispatch, spec()))[0] == A
+
+
+@pytest.mark.parametrize("body", [b"garbage", b'{"choices":[]}', b'{"error":{"code":"invalid_api_key"}}'])
+async def test_a_whole_answer_that_is_none_is_passed_over(autojump_clock: object, body: bytes) -> None:
+    frames = lambda job: [(ACCEPT, accept(job)), (DELTA, body), (END, end(1, job, [body]))]  # noqa: E731
+    async with site() as here:
+        here.swarm.add(1, raw(frames))
+        here.worker(2, Script([[whole("a")]]))
+        said, answer = await ask(here.dispatch, ordered("w1", "w2", stream=False))
+        assert (said, answer.attempts) == (whole("a"), 2)
+        assert (here.seen[0].outcome, here.seen[0].blame) == (Outcome.MISBEHAVED, True)
 
 
 async def test_a_whole_answer_is_bounded(autojump_clock: object) -> None:
@@ -378,7 +393,7 @@ async def test_a_caller_that_reads_slowly_is_not_the_peers_fault(autojump_clock:
 
 
 async def test_a_caller_that_stops_reading_ends_the_engine_and_is_told(autojump_clock: object) -> None:
-    big = piece("x" * 30_000)
+    big = piece("x" * 15_000)
     async with site() as here:
         engine = here.worker(1, Script([[big]] * 1000))
         async with here.dispatch.submit(spec()) as answer:
@@ -700,13 +715,13 @@ async def test_a_node_without_an_engine_does_not_ask_itself(autojump_clock: obje
 
 async def test_embeddings_and_long_answers_get_the_time_they_need(autojump_clock: object) -> None:
     async with site() as here:
-        here.worker(1, Script([[b'{"data":[]}']], first_s=100))
+        here.worker(1, Script([[whole("a")]], first_s=100))
         said, _ = await ask(here.dispatch, spec(stream=False, max_tokens=0, path=CHAT))
-        assert said == b'{"data":[]}'
-        here.worker(2, Script([[b'{"data":[]}']], first_s=10))
+        assert said == whole("a")
+        here.worker(2, Script([[b'{"data":[{}]}']], first_s=10))
         body = b'{"model":"m","input":"hello"}'
         job = ordered("w2", number=2, stream=False, path="/v1/embeddings", body=body, prompt_tokens=200)
-        assert (await ask(here.dispatch, job))[0] == b'{"data":[]}'
+        assert (await ask(here.dispatch, job))[0] == b'{"data":[{}]}'
 
 
 async def test_an_answer_without_a_bound_is_not_waited_for_without_end(autojump_clock: object) -> None:

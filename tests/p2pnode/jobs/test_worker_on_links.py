@@ -31,7 +31,7 @@ from tests.p2pnode.jobs.fake_workers import (
     spec,
 )
 
-BIG = piece("x" * 30_000)
+BIG = piece("x" * 15_000)
 
 
 class Ends:
@@ -80,7 +80,7 @@ async def test_a_stream_and_a_long_body_both_ways(autojump_clock: object) -> Non
     async with ends() as both:
         engine = await both.worker(1, Script([[BIG] * 10] * 10))
         body = chat()[:-1] + b',"user":"' + b"x" * 1_500_000 + b'"}'
-        async with both.dispatch.submit(spec(body=body)) as answer:
+        async with both.dispatch.submit(spec(body=body, max_tokens=100)) as answer:
             assert await everything(answer) == b"|".join([BIG] * 100)
         assert len(engine.jobs[0].body) > len(body)
         assert both.book.get("req_1").state == "completed"

@@ -407,6 +407,7 @@ def test_the_time_of_the_look_up_counts_for_the_whole_job() -> None:
     for deadline, end in ((None, GROWN + SETTINGS.total_s), (GROWN + 50, GROWN + 50)):
         play = Play()
         play.submit(deadline=deadline)
+        assert play.entry.end == end
         play.do(found(1), GROWN + LOOKUP_S - 0.1)
         play.do(Accepted(A))
         assert play.until_over(Progress(A)).code == "deadline_exceeded"
