@@ -82,13 +82,13 @@ _EVENTS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     _CHAT: msgspec.json.Decoder(_ChatEvent),
     _COMPLETIONS: msgspec.json.Decoder(_TextEvent),
 }
-_RESPONSE_EVENT: Final = msgspec.json.Decoder(_ResponseEvent)
+_RESPONSE_EVENT: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder(_ResponseEvent)
 _WHOLES: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     _CHAT: msgspec.json.Decoder(_WholeChat),
     _COMPLETIONS: msgspec.json.Decoder(_WholeText),
     _EMBEDDINGS: msgspec.json.Decoder(_WholeEmbeddings),
 }
-_WHOLE_RESPONSE: Final = msgspec.json.Decoder(_WholeResponse)
+_WHOLE_RESPONSE: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder(_WholeResponse)
 _CHOICES: Final = msgspec.json.Decoder(_Choices)
 
 
