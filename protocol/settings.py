@@ -112,8 +112,8 @@ class ConnectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     #: Dials under way at once, and those that wait included.
     dials: int = 16
     dials_wanted: int = 128
-    #: Seconds for a dial, both HELLOs included (guess: its seven round trips, of 1 s each, and a slow machine), and for
-    #: the HELLOs of an accepted link.
+    #: Seconds for a dial, both HELLOs included (guess: nine round trips, of 1 s each, with a peer that answers the
+    #: proposals of a dial differently, and a slow machine), and for the HELLOs of an accepted link.
     dial_s: float = 15.0
     hello_s: float = 5.0
     #: A link that we dialled, that is no neighbour's and that was idle for this long is closed, seconds (guess: longer

@@ -101,12 +101,27 @@ class FrameDecoder:
         self._rest: bytes = session._drain(None)
         #: Bytes of a body that the library has to read, because it got the header.
         self._body = 0
+        #: What has to come before the first frame.
+        self._expected = b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
+    def expect(self, lines: bytes) -> None:
+        """Frames begin after ``lines``, the answer to a proposal; other data ends the connection."""
+        self._expected = lines
+
+    async def _pass_expected(self) -> None:
+        lines, self._expected = self._expected, b""
+        await self._fill(len(lines))
+        if not self._rest.startswith(lines):
+            raise ConnectionClosedError("the peer did not agree to the proposed multiplexer", transport="tcp")
+        self._rest = self._rest[len(lines) :]
+
     async def read(self, n: int) -> bytes:
         """``n`` bytes for the library: of an expected body, or the header of the next frame that it handles."""
+        if self._expected:
+            await self._pass_expected()
         if self._body:
             await self._fill(n)
             self._body = max(0, self._body - n)

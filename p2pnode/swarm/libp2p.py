@@ -6,9 +6,10 @@ Workarounds for defects of the library are in ``libp2p_workarounds`` and ``tcp_l
 
 from __future__ import annotations
 
+import functools
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -20,12 +21,12 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
-from libp2p.utils import encode_delim
 from multiaddr import Multiaddr
 
 from p2pnode.swarm.libp2p_workarounds import build_host, quiet
 from p2pnode.swarm.library_check import check_library
 from p2pnode.swarm.net import Address, BadAddress, LinkBroken, NetError, PeerUnreachable, is_loopback, parse_address
+from p2pnode.swarm.proposal import AnsweredDifferently, proposal, propose
 from p2pnode.swarm.tcp_listener import AcceptedStream, AcceptGateway
 from p2pnode.swarm.yamux import ContainedYamux
 from protocol.errors import InvalidPeerId
@@ -37,9 +38,7 @@ from protocol.statements.keys import Ed25519Signer
 log = logging.getLogger(__name__)
 
 LINK_PROTOCOL: Final = "/p2pnode/link/1"
-_GREETING: Final = encode_delim(b"/multistream/1.0.0") + encode_delim(LINK_PROTOCOL.encode())
-#: Longest answer to the greeting, bytes: both lines echoed, or a refusal.
-_GREETING_BYTES: Final = 1024
+_GREETING: Final = proposal(LINK_PROTOCOL)
 
 #: Addresses of one peer to dial, in parallel (an advert has at most 4, HELLO at most 8).
 DIAL_ADDRS: Final = 8
@@ -47,6 +46,10 @@ DIAL_ADDRS: Final = 8
 ACCEPT_QUEUE: Final = 32
 #: First and longest pause before a failed host is rebuilt, seconds.
 RESTART_S: Final = (0.05, 5.0)
+
+
+#: Makes a socket to a peer (None: to any) a connection of the library.
+Upgrade = Callable[[AcceptedStream, PeerId | None], Awaitable[ContainedYamux]]
 
 
 class Libp2pLink:
@@ -59,9 +62,12 @@ class Libp2pLink:
         self.address = muxed.tcp.address
         self._muxed = muxed
         self._stream = stream
-        self._early = b""
+        #: The lines that propose our protocol, until they are sent with the first data; and the rest of the answer.
+        self._proposal = self._expected = _GREETING if via else b""
 
     async def send_all(self, data: bytes) -> None:
+        proposal, self._proposal = self._proposal, b""
+        data = proposal + data
         try:
             await self._muxed.send_on(self._stream, data)
         except Exception as error:
@@ -69,7 +75,7 @@ class Libp2pLink:
             raise LinkBroken(f"the connection to {short(self.peer)} is gone") from error
 
     def room(self) -> int:
-        return self._muxed.room(self._stream)
+        return 0 if self._proposal else self._muxed.room(self._stream)
 
     def send_now(self, data: bytes) -> None:
         try:
@@ -82,15 +88,24 @@ class Libp2pLink:
         return self._muxed.unsent()
 
     async def receive_some(self) -> bytes:
-        if self._early:
-            early, self._early = self._early, b""
-            return early
         try:
-            return await self._muxed.take(self._stream)
+            data = await self._muxed.take(self._stream)
         except Exception as error:
             log.debug("link_read_failed", extra={"peer": short(self.peer), "error": repr(error)})
             self.cut()
             return b""
+        return await self._pass_answer(data) if self._expected else data
+
+    async def _pass_answer(self, data: bytes) -> bytes:
+        """What follows the peer's answer to our proposal."""
+        answer, self._expected = self._expected[: len(data)], self._expected[len(data) :]
+        if not data:
+            return data
+        if not data.startswith(answer):
+            self.cut()
+            raise PeerUnreachable("it does not speak the protocol of p2pnode")
+        rest = data[len(answer) :]
+        return rest or await self.receive_some()
 
     def offer(self, take: Callable[[bytes], bool]) -> None:
         self._muxed.sink(self._stream, take)
@@ -110,17 +125,6 @@ class Libp2pLink:
         event = self._muxed.stream_events.get(self._stream.stream_id)
         if event is not None:
             event.set()
-
-    async def negotiate(self) -> None:
-        """Negotiate our protocol in one round trip: both lines are sent before the first answer."""
-        await self.send_all(_GREETING)
-        answer = b""
-        while len(answer) < len(_GREETING):
-            data = await self.receive_some()
-            answer += data
-            if not data or not _GREETING.startswith(answer[: len(_GREETING)]) or len(answer) > _GREETING_BYTES:
-                raise PeerUnreachable("it does not speak the protocol of p2pnode")
-        self._early = answer[len(_GREETING) :]
 
 
 class Libp2pNet:
@@ -254,15 +258,19 @@ class Libp2pNet:
         host = self._host
         if host is None:
             raise NetError("the network stack is starting")
-        peer = target.peer if target.peer is not None else await self._who_is(host, target)
+        try:
+            return await self._connect(target, target.peer, via, functools.partial(propose, host.get_network()))
+        except AnsweredDifferently as error:
+            log.debug("slow_dial", extra={"address": target.host, "reason": str(error)})
+            peer = target.peer if target.peer is not None else await self._who_is(host, target)
+            return await self._connect(target, peer, via, functools.partial(_negotiate, host.get_network()))
+
+    async def _connect(self, target: Address, peer: PeerId | None, via: str, upgrade: Upgrade) -> Libp2pLink:
         tcp = await self._gateway.dial(target, peer)
         tcp.linked.set()  # this end opens the one link of this connection
         try:
-            network: Any = host.get_network()
-            conn = await network.upgrade_outbound_raw_conn(RawConnection(tcp, True), ID(libp2p_bytes(peer)))
-            muxed: ContainedYamux = conn.muxed_conn
-            link = Libp2pLink(peer, muxed, await muxed.open_stream(), via)
-            await link.negotiate()
+            muxed = await upgrade(tcp, peer)
+            link = Libp2pLink(peer_from_libp2p(muxed.peer_id.to_bytes()), muxed, await muxed.open_stream(), via)
             self._track(link, tcp)
             return link
         except BaseException:
@@ -304,6 +312,13 @@ class Libp2pNet:
         for link in list(self._links):
             if link.peer == peer:
                 link.cut()
+
+
+async def _negotiate(network: Any, tcp: AcceptedStream, peer: PeerId) -> ContainedYamux:
+    """The library's own upgrade, which waits for each answer: six round trips."""
+    conn = await network.upgrade_outbound_raw_conn(RawConnection(tcp, True), ID(libp2p_bytes(peer)))
+    muxed: ContainedYamux = conn.muxed_conn
+    return muxed
 
 
 def _targets(peer: PeerId | None, addrs: Sequence[str], me: PeerId) -> dict[Address, str]:

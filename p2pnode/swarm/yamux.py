@@ -63,6 +63,14 @@ class ContainedYamux(Yamux):
             self.event_started.set()
             self.tcp.cut()
 
+    def propose(self, first: bytes, lines: bytes) -> None:
+        """Before the start: send ``first`` and the encrypted ``lines`` with the first frame, and expect ``lines`` back.
+
+        A peer that answers with something else is cut off.
+        """
+        self._unsent = first + self.decoder.seal(lines)
+        self.decoder.expect(lines)
+
     async def _measure_rtt_loop(self) -> None:
         """Do nothing: our own PING measures, and two ends that answer each other's pings can block for ever."""
         await trio.lowlevel.checkpoint()

@@ -35,13 +35,13 @@ from simulations.rng_streams import numpy_rng_stream, rng_stream
 from simulations.sim.endpoint import Endpoint, SimDial, SimLink
 from simulations.sim.topology import Latencies
 
-#: Round trips of a dial: TCP 1, multistream 2, Noise 1, multistream 2 for yamux, and 1 for the link's stream, whose
-#: answer brings HELLO (counted on a virtual network with the daemon's own stack; held by ``tests.fullstack``).
-HANDSHAKE_TRIPS: Final = 7.0
+#: Round trips of a dial: TCP 1, Noise 1, and 1 from the dialler's HELLO to the other one (``p2pnode.swarm.proposal``;
+#: counted on a virtual network with the daemon's own stack; held by ``tests.fullstack``).
+HANDSHAKE_TRIPS: Final = 3.0
 #: Of these, when the other end has accepted the TCP connection, and when the dialling end has proven its key to it
 #: (derived from the same count: each message travels half a round trip).
 ACCEPT_TRIPS: Final = 1.5
-PROOF_TRIPS: Final = 4.5
+PROOF_TRIPS: Final = 2.5
 #: First retransmission after this long at least, seconds (RFC 6298 has 1 s; Linux uses 0.2 s).
 RTO_S: Final = 0.2
 #: Bytes of a PING or a PONG with its head; no layer counts what Noise, yamux, TCP and IP add.
@@ -263,9 +263,8 @@ class Network:
         elif not target.limiter.prove(dial.accepted, source.peer_id, now):
             self._refuse(dial, "not admitted")
         else:
-            # The link's stream is at the other end half a round trip before its answer is here.
-            unlinked_s = target.settings.connections.unlinked_s + dial.trip_s / 2
-            self._go_on(dial, (HANDSHAKE_TRIPS - PROOF_TRIPS) * dial.trip_s, unlinked_s, self._connected)
+            # The link's stream and HELLO came with the proof, so the other end waits for nothing.
+            self._go_on(dial, (HANDSHAKE_TRIPS - PROOF_TRIPS) * dial.trip_s, dial.until - now, self._connected)
 
     def _refuse(self, dial: SimDial, reason: str) -> None:
         """The other end closes the connection; the dialling one hears of it."""

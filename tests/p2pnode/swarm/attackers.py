@@ -45,11 +45,13 @@ def security(kind: str, keys: KeyPair) -> dict[Any, Any]:
 
 
 @asynccontextmanager
-async def stranger(kind: str = "noise", keys: KeyPair | None = None, listen: bool = False) -> AsyncIterator[Any]:
+async def stranger(
+    kind: str = "noise", keys: KeyPair | None = None, listen: bool = False, muxers: dict[Any, Any] | None = None
+) -> AsyncIterator[Any]:
     """A host of the library itself.  Its own failures stay here."""
     quiet()
     keys = keys or create_new_key_pair()
-    host = libp2p.new_host(key_pair=keys, sec_opt=security(kind, keys), muxer_opt={YAMUX_ID: Yamux})
+    host = libp2p.new_host(key_pair=keys, sec_opt=security(kind, keys), muxer_opt=muxers or {YAMUX_ID: Yamux})
     host.get_network().retry_config = RetryConfig(max_retries=0)  # type: ignore[attr-defined]
     addrs = [Multiaddr("/ip4/127.0.0.1/tcp/0")] if listen else []
     host.sockets = []  # type: ignore[attr-defined]

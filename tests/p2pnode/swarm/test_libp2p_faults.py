@@ -185,6 +185,8 @@ async def test_what_ended_unread_goes_when_the_next_stream_comes() -> None:
     """The library wakes a task for each connection every half minute, only to look for such streams."""
     async with running(real_net(1)) as swarm, running(real_net(2)) as other:
         link = await swarm._net.dial(other.me, other.addrs)
+        await link.send_all(b"")  # the dialler's proposals leave with its first data
+        await eventually(lambda: other._net._links)
         muxed = next(iter(other._net._links))._muxed
         dead = YamuxStream(99, muxed, False)
         dead.closed, dead._closed_at = True, trio.current_time() - 100

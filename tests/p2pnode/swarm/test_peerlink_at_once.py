@@ -31,6 +31,7 @@ async def two_ends() -> AsyncIterator[tuple[Libp2pLink, Libp2pLink]]:
         await nursery.start(one.run)
         await nursery.start(other.run)
         dialled = await other.dial(one.local_id, one.addrs())
+        await dialled.send_all(b"")  # its proposals, which leave with its first data
         with trio.fail_after(5):
             yield dialled, await one.accept()
         nursery.cancel_scope.cancel()

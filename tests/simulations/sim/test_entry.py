@@ -20,6 +20,7 @@ from simulations.scenario import Hardware, Model, Models
 from simulations.sim.entry import by_policy
 from simulations.sim.job_log import JobNote
 from simulations.sim.jobs import BODY_BYTES, BODY_TOKEN_BYTES, FIRST_BYTES, PIECE_BYTES, REQ_BYTES, STAGES
+from simulations.sim.network import HANDSHAKE_TRIPS
 from simulations.sim.node import SimNode
 from tests.simulations.small_networks import (
     DELAY_S,
@@ -109,7 +110,7 @@ def test_a_dead_worker_a_dial_a_queue_and_a_whole_answer_are_stages_of_the_wait(
     assert sum(note.stages) == pytest.approx(note.committed_at - note.asked_at, abs=1e-9)
     found = stages(note)
     assert found["retries"] >= made.scenario.node.cascade.accept_s
-    assert found["dial"] > 6 * 2 * DELAY_S
+    assert found["dial"] > (HANDSHAKE_TRIPS - 1) * 2 * DELAY_S
     assert found["admission"] > 0.5
     assert found["answer"] == pytest.approx(49 * engine_times(worker, 300)[1], rel=0.05)
     assert found["choice"] == 0.0

@@ -224,7 +224,7 @@ def test_a_busy_machine_answers_late_and_a_frozen_one_not_at_all() -> None:
 
 def test_a_dial_over_a_way_that_takes_too_long_is_given_up() -> None:
     network, (a, b) = bare(settings=limited(pending_s=DIAL_S))
-    network.detour = lambda _source, _target: 2.0
+    network.detour = lambda _source, _target: 3.0
     came = dial(network, a, b)
     network.loop.run(60.0)
     assert [(took, link) for took, link, _ in came] == [(pytest.approx(DIAL_S), None)]
@@ -357,27 +357,24 @@ def dial_and_wait(network: Network, source: SimNode, target: SimNode) -> tuple[f
     return came
 
 
-@pytest.mark.parametrize(
-    ("limit", "took_s"), [("pending_s", ACCEPT_TRIPS * TRIP_S), ("unlinked_s", (PROOF_TRIPS + 0.5) * TRIP_S)]
-)
-def test_an_end_that_waits_too_long_for_the_next_step_gives_up(limit: str, took_s: float) -> None:
-    network, (a, b) = bare(settings=limited(**{limit: 0.01}))
-    assert dial_and_wait(network, a, b) == (pytest.approx(took_s + 0.01), None, "no answer")
+def test_an_end_that_waits_too_long_for_the_proof_gives_up() -> None:
+    network, (a, b) = bare(settings=limited(pending_s=0.01))
+    assert dial_and_wait(network, a, b) == (pytest.approx(ACCEPT_TRIPS * TRIP_S + 0.01), None, "no answer")
     assert a.limiter.connections == b.limiter.connections == 0
 
 
 def test_the_oldest_pending_connection_makes_room() -> None:
     network, (b, slow, quick) = bare(3, settings=limited(pending=1))
-    network.detour = lambda one, other: 0.5 if slow in (one, other) else 0.0
+    network.detour = lambda one, other: 1.0 if slow in (one, other) else 0.0
     first = dial(network, slow, b)
-    network.loop.run(network.loop.now + 2.7)  # accepted after 1.6 s
+    network.loop.run(network.loop.now + 4.5)  # accepted after 3.1 s
     assert b.limiter.pending == 1
     assert dial_and_wait(network, quick, b)[2] == ""
     assert finished(network, first)[0][1:] == (None, "not admitted")
     assert b.limiter.open == 1
 
 
-@pytest.mark.parametrize("trips", [0.5, 2.0, 5.0])
+@pytest.mark.parametrize("trips", [0.5, 2.0, 2.8])
 @pytest.mark.parametrize("at_source", [True, False])
 def test_who_ends_during_a_dial_leaves_no_place_taken(trips: float, at_source: bool) -> None:
     network, (a, b) = bare()
