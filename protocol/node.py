@@ -180,7 +180,7 @@ class Node:
         self.overlay.dial_failed(event.peer, event.addrs, now)
         if event.peer is None:
             return []
-        self.view.observe_unreachable(event.peer)
+        self.view.observe_unreachable(event.peer, now)
         version = self.gossip.version_of(event.peer)
         effects = self.failure_detector.dial_failed(event.peer, now, self.overlay.standing(), version)
         self._pay_doubts(effects, now)

@@ -24,7 +24,9 @@ MODULES: Final = {
     "protocol/dht": "active_lookups dht links lookup own_records record_store routing_table server",
     "protocol/gossip": "anti_entropy budget gossip publisher send_queue validation",
     "protocol/jobs": "cascade job_dedup",
-    "protocol/membership": "columns connections eviction failure_detector overlay peer_record peer_view penalties",
+    "protocol/membership": (
+        "columns connections eviction failure_detector learned overlay peer_record peer_view penalties"
+    ),
     "protocol": "ids node subnet token_bucket",
     "protocol/perf": "batch_engine kv_cache model_cache model_timing step_clock",
     "protocol/statements": "envelope versions",

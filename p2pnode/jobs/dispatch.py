@@ -181,7 +181,8 @@ class Dispatch:
         if query.zone in ("mine", "trusted"):
             query = replace(query, trusted=query.trusted | self._trusted)
         began, most = time.perf_counter(), self.settings.cascade.asked
-        ranking = rank(self.swarm.view, query, self._policy, self._rng, now, limit=most, explain=explain)
+        experience = self.entry_state.experience
+        ranking = rank(self.swarm.view, query, self._policy, self._rng, now, most, explain, experience)
         if not explain:
             self._decided(time.perf_counter() - began)
         return ranking

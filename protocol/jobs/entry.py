@@ -119,12 +119,19 @@ EntryEffect = LookUp | CascadeEffect
 class EntryState:
     """The state that all jobs of one entry share: the view, its ranking, and the findings of earlier jobs."""
 
-    def __init__(self, view: PeerView, rank: Rank, settings: CascadeSettings, now: float) -> None:
+    def __init__(
+        self,
+        view: PeerView,
+        rank: Rank,
+        settings: CascadeSettings,
+        now: float,
+        experience: Experience | None = None,
+    ) -> None:
         self.view = view
         self.rank = rank
         self.settings = settings
         self.network = OwnNetwork(settings)
-        self.experience = Experience(view)
+        self.experience = experience or Experience(view)
         self._since = now
         self._unknown: OrderedDict[str, float] = OrderedDict()
 
@@ -264,10 +271,10 @@ class Entry:
         experience, query = self._shared.experience, self._submit.query
         for effect in effects:
             if isinstance(effect, Attempt):
-                experience.attempted(effect.peer)
+                experience.attempted(effect.peer, now)
                 self._shared.view.add_prompt(effect.peer, query.model, query.prompt_tokens, now)
             elif isinstance(effect, Observe):
-                experience.observed(_observation(effect, query.model, self._forecasts.get(effect.peer)))
+                experience.observed(_observation(effect, query.model, self._forecasts.get(effect.peer)), now)
         return [*effects]
 
     # --- no peer to ask ------------------------------------------------------------------------------------------
@@ -334,7 +341,8 @@ def _observation(seen: Observe, model: str, forecast: Forecast | None) -> Observ
     if seen.first_at is not None and seen.pieces > 1:
         token_s = (seen.ended_at - seen.first_at) / (seen.pieces - 1)
     return Observation(
-        seen.peer, model, seen.outcome, seen.blame, first_s, token_s, seen.pieces, seen.promise_s, forecast
+        *(seen.peer, model, seen.outcome, seen.blame, first_s, token_s, seen.pieces, seen.promise_s, forecast),
+        lost_s=seen.ended_at - seen.asked_at,
     )
 
 

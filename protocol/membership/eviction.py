@@ -78,6 +78,10 @@ class Eviction:
         if not self._members[record.group]:
             del self._members[record.group]
 
+    def rows_of(self, group: str) -> IntArray:
+        """The rows of a group's members."""
+        return np.flatnonzero(self._columns["used"] & (self._columns["group"] == _group_number(group)))
+
     def group_has_place(self, group: str) -> bool:
         """Whether a group may have one more record."""
         return self._members.get(group, 0) < self._part(group)

@@ -44,6 +44,9 @@ class PeerRecord:
     #: Smoothed round trip and its mean deviation, seconds; None until measured.
     rtt_s: float | None = None
     rttvar_s: float = 0.0
+    #: Dials in a row that failed, and until when others are asked first for that.
+    misses: int = 0
+    missed_until: float = -_INF
     #: The remote IP address of the link (or the last one), as text.
     address: str = ""
     #: The memory of its GPUs, as far as the claim counts.

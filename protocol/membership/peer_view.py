@@ -27,6 +27,7 @@ from protocol.arrays import IntArray
 from protocol.ids import PeerId
 from protocol.membership.columns import Columns, Offers
 from protocol.membership.eviction import Eviction
+from protocol.membership.learned import Learned
 from protocol.membership.peer_record import PeerRecord
 from protocol.perf.ceilings import absurd_advert, absurd_load, believed
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer
@@ -44,6 +45,10 @@ UNKNOWN_RTT_S: Final = 0.1
 UNKNOWN_SLOTS: Final = 16.0
 #: Names of models that count as wanted: those of the longest advert, and as many again (guess).
 MOST_WANTED: Final = 128
+#: For how long a peer that a dial could not reach is asked after others, first and at most, seconds; doubling (the
+#: pauses of a circuit breaker, routing study).
+MISSED_FIRST_S: Final = 30.0
+MISSED_MOST_S: Final = 600.0
 #: Smoothing of the round-trip time and its variance (RFC 6298 2.3).
 _SRTT_GAIN: Final = 1 / 8
 _RTTVAR_GAIN: Final = 1 / 4
@@ -75,6 +80,15 @@ _PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     # Until when it may be asked for anything: -inf for a peer that is gone, leaves, lies or speaks another version.
     "open_until": (np.float64, -_INF),
     "advert_until": (np.float64, -_INF),
+    "missed_until": (np.float64, -_INF),  # a dial failed: asked after others until then
+    # What was learned of the peer, and of the newcomers of its network group; written at once.
+    "good": (np.float64, 0.0),
+    "bad": (np.float64, 0.0),
+    "judged_at": (np.float64, 0.0),
+    "barred_until": (np.float64, -_INF),  # asked last until then
+    "group_good": (np.float64, 0.0),
+    "group_bad": (np.float64, 0.0),
+    "group_at": (np.float64, 0.0),
     "vram": (np.float64, 0.0),
     "tflops": (np.float64, 0.0),
     "bandwidth": (np.float64, 0.0),
@@ -112,6 +126,8 @@ class PeerView:
         self._of_a_load = self.columns.packer(*_OF_A_LOAD)
         self._load_offset = self.columns.offset(_OF_A_LOAD[0])
         self._records: dict[PeerId, PeerRecord] = {}
+        #: What was learned of the peers; they need not be in the view.
+        self.learned = Learned(self.columns, self._records, self._eviction)
         self._rows: list[PeerRecord | None] = []
         self._free_rows: list[int] = []
         self._models: dict[str, Offers] = {}
@@ -312,6 +328,8 @@ class PeerView:
         self.columns["linked"][record.row] = linked
         if linked:
             self.columns["reached"][record.row] = 1
+            record.misses, record.missed_until = 0, -_INF
+            self.columns["missed_until"][record.row] = -_INF
             record.address = address
             self._regroup(record, network_group(address))
         elif (record.advert is None and record.load is None) or not (record.is_kept or self._fits(record)):
@@ -335,11 +353,18 @@ class PeerView:
         self.columns["way"][record.row] = record.rtt_s
         self.columns["link"][record.row] = record.rtt_s + _DEVIATIONS * record.rttvar_s
 
-    def observe_unreachable(self, peer: PeerId) -> None:
-        """A dial from here failed, and no link stands: from now on other peers are asked first."""
+    def observe_unreachable(self, peer: PeerId, now: float) -> None:
+        """A dial from here failed, and no link stands: for a while other peers are asked first.
+
+        The time doubles with each later failure, until a link stands.  Statements that others relay do not shorten it.
+        """
         record = self._records.get(peer)
-        if record is not None and not record.linked:
-            self.columns["reached"][record.row] = -1
+        if record is None or record.linked or now < record.missed_until:
+            return
+        record.missed_until = now + min(MISSED_MOST_S, MISSED_FIRST_S * 2.0**record.misses)
+        record.misses += 1
+        self.columns["reached"][record.row] = -1
+        self.columns["missed_until"][record.row] = record.missed_until
 
     def observe_success(self, peer: PeerId) -> None:
         """A job of ours went well there: from now on the peer is proven."""
@@ -423,11 +448,15 @@ class PeerView:
         columns["alive"][row] = ALIVE
         columns["first_seen"][row] = record.first_seen
         columns["kept"][row] = record.is_kept
-        self._eviction.join(record, group)
+        self._join(record, group)
 
     def _regroup(self, record: PeerRecord, name: str) -> None:
         self._eviction.leave(record)
-        self._eviction.join(record, name)
+        self._join(record, name)
+
+    def _join(self, record: PeerRecord, group: str) -> None:
+        self._eviction.join(record, group)
+        self.learned.joined(record)
 
     def _keep(self, record: PeerRecord) -> None:
         self.columns["kept"][record.row] = kept = record.is_kept

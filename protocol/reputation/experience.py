@@ -1,31 +1,140 @@
 """What one observer has learned of its peers from its own jobs, and its effect on the view that ranking reads.
 
-Only this node's observations count: no other node's word changes anything here.  Not here: the ranking itself
-(``routing``), the attempts (``jobs``), storage (the driver).
+Only this node's observations count: no other node's word changes anything here.  An attempt becomes evidence
+(``evidence``), moves the breaker of the peer (``breaker``) and, for a newcomer, what newcomers are worth
+(``newcomers``).  What follows is written into the columns of the view, where ranking finds it for a thousand peers at
+once.
+
+*Our own network.*  If many peers fail at once in ways that a broken network of ours explains, the cascade blames none
+of them.  The first failures came before that was clear, so they are taken back: each peer's failures of that kind
+within ``RETRACT_S``.
+
+Not here: the ranking itself (``routing``), the attempts (``jobs``), storage (the driver).
 """
 
 from __future__ import annotations
 
+from collections import deque
+from typing import Final
+
 from protocol.ids import PeerId
 from protocol.membership.peer_view import PeerView
+from protocol.reputation.evidence import LAWS, Dimension, Evidence
+from protocol.reputation.newcomers import PROVEN, Newcomers
 from protocol.reputation.observation import Observation
-from protocol.reputation.outcomes import Outcome
+from protocol.reputation.outcomes import VERDICTS, Outcome, Verdict
+from protocol.reputation.peer_history import MOST_PEERS, Histories, PeerHistory
+
+#: Seconds that a failure costs before any was observed, and the observations that this guess counts for (trust study:
+#: ``T_fail`` starts at 10 s).
+FIRST_LOST_S: Final = 10.0
+_FIRST_LOST_COUNT: Final = 2.0
+#: The most failures over which the mean is taken: later ones weigh more.
+_MOST_LOST_COUNT: Final = 50.0
+#: Failures of the last so many seconds are taken back when our own network is suspected (the window of the suspicion).
+RETRACT_S: Final = 10.0
+#: Failures that are remembered for that (guess: several dozen jobs in flight).
+_RECENT: Final = 256
 
 
 class Experience:
-    """The observations of one node."""
+    """The observations of one node.  Times are monotonic seconds."""
 
-    def __init__(self, view: PeerView) -> None:
+    def __init__(self, view: PeerView, most_peers: int = MOST_PEERS) -> None:
         self._view = view
+        self.newcomers = Newcomers()
+        self.histories = Histories(most_peers)
+        self._lost_s = FIRST_LOST_S
+        self._lost_count = _FIRST_LOST_COUNT
+        self._recent: deque[tuple[float, PeerId, Verdict]] = deque(maxlen=_RECENT)
 
-    def attempted(self, peer: PeerId) -> None:
+    @property
+    def lost_s(self) -> float:
+        """Mean time that a failed attempt costs, seconds."""
+        return self._lost_s
+
+    def attempted(self, peer: PeerId, now: float) -> None:
         """A job of ours begins at a peer."""
         self._view.add_inflight(peer, +1)
+        history = self.histories.of(peer, now)
+        history.asked += 1
+        history.breaker.asked(now)
+        self._publish(peer, history)
 
-    def observed(self, seen: Observation) -> None:
+    def observed(self, seen: Observation, now: float) -> None:
         """A job of ours ended there."""
         self._view.add_inflight(seen.peer, -1)
+        history, verdict = self.histories.of(seen.peer, now), VERDICTS[seen.outcome]
         if seen.outcome is Outcome.COMPLETED:
+            history.completed += 1
+            history.breaker.worked(now)
             self._view.observe_success(seen.peer)
+        elif seen.blame:
+            self._blame(seen, history, verdict, now)
+        else:
+            history.breaker.released()
+            if verdict.network:  # blamed on our own network
+                self._take_back(now)
+        if seen.blame or not verdict.blame:
+            self._learn(seen.peer, history, verdict, now)
+        self._publish(seen.peer, history)
+        for peer in self.histories.shrink(now):
+            self._view.learned.forget(peer)
+
+    def _blame(self, seen: Observation, history: PeerHistory, verdict: Verdict, now: float) -> None:
+        history.breaker.failed(now)
+        self._lost_count = min(_MOST_LOST_COUNT, self._lost_count + 1.0)
+        self._lost_s += (seen.lost_s - self._lost_s) / self._lost_count
         if seen.outcome is Outcome.UNREACHABLE:
-            self._view.observe_unreachable(seen.peer)
+            self._view.observe_unreachable(seen.peer, now)
+        if verdict.network:
+            self._recent.append((now, seen.peer, verdict))
+
+    def _learn(self, peer: PeerId, history: PeerHistory, verdict: Verdict, now: float) -> None:
+        """Take an outcome as evidence about the peer and, while it is new, about newcomers."""
+        new = self._is_new(history, now)
+        if verdict.live is not None:
+            history.observe(Dimension.LIVE, *verdict.live, now)
+        if verdict.complete is not None:
+            history.observe(Dimension.COMPLETE, *verdict.complete, now)
+        of_newcomers = verdict.complete or (verdict.live if verdict.blame else None)
+        if new and of_newcomers is not None:
+            self._newcomer(peer, *of_newcomers, now)
+
+    def _newcomer(self, peer: PeerId, value: float, weight: float, now: float) -> None:
+        record = self._view.get(peer)
+        group = "" if record is None else record.group
+        evidence = self.newcomers.observe(group, value, weight, now)
+        if evidence is not None:
+            self._view.learned.learn_of_group(group, (evidence.good, evidence.bad, evidence.at))
+        for forgotten in self.newcomers.shrink():
+            self._view.learned.forget_group(forgotten)
+
+    def _take_back(self, now: float) -> None:
+        """Our own network failed: what the last failures of its kind said of the peers was wrong."""
+        for at, peer, verdict in self._recent:
+            history = self.histories.get(peer)
+            if at <= now - RETRACT_S or history is None:
+                continue
+            history.breaker.forgive(now - RETRACT_S)
+            for dimension, said in ((Dimension.COMPLETE, verdict.complete), (Dimension.LIVE, verdict.live)):
+                evidence = history.evidence.get(dimension)
+                if said is not None and evidence is not None:
+                    evidence.take_back(said[1])
+            self._publish(peer, history)
+        self._recent.clear()
+
+    def _is_new(self, history: PeerHistory, now: float) -> bool:
+        evidence = history.evidence.get(Dimension.COMPLETE)
+        if evidence is None:
+            return True
+        evidence.decay(LAWS[Dimension.COMPLETE], now)
+        return evidence.good < PROVEN
+
+    def _publish(self, peer: PeerId, history: PeerHistory) -> None:
+        """Write what ranking reads of a peer into the view."""
+        evidence = history.evidence.get(Dimension.COMPLETE) or _NONE
+        self._view.learned.learn(peer, (evidence.good, evidence.bad, evidence.at, history.breaker.barred_until))
+
+
+_NONE: Final = Evidence()

@@ -17,7 +17,8 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
 
     ``blame``: whether it counts against the peer.  ``first_s`` is the time from the request to the first piece and
     ``token_s`` the mean time between two pieces after it, seconds; None where there was none.  ``promise_s`` is what
-    the peer promised for the first piece, 0 for nothing.
+    the peer promised for the first piece, 0 for nothing.  ``lost_s`` is the whole time of the attempt, which a failure
+    costs.
     """
 
     peer: PeerId
@@ -29,3 +30,4 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
     pieces: int = 0
     promise_s: float = 0.0
     forecast: Forecast | None = None
+    lost_s: float = 0.0

@@ -21,6 +21,8 @@ from protocol.membership.peer_view import PeerView
 from protocol.perf.cost_model import CHUNK_TOKENS, REQUEST_S, Rates, prefill_s, step_s
 from protocol.perf.forecast import Forecast
 from protocol.perf.gpu_catalog import ModelShape, shape_of
+from protocol.reputation.experience import Experience
+from protocol.routing.standing import Standing
 from protocol.settings import CascadeSettings
 from protocol.statements.adverts import ModelOffer
 
@@ -100,7 +102,15 @@ class JobQuery:
 class CandidateTable:
     """The peers that offer ``query.model``, at one moment; a place is an index into all arrays."""
 
-    def __init__(self, view: PeerView, offers: Offers, query: JobQuery, now: float, seed: int = 0) -> None:
+    def __init__(
+        self,
+        view: PeerView,
+        offers: Offers,
+        query: JobQuery,
+        now: float,
+        seed: int = 0,
+        experience: Experience | None = None,
+    ) -> None:
         self.view = view
         self.offers = offers
         self.query = query
@@ -108,6 +118,8 @@ class CandidateTable:
         self._seed = seed
         self._rows = offers.rows
         self._gathered: dict[str, npt.NDArray[Any]] = {}
+        #: The peers as this node has seen them; None where that does not count.
+        self.standing = None if experience is None else Standing(self, experience)
 
     def __len__(self) -> int:
         return len(self.offers)

@@ -25,10 +25,14 @@ from protocol.arrays import FloatArray, IntArray
 BUSY_TIER: Final = 1
 COLD_TIER: Final = 2
 UNREACHED_TIER: Final = 4
-SUSPECT_TIER: Final = 8
-NAMED_TIER: Final = 16
+UNPROVEN_TIER: Final = 8
+SUSPECT_TIER: Final = 16
+BARRED_TIER: Final = 32
+NAMED_TIER: Final = 64
 _NEEDS: Final = (
+    (BARRED_TIER, "a pause after many failures to be over"),
     (SUSPECT_TIER, "an answer to our probes"),
+    (UNPROVEN_TIER, "finished jobs of ours"),
     (UNREACHED_TIER, "a dial that succeeds"),
     (COLD_TIER, "the model loaded"),
     (BUSY_TIER, "a free slot"),

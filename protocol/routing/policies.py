@@ -75,7 +75,7 @@ class Policy:
     peers that have to load it.  ``free_first``: a peer with a free slot comes before all peers without.
     ``temperature``: peers are drawn one after the other, each with weight cost^(-1/temperature), where the score is
     minus the cost (seconds, or USD) and ``least`` its least value; 0 takes the best.  ``drawn``: a part of the score is
-    a draw, so the best differs each time.
+    a draw, so the best differs each time.  ``learns``: what this node has seen of the peers counts.
     """
 
     name: str
@@ -87,6 +87,7 @@ class Policy:
     temperature: float = 0.0
     least: float = LEAST_S
     drawn: bool = False
+    learns: bool = False
 
     @property
     def draws(self) -> bool:
@@ -220,7 +221,10 @@ def fastest(table: CandidateTable) -> list[Part]:
 
 def soonest(table: CandidateTable) -> list[Part]:
     """Fewest seconds to the first token: the way there, loading of the model, queue, memory, prompt."""
+    return _with_failures(table, _to_first_token(table))
 
+
+def _to_first_token(table: CandidateTable) -> list[Part]:
     def known() -> BoolArray:
         says: BoolArray = table.column("tflops") > 0
         return says
@@ -239,7 +243,20 @@ def expected_seconds(table: CandidateTable) -> list[Part]:
     """Seconds to the end of the answer: the time to its first token and the time of all tokens after it."""
     tokens = float(min(table.query.max_tokens, ANSWER_TOKENS))
     answer = table.itl * tokens
-    return [*soonest(table), Part("answer", answer, "s", -answer, "load", _bandwidth_known(table))]
+    parts = [*_to_first_token(table), Part("answer", answer, "s", -answer, "load", _bandwidth_known(table))]
+    return _with_failures(table, parts)
+
+
+def _with_failures(table: CandidateTable, parts: list[Part]) -> list[Part]:
+    """And the seconds that failures are expected to cost, by what this node has seen of the peers."""
+    standing = table.standing
+    if standing is None:
+        return parts
+    total = -parts[0].makes
+    for part in parts[1:]:
+        total = total - part.makes
+    lost = standing.failures_s(float(total.min()))
+    return [*parts, Part("failures", lost, "s", -lost, "learned", lambda: standing.known)]
 
 
 def _rtt_known(table: CandidateTable) -> Callable[[], BoolArray]:
@@ -261,6 +278,7 @@ POLICIES: Final[dict[str, Policy]] = {
             warm_first=False,
             free_first=False,
             temperature=TEMPERATURE,
+            learns=True,
         ),
         Policy("neuralgrid", "just enough memory, much compute, a low price", neuralgrid),
         Policy(
@@ -293,6 +311,7 @@ SORTS: Final[dict[str, Policy]] = {
             warm_first=False,
             free_first=False,
             temperature=PRICE_TEMPERATURE,
+            learns=True,
             least=LEAST_USD,
         ),
         Policy(
@@ -301,6 +320,7 @@ SORTS: Final[dict[str, Policy]] = {
             fastest,
             free_first=False,
             temperature=TEMPERATURE,
+            learns=True,
             least=LEAST_TOKEN_S,
         ),
         Policy(
@@ -310,6 +330,7 @@ SORTS: Final[dict[str, Policy]] = {
             warm_first=False,
             free_first=False,
             temperature=TEMPERATURE,
+            learns=True,
         ),
     )
 }

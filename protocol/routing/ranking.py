@@ -8,7 +8,8 @@ Theory of operation
     table      the rows that offer the model, as columns                     (``candidate_table``, ``peer_view``)
     filters    exclude peers; the first reason counts                        (``filters``)
     parts      the policy's terms for all peers at once, added or multiplied (``policies``)
-    order      named by ``order`` > not suspect > no failed dial > warm > a free slot > score > a draw
+    order      named by ``order`` > not barred by its breaker > not suspect > proven by jobs of ours > no failed dial
+               > warm > a free slot > score > a draw; now and then a newcomer first      (``standing``)
 
 The draw decides between equal peers, so that a thousand nodes with the same view do not all choose the same one; a
 policy with a temperature draws by the score itself.  This node is a candidate like any other, with a round trip of 0.
@@ -32,15 +33,18 @@ from protocol.ids import PeerId
 from protocol.membership.peer_record import PeerRecord
 from protocol.membership.peer_view import SUSPECT, PeerView
 from protocol.perf.forecast import Forecast
+from protocol.reputation.experience import Experience
 from protocol.rng import Rng
 from protocol.routing.candidate_table import CandidateTable, JobQuery
 from protocol.routing.catalog import ModelSummary, catalog
 from protocol.routing.filters import FILTERS, Case, Named, removed_by
 from protocol.routing.odds import (
+    BARRED_TIER,
     BUSY_TIER,
     COLD_TIER,
     NAMED_TIER,
     SUSPECT_TIER,
+    UNPROVEN_TIER,
     UNREACHED_TIER,
     RunnerUp,
     first_odds,
@@ -138,15 +142,25 @@ def policy_named(name: str) -> Policy:
 
 
 def rank(
-    view: PeerView, query: JobQuery, policy: str, rng: Rng, now: float, limit: int = 8, explain: bool = False
+    view: PeerView,
+    query: JobQuery,
+    policy: str,
+    rng: Rng,
+    now: float,
+    limit: int = 8,
+    explain: bool = False,
+    experience: Experience | None = None,
 ) -> Ranking:
-    """The best ``limit`` candidates for a job; with ``explain``, all of them and the reasons of the exclusions."""
+    """The best ``limit`` candidates for a job; with ``explain``, all of them and the reasons of the exclusions.
+
+    ``experience`` is what this node has learned of the peers; without it every peer is believed.
+    """
     chosen = SORTS.get(query.sort or "") or policy_named(policy)
     view.want(query.model)
     offers = view.offers(query.model)
     if offers is None:
         return Ranking(query, chosen.name, (), _strangers(view, query.model) if explain else (), drawn=chosen.draws)
-    table = CandidateTable(view, offers, query, now, rng.getrandbits(64))
+    table = CandidateTable(view, offers, query, now, rng.getrandbits(64), experience if chosen.learns else None)
     removed = [each.removes(table) for each in FILTERS] if explain else removed_by(table)
     out, *more = [mask for mask in removed if mask is not None]
     for mask in more:
@@ -154,13 +168,19 @@ def rank(
     parts = chosen.parts(table)
     scores = chosen.scores(parts)
     keys = chosen.keys(scores, table.noise)
-    order = _order(np.flatnonzero(~out), table, chosen, keys, len(table) if explain else limit)
+    places = np.flatnonzero(~out)
+    tiers = _tiers(table, chosen, places, explain)
+    order = _order(places, table, tiers, keys, len(table) if explain else limit)
+    if not explain:
+        order = _with_lead(order, places, table, chosen, scores)
     candidates = tuple(_candidate(table, scores, place) for place in order)
     ranking = Ranking(query, chosen.name, candidates, (), len(table), chosen.draws, chosen.temperature)
     if not explain:
         return ranking
     excluded = (*_removed(table, removed), *_strangers(view, query.model))
-    return _explained(msgspec.structs.replace(ranking, excluded=excluded), order, table, chosen, parts, scores)
+    return _explained(
+        msgspec.structs.replace(ranking, excluded=excluded), order, table, chosen, parts, scores, tiers[order]
+    )
 
 
 def _candidate(table: CandidateTable, scores: FloatArray, place: int) -> Candidate:
@@ -171,11 +191,16 @@ def _candidate(table: CandidateTable, scores: FloatArray, place: int) -> Candida
 
 
 def _explained(
-    ranking: Ranking, order: list[int], table: CandidateTable, policy: Policy, parts: list[Part], scores: FloatArray
+    ranking: Ranking,
+    order: list[int],
+    table: CandidateTable,
+    policy: Policy,
+    parts: list[Part],
+    scores: FloatArray,
+    tiers: IntArray,
 ) -> Ranking:
-    """The ranking with the terms of each candidate, the odds and the runner-up."""
-    places = np.array(order, np.int64)
-    tiers, ranked = _tiers(table, policy)[places], scores[places]
+    """The ranking with the terms of each candidate, the odds and the runner-up; ``tiers`` are in the same order."""
+    ranked = scores[order]
     weights = policy.log_weights(ranked)
     # A draw that a part of the score holds hides its weights.
     odds = None if policy.drawn else first_odds(tiers, ranked, weights).tolist()
@@ -194,9 +219,19 @@ def _explained(
     return msgspec.structs.replace(ranking, candidates=tuple(candidates), runner_up=second)
 
 
-def _order(places: IntArray, table: CandidateTable, policy: Policy, keys: FloatArray, most: int) -> list[int]:
+def _with_lead(
+    order: list[int], places: IntArray, table: CandidateTable, policy: Policy, scores: FloatArray
+) -> list[int]:
+    """The order, with a newcomer first where newcomers have the turn; peers that the caller named go before all."""
+    weights = policy.log_weights(scores)
+    if table.standing is None or weights is None or table.query.order:
+        return order
+    lead = table.standing.lead(places, weights)
+    return order if lead is None else [lead, *(place for place in order if place != lead)][: len(order)]
+
+
+def _order(places: IntArray, table: CandidateTable, tiers: IntArray, keys: FloatArray, most: int) -> list[int]:
     """The first ``most`` of these places in order.  A partition discards most, because sorting is slow."""
-    tiers = _tiers(table, policy)
     if most < len(places):
         front = places[tiers[places] == tiers[places].min()] if tiers.any() else places
         if 0 < most < len(front):
@@ -206,9 +241,14 @@ def _order(places: IntArray, table: CandidateTable, policy: Policy, keys: FloatA
     return order[: max(0, most)]
 
 
-def _tiers(table: CandidateTable, policy: Policy) -> IntArray:
-    """The tier of each peer, which counts before the score; the lowest goes first."""
-    tiers: IntArray = (table.column("alive") == SUSPECT) * SUSPECT_TIER + (table.column("reached") < 0) * UNREACHED_TIER
+def _tiers(table: CandidateTable, policy: Policy, places: IntArray, explain: bool) -> IntArray:
+    """The tier of each peer, which counts before the score; the lowest goes first.  ``places`` are the candidates."""
+    missed = table.column("missed_until") > table.now
+    tiers: IntArray = (table.column("alive") == SUSPECT) * SUSPECT_TIER + missed * UNREACHED_TIER
+    if table.standing is not None:
+        tiers = tiers + table.standing.barred * BARRED_TIER
+        if table.standing.proven_first(places, not explain):
+            tiers = tiers + ~table.standing.proven * UNPROVEN_TIER
     if policy.warm_first:
         tiers = tiers + ~table.warm * COLD_TIER
     if policy.free_first:

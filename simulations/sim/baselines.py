@@ -12,6 +12,7 @@ from typing import Final
 
 from protocol.ids import PeerId
 from protocol.perf.cost_model import REQUEST_S
+from protocol.reputation.experience import Experience
 from protocol.routing.policies import POLICIES, SORTS
 from protocol.routing.ranking import Candidate, JobQuery, Ranking
 from simulations.rng_streams import rng_stream
@@ -53,7 +54,7 @@ def chooser(policy: str, network: Network, peers: Sequence[SimNode], seed: int) 
         raise ValueError(f"no policy {policy!r}; choose one of {', '.join((*POLICIES, *BASELINES))}")
     order = BASELINES[policy](network, peers, seed)
 
-    def choose(peer: Host, query: JobQuery, _explain: bool) -> Ranking:
+    def choose(peer: Host, query: JobQuery, _explain: bool, _experience: Experience | None) -> Ranking:
         candidates = tuple(Candidate(chosen, 0.0, (), True, None) for chosen in order(peer, query))
         return Ranking(query, policy, candidates, (), offered(peer, query.model))
 

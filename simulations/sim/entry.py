@@ -32,6 +32,7 @@ from protocol.jobs.cascade_events import (
     Refused,
 )
 from protocol.jobs.entry import Entry, EntryEvent, EntryState, LookUp, Submit, addresses_in
+from protocol.reputation.experience import Experience
 from protocol.reputation.outcomes import Outcome
 from protocol.routing.policies import DEFAULT, SORTS
 from protocol.routing.ranking import JobQuery, Ranking, rank
@@ -42,7 +43,7 @@ from simulations.sim.jobs import REQ_BYTES, RST_BYTES, Job, SimAttempt, Truth, j
 from simulations.sim.worker import Worker
 
 #: Ranks the peers for a job that came to a node; the last argument asks for the reasons of those left out.
-Choose = Callable[[Host, JobQuery, bool], Ranking]
+Choose = Callable[[Host, JobQuery, bool, Experience | None], Ranking]
 _FIRED: Final = TimerFired(TIMER)
 
 
@@ -101,7 +102,7 @@ class SimEntry:
         self._feed(run, Submit(query, job.streamed, job.body_bytes, job.max_tokens, has_engine=has_engine))
 
     def _rank(self, query: JobQuery, _now: float, explain: bool) -> Ranking:
-        return self._choose(self.peer, query, explain)
+        return self._choose(self.peer, query, explain, None if self._state is None else self._state.experience)
 
     def _look_up(self, run: _Run, model: ModelId) -> None:
         self.peer.ask(lambda number: FindProviders(number, model), lambda found: self._found(run, found))
@@ -286,10 +287,11 @@ def by_policy(policy: str) -> Choose:
     """The daemon's way to choose: the ranking of its own view, by a named policy or as a caller may sort it."""
     named = DEFAULT if policy in SORTS else policy
 
-    def choose(peer: Host, query: JobQuery, explain: bool) -> Ranking:
+    def choose(peer: Host, query: JobQuery, explain: bool, experience: Experience | None) -> Ranking:
         if policy in SORTS:
             query = replace(query, sort=policy)
         most = peer.settings.cascade.asked
-        return rank(peer.node.view, query, named, peer.entry_rng, peer.loop.now, limit=most, explain=explain)
+        view, now = peer.node.view, peer.loop.now
+        return rank(view, query, named, peer.entry_rng, now, limit=most, explain=explain, experience=experience)
 
     return choose

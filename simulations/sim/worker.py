@@ -193,7 +193,8 @@ class Worker:
             if isinstance(effect, Admit):
                 attempt = self._tasks[effect.job]
                 self._accept(attempt, effect.promise_s)
-                self._begin(attempt)
+                if not attempt.over:  # an entry on this very node may leave because of the promise
+                    self._begin(attempt)
             elif isinstance(effect, Queue):
                 self._accept(self._tasks[effect.job], effect.promise_s)
             elif isinstance(effect, TurnAway):

@@ -149,7 +149,7 @@ def ordered(peer: SimNode, *workers: SimNode) -> SimEntry:
     """Let the node ask these workers, in this order, for every job."""
     order = tuple(Candidate(worker.peer_id, 0.0, (), True, None) for worker in workers)
     workers = {each.peer_id: each.worker for each in (peer, *workers) if each.worker is not None}
-    peer.entry = SimEntry(peer, lambda _peer, query, _explain: Ranking(query, "ordered", order), workers)
+    peer.entry = SimEntry(peer, lambda _peer, query, *_: Ranking(query, "ordered", order), workers)
     return peer.entry
 
 

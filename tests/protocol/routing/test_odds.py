@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.routing.candidate_table import CandidateTable, JobQuery, noise
-from protocol.routing.odds import RunnerUp, first_odds, lacking, runner_up
+from protocol.routing.odds import NAMED_TIER, RunnerUp, first_odds, lacking, runner_up
 from protocol.routing.policies import POLICIES, Part
 from protocol.routing.ranking import rank
 from protocol.statements.adverts import ModelState
@@ -76,10 +76,17 @@ def test_the_runner_up_is_the_second_best_and_not_the_second_drawn() -> None:
 
 def test_what_a_later_tier_lacks() -> None:
     assert lacking(0, 0) == ()
-    assert lacking(15, 0) == ("an answer to our probes", "a dial that succeeds", "the model loaded", "a free slot")
+    assert lacking(63, 0) == (
+        "a pause after many failures to be over",
+        "an answer to our probes",
+        "finished jobs of ours",
+        "a dial that succeeds",
+        "the model loaded",
+        "a free slot",
+    )
     assert lacking(3, 2) == ("a free slot",)
-    assert lacking(32 + 2, 16) == ("an earlier place in `order`", "the model loaded")
-    assert lacking(2, 16) == ("the model loaded",)
+    assert lacking(2 * NAMED_TIER + 2, NAMED_TIER) == ("an earlier place in `order`", "the model loaded")
+    assert lacking(2, NAMED_TIER) == ("the model loaded",)
 
 
 def test_an_explanation_names_the_runner_up_and_its_gap_in_the_unit_of_the_score() -> None:

@@ -245,5 +245,7 @@ def test_a_peer_that_could_not_be_reached_is_asked_after_all_that_were_not_tried
     view = new_view()
     for number in (1, 2, 3):
         put(view, number, advert(gpu=card(bandwidth=1000.0 / number)))
-    view.observe_unreachable(peer(1))
+    view.observe_unreachable(peer(1), NOW)
     assert chosen(ranked(view, policy="random", explain=False))[-1] == peer(1)
+    later = rank(view, JobQuery(MODEL), "neuralgrid", random.Random(1), NOW + 31)
+    assert chosen(later)[-1] != peer(1), "it is forgotten"

@@ -28,7 +28,7 @@ def way(policy: str, made: Run) -> Choose:
 
 def asked(made: Run, choose: Choose, at: int = 0, job: Job = JOB) -> list[int]:
     """Whom it would ask, by index."""
-    ranking = choose(made.peers[at], JobQuery(job.model, job.prompt_tokens, job.max_tokens), False)
+    ranking = choose(made.peers[at], JobQuery(job.model, job.prompt_tokens, job.max_tokens), False, None)
     return indices([made.network.by_peer[candidate.peer] for candidate in ranking.candidates])
 
 

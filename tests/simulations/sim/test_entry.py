@@ -522,6 +522,6 @@ def test_a_prompt_that_only_our_guess_finds_too_long_is_tried() -> None:
 @pytest.mark.parametrize("policy", [*SORTS, "expected-seconds"])
 def test_a_sort_is_a_way_to_choose_like_any_policy(policy: str) -> None:
     made = world(scenario(3))
-    ranking = by_policy(policy)(made.peers[0], JobQuery(MODEL, 100, 100), False)
+    ranking = by_policy(policy)(made.peers[0], JobQuery(MODEL, 100, 100), False, None)
     assert ranking.policy == policy
     assert len(ranking.candidates) == 3

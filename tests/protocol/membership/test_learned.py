@@ -1,0 +1,48 @@
+"""What was learned of a peer follows it through the view."""
+
+from __future__ import annotations
+
+from protocol.membership.peer_view import PeerView
+from tests.protocol.sample_peers import at, new_view, peer, put
+
+
+def columns(view: PeerView, number: int) -> tuple[float, float]:
+    """The failures of a peer, and those of the newcomers in its group."""
+    record = view.get(peer(number))
+    assert record is not None
+    return float(view.columns["bad"][record.row]), float(view.columns["group_bad"][record.row])
+
+
+def test_it_is_there_when_the_peer_comes_and_when_it_comes_back() -> None:
+    view = new_view()
+    view.learned.learn(peer(1), (1.0, 2.0, 3.0, 4.0))
+    view.learned.learn_of_group("8.8.8.0/24", (5.0, 6.0, 7.0))
+    put(view, 1, at("8.8.8.1"))
+    put(view, 2, at("8.8.8.2"))
+    assert (columns(view, 1), columns(view, 2)) == ((2.0, 6.0), (0.0, 6.0))
+    view.remove(peer(1))
+    put(view, 3, at("9.9.9.3"))
+    assert columns(view, 3) == (0.0, 0.0), "the next in that row is another"
+    put(view, 1, at("8.8.8.1"))
+    assert columns(view, 1) == (2.0, 6.0)
+
+
+def test_what_is_forgotten_is_gone() -> None:
+    view = new_view()
+    put(view, 1, at("8.8.8.1"))
+    view.learned.learn(peer(1), (1.0, 2.0, 3.0, 4.0))
+    view.learned.forget(peer(1))
+    assert columns(view, 1) == (0.0, 0.0)
+    view.learned.forget(peer(9))
+    view.learned.learn_of_group("8.8.8.0/24", (5.0, 6.0, 7.0))
+    view.learned.forget_group("8.8.8.0/24")
+    put(view, 2, at("8.8.8.2"))
+    assert (columns(view, 1), columns(view, 2)) == ((0.0, 6.0), (0.0, 0.0))
+
+
+def test_a_peer_that_moves_has_the_standing_of_its_new_group() -> None:
+    view = new_view()
+    view.learned.learn_of_group("8.8.8.0/24", (5.0, 6.0, 7.0))
+    put(view, 1, at("8.8.8.1"))
+    put(view, 1, at("9.9.9.1"))
+    assert columns(view, 1) == (0.0, 0.0)
