@@ -265,7 +265,11 @@ class GatewayTransport(ITransport):
 async def connect(address: Address) -> AcceptedStream:
     """A TCP connection; raises ``OSError``."""
     stream = await trio.open_tcp_stream(address.host, address.port)
-    host, port = stream.socket.getpeername()[:2]
+    try:
+        host, port = stream.socket.getpeername()[:2]
+    except OSError:  # the other end has reset it already
+        stream.socket.close()
+        raise
     return AcceptedStream(stream, host, port)
 
 

@@ -63,6 +63,9 @@ FRAME_OVERHEAD: Final = _HEADER.size
 _JOB_KINDS: Final = 32
 _NODE_KINDS: Final = 16
 _MAX_CHANNEL: Final = (1 << 32) - 1
+#: A ``tick`` that comes later than this many ``ping_s`` after its deadline shows that this node stood still (guess: an
+#: event loop under load is late by milliseconds).
+LATE_PERIODS: Final = 0.1
 #: A busy link is also pinged, every this many ``ping_s``, to measure the round trip (guess).
 RTT_PERIODS: Final = 4
 
@@ -468,12 +471,15 @@ class Mux:
         """Queue a PING if one is due; ``[Dead()]`` if an earlier one was not answered in time.
 
         The time limit starts with the first unanswered PING, not with the last frame.  So a node that slept itself (a
-        closed laptop, SIGSTOP) pings before it gives up its links.
+        closed laptop, SIGSTOP) pings before it gives up its links.  If it slept while a PING was unanswered, the call
+        comes late, and the answer may wait in the kernel: the time limit starts again.
         """
         if self.next_deadline(now) > now:
             return []
         if self._asked is not None and now >= self._asked + self._patience_s:
-            return [Dead()]
+            if now <= self._asked + self._patience_s + LATE_PERIODS * self._settings.ping_s:
+                return [Dead()]
+            self._asked = now
         if self._asked is None and self._heard is not None and now >= self._heard + self._settings.ping_s:
             self._asked = now
         self.ping(now)

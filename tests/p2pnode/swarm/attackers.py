@@ -48,8 +48,9 @@ def security(kind: str, keys: KeyPair) -> dict[Any, Any]:
 async def stranger(
     kind: str = "noise", keys: KeyPair | None = None, listen: bool = False, muxers: dict[Any, Any] | None = None
 ) -> AsyncIterator[Any]:
-    """A host of the library itself.  Its own failures stay here."""
+    """A host of the library itself.  Its own failures stay here, of any kind; those of the test do not."""
     quiet()
+    of_the_test: list[Exception] = []
     keys = keys or create_new_key_pair()
     host = libp2p.new_host(key_pair=keys, sec_opt=security(kind, keys), muxer_opt=muxers or {YAMUX_ID: Yamux})
     host.get_network().retry_config = RetryConfig(max_retries=0)  # type: ignore[attr-defined]
@@ -59,14 +60,18 @@ async def stranger(
         async with host.run(addrs):
             try:
                 yield host
+            except Exception as error:
+                of_the_test.append(error)
+                raise
             finally:
                 for front in host.sockets:  # type: ignore[attr-defined]
                     front.cut()
                 with trio.CancelScope(shield=True), trio.move_on_after(2):
                     for listener in list(host.get_network().listeners.values()):  # type: ignore[attr-defined]
                         await listener.close()
-    except* (OSError, ValueError, RuntimeError, libp2p.exceptions.BaseLibp2pError):
-        pass
+    except* Exception:
+        if of_the_test:
+            raise
 
 
 def impostor(victim: Libp2pNet) -> KeyPair:

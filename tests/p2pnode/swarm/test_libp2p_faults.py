@@ -19,9 +19,10 @@ import trio
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from p2pnode.swarm.libp2p import Libp2pNet
-from p2pnode.swarm.net import LinkBroken, NetError, PeerUnreachable, PortInUse
+from p2pnode.swarm.net import Address, LinkBroken, NetError, PeerUnreachable, PortInUse
 from p2pnode.swarm.peerlink import Channel
 from p2pnode.swarm.swarm import Swarm
+from p2pnode.swarm.tcp_listener import connect
 from protocol.effects import Dial
 from protocol.events import LinkDown
 from protocol.wire.messages import REQ
@@ -194,3 +195,15 @@ async def test_what_ended_unread_goes_when_the_next_stream_comes() -> None:
         await link._muxed.open_stream()
         await eventually(lambda: 99 not in muxed.streams)
         assert 99 not in muxed.stream_buffers
+
+
+async def test_a_connection_that_is_reset_at_once_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = trio.SocketStream(trio.socket.socket())  # not connected any more, as after a reset
+
+    async def reset_at_once(host: str, port: int) -> trio.SocketStream:
+        return stream
+
+    monkeypatch.setattr(trio, "open_tcp_stream", reset_at_once)
+    with pytest.raises(OSError, match="not connected"):
+        await connect(Address("127.0.0.1", 1))
+    assert stream.socket.fileno() == -1

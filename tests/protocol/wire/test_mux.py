@@ -608,6 +608,27 @@ def test_a_node_that_slept_asks_before_it_gives_up() -> None:
     assert carry(acceptor, dialer, 1000.5) == [Rtt(0.5)]
 
 
+def test_a_node_that_slept_on_an_unanswered_ping_asks_again() -> None:
+    dialer, acceptor = pair()
+    dialer.tick(0.0)
+    dialer.data_to_send()
+    assert dialer.tick(5.0) == []
+    carry(dialer, acceptor, 5.0)
+    assert dialer.tick(100.0) == []  # 85 s late: the answer may lie unread in the kernel
+    assert carry(acceptor, dialer, 100.0) == []  # the answer to the first one, whose round trip means nothing now
+    assert dialer.next_deadline(100.0) == 105.0
+    assert dialer.tick(105.0) == []
+    assert dialer.tick(115.0) == [Dead()]
+
+
+def test_a_late_tick_is_not_the_end_but_silence_after_it_is() -> None:
+    dialer, _ = pair()
+    dialer.tick(0.0)
+    dialer.tick(5.0)
+    assert dialer.tick(15.6) == []
+    assert dialer.tick(25.6) == [Dead()]
+
+
 # --- any bytes, any cut --------------------------------------------------------------------------------------------
 
 
