@@ -115,6 +115,9 @@ class ConnectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     #: Seconds for a dial, both HELLOs included (guess: nine round trips, of 1 s each, with a peer that answers the
     #: proposals of a dial differently, and a slow machine), and for the HELLOs of an accepted link.
     dial_s: float = 15.0
+    #: Seconds between two dials of an address that has proven no key, whoever names it (a victim of false adverts gets
+    #: one a minute from each node).
+    dial_again_s: float = 60.0
     hello_s: float = 5.0
     #: A link that we dialled, that is no neighbour's and that was idle for this long is closed, seconds (guess: longer
     #: than a pause in a conversation).
@@ -211,6 +214,7 @@ _LAN: Final = NodeSettings(
     gossip=GossipSettings(tick_s=0.5, load_period_s=2.0),
     liveness=LivenessSettings(period_s=5.0),
     dht=DhtSettings(query_s=1.0),
+    connections=ConnectionSettings(dial_again_s=15.0),
     neighbours=NeighbourSettings(redial_most_s=15.0),
 )
 _TEST: Final = NodeSettings(
@@ -218,6 +222,7 @@ _TEST: Final = NodeSettings(
     neighbours=NeighbourSettings(redial_first_s=0.1, redial_most_s=1.0, rotate_s=30.0),
     liveness=LivenessSettings(period_s=0.5),
     dht=DhtSettings(query_s=0.5, refresh_s=30.0),
+    connections=ConnectionSettings(dial_again_s=1.0),
     link=LinkSettings(ping_s=0.5, dead_s=2.0),
     cascade=CascadeSettings(
         accept_s=1.0, first_token_s=2.0, frame_s=2.0, progress_window_s=4.0, total_s=60.0, pace_window_s=2.0

@@ -27,6 +27,11 @@ def limited(group: str) -> bool:
     return bool(group) and not group.startswith(_PRIVATE)
 
 
+def private_range(group: str) -> str:
+    """The name of the range of a group that is not public: loopback, link-local or private; empty for a public one."""
+    return next((prefix for prefix in _PRIVATE if group.startswith(prefix)), "")
+
+
 @functools.lru_cache(_ADDRESSES)
 def network_group(address: str) -> str:
     """The part of an IP address that one party controls: the /24 of IPv4, the /48 of IPv6; empty if it is none.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import trio
@@ -22,7 +22,7 @@ from protocol import PROTOCOL_VERSION
 from protocol.errors import RemoteProtocolError
 from protocol.events import DialFailed, Event, LinkDown, LinkUp
 from protocol.ids import PeerId, short
-from protocol.membership.connections import DialKey, DialQueue, is_idle, link_rank
+from protocol.membership.connections import NOT_NOW, DialKey, DialQueue, is_idle, link_rank
 from protocol.settings import NodeSettings
 from protocol.wire.features import OFFERED
 from protocol.wire.messages import Hello
@@ -48,7 +48,11 @@ class Dialling:
 
 
 class ConnectionTable:
-    """All links of one node.  ``emit`` takes events for the machine; ``is_neighbour`` names the neighbours."""
+    """All links of one node.
+
+    ``emit`` takes events for the machine, ``is_neighbour`` names the neighbours, ``seeds`` are the addresses that the
+    operator named.
+    """
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class ConnectionTable:
         owner: LinkOwner,
         emit: Callable[[Event], None],
         is_neighbour: Callable[[PeerId], bool],
+        seeds: Iterable[str] = (),
     ) -> None:
         self._net = net
         self._settings = settings
@@ -70,7 +75,7 @@ class ConnectionTable:
         self._is_neighbour = is_neighbour
         self._links: dict[PeerId, list[PeerLink]] = {}  # the first of each list is the one in use
         self._dials: dict[DialKey, Dialling] = {}
-        self._queue = DialQueue(settings.connections)
+        self._queue = DialQueue(settings.connections, seeds)
         self._pings = PingScheduler()
         self._nursery: trio.Nursery | None = None
         self.addrs: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
@@ -112,17 +117,20 @@ class ConnectionTable:
     # --- dialling ------------------------------------------------------------------------------------------------
 
     def dial(self, peer: PeerId | None, addrs: tuple[str, ...], *, asked: bool) -> Dialling | None:
-        """Start a dial, or join the one in progress.  None: there is a link already, or too many dials are queued."""
+        """Start a dial, or join the one in progress.  None: there is a link already, or it cannot be dialled now."""
         if peer is not None and self.get(peer) is not None:
             return None  # the machine knows that link, or its LinkUp is queued before all later events
         key: DialKey = peer if peer is not None else addrs
         dialling = self._dials.get(key)
         if dialling is None:
-            if self.closed or self._nursery is None or not self._queue.want(key):
+            admitted: tuple[str, ...] = ()
+            if not self.closed and self._nursery is not None:
+                admitted = self._queue.want(key, addrs, self._net.addrs(), trio.current_time())
+            if not admitted or self._nursery is None:
                 if asked:
-                    self._emit(DialFailed(peer, addrs, "too many dials at once"))
+                    self._emit(DialFailed(peer, addrs, NOT_NOW))
                 return None
-            dialling = self._dials[key] = Dialling(peer, addrs)
+            dialling = self._dials[key] = Dialling(peer, admitted)
             self._start_dials(self._nursery)
         dialling.asked = dialling.asked or asked
         return dialling
@@ -202,6 +210,7 @@ class ConnectionTable:
         stated = link.hello.addrs if link.hello else ()
         addrs = tuple(dict.fromkeys((link.via, *stated) if link.via else stated))[:ADDRS]
         self.addrs[peer] = addrs
+        self._queue.targets.linked(peer, link.address, link.via)
         log.debug("link_up", extra={"peer": short(peer), "address": link.address, "outbound": link.outbound})
         self.addrs.move_to_end(peer)
         if len(self.addrs) > REMEMBERED:

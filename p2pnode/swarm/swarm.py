@@ -10,7 +10,7 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -69,6 +69,7 @@ class Swarm:
         *,
         wall: Callable[[], float] = time.time,
         agent: str = "",
+        seeds: Iterable[str] = (),
     ) -> None:
         self._net = net
         self._node = node
@@ -83,6 +84,7 @@ class Swarm:
             owner=self,
             emit=self._driver.put,
             is_neighbour=node.overlay.is_standing,
+            seeds=seeds,
         )
         self._penalties = Penalties(settings.penalties)
         self._finds: dict[int, _Find] = {}

@@ -18,10 +18,12 @@ drivers).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from protocol.ids import PeerId
+from protocol.membership.dial_targets import DialTargets
 from protocol.membership.penalties import Bans
 from protocol.settings import ConnectionSettings
 from protocol.subnet import LOOPBACK, limited, network_group
@@ -30,6 +32,8 @@ from protocol.token_bucket import TokenBucket
 #: What a dial is of: a peer, or the addresses of a seed whose peer id is not known.
 DialKey = PeerId | tuple[str, ...]
 
+#: Why a dial that was wanted does not begin.
+NOT_NOW: Final = "too many dials at once, or its addresses were dialled a short while ago"
 #: Addresses whose accept rate is remembered at once; the one that was seen longest ago is forgotten first.
 REMEMBERED: Final = 4096
 #: A pending connection younger than this is not evicted, seconds (guess: a handshake on a slow line).
@@ -199,26 +203,32 @@ class ConnectionLimiter:
 class DialQueue:
     """The dials that a node wants: a few are under way at once, the others wait in their order.
 
-    A dial that is wanted twice is one.  The driver starts what :meth:`due` returns, after each :meth:`want` and
-    :meth:`ended`.
+    A dial that is wanted twice is one.  The driver starts what :meth:`start_due` returns, after each :meth:`want` and
+    :meth:`ended`.  ``seeds`` are the addresses that the operator named.
     """
 
-    __slots__ = ("_under_way", "_waiting", "settings")
+    __slots__ = ("_under_way", "_waiting", "settings", "targets")
 
-    def __init__(self, settings: ConnectionSettings) -> None:
+    def __init__(self, settings: ConnectionSettings, seeds: Iterable[str] = ()) -> None:
         self.settings = settings
+        self.targets = DialTargets(settings.dial_again_s, seeds)
         self._waiting: dict[DialKey, None] = {}
         self._under_way: dict[DialKey, None] = {}
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._under_way)
 
-    def want(self, key: DialKey) -> bool:
-        """A new dial is wanted; False: too many are."""
+    def want(self, key: DialKey, addrs: tuple[str, ...], own: tuple[str, ...], now: float) -> tuple[str, ...]:
+        """A new dial is wanted; gives the addresses to dial: none if too many dials are wanted, or none is allowed.
+
+        ``own`` are this node's addresses.
+        """
         if len(self) >= self.settings.dials_wanted:
-            return False
-        self._waiting[key] = None
-        return True
+            return ()
+        admitted = self.targets.admit(key if isinstance(key, bytes) else None, addrs, own, now)
+        if admitted:
+            self._waiting[key] = None
+        return admitted
 
     def start_due(self) -> list[DialKey]:
         """The dials that start now."""

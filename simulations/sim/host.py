@@ -21,7 +21,8 @@ from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, S
 from protocol.errors import RemoteProtocolError
 from protocol.events import DialFailed, Event, LinkDown, LinkUp, Received, RoundTrip, TimerFired
 from protocol.ids import PeerId
-from protocol.membership.connections import DialKey, DialQueue, is_idle
+from protocol.membership.connections import NOT_NOW, DialKey, DialQueue, is_idle
+from protocol.membership.overlay import Seeds
 from protocol.membership.penalties import Penalties
 from protocol.node import Node
 from protocol.settings import NodeSettings
@@ -93,8 +94,11 @@ class Host(Endpoint):
 
     def forget_peers(self) -> None:
         super().forget_peers()
-        self._dials = DialQueue(self.settings.connections)
         self.penalties = Penalties(self.settings.penalties)
+
+    def dial_from(self, seeds: Seeds) -> None:
+        """A life begins: no dial is wanted yet, and the operator has named these addresses."""
+        self._dials = DialQueue(self.settings.connections, [address for _, addrs in seeds for address in addrs])
 
     def models_changed(self) -> None:
         """The engine has loaded or dropped a model."""
@@ -251,11 +255,13 @@ class Host(Endpoint):
             dialling.waiting.append(done)
         if key in self._dialling:
             return
-        if self._dials.want(key):
+        admitted = self._dials.want(key, addrs, self.addrs, self.loop.now)
+        if admitted:
+            dialling.addrs = admitted
             self._dialling[key] = dialling
             self._start_dials()
         else:
-            self.loop.at(self.loop.now, self._dialled, self.life, dialling, None, "too many dials at once")
+            self.loop.at(self.loop.now, self._dialled, self.life, dialling, None, NOT_NOW)
 
     def _start_dials(self) -> None:
         for key in self._dials.start_due():
@@ -295,6 +301,7 @@ class Host(Endpoint):
         other = link.other(self)
         self.spend(self.costs.dial_s)
         outbound = link.dial.source is self
+        self._dials.targets.linked(other.peer_id, other.address, addrs[0] if outbound and addrs else "")
         known = (addrs[0], other.addr) if outbound and addrs and addrs[0] != other.addr else other.addrs
         self.feed(LinkUp(other.peer_id, outbound, other.address, known, agreed(self.features, other.features)))
 

@@ -71,6 +71,7 @@ class SimNode(Host):
         self.up, self.vanished = True, False
         self.started_at = self.cpu_until = self.loop.now
         self.forget_peers()
+        self.dial_from(seeds)
         restored, inc = self._kept
         self.inc = next_incarnation(inc, self.wall())
         rng = rng_stream(self.seed, f"node-{self.life}", self.index)
@@ -105,7 +106,7 @@ class SimNode(Host):
                 self.loop.at(reset_at, self.network.break_link, link, "reset")
         self.links.clear()
         if self.entry is not None:
-            self.entry.crashed(saves=not self.disk_full, forgets=forgets)
+            self.entry.crashed()
         if self.worker is not None:
             self.worker.crashed()
 

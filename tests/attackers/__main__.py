@@ -117,12 +117,11 @@ class Bench:
             began = time.monotonic()
             time.sleep(2.0 + INJECTION_S * self._given.identities / 1000)
             heard = self._ask(api, kind)
-            minutes = (time.monotonic() - began) / 60
+            seconds = time.monotonic() - began
             row = self._row(kind, figures(heard, 0, self._slowest))
         for name in (kind, gateway):
             self._end(name)
-        dials = {name: round(count / minutes, 2) for name, count in victim.dials.items()}
-        return row | {"identities": self._given.identities, "dials_a_minute": dials}
+        return row | {"identities": self._given.identities, "dials": dict(victim.dials), "seconds": round(seconds)}
 
     def _gone(self) -> dict[str, Any]:
         names, model = ("gone-1", "gone-2"), model_of("gone-away")
@@ -189,7 +188,7 @@ def _shown(row: dict[str, Any]) -> str:
     ratio = f"{row['p95_ratio']:.2f}" if row["p95_ratio"] else "-"
     seconds = " ".join(f"{row[name]:>7.2f}" for name in ("p50", "p95", "p50_learnt", "p95_learnt"))
     shares = f"{row['honest']:>7.1%} {row['honest_learnt']:>7.1%} {row['noticed']:>4}/20 {row['share']:>7.1%}"
-    notes = [str(row[name]) for name in ("errors", "dials_a_minute") if row.get(name)]
+    notes = [str(row[name]) for name in ("errors", "dials", "seconds") if row.get(name)]
     return f"{row['kind']:<16} {shares} {seconds} {ratio:>6}  {' '.join(notes)}"
 
 

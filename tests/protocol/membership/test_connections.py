@@ -193,16 +193,30 @@ def test_what_is_remembered_is_bounded() -> None:
 def test_dials_wait_for_their_turn_and_too_many_are_refused() -> None:
     queue = DialQueue(ConnectionSettings(dials=2, dials_wanted=4))
     keys: list[DialKey] = [ALICE, BOB, ("/ip4/198.51.100.1/tcp/1",), ("/ip4/198.51.100.2/tcp/1",)]
-    assert all(queue.want(key) for key in keys)
-    assert not queue.want(PeerId(b"c" * 32))
+
+    def want(key: DialKey, port: int) -> bool:
+        addrs = (f"/ip4/203.0.113.1/tcp/{port}",)
+        return queue.want(key, addrs, (), 0.0) == addrs
+
+    assert all(want(key, port) for port, key in enumerate(keys))
+    assert not want(PeerId(b"c" * 32), 5)
     assert queue.start_due() == keys[:2]
     assert queue.start_due() == []
     queue.ended(BOB)
     assert (len(queue), queue.start_due()) == (3, [keys[2]])
-    assert queue.want(BOB), "it may be wanted again"
+    assert want(BOB, 6), "it may be wanted again"
     for key in (ALICE, keys[2]):
         queue.ended(key)
     assert queue.start_due() == [keys[3], BOB]
+
+
+def test_a_dial_whose_target_is_not_allowed_now_takes_no_place() -> None:
+    queue = DialQueue(ConnectionSettings(dial_again_s=60.0))
+    addrs = ("/ip4/203.0.113.1/tcp/1",)
+    assert queue.want(ALICE, addrs, (), 0.0) == addrs
+    assert queue.want(BOB, addrs, (), 59.0) == ()
+    assert len(queue) == 1
+    assert queue.want(BOB, addrs, (), 60.0) == addrs
 
 
 def test_both_ends_use_the_same_of_two_links() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import weakref
 
+import msgspec
 import pytest
 
 from protocol.events import DialFailed
 from protocol.ids import PeerId
+from protocol.membership.connections import DialQueue
 from protocol.node import NodeSnapshot
 from simulations.run import Run
 from simulations.scenario import Measure, Scenario, Topology, Workload
@@ -116,7 +118,8 @@ def test_goodbye_comes_before_the_end(world: Run) -> None:
 
 def test_dials_wait_for_their_turn_and_too_many_fail_at_once(world: Run) -> None:
     peer, target, came = world.peers[0], world.peers[2], []
-    limits = peer.settings.connections
+    limits = msgspec.structs.replace(peer.settings.connections, dial_again_s=0.0)  # all dials go to one address
+    peer._dials = DialQueue(limits)
     for number in range(limits.dials_wanted):
         peer.connect(PeerId(number.to_bytes(32, "big")), (target.addr,), came.append)
     assert peer.sizes()["connections"] == len(peer.links) + limits.dials
@@ -136,7 +139,7 @@ def test_the_machine_hears_of_a_failed_dial_if_it_asked_for_it(world: Run) -> No
         peer.connect(stranger, (target.addr,), heard.append)
         if asked:
             peer.perform_dial(stranger, (target.addr,))
-        world.loop.run(world.loop.now + 5.0)
+        world.loop.run(world.loop.now + peer.settings.connections.dial_again_s)
         failed = [event for event in heard if isinstance(event, DialFailed)]
         assert [event.reason for event in failed] == ["somebody else answered"] * asked
         assert None in heard
