@@ -32,6 +32,7 @@ from p2pnode.lifecycle import Stopping, WrongFlag, starting, watch_parent, watch
 from p2pnode.logs import SECRETS
 from p2pnode.metrics import Metrics
 from p2pnode.seeds import check_listen, grouped, listed_seeds
+from p2pnode.state.evidence import EvidenceWriter, load
 from p2pnode.state.home import Home, keep_memory, open_home
 from p2pnode.state.keys import KeyProblem, Keyring, load_api_key
 from p2pnode.state.ledger import Ledger
@@ -75,6 +76,7 @@ class Daemon:
     book: JobBook
     keys: Keyring
     status_view: StatusView
+    evidence: EvidenceWriter
     around: Environment = field(default_factory=Environment)
     stopping: Stopping = field(default_factory=Stopping)
     api_ended: trio.Event = field(default_factory=trio.Event)
@@ -131,6 +133,7 @@ async def live(daemon: Daemon, *, task_status: trio.TaskStatus[JsonObject] = tri
         nursery.start_soon(_survey_hardware, daemon)
         nursery.start_soon(_poll, daemon, nursery)
         nursery.start_soon(keep_memory, daemon.home, daemon.machine, daemon.around.wall)
+        nursery.start_soon(daemon.evidence.run)
         facts = _announce_ready(daemon, port)
         task_status.started(facts)
         await _shut_down(daemon)
@@ -181,7 +184,11 @@ async def build(config: Config, home: Home, around: Environment | None = None) -
         decided=metrics.dispatch.observe,
     )
     status_view = StatusView(config, home, engine, machine, swarm, dispatch, book, keys, metrics)
-    return Daemon(config, home, engine, machine, swarm, worker, dispatch, book, keys, status_view, around)
+    experience, now = dispatch.entry_state.experience, trio.current_time()
+    stored = load(home.ledger, now, around.wall())
+    experience.restore(stored, now)
+    evidence = EvidenceWriter(home.ledger, experience, around.wall, stored)
+    return Daemon(config, home, engine, machine, swarm, worker, dispatch, book, keys, status_view, evidence, around)
 
 
 async def _net(config: Config, home: Home) -> Libp2pNet:
@@ -296,6 +303,7 @@ async def _poll(daemon: Daemon, nursery: trio.Nursery) -> None:
     for turn in itertools.count():
         daemon.report_load()
         daemon.status_view.sample()
+        daemon.evidence.look(trio.current_time())
         if turn % KEYS_TURNS == 0:
             # Two changes within one tick of the disk's clock look like one, so the table is also read unconditionally.
             version = (turn // KEYS_ANYWAY_TURNS, daemon.home.ledger.stamp())

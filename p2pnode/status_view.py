@@ -19,6 +19,7 @@ from p2pnode.json_types import JsonObject
 from protocol.ids import peer_text, short
 from protocol.jobs.load import with_queue
 from protocol.membership.peer_view import STATES
+from protocol.reputation.words import Seen, in_words, seen_of
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status
 
 if TYPE_CHECKING:
@@ -114,8 +115,11 @@ class StatusView:
 
     def peers(self) -> list[JsonObject]:
         """All nodes of the view, this one included (``/v1/p2p/peers``)."""
-        now = trio.current_time()
-        return [peer_of(record, now) for record in self._swarm.view.records()]
+        now, histories = trio.current_time(), self._dispatch.entry_state.experience.histories
+        return [
+            peer_of(record, now, seen_of(record, histories.get(record.peer), now))
+            for record in self._swarm.view.records()
+        ]
 
     def status(self) -> JsonObject:
         """This node (``/v1/p2p/status``)."""
@@ -254,8 +258,8 @@ def load_view(load: Load) -> JsonObject:
     }
 
 
-def peer_of(record: PeerRecord, now: float) -> JsonObject:
-    """One peer in the view; ``state`` and the times are ours, the rest is the peer's claim."""
+def peer_of(record: PeerRecord, now: float, seen: Seen) -> JsonObject:
+    """One peer in the view; ``state``, the times and ``evidence`` are ours, the rest is the peer's claim."""
     advert, load = record.advert or Advert(protocol=1), record.load
     total = advert.vram_mib
     return {
@@ -283,6 +287,21 @@ def peer_of(record: PeerRecord, now: float) -> JsonObject:
         "inflight": record.inflight,
         "advert_age_s": _age(record.advert_at if record.advert else None, now, record.is_self),
         "load_age_s": _age(record.load_at if load else None, now, record.is_self),
+        "evidence": None if record.is_self else evidence_of(seen),
+    }
+
+
+def evidence_of(seen: Seen) -> JsonObject:
+    """What this node has observed of a peer, in words and in figures."""
+    return {
+        "words": in_words(seen),
+        "completed": seen.completed,
+        "failed": seen.failed,
+        "slower": None if seen.slower is None else round(seen.slower, 3),
+        "breaker": seen.breaker,
+        "barred_s": round(seen.barred_s, 1),
+        "failed_dials": seen.misses,
+        "implausible": seen.absurd,
     }
 
 

@@ -214,7 +214,7 @@ SMALL_LINES = 60
 #: Modules without a test file of their own, by where their behaviour is tested instead.
 TESTED_ELSEWHERE = {
     "nowhere: values without behaviour": "protocol/ arrays effects events rng settings jobs/cascade_events"
-    " perf/forecast reputation/observation",
+    " perf/forecast reputation/observation routing/job_query",
     "test_dht: a part of one machine": "protocol/dht/ links",
     "fullstack, e2e: a whole node": "p2pnode/ node status_view",
     "e2e: processes that are started": "p2pnode/cli/ demo_fleet options processes verbs/demo verbs/doctor verbs/run",

@@ -175,7 +175,7 @@ def _identity(peer: PeerId, known: Known) -> JsonObject:
 
 
 def _candidate(candidate: Candidate, known: Known) -> JsonObject:
-    mine = known.get(peer_text(candidate.peer), {}).get("self", False)
+    peer = known.get(peer_text(candidate.peer), {})
     return {
         **_identity(candidate.peer, known),
         "score": candidate.score,
@@ -184,7 +184,8 @@ def _candidate(candidate: Candidate, known: Known) -> JsonObject:
         "terms": [msgspec.to_builtins(term) for term in candidate.terms],
         "odds": candidate.odds,
         "needs": list(candidate.needs),
-        "link": "self" if mine else "standing" if candidate.linked else "new",
+        "evidence": peer.get("evidence"),
+        "link": "self" if peer.get("self") else "standing" if candidate.linked else "new",
     }
 
 

@@ -263,7 +263,7 @@ class Libp2pNet:
         except AnsweredDifferently as error:
             log.debug("slow_dial", extra={"address": target.host, "reason": str(error)})
             peer = target.peer if target.peer is not None else await self._who_is(host, target)
-            return await self._connect(target, peer, via, functools.partial(_negotiate, host.get_network()))
+            return await self._connect(target, peer, via, functools.partial(negotiate, host.get_network()))
 
     async def _connect(self, target: Address, peer: PeerId | None, via: str, upgrade: Upgrade) -> Libp2pLink:
         tcp = await self._gateway.dial(target, peer)
@@ -314,7 +314,7 @@ class Libp2pNet:
                 link.cut()
 
 
-async def _negotiate(network: Any, tcp: AcceptedStream, peer: PeerId) -> ContainedYamux:
+async def negotiate(network: Any, tcp: AcceptedStream, peer: PeerId) -> ContainedYamux:
     """The library's own upgrade, which waits for each answer: six round trips."""
     conn = await network.upgrade_outbound_raw_conn(RawConnection(tcp, True), ID(libp2p_bytes(peer)))
     muxed: ContainedYamux = conn.muxed_conn

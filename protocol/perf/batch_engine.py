@@ -11,8 +11,8 @@ the latest ``HORIZON`` steps do.  With ``exact`` every step does, and blocks of 
 instead of on average, which is slow and serves as a check.
 
 *Prompts* are processed one after the other, in chunks of ``CHUNK_TOKENS``.  A chunk adds its time to a step, so jobs
-that decode get one token per chunk meanwhile.  The first token of a job comes with the step after its last
-chunk.  Before its prompt, a request needs ``REQUEST_S``, during which it holds its slot.
+that decode get one token per chunk meanwhile.  The first token of a job comes with its last chunk.  Before its prompt,
+a request needs ``REQUEST_S``, during which it holds its slot.
 
 *Several models* take turns at the GPU: a round is one step of each model with sequences, and takes the sum.
 
@@ -29,8 +29,8 @@ job is   event                    effects                                      t
 unknown  submit                   WakeAt                                       loading, waiting, reading
 loading  its model is resident    ModelChanged                                 waiting, reading
 waiting  slot and memory          none                                         reading
-reading  its last chunk           none                                         decoding
-decoding a step                   FirstToken once, Finished at last            decoding, unknown
+reading  its last chunk           FirstToken once, Finished if it was the last decoding, unknown
+decoding a step                   Finished at last                             decoding, unknown
 admitted memory is short          none                                         waiting
 any      cancel                   WakeAt                                       unknown
 ======== ======================== ============================================ ===================
@@ -105,7 +105,6 @@ class BatchEngine:
         self._reading: BatchJob | None = None
         self._read_until = 0.0
         self._ends: list[tuple[float, int, BatchJob]] = []  # by count; an entry that differs from ``job.end`` is stale
-        self._firsts: list[tuple[float, BatchJob]] = []
         self._own = self._growth = 0.0  # bytes that jobs hold without sharing: own + growth * v
         self._sequences = 0
         self._clock = StepClock()
@@ -237,32 +236,20 @@ class BatchEngine:
 
     def _boundary(self, v: float, now: float, effects: list[BatchingEffect]) -> None:
         """Handle the end of a step at which an event is planned."""
-        anew = v - floor(self._clock.v) >= self._steps
-        firsts, ends = self._firsts, self._ends
-        if firsts and firsts[0][0] <= v:  # each count has at most one, and the next is never stale
-            job = firsts.pop(0)[1]
-            job.unsaid = False
-            effects.append(FirstToken(job.number, job.read_at))
+        ends = self._ends
         while ends and ends[0][0] <= v:
             due, _, job = heappop(ends)
             if job.end == due and job.decoding:
-                self._release(job, v)
-                self._forget(job)
-                effects.append(Finished(job.number))
-                anew = True
+                self._finish(job, v, effects)
         if self._reading is not None and self._read_until <= v:
-            self._join(self._reading, v)
-            anew = True
+            self._join(self._reading, v, effects)
         while len(self._admitted) > 1 and not self._fits(self._own_bytes(v + 1)):
             self._preempt(v)
-            anew = True
         self._fill(now)
         self._load_next(now, effects)
         if self._reading is None and self._unread and self._unread[0].ready_at <= now + _ROUNDING_S:
             self._read(self._unread.pop(0), v, now)
-            anew = True
-        if anew:
-            self._rebase(v, now)
+        self._rebase(v, now)
 
     def _rebase(self, v: float, now: float) -> None:
         """Reset the clock after a change of the batch."""
@@ -274,7 +261,6 @@ class BatchEngine:
             # Nothing runs: restart the count, so that rounding errors do not accumulate.
             self._clock.v = self._growth = 0.0
             self._ends.clear()
-            self._firsts.clear()
             for lane in self._all:
                 lane.context = 0.0
             self._own = sum(job.own_bytes for job in self._admitted.values())
@@ -292,16 +278,12 @@ class BatchEngine:
 
     def _next_count(self, now: float) -> float:
         """The count of the next event of the running jobs."""
-        ends, firsts = self._ends, self._firsts
+        ends = self._ends
         v = floor(self._clock.v) + self._steps + 0.0
         while ends and not (ends[0][2].decoding and ends[0][2].end == ends[0][0]):
             heappop(ends)
         if ends and ends[0][0] < v:
             v = ends[0][0]
-        while firsts and not (firsts[0][1].decoding and firsts[0][1].first == firsts[0][0]):
-            firsts.pop(0)
-        if firsts and firsts[0][0] < v:
-            v = firsts[0][0]
         if self._reading is not None:
             v = min(v, self._read_until)
         elif self._unread:
@@ -357,22 +339,30 @@ class BatchEngine:
         job.read_at, self._reading = now, job
         self._read_until = v + chunks_of(job.unread)
 
-    def _join(self, job: BatchJob, v: float) -> None:
-        """The prompt is processed: the job joins the batch and gets a token per step."""
+    def _join(self, job: BatchJob, v: float, effects: list[BatchingEffect]) -> None:
+        """The prompt is processed: the job has its next token, joins the batch and gets a token per step."""
         lane = job.lane
         self._reading = None
         job.decoding = True
-        job.origin = v - job.made
+        job.origin = v - job.made - 1
         job.end = job.origin + job.output
         lane.add(job)
         self._sequences += job.sequences
         growth = lane.timing.kv_bytes * job.sequences
         self._growth += growth
-        self._own -= growth * v
-        heappush(self._ends, (job.end, job.number, job))
+        self._own -= growth * (v - 1)
         if job.unsaid:
-            job.first = v + 1.0
-            self._firsts.append((job.first, job))
+            job.unsaid = False
+            effects.append(FirstToken(job.number, job.read_at))
+        if job.end <= v:
+            self._finish(job, v, effects)
+        else:
+            heappush(self._ends, (job.end, job.number, job))
+
+    def _finish(self, job: BatchJob, v: float, effects: list[BatchingEffect]) -> None:
+        self._release(job, v)
+        self._forget(job)
+        effects.append(Finished(job.number))
 
     def _release(self, job: BatchJob, v: float) -> None:
         """Take back slot and memory of a job; the count of its tokens stays."""

@@ -14,8 +14,6 @@ from protocol.statements.adverts import Gpu, ModelOffer
 
 #: Offers whose costs are remembered (guess: the same few models and cards on most nodes).
 _REMEMBERED: Final = 4096
-#: Room of a KV cache whose size is unknown, tokens: more than any load.
-UNBOUNDED: Final = 1e15
 
 
 class OfferCosts(NamedTuple):
@@ -23,8 +21,8 @@ class OfferCosts(NamedTuple):
 
     ``need_mib`` has to be free to load it.  ``token_s``, ``weights_s`` and ``kv_s`` are the ``Rates`` of the cost model
     at full clock, ``backlog_s`` the seconds that a token of another prompt delays a job, ``kv_room`` the tokens of
-    context that fit beside the weights, ``cold_s`` the seconds until the model is resident, and ``unable`` is 1 if the
-    GPU has no kernels for the quantization.
+    context that fit beside the weights (0: unknown), ``cold_s`` the seconds until the model is resident, and ``unable``
+    is 1 if the GPU has no kernels for the quantization.
     """
 
     need_mib: float
@@ -55,8 +53,8 @@ def offer_costs(offer: ModelOffer, gpus: tuple[Gpu, ...]) -> OfferCosts:
         weights_s=speed.weights_s,
         kv_s=speed.kv_s,
         backlog_s=backlog_token_s(shape, speed),
-        # No room at all: the peer must hold the weights elsewhere, so nothing is known of its cache.
-        kv_room=kv_tokens(gpu, shape, label) or UNBOUNDED,
+        # 0 as well where the weights do not fit: the peer must hold them elsewhere, so nothing is known of its cache.
+        kv_room=kv_tokens(gpu, shape, label) or 0.0,
         cold_s=cold_s(offer.state, weights, gpu.pcie_gb_s * gpu.count),
         unable=0.0 if any(can_run(each, label) for each in gpus) or not gpus else 1.0,
     )

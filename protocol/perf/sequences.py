@@ -119,7 +119,6 @@ class BatchJob:
         *(
             "decoding",
             "end",
-            "first",
             "gone",
             "hits",
             "keys",
@@ -144,7 +143,7 @@ class BatchJob:
         self.made = 0
         self.hits = self.unread = 0
         self.own_bytes = 0.0
-        self.origin = self.end = self.first = 0.0
+        self.origin = self.end = 0.0
         self.decoding = self.gone = False
         self.unsaid = True
 

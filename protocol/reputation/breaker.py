@@ -59,6 +59,17 @@ class Breaker:
         return not self._opened
 
     @property
+    def failures(self) -> int:
+        """The failures that opened it, or that may do so."""
+        return len(self._failures)
+
+    def state(self, now: float) -> str:
+        """``closed``, ``open`` or ``half-open``."""
+        if not self._opened:
+            return "closed"
+        return "open" if now < self._open_until else "half-open"
+
+    @property
     def barred_until(self) -> float:
         """Until then the peer is asked last."""
         return max(self._open_until, self._trial_until)

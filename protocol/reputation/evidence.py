@@ -16,6 +16,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from protocol.reputation.snapshot import Pair
+
 
 class Dimension(StrEnum):
     """What there is evidence for.  Audits will feed ``INTEGRITY`` and co-signed receipts ``REPORT``."""
@@ -97,3 +99,12 @@ class Evidence:
         left = float(2.0 ** (-max(0.0, now - self.at) / law.half_life_s))
         mean = law.prior if prior is None else prior
         return (PRIOR_STRENGTH * mean + left * self.good) / (PRIOR_STRENGTH + left * self.amount)
+
+
+def restored(row: Pair, law: Law) -> Evidence:
+    """Evidence of an earlier life; no more than the law allows, whatever the disk says."""
+    evidence = Evidence(row.good, row.bad, row.at)
+    if evidence.amount > law.most:
+        scale = law.most / evidence.amount
+        evidence.good, evidence.bad = evidence.good * scale, evidence.bad * scale
+    return evidence

@@ -19,11 +19,12 @@ from typing import Final
 
 from protocol.ids import PeerId
 from protocol.membership.peer_view import PeerView
-from protocol.reputation.evidence import LAWS, Dimension, Evidence
+from protocol.reputation.evidence import LAWS, Dimension, Evidence, restored
 from protocol.reputation.newcomers import PROVEN, Newcomers
 from protocol.reputation.observation import Observation
 from protocol.reputation.outcomes import VERDICTS, Outcome, Verdict
 from protocol.reputation.peer_history import MOST_PEERS, Histories, PeerHistory
+from protocol.reputation.snapshot import JOBS, NEWCOMERS, NOBODY, ExperienceSnapshot, Key, Pair
 
 #: Seconds that a failure costs before any was observed, and the observations that this guess counts for (trust study:
 #: ``T_fail`` starts at 10 s).
@@ -35,6 +36,7 @@ _MOST_LOST_COUNT: Final = 50.0
 RETRACT_S: Final = 10.0
 #: Failures that are remembered for that (guess: several dozen jobs in flight).
 _RECENT: Final = 256
+_DIMENSIONS: Final = frozenset(dimension.value for dimension in Dimension)
 
 
 class Experience:
@@ -46,6 +48,8 @@ class Experience:
         self.histories = Histories(most_peers)
         self._lost_s = FIRST_LOST_S
         self._lost_count = _FIRST_LOST_COUNT
+        #: Observations so far: whether a snapshot would differ.
+        self.events = 0
         self._recent: deque[tuple[float, PeerId, Verdict]] = deque(maxlen=_RECENT)
 
     @property
@@ -64,6 +68,7 @@ class Experience:
     def observed(self, seen: Observation, now: float) -> None:
         """A job of ours ended there."""
         self._view.add_inflight(seen.peer, -1)
+        self.events += 1
         history, verdict = self.histories.of(seen.peer, now), VERDICTS[seen.outcome]
         if seen.outcome is Outcome.COMPLETED:
             history.completed += 1
@@ -81,7 +86,38 @@ class Experience:
         for peer in self.histories.shrink(now):
             self._view.learned.forget(peer)
 
+    # --- over a restart -----------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> ExperienceSnapshot:
+        """What the next life of this node should know; the state of breakers is too short-lived for that."""
+        rows: dict[Key, Pair] = {}
+        for peer, history in self.histories.items():
+            for dimension, evidence in history.evidence.items():
+                rows[peer, "", dimension.value] = Pair(evidence.good, evidence.bad, evidence.at)
+            if history.completed or history.failed:
+                rows[peer, "", JOBS] = Pair(float(history.completed), float(history.failed), history.seen_at)
+        for group, evidence in self.newcomers.items():
+            rows[NOBODY, group, NEWCOMERS] = Pair(evidence.good, evidence.bad, evidence.at)
+        return ExperienceSnapshot(rows)
+
+    def restore(self, snapshot: ExperienceSnapshot, now: float) -> None:
+        """Take over what an earlier life has learned; called once, before any job.  Its times are of this life."""
+        for (peer, model, name), row in snapshot.evidence.items():
+            if name == NEWCOMERS:
+                evidence = self.newcomers.restore(model, row)
+                if model:
+                    self._view.learned.learn_of_group(model, (evidence.good, evidence.bad, evidence.at))
+            elif name == JOBS:
+                history = self.histories.of(peer, min(now, row.at))
+                history.completed, history.failed = int(row.good), int(row.bad)
+            elif name in _DIMENSIONS and not model:
+                history, law = self.histories.of(peer, min(now, row.at)), LAWS[Dimension(name)]
+                history.evidence[Dimension(name)] = restored(row, law)
+        for peer, history in self.histories.items():
+            self._publish(peer, history)
+
     def _blame(self, seen: Observation, history: PeerHistory, verdict: Verdict, now: float) -> None:
+        history.failed += verdict.complete is not None
         history.breaker.failed(now)
         self._lost_count = min(_MOST_LOST_COUNT, self._lost_count + 1.0)
         self._lost_s += (seen.lost_s - self._lost_s) / self._lost_count
@@ -117,6 +153,7 @@ class Experience:
             if at <= now - RETRACT_S or history is None:
                 continue
             history.breaker.forgive(now - RETRACT_S)
+            history.failed = max(0, history.failed - (verdict.complete is not None))
             for dimension, said in ((Dimension.COMPLETE, verdict.complete), (Dimension.LIVE, verdict.live)):
                 evidence = history.evidence.get(dimension)
                 if said is not None and evidence is not None:

@@ -24,7 +24,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from protocol.reputation.evidence import Evidence, Law
+from protocol.reputation.evidence import Evidence, Law, restored
+from protocol.reputation.snapshot import Pair
 from protocol.subnet import limited
 
 #: Decayed completions from which a peer is no newcomer: three, the last of them a while ago.
@@ -71,6 +72,19 @@ class Newcomers:
     def shrink(self) -> list[str]:
         """Forget the groups observed least recently if there are too many; returns them."""
         return [self._groups.popitem(last=False)[0] for _ in range(len(self._groups) - self._most_groups)]
+
+    def items(self) -> list[tuple[str, Evidence]]:
+        """The evidence about all newcomers, under "", and about those of each network group."""
+        return [("", self._all), *self._groups.items()]
+
+    def restore(self, group: str, row: Pair) -> Evidence:
+        """Take over evidence of an earlier life about newcomers, "" for all."""
+        evidence = restored(row, _LAW)
+        if group:
+            self._groups[group] = evidence
+        else:
+            self._all = evidence
+        return evidence
 
     def prior(self, now: float) -> float:
         """The chance that a newcomer of an unknown group completes a job."""

@@ -27,15 +27,16 @@ BAD_INTEGRITY: Final = 0.5
 
 
 class PeerHistory:
-    """One peer.  ``asked`` and ``completed`` are counts of jobs that never decay, for people."""
+    """One peer.  ``asked``, ``completed`` and ``failed`` are counts of jobs that never decay, for people."""
 
-    __slots__ = ("asked", "breaker", "completed", "evidence", "seen_at")
+    __slots__ = ("asked", "breaker", "completed", "evidence", "failed", "seen_at")
 
     def __init__(self, now: float) -> None:
         self.evidence: dict[Dimension, Evidence] = {}
         self.breaker = Breaker()
         self.asked = 0
         self.completed = 0
+        self.failed = 0
         self.seen_at = now
 
     def observe(self, dimension: Dimension, value: float, weight: float, now: float) -> None:

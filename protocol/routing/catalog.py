@@ -15,7 +15,8 @@ from protocol import PROTOCOL_VERSION
 from protocol.arrays import BoolArray
 from protocol.membership.columns import Offers
 from protocol.membership.peer_view import PeerView
-from protocol.routing.candidate_table import CandidateTable, JobQuery
+from protocol.routing.candidate_table import CandidateTable
+from protocol.routing.job_query import JobQuery
 from protocol.statements.adverts import ModelState, Status
 
 #: ``Advert.runtime`` of an engine with made-up answers.

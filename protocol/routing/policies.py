@@ -241,8 +241,8 @@ def _to_first_token(table: CandidateTable) -> list[Part]:
 
 def expected_seconds(table: CandidateTable) -> list[Part]:
     """Seconds to the end of the answer: the time to its first token and the time of all tokens after it."""
-    tokens = float(min(table.query.max_tokens, ANSWER_TOKENS))
-    answer = table.itl * tokens
+    later = float(max(0, min(table.query.max_tokens, ANSWER_TOKENS) - 1))
+    answer = table.itl * later
     parts = [*_to_first_token(table), Part("answer", answer, "s", -answer, "load", _bandwidth_known(table))]
     return _with_failures(table, parts)
 

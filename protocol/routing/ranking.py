@@ -35,9 +35,10 @@ from protocol.membership.peer_view import SUSPECT, PeerView
 from protocol.perf.forecast import Forecast
 from protocol.reputation.experience import Experience
 from protocol.rng import Rng
-from protocol.routing.candidate_table import CandidateTable, JobQuery
+from protocol.routing.candidate_table import CandidateTable
 from protocol.routing.catalog import ModelSummary, catalog
 from protocol.routing.filters import FILTERS, Case, Named, removed_by
+from protocol.routing.job_query import JobQuery
 from protocol.routing.odds import (
     BARRED_TIER,
     BUSY_TIER,

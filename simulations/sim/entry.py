@@ -34,6 +34,7 @@ from protocol.jobs.cascade_events import (
 from protocol.jobs.entry import Entry, EntryEvent, EntryState, LookUp, Submit, addresses_in
 from protocol.reputation.experience import Experience
 from protocol.reputation.outcomes import Outcome
+from protocol.reputation.snapshot import ExperienceSnapshot
 from protocol.routing.policies import DEFAULT, SORTS
 from protocol.routing.ranking import JobQuery, Ranking, rank
 from protocol.wire.end_signature import read_end
@@ -71,6 +72,8 @@ class SimEntry:
         self._workers = workers
         #: The state that the jobs of one life share; None before the first of them.
         self._state: EntryState | None = None
+        #: What the last life has learned of its peers.
+        self._learned = ExperienceSnapshot()
         self._runs: dict[int, _Run] = {}
         self._coming: dict[int, Job] = {}
 
@@ -96,6 +99,7 @@ class SimEntry:
         )
         if self._state is None:
             self._state = EntryState(peer.node.view, self._rank, peer.settings.cascade, peer.started_at)
+            self._state.experience.restore(self._learned, self.loop.now)
         run = self._runs[job.number] = _Run(job, truth, Entry(self._state))
         query = JobQuery(job.model, job.prompt_tokens, job.max_tokens)
         has_engine = peer.machine.serves
@@ -149,8 +153,12 @@ class SimEntry:
                 run.link = None
                 self._feed(run, AttemptFailed(other.peer_id, Outcome.BROKEN, "the link broke"))
 
-    def crashed(self) -> None:
-        """The process is gone with all its open jobs; its callers get no answer."""
+    def crashed(self, *, saves: bool = True, forgets: bool = False) -> None:
+        """The process is gone with all its open jobs; its callers get no answer.  What it learned is on its disk."""
+        if forgets:
+            self._learned = ExperienceSnapshot()
+        elif saves and self._state is not None:
+            self._learned = self._state.experience.snapshot()
         for run in list(self._runs.values()):
             self._not_coming(run)
             self.peer.job_log.gave_up(run.job, "entry_crashed")

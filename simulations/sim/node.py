@@ -106,7 +106,7 @@ class SimNode(Host):
                 self.loop.at(reset_at, self.network.break_link, link, "reset")
         self.links.clear()
         if self.entry is not None:
-            self.entry.crashed()
+            self.entry.crashed(saves=not self.disk_full, forgets=forgets)
         if self.worker is not None:
             self.worker.crashed()
 

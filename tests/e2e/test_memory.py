@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from p2pnode.cli.processes import Fleet, NodeProcess
+from p2pnode.cli.processes import Fleet, NodeProcess, until
 
 pytestmark = pytest.mark.slow
+
+#: Seconds for what takes a second or two on an idle machine.
+PATIENCE_S = 30.0
+#: Seconds of evidence that may be lost on an idle machine, and as many again for a busy one: the writes may be late.
+LOST_S = 2 * 5.0
 
 
 @pytest.fixture
@@ -61,3 +67,41 @@ def test_a_node_starts_with_any_addresses_keys_and_bytes_in_its_database(fleet: 
     (aside,) = node.home.glob("node.db.corrupt-*")
     assert aside.read_bytes() == content
     assert node.stop() == 0
+
+
+def evidence_of(gateway: NodeProcess, worker: NodeProcess) -> dict[str, object]:
+    """What the gateway has seen of a worker."""
+    peers = {peer["id"]: peer for peer in gateway.api.get("/v1/p2p/peers")["data"]}
+    found: dict[str, object] = (peers.get(worker.peer_id) or {}).get("evidence") or {}
+    return found
+
+
+def test_a_killed_node_has_lost_at_most_the_last_seconds_of_its_evidence(fleet: Fleet) -> None:
+    seed = fleet.bootstrap().wait_ready()
+    worker = fleet.node("ada", "--bootstrap", seed.address, "--engine", "mock").wait_ready()
+    flags = ("gateway", "--bootstrap", seed.address, "--engine", "none")
+    gateway = fleet.node(*flags).wait_ready()
+    model = worker.ready["models"][0]
+    until(lambda: gateway.api.get("/v1/models")["data"], "the model is found", PATIENCE_S)
+    body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}
+    ends: list[float] = []
+    while not ends or ends[-1] < ends[0] + 3 * LOST_S:
+        gateway.api.post("/v1/chat/completions", body)
+        ends.append(time.monotonic())
+    assert evidence_of(gateway, worker)["completed"] == len(ends)
+    killed = time.monotonic()
+    gateway.kill()
+    kept = sum(end < killed - LOST_S for end in ends)
+
+    gateway = fleet.node(*flags).wait_ready()
+    until(lambda: evidence_of(gateway, worker), "it meets the worker again", PATIENCE_S)
+    seen = evidence_of(gateway, worker)
+    assert kept <= seen["completed"] <= len(ends)  # type: ignore[operator]
+    assert seen["words"] == f"{seen['completed']} of {seen['completed']} complete"
+    before = seen["completed"]
+    gateway.api.post("/v1/chat/completions", body)
+    assert gateway.stop() == 0
+
+    gateway = fleet.node(*flags).wait_ready()
+    until(lambda: evidence_of(gateway, worker), "it meets the worker once more", PATIENCE_S)
+    assert evidence_of(gateway, worker)["completed"] == before + 1, "a clean end loses nothing"  # type: ignore[operator]

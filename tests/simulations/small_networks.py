@@ -186,7 +186,7 @@ class Caller:
 
 
 def engine_times(peer: SimNode, prompt: int) -> tuple[float, float]:
-    """Seconds that an idle engine needs until it has read a prompt, and for the first token after that."""
+    """Seconds that an idle engine needs until the first token, which comes with the prompt, and for the next one."""
     assert peer.worker is not None
     timing = peer.worker.timings[MODEL]
     return timing.request_s + timing.read_s(prompt), timing.step(1, float(prompt))[0]

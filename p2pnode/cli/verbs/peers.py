@@ -26,6 +26,7 @@ COLUMNS = (
     Column("via"),
     Column("age", right=True, spare=4),
 )
+EVIDENCE = (Column("peer", whole=True), Column("name", whole=True), Column("seen from here", whole=True))
 _COLORS = {"suspect": "yellow", "dead": "red", "left": "bright_black"}
 
 EPILOG = """\b
@@ -45,13 +46,14 @@ terminal leaves out age, rtt, GiB and gpu, in this order.
 @json_flag
 @shared
 def command(options: Shared, include_gone: bool, as_json: bool) -> int:
-    """The nodes: GPU, free and total memory, load, models (warm first), round trip, age of the advert."""
+    """The nodes: GPU, memory, load, models (warm first), round trip, age of the advert; what was observed of them."""
     answer = options.api().get("/v1/p2p/peers")
     if as_json:
         print_json(answer)
         return OK
     peers = [peer for peer in answer["data"] if include_gone or peer["state"] not in ("dead", "left")]
     draw(peers, options.out)
+    draw_evidence(peers, options.out)
     if len(peers) <= 1:
         options.err.print("No other node is known yet. Start a second node with the line that `p2pnode run` printed.")
     return OK
@@ -59,8 +61,23 @@ def command(options: Shared, include_gone: bool, as_json: bool) -> int:
 
 def draw(peers: list[JsonObject], console: Console) -> None:
     """Print these peers, this node first."""
-    ordered = sorted(peers, key=lambda peer: (not peer["self"], peer["state"] != "alive", peer["name"], peer["id"]))
-    print_table(console, COLUMNS, [row(peer) for peer in ordered])
+    print_table(console, COLUMNS, [row(peer) for peer in _ordered(peers)])
+
+
+def _ordered(peers: list[JsonObject]) -> list[JsonObject]:
+    return sorted(peers, key=lambda peer: (not peer["self"], peer["state"] != "alive", peer["name"], peer["id"]))
+
+
+def draw_evidence(peers: list[JsonObject], console: Console) -> None:
+    """Print what this node has seen of the peers that offer a model."""
+    said = [
+        (peer["short"], safe(peer["name"]) or "-", safe(words, 400))
+        for peer in _ordered(peers)
+        if not peer["self"] and (words := (peer.get("evidence") or {}).get("words")) and peer["models"]
+    ]
+    if said:
+        console.print()
+        print_table(console, EVIDENCE, said)
 
 
 def row(peer: JsonObject) -> list[Text]:

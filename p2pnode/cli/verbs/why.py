@@ -67,6 +67,8 @@ def draw_route(route: JsonObject, options: Shared, console: Console | None = Non
         who = f"{place}. {_who(candidate)}"
         print_whole(console, text((who, "bold"), f"  {_chance(candidate)}{_score(candidate)}"))
         console.print(f"   {_standing(candidate)}", soft_wrap=True)
+        if words := (candidate.get("evidence") or {}).get("words"):
+            console.print(f"   seen from here: {safe(words, 400)}", soft_wrap=True)
         if candidate["terms"]:
             print_table(console, TERMS, [_term(term) for term in candidate["terms"]])
     if excluded:

@@ -67,7 +67,7 @@ def test_a_dial_takes_three_round_trips_with_both_hellos(
             assert trio.current_time() - began == pytest.approx(TRIP_S, rel=0.02)
 
     if as_before:  # as 0.1.0: the library waits for each answer
-        monkeypatch.setattr(libp2p, "propose", libp2p._negotiate)
+        monkeypatch.setattr(libp2p, "propose", libp2p.negotiate)
     measured()
 
 

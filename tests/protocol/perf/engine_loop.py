@@ -127,11 +127,13 @@ def step_by_step(
         now += seconds
         for job in list(decoding):
             decoding[job] += 1
-            first.setdefault(job, now)
             if decoding[job] == by_number[job].output_tokens:
                 done[job] = now
                 del decoding[job]
         if read and chunks == pieces:
-            decoding[unread.pop(0)[1].job] = 0
-            chunks = 0
+            job, chunks = unread.pop(0)[1].job, 0
+            first[job], decoding[job] = now, 1
+            if by_number[job].output_tokens == 1:
+                done[job] = now
+                del decoding[job]
     return first, done

@@ -27,10 +27,17 @@ def seconds(machine: BatchEngine, *works: Work) -> Loop:
 def test_a_lone_job_takes_what_is_predicted() -> None:
     loop = seconds(engine(), Work(1, "m", 500, 200))
     expected = predict(CARD, SHAPE, 500)
-    assert loop.first[1] == pytest.approx(expected.ttft_s + expected.itl_s, rel=1e-3)
+    assert loop.first[1] == pytest.approx(expected.ttft_s)
     longer = predict(CARD, SHAPE, 600).itl_s  # half way
-    assert loop.done[1] == pytest.approx(expected.ttft_s + 200 * longer, rel=1e-3)
+    assert loop.done[1] == pytest.approx(expected.ttft_s + 199 * longer, rel=1e-3)
     assert loop.calls <= 5
+
+
+def test_a_job_of_one_token_ends_with_its_prompt() -> None:
+    loop = seconds(engine(), Work(1, "m", 500, 1))
+    assert loop.first[1] == loop.done[1] == pytest.approx(predict(CARD, SHAPE, 500).ttft_s)
+    assert loop.engine.running == 0
+    assert loop.engine.kv_used_bytes(loop.now) == pytest.approx(0.0)
 
 
 def test_efficiency_is_a_factor_on_speed_that_the_request_does_not_feel() -> None:
@@ -171,7 +178,7 @@ def test_a_job_that_leaves_before_its_first_token_says_nothing() -> None:
     loop = Loop(machine)
     loop.submit(1, 100, 10)
     loop.submit(2, 100, 10)
-    ttft = REQUEST_S + PACE.read_s(100) + 0.001
+    ttft = REQUEST_S + PACE.read_s(100) - 0.001
     loop.until(ttft)
     loop.take(machine.cancel(1, ttft))
     loop.take(machine.cancel(2, ttft))

@@ -58,7 +58,7 @@ def test_lumped_and_exact_agree_when_memory_is_short(sequences: int, rate: float
     lumped, exact = (means(Loop(machine).run(works), works) for machine in machines)
     assert lumped == pytest.approx(exact, rel=0.02)
     assert machines[1].preemptions > 100
-    assert machines[0].preemptions == pytest.approx(machines[1].preemptions, rel=0.05)
+    assert machines[0].preemptions == pytest.approx(machines[1].preemptions, rel=0.05, abs=10)
 
 
 def test_two_models_take_turns() -> None:

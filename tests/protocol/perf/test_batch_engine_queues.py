@@ -27,8 +27,6 @@ PACE = ModelTiming(Gpu("flat", bandwidth_gb_s=1000.0, bf16_tflops=100.0), OVERHE
 STEP_S, _ = PACE.step(1, 0.0)
 #: Long, so that rounding to whole tokens and waiting for the end of a step are little beside it.
 MEAN_TOKENS = 500
-#: Steps that it takes to read a prompt of one token: its own, or one that others make, too.
-READING = 1
 
 
 def erlang_wait(servers: int, rho: float) -> float:
@@ -52,12 +50,12 @@ def jobs_of(servers: int, rho: float, jobs: int, seed: int) -> list[tuple[float,
     now, works = 0.0, []
     for job in range(jobs):
         now += gaps[job]
-        works.append((now, Work(job, "m", 1, max(1, round(lengths[job]) - READING))))
+        works.append((now, Work(job, "m", 1, max(1, round(lengths[job])))))
     return works
 
 
 def service_s(work: Work) -> float:
-    return (work.output_tokens + READING) * STEP_S
+    return work.output_tokens * STEP_S
 
 
 def waits(works: list[tuple[float, Work]], servers: int) -> list[float]:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from protocol.perf.gpu_catalog import find_gpu
-from protocol.perf.offer_costs import UNBOUNDED, offer_costs
+from protocol.perf.offer_costs import offer_costs
 from protocol.statements.adverts import Gpu, ModelOffer, ModelState
 
 NAME = "llama-3.1-8b-instruct"
@@ -53,9 +53,9 @@ def test_gpus_have_a_bus_and_a_memory_each() -> None:
     assert costs.token_s == pytest.approx(16.06e9 / 64e12 / 1.8)
 
 
-def test_a_cache_of_unknown_size_has_room() -> None:
-    assert offer_costs(offer(), ()).kv_room == UNBOUNDED
-    assert offer_costs(offer(), (Gpu("small", vram_mib=8 * 1024),)).kv_room == UNBOUNDED
+def test_the_room_in_a_cache_is_unknown_where_the_weights_do_not_fit() -> None:
+    assert offer_costs(offer(), ()).kv_room == 0
+    assert offer_costs(offer(), (Gpu("small", vram_mib=8 * 1024),)).kv_room == 0
 
 
 @pytest.mark.parametrize(

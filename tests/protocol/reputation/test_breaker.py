@@ -29,6 +29,15 @@ def test_five_failures_are_borne_and_the_sixth_within_a_minute_opens() -> None:
     assert breaker.barred_until == 59.9 + FIRST_S
 
 
+def test_it_tells_its_state_and_the_failures_that_opened_it() -> None:
+    breaker = opened()
+    assert (breaker.state(0.0), breaker.failures) == ("open", MOST_FAILURES + 1)
+    assert breaker.state(FIRST_S) == "half-open"
+    for _ in range(GOOD_TRIALS):
+        breaker.worked(FIRST_S)
+    assert (breaker.state(FIRST_S), breaker.failures) == ("closed", 0)
+
+
 def test_the_window_slides() -> None:
     breaker = Breaker()
     for second in range(100):

@@ -1,15 +1,19 @@
-"""The columns that policies read: queues, predicted seconds, and a draw without a pattern."""
+"""The columns that policies read: queues and predicted seconds."""
 
 from __future__ import annotations
 
-import numpy as np
+import math
+
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from protocol.membership.peer_view import PeerView
-from protocol.routing.candidate_table import CandidateTable, JobQuery, noise
+from protocol.perf.batch_engine import BatchEngine
+from protocol.perf.gpu_catalog import find_gpu, shape_of
+from protocol.perf.model_timing import ModelTiming
+from protocol.routing.candidate_table import CandidateTable
+from protocol.routing.job_query import JobQuery
 from protocol.statements.adverts import ModelState
+from tests.protocol.perf.engine_loop import Loop
 from tests.protocol.sample_peers import MODEL, advert, idle, new_view, offer, peer, put
 
 
@@ -136,26 +140,27 @@ def test_the_time_to_the_first_token_is_the_sum_of_its_parts() -> None:
     assert table.forecast(0).ttft_s == pytest.approx(float(table.ttft[0]))
 
 
-def test_noise_is_splitmix64() -> None:
-    """The first five outputs for the seed 1234567, as its authors' program prints them; 52 bits of each are used."""
-    words = (
-        *(6457827717110365317, 3203168211198807973, 9817491932198370423),
-        *(4593380528125082431, 16408922859458223821),
-    )
-    assert noise(1234567, 5).tolist() == [((word >> 12) + 0.5) / 2**52 for word in words]
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.integers(), st.integers(0, 300))
-def test_noise_is_between_nought_and_one_and_repeats(seed: int, size: int) -> None:
-    drawn = noise(seed, size)
-    assert len(drawn) == size
-    assert ((drawn > 0) & (drawn < 1)).all()
-    assert (drawn == noise(seed, size)).all()
-
-
-def test_noise_has_no_pattern() -> None:
-    drawn = noise(3, 100_000)
-    assert drawn.mean() == pytest.approx(0.5, abs=0.01)
-    assert drawn.var() == pytest.approx(1 / 12, abs=0.005)
-    assert abs(np.corrcoef(drawn[:-1], drawn[1:])[0, 1]) < 0.02
+@pytest.mark.parametrize("card", ["RTX 3060 12GB", "RTX 4090", "A100 SXM4 80GB", "H100 SXM5 80GB"])
+@pytest.mark.parametrize(
+    ("others", "prompt", "tolerance"), [(0, 100, 1e-6), (0, 6000, 1e-6), (4, 500, 0.1), (12, 2000, 0.1)]
+)
+def test_the_simulated_engine_does_what_its_load_lets_expect(
+    card: str, others: int, prompt: int, tolerance: float
+) -> None:
+    """Others came one after the other and a second ago; some of their prompts are read, some wait."""
+    gpu, label = find_gpu(card), "awq"
+    loop = Loop(BatchEngine({"m": ModelTiming(gpu, shape_of(MODEL), label)}, slots=16))
+    for job in range(others):
+        loop.submit(job, 700, 400)
+        loop.until(job / others)
+    view = new_view()
+    put(view, 1, advert(offer(quantization=label), gpu=gpu), loop.engine.load(loop.now), now=loop.now)
+    begun = loop.now
+    table = queue_of(view, begun, prompt_tokens=prompt, max_tokens=400)
+    forecast = table.forecast(0)
+    loop.submit(99, prompt, 400)
+    loop.until(math.inf)
+    first_s = loop.first[99] - begun
+    assert forecast.ttft_s - float(table.link[0]) == pytest.approx(first_s, rel=tolerance)
+    token_s = (loop.done[99] - loop.first[99]) / 399
+    assert forecast.itl_s == pytest.approx(token_s, rel=0.01 if not others else 0.15)

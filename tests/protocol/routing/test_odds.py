@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.routing.candidate_table import CandidateTable, JobQuery, noise
+from protocol.routing.candidate_columns import noise
+from protocol.routing.candidate_table import CandidateTable
+from protocol.routing.job_query import JobQuery
 from protocol.routing.odds import NAMED_TIER, RunnerUp, first_odds, lacking, runner_up
 from protocol.routing.policies import POLICIES, Part
 from protocol.routing.ranking import rank

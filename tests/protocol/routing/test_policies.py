@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from protocol.ids import PeerId
 from protocol.membership.peer_view import PeerView
-from protocol.routing.candidate_table import JobQuery, noise
+from protocol.routing.candidate_columns import noise
+from protocol.routing.job_query import JobQuery
 from protocol.routing.policies import DEFAULT, POLICIES, SORTS, vram_fit
 from protocol.routing.ranking import rank
 from protocol.statements.adverts import Advert, Load, ModelOffer, ModelState
@@ -66,7 +67,7 @@ def test_the_default_counts_the_queue_the_way_and_the_cold_start_in_seconds() ->
     assert sum(term.contribution for term in terms) == pytest.approx(-seconds[free])
 
 
-@pytest.mark.parametrize(("max_tokens", "counted"), [(200, 200), (1000, 256)])
+@pytest.mark.parametrize(("max_tokens", "counted"), [(200, 199), (1000, 255), (1, 0)])
 def test_the_default_score_to_the_digit(max_tokens: int, counted: int) -> None:
     """Llama 3.1 8B: 8.03e9 parameters in 16 bits, 32 layers, 131,072 KV bytes per token; by hand from the formula.
 
@@ -82,7 +83,8 @@ def test_the_default_score_to_the_digit(max_tokens: int, counted: int) -> None:
     query = JobQuery(MODEL, prompt_tokens=1000, max_tokens=max_tokens, body_bytes=65536)
     (candidate,) = rank(view, query, "expected-seconds", random.Random(1), 1.0, explain=True).candidates
     batch, flops, weights_s = 32, 0.64 * 50e12, 16.06e9 / 700e9
-    memory = weights_s + batch * 131072 * (1000 + max_tokens / 2) / 510e9
+    context = 0.9 * room + 16 * (1000 + max_tokens / 2)  # of the 16 that run, and of those that will
+    memory = weights_s + 131072 * context / 510e9
     token = math.hypot(batch * 16.06e9 / flops, memory) + 32 * 32e-6 + 126e-6 + batch * 4.4e-6
     prompt = math.hypot((1000 * 16.06e9 + 2 * 32 * 4096 * 1000**2) / flops, weights_s) + 32 * 32e-6 + 126e-6 + 16e-3
     chunk = math.hypot(2048 * 16.06e9 / (0.64 * 100e12), weights_s) + 32 * 32e-6 + 126e-6
@@ -95,7 +97,8 @@ def test_the_default_score_to_the_digit(max_tokens: int, counted: int) -> None:
         "queue": slot + 500 * chunk / 2048 / 0.5 - 0.1,
         "memory": surplus / (0.9 * room) * max_tokens * token - slot,
         "prompt": prompt,
-        "answer": token * counted,  # an answer is taken to have at most 256 tokens
+        "answer": token
+        * counted,  # an answer is taken to have at most 256 tokens, of which the first comes with the prompt
     }
     terms = {term.name: (term.value, term.contribution) for term in candidate.terms}
     assert terms == {name: (pytest.approx(seconds), pytest.approx(-seconds)) for name, seconds in expected.items()}

@@ -16,7 +16,8 @@ from protocol.reputation.experience import FIRST_LOST_S, Experience
 from protocol.reputation.newcomers import ENOUGH, LED_SHARE
 from protocol.reputation.observation import Observation
 from protocol.reputation.outcomes import BLAMED, Outcome
-from protocol.routing.candidate_table import CandidateTable, JobQuery
+from protocol.routing.candidate_table import CandidateTable
+from protocol.routing.job_query import JobQuery
 from protocol.routing.policies import DEFAULT
 from protocol.routing.ranking import Ranking, rank
 from protocol.routing.standing import Standing

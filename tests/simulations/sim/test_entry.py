@@ -79,17 +79,17 @@ def test_the_first_token_comes_when_all_that_has_to_happen_has_happened() -> Non
     caller = Caller(made, entry)
     note = caller.ask(prompt=700, output=40)
     caller.run(30.0)
-    read_s, step_s = engine_times(worker, 700)
+    read_s, _ = engine_times(worker, 700)
     assert worker.worker is not None
     request = REQ_BYTES + BODY_BYTES + BODY_TOKEN_BYTES * 700 + FRAME_OVERHEAD
     there = 0.005 + request / entry.up_bytes_s + DELAY_S + request / worker.down_bytes_s + 0.002
     piece = FIRST_BYTES + PIECE_BYTES + FRAME_OVERHEAD
     back = 0.0005 + piece / worker.up_bytes_s + DELAY_S + piece / entry.down_bytes_s
     assert note.committed_at is not None
-    assert note.committed_at - note.asked_at == pytest.approx(there + read_s + step_s + back, rel=1e-6)
+    assert note.committed_at - note.asked_at == pytest.approx(there + read_s + back, rel=1e-6)
     assert note.end == "completed"
     request_s = worker.worker.timings[MODEL].request_s
-    expected = {"way_there": there, "engine": request_s, "prompt": read_s - request_s + step_s, "way_back": back}
+    expected = {"way_there": there, "engine": request_s, "prompt": read_s - request_s, "way_back": back}
     assert stages(note) == pytest.approx(dict.fromkeys(STAGES, 0.0) | expected, rel=1e-6, abs=1e-9)
 
 
@@ -123,9 +123,9 @@ def test_the_own_engine_needs_no_way() -> None:
     caller = Caller(made, entry)
     sent = entry.messages_up
     note = caller.ask(prompt=700, output=40)
-    read_s, step_s = engine_times(entry, 700)
-    caller.run(read_s + step_s + 0.001)
-    assert note.committed_at == pytest.approx(note.asked_at + read_s + step_s, rel=1e-6)
+    read_s, _ = engine_times(entry, 700)
+    caller.run(read_s + 0.001)
+    assert note.committed_at == pytest.approx(note.asked_at + read_s, rel=1e-6)
     assert entry.messages_up == sent
     caller.run(30.0)
     assert note.end == "completed"

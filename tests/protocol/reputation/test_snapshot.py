@@ -1,0 +1,80 @@
+"""Experience over a restart: bit by bit what it was, whatever the rows are."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.ids import PeerId
+from protocol.membership.peer_view import PeerView
+from protocol.reputation.evidence import LAWS, Dimension
+from protocol.reputation.experience import Experience
+from protocol.reputation.observation import Observation
+from protocol.reputation.outcomes import BLAMED, Outcome
+from protocol.reputation.snapshot import JOBS, NEWCOMERS, NOBODY, ExperienceSnapshot, Pair
+from tests.protocol.sample_peers import new_view, peer, put
+
+
+def lived(jobs: list[tuple[int, Outcome]]) -> tuple[PeerView, Experience]:
+    """Jobs at peers, one each second."""
+    view = new_view()
+    for number in (1, 2, 3):
+        put(view, number)
+        view.set_link(peer(number), True, True, f"192.0.2.{number}", 0.0)
+    experience = Experience(view)
+    for now, (number, outcome) in enumerate(jobs):
+        experience.attempted(peer(number), float(now))
+        experience.observed(Observation(peer(number), "m", outcome, outcome in BLAMED, lost_s=1.0), float(now))
+    return view, experience
+
+
+def column(view: PeerView, who: PeerId, name: str) -> float:
+    record = view.get(who)
+    assert record is not None
+    return float(view.columns[name][record.row])
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from(Outcome)), max_size=40))
+def test_a_restored_experience_is_bit_by_bit_what_it_was(jobs: list[tuple[int, Outcome]]) -> None:
+    view, experience = lived(jobs)
+    assert experience.events == len(jobs)
+    kept = experience.snapshot()
+    after_view, after = lived([])
+    after.restore(kept, 40.0)
+    assert after.snapshot() == kept
+    for number in (1, 2, 3):
+        for name in ("good", "bad", "judged_at", "group_good", "group_bad", "group_at"):
+            assert column(after_view, peer(number), name) == column(view, peer(number), name)
+    assert after.newcomers.prior(40.0) == experience.newcomers.prior(40.0)
+
+
+def test_a_peer_that_is_met_later_has_its_past() -> None:
+    _, experience = lived([(1, Outcome.FAILED)] * 3)
+    view = new_view()
+    after = Experience(view)
+    after.restore(experience.snapshot(), 3.0)
+    put(view, 1)
+    assert column(view, peer(1), "bad") > 0
+    history = after.histories.get(peer(1))
+    assert history is not None
+    assert (history.completed, history.failed) == (0, 3)
+
+
+def test_no_row_counts_for_more_than_a_life_of_jobs_could_make() -> None:
+    _, after = lived([])
+    rows = {
+        (peer(1), "", "complete"): Pair(1e9, 1e9, 0.0),
+        (NOBODY, "", NEWCOMERS): Pair(1e9, 0.0, 0.0),
+        (NOBODY, "192.0.0.0/8", NEWCOMERS): Pair(0.0, 1e9, 0.0),
+        (peer(1), "", JOBS): Pair(7.0, 2.0, 0.0),
+        (peer(2), "a model", "complete"): Pair(1.0, 1.0, 0.0),
+        (peer(2), "", "something of a later version"): Pair(1.0, 1.0, 0.0),
+    }
+    after.restore(ExperienceSnapshot(rows), 0.0)
+    kept = after.snapshot().evidence
+    most = LAWS[Dimension.COMPLETE].most
+    assert kept[peer(1), "", "complete"] == Pair(most / 2, most / 2, 0.0)
+    assert kept[peer(1), "", JOBS] == Pair(7.0, 2.0, 0.0)
+    assert kept[NOBODY, "", NEWCOMERS].good <= 50.0
+    assert kept[NOBODY, "192.0.0.0/8", NEWCOMERS].bad <= 50.0
+    assert after.histories.get(peer(2)) is None
