@@ -202,9 +202,8 @@ def _explained(
 ) -> Ranking:
     """The ranking with the terms of each candidate, the odds and the runner-up; ``tiers`` are in the same order."""
     ranked = scores[order]
-    weights = policy.log_weights(ranked)
     # A draw that a part of the score holds hides its weights.
-    odds = None if policy.drawn else first_odds(tiers, ranked, weights).tolist()
+    odds = None if policy.drawn else _odds(np.array(order, np.int64), table, policy, scores, tiers).tolist()
     facts = [_Facts.of(part) for part in parts]
     candidates = [
         msgspec.structs.replace(
@@ -218,6 +217,21 @@ def _explained(
     ]
     second = None if policy.drawn else runner_up(tiers, ranked, policy.unit(parts))
     return msgspec.structs.replace(ranking, candidates=tuple(candidates), runner_up=second)
+
+
+def _odds(places: IntArray, table: CandidateTable, policy: Policy, scores: FloatArray, tiers: IntArray) -> FloatArray:
+    """The probability of each place to be asked first: over jobs that newcomers lead, open ones, and all others."""
+    ranked, weights, standing = scores[places], policy.log_weights(scores), table.standing
+    if standing is None or weights is None:
+        return first_odds(tiers, ranked, None if weights is None else weights[places])
+    together = tiers & ~UNPROVEN_TIER
+    apart = together + ~standing.proven[places] * UNPROVEN_TIER
+    share = standing.open_share(places)
+    odds = share * first_odds(together, ranked, weights[places])
+    odds = odds + (1.0 - share) * first_odds(apart, ranked, weights[places])
+    led = np.zeros(len(places)) if table.query.order else standing.lead_odds(places, weights)
+    mixed: FloatArray = led + (1.0 - led.sum()) * odds
+    return mixed
 
 
 def _with_lead(

@@ -36,6 +36,7 @@ from protocol.reputation.newcomers import (
     HALF_LIFE_S,
     PER_GROUP,
     PROVEN,
+    led_share,
     open_share,
 )
 
@@ -147,23 +148,48 @@ class Standing:
         count = int(self.proven[self._able(places)].sum())
         return not self._experience.newcomers.open(count) if spend else open_share(count) < 0.5
 
+    def open_share(self, places: IntArray) -> float:
+        """The share of the jobs for which newcomers compete with proven peers."""
+        return open_share(int(self.proven[self._able(places)].sum()))
+
     def lead(self, places: IntArray, log_weights: FloatArray) -> int | None:
         """The newcomer that this job goes to first, which spends what newcomers have earned; None if it has no turn."""
-        able, table, newcomers = self._able(places), self._table, self._experience.newcomers
+        new, proven, weight = self._newcomers(places)
+        if not new.size or not self._experience.newcomers.leads(proven, weight):
+            return None
+        keys = self._lead_weights(new, log_weights) - np.log(-np.log(self._table.noise[new]))
+        return int(new[np.argmax(keys)])
+
+    def lead_odds(self, places: IntArray, log_weights: FloatArray) -> FloatArray:
+        """The share of the jobs that each of these places leads, for an explanation; it spends nothing."""
+        new, proven, weight = self._newcomers(places)
+        odds = np.zeros(len(self._table.noise))
+        if new.size:
+            weights = self._lead_weights(new, log_weights)
+            drawn = np.exp(weights - weights.max())
+            odds[new] = led_share(proven, weight) * drawn / drawn.sum()
+        led: FloatArray = odds[places]
+        return led
+
+    def _newcomers(self, places: IntArray) -> tuple[IntArray, int, float]:
+        """The newcomers that can take a job, the number of proven peers that can, and what the newcomers count for."""
+        able = self._able(places)
         proven = self.proven[able]
         new = able[~proven]
-        if not new.size:
-            return None
-        _, group = np.unique(table.column("group")[new], return_inverse=True)
+        _, group = np.unique(self._table.column("group")[new], return_inverse=True)
         weight = np.minimum(PER_GROUP, np.bincount(group, self.chance[new] ** _CAUTION)).sum()
-        if not newcomers.leads(int(proven.sum()), float(weight)):
-            return None
-        claims = newcomers.prior(table.now) ** _CAUTION
+        return new, int(proven.sum()), float(weight)
+
+    def _lead_weights(self, new: IntArray, log_weights: FloatArray) -> FloatArray:
+        """The logarithms of the weights with which newcomers are drawn to lead; a group weighs as its best member."""
+        table = self._table
+        _, group = np.unique(table.column("group")[new], return_inverse=True)
+        claims = self._experience.newcomers.prior(table.now) ** _CAUTION
         weights = (
             log_weights[new] * claims + _CAUTION * np.log(self.chance[new]) + _EAGERNESS * np.log1p(self.good[new])
         )
         best = np.full(int(group.max()) + 1, -np.inf)
         np.maximum.at(best, group, weights)
         together = np.bincount(group, np.exp(weights - best[group]))
-        keys = weights - np.log(together[group]) - np.log(-np.log(table.noise[new]))
-        return int(new[np.argmax(keys)])
+        shared: FloatArray = weights - np.log(together[group])
+        return shared

@@ -96,7 +96,7 @@ def _order_lines(route: JsonObject) -> list[str]:
     """How the order comes about, what it would be now, and what the runner-up would have needed."""
     lines = []
     if len(route["candidates"]) > 1 and route.get("drawn"):
-        lines.append(f"The order is drawn anew for each request{_weights(route.get('temperature') or 0.0)}.")
+        lines.append(f"Each request draws its order{_weights(route.get('temperature') or 0.0)}.")
         named = {candidate["peer"]: _who(candidate) for candidate in route["candidates"]}
         drawn = [named[peer] for peer in route["order"][:DRAWN_SHOWN]]
         more = len(route["order"]) - len(drawn)
@@ -114,10 +114,7 @@ DRAWN_SHOWN = 4
 def _weights(temperature: float) -> str:
     if not temperature:
         return ""
-    return (
-        f" (temperature {temperature:g}): a peer that is twice as good is asked first {2 ** (1 / temperature):.2g} "
-        "times as often"
-    )
+    return f" (temperature {temperature:g}): twice as good is first {2 ** (1 / temperature):.2g} times as often"
 
 
 def _needed(second: JsonObject) -> str:

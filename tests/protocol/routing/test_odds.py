@@ -11,12 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.ids import PeerId, peer_text
+from protocol.membership.peer_view import PeerView
+from protocol.reputation.experience import Experience
+from protocol.reputation.observation import Observation
+from protocol.reputation.outcomes import Outcome
 from protocol.routing.candidate_columns import noise
 from protocol.routing.candidate_table import CandidateTable
 from protocol.routing.job_query import JobQuery
 from protocol.routing.odds import NAMED_TIER, RunnerUp, first_odds, lacking, runner_up
 from protocol.routing.policies import POLICIES, Part
-from protocol.routing.ranking import rank
+from protocol.routing.ranking import Ranking, rank
 from protocol.statements.adverts import ModelState
 from tests.protocol.routing.rankings import NOW, ranked
 from tests.protocol.sample_peers import MODEL, advert, card, idle, new_view, offer, put
@@ -50,6 +55,56 @@ def test_the_odds_that_ranking_tells_are_the_shares_of_its_own_first_places() ->
         assert odds is not None
         assert abs(first[peer] / draws - odds) <= 4 * (odds * (1 - odds) / draws) ** 0.5
     assert sorted(each.needs for each in told.values()) == [(), (), (), (), ("an answer to our probes",)]
+
+
+def met_before(view: PeerView, experience: Experience, jobs: dict[PeerId, int]) -> None:
+    """Jobs that went well at these peers."""
+    for who, number in jobs.items():
+        for _ in range(number):
+            experience.attempted(who, NOW)
+            experience.observed(Observation(who, MODEL, Outcome.COMPLETED, False), NOW)
+
+
+def of_twelve(proven: int) -> tuple[PeerView, Experience, Ranking]:
+    """Twelve peers in three network groups, the first of them proven and one nearly; and the explanation."""
+    view = new_view()
+    experience = Experience(view)
+    peers = [put(view, number, advert(gpu=card(24, 50.0 + 5 * number, 500.0))) for number in range(1, 13)]
+    for number, who in enumerate(peers):
+        view.set_link(who, True, True, f"192.0.{number % 3}.{number}", 1.0)
+    met_before(view, experience, dict.fromkeys(peers[:proven], 5) | {peers[9]: 1})
+    told = rank(view, JobQuery(MODEL), "expected-seconds", random.Random(0), NOW, explain=True, experience=experience)
+    return view, experience, told
+
+
+@pytest.mark.parametrize("proven", [0, 2, 8])
+def test_newcomers_have_a_share_in_the_odds(proven: int) -> None:
+    _, _, told = of_twelve(proven)
+    odds = {each.peer: each.odds or 0.0 for each in told.candidates}
+    assert sum(odds.values()) == pytest.approx(1.0)
+    assert min(odds.values()) > 0
+
+
+def test_who_is_named_comes_before_a_newcomer_that_leads() -> None:
+    view, experience, told = of_twelve(2)
+    (named,) = (each.peer for each in told.candidates if each.odds == max(one.odds or 0.0 for one in told.candidates))
+    query = JobQuery(MODEL, order=(peer_text(named),))
+    ranking = rank(view, query, "expected-seconds", random.Random(0), NOW, explain=True, experience=experience)
+    assert [each.odds for each in ranking.candidates] == [1.0] + [0.0] * 11
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("proven", [0, 2, 8])
+def test_the_odds_count_the_jobs_that_newcomers_lead_and_those_that_are_open_to_them(proven: int) -> None:
+    view, experience, told = of_twelve(proven)
+    draws, first = 6_000, Counter[PeerId]()
+    for seed in range(draws):
+        ranking = rank(view, JobQuery(MODEL), "expected-seconds", random.Random(seed), NOW, 1, experience=experience)
+        first[ranking.candidates[0].peer] += 1
+    for candidate in told.candidates:
+        odds = candidate.odds
+        assert odds is not None
+        assert abs(first[candidate.peer] / draws - odds) <= 4.5 * (odds * (1 - odds) / draws) ** 0.5
 
 
 def test_without_a_draw_the_best_is_certain_and_equals_share() -> None:

@@ -20,7 +20,7 @@ def test_why_shows_terms_and_who_was_left_out(daemon: FakeDaemon, capsys: pytest
     assert "declared" in text
     assert "3 missed probes" in text
     assert max(map(len, text.splitlines())) <= 80
-    assert "drawn" not in text
+    assert "draws" not in text
     body = daemon.asked[0][2]
     assert (len(body["messages"][0]["content"]), body["max_tokens"]) == (400, 7)
 
@@ -36,7 +36,7 @@ def test_the_order_is_said_to_be_drawn_and_the_likeliest_is_shown_first(
     daemon.answers["/v1/p2p/route"] = (200, route | {"drawn": True, "temperature": 0.3, "runner_up": second})
     assert app.run(["why", "mock-8b"]) == OK
     text = capsys.readouterr().out
-    assert "drawn anew for each request (temperature 0.3): a peer that is twice as good is asked first 10 times" in text
+    assert "Each request draws its order (temperature 0.3): twice as good is first 10 times as often." in text
     assert "This time: SLOWSLOW \\[/x], HELDHELD ada, ABCDEFGH ada." in text
     assert "SLOWSLOW \\[/x] is second to ABCDEFGH ada: it would have to be 420 ms sooner." in text
     assert text.index("1. ABCDEFGH") < text.index("2. SLOWSLOW") < text.index("3. HELDHELD")
