@@ -53,12 +53,15 @@ def advert_of(config: Config, engine: Engine | None, machine: NodeSpecs, addrs: 
     )
 
 
-def load_of(engine: Engine | None, machine: NodeSpecs, *, draining: bool, queued: int = 0) -> Load:
+def load_of(engine: Engine | None, machine: NodeSpecs, *, draining: bool, running: int = 0, queued: int = 0) -> Load:
     """The fast statement: the engine's own figures, completed with those of the driver.
 
-    ``queued`` jobs wait for a slot of the engine.
+    ``running`` jobs have a slot of the engine, whose own count may be older; ``queued`` jobs wait for one.
     """
-    load = with_queue(engine.load() if engine is not None else Load(), queued)
+    load = engine.load() if engine is not None else Load()
+    if running > load.running:
+        load = msgspec.structs.replace(load, running=running)
+    load = with_queue(load, queued)
     readings = machine.readings
     if readings and not (engine is not None and engine.simulated):
         load = msgspec.structs.replace(

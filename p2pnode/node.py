@@ -88,9 +88,13 @@ class Daemon:
 
     def report_load(self) -> None:
         """Pass the current load to the gossip machine."""
-        queued = self.worker.slots.waiting if self.worker.slots is not None else 0
-        draining = self.stopping.asked.is_set()
-        self.swarm.report_load(load_of(self.engine, self.hardware, draining=draining, queued=queued))
+        slots, draining = self.worker.slots, self.stopping.asked.is_set()
+        if slots is None:
+            self.swarm.report_load(load_of(self.engine, self.hardware, draining=draining))
+            return
+        running, queued = slots.running, slots.waiting
+        load = load_of(self.engine, self.hardware, draining=draining, running=running, queued=queued)
+        self.swarm.report_load(load, slots.jobs_of_peers())
 
 
 @dataclass
@@ -164,7 +168,7 @@ async def build(config: Config, home: Home, around: Environment | None = None) -
     machine = Node(home.signer, settings, around.rng(), home.inc, seeds, home.snapshot)
     # This node's own jobs and those of guests wait in one queue.
     slots = EngineSlots(engine, settings.admission) if engine is not None else None
-    worker = Worker(engine, home.signer, settings, slots)
+    worker = Worker(engine, home.signer, settings, slots, machine.warm.teller.load_for)
     swarm = Swarm(
         net,
         machine,
@@ -188,7 +192,10 @@ async def build(config: Config, home: Home, around: Environment | None = None) -
     stored = load(home.ledger, now, around.wall())
     experience.restore(stored, now)
     evidence = EvidenceWriter(home.ledger, experience, around.wall, stored)
-    return Daemon(config, home, engine, machine, swarm, worker, dispatch, book, keys, status_view, evidence, around)
+    daemon = Daemon(config, home, engine, machine, swarm, worker, dispatch, book, keys, status_view, evidence, around)
+    if slots is not None:
+        slots.changed = daemon.report_load
+    return daemon
 
 
 async def _net(config: Config, home: Home) -> Libp2pNet:

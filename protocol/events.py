@@ -6,6 +6,8 @@ The swarm driver and the simulator create them.  Not here: the events of a job, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -77,9 +79,25 @@ class Advertise(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReportLoad(msgspec.Struct, frozen=True, gc=False):
-    """This node's own load, measured now; the gossip machine decides whether to publish it."""
+    """This node's own load, measured now; the machines decide whom to tell.
+
+    ``jobs``: how many of its running and waiting jobs are of which peer.
+    """
 
     load: Load
+    jobs: Mapping[PeerId, int] = MappingProxyType({})
+
+
+class Routed(msgspec.Struct, frozen=True, gc=False):
+    """The peers for a job were ranked here: this node wants links to peers that can do such jobs.
+
+    ``among``: the only peers that may get them; empty for all.
+    """
+
+    model: str
+    prompt_tokens: int
+    max_tokens: int
+    among: frozenset[PeerId] = frozenset()
 
 
 class FindPeer(msgspec.Struct, frozen=True, gc=False):
@@ -109,6 +127,7 @@ Event = (
     | TimerFired
     | Advertise
     | ReportLoad
+    | Routed
     | FindPeer
     | FindProviders
     | Leave

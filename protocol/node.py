@@ -1,8 +1,8 @@
 """One node: all its machines behind one ``handle``, for the swarm driver and the simulator.
 
-The node passes each event to the machines that it concerns, in a fixed order (links, view, liveness, gossip, DHT), and
-carries out the effects that one machine has on another.  The key of a timer starts with the name of its machine.  With
-the same events, times and random numbers, a node returns the same effects.
+The node passes each event to the machines that it concerns, in a fixed order (links, view, liveness, gossip, pool,
+DHT), and carries out the effects that one machine has on another.  The key of a timer starts with the name of its
+machine.  With the same events, times and random numbers, a node returns the same effects.
 
 Not here: decisions, which the machines make, and input or output, which belong to the drivers.
 """
@@ -41,10 +41,12 @@ from protocol.events import (
     Received,
     ReportLoad,
     RoundTrip,
+    Routed,
     TimerFired,
 )
 from protocol.gossip.gossip import Gossip
 from protocol.ids import ModelId, PeerId, name_key
+from protocol.jobs.warm_links import WarmLinks
 from protocol.membership.failure_detector import FailureDetector
 from protocol.membership.overlay import Known, Overlay, Seeds
 from protocol.membership.peer_view import PeerView
@@ -55,7 +57,7 @@ from protocol.statements.envelope import Envelope, statement
 from protocol.statements.keys import ADVERT, LOAD, Signer
 from protocol.statements.versions import MarkTable
 from protocol.subnet import network_group
-from protocol.wire.messages import Digest, Doubt, Records
+from protocol.wire.messages import Digest, Doubt, FreshLoad, Full, Records, Watch
 
 #: Bytes of a doubt in its frame, from above.
 _DOUBT_BYTES: Final = 64
@@ -93,6 +95,7 @@ class Node:
             settings.liveness, settings.gossip.load_ttl_periods, self.view, rng, self.overlay.linked
         )
         self.dht = Dht(self.me, settings.dht, rng)
+        self.warm = WarmLinks(self.me, settings, self.view, rng, self.overlay)
         self._signer = signer
         self._rng = rng
         self._published = 0
@@ -116,6 +119,10 @@ class Node:
         self._now = now
         return _ACTIONS[type(event)](self, event, now, wall)
 
+    def keeps(self, peer: PeerId) -> bool:
+        """Whether the link to ``peer`` stays open while it is idle."""
+        return self.overlay.is_standing(peer) or peer in self.warm
+
     def snapshot(self) -> NodeSnapshot:
         """The state to restore after a restart: addresses of live peers, and high-water marks."""
         known = tuple(
@@ -133,6 +140,7 @@ class Node:
             "shelf_keys": len(self.dht.records),
             "shelf_statements": self.dht.records.statements,
             **self.gossip.sizes(),
+            **self.warm.sizes(),
         }
 
     def stats(self) -> dict[str, int | float]:
@@ -141,6 +149,7 @@ class Node:
             **self.gossip.counts.as_dict(),
             "links": len(self.overlay.linked),
             "neighbours": len(self.overlay.standing()),
+            **self.warm.stats(),
             "view": len(self.view),
             "awareness": self.failure_detector.awareness,
             "clock_disputed": int(self.gossip.clock_disputed),
@@ -160,6 +169,7 @@ class Node:
         effects += self.gossip.greet(peer, now)
         if self.overlay.is_standing(peer):
             effects += self.gossip.introduce(peer, now)
+        effects += self.warm.link_up(peer, event.features, now)
         record = self.view.get(peer)
         addrs = event.addrs or (record.advert.addrs if record is not None and record.advert is not None else ())
         return effects + self._route_dht(self.dht.link_up(peer, addrs, network_group(event.address), now), now)
@@ -174,6 +184,7 @@ class Node:
             self.failure_detector.link_down(peer, now)
         self.gossip.link_down(peer)
         self.gossip.stand(self.overlay.standing())
+        effects += self.warm.link_down(peer, now)
         return effects + self._route_dht(self.dht.link_down(peer, now), now)
 
     def _dial_failed(self, event: DialFailed, now: float, _wall: float) -> list[Effect]:
@@ -184,6 +195,7 @@ class Node:
         version = self.gossip.version_of(event.peer)
         effects = self.failure_detector.dial_failed(event.peer, now, self.overlay.standing(), version)
         self._pay_doubts(effects, now)
+        effects += self.warm.pool.dial_failed(event.peer, now)
         return effects + self._route_dht(self.dht.dial_failed(event.peer, now), now)
 
     def _round_trip(self, event: RoundTrip, now: float, _wall: float) -> list[Effect]:
@@ -196,7 +208,9 @@ class Node:
         peer, message = event.peer, event.message
         if peer not in self.overlay.linked:
             return []
-        if isinstance(message, Records):
+        if isinstance(message, FreshLoad | Watch | Full):
+            effects = self.warm.on_message(peer, message, now)
+        elif isinstance(message, Records):
             effects = self._route(self.gossip.on_records(peer, message, now, wall), now)
         elif isinstance(message, Digest):
             if message.reply and self.overlay.asked(peer):
@@ -256,10 +270,10 @@ class Node:
         return self.failure_detector.heard(author, now, stated=True)
 
     def _route_dht(self, effects: Sequence[Effect], now: float) -> list[Effect]:
-        """Drop the hang-ups that would cost a neighbour; gossip learns the adverts that a look-up found."""
+        """Drop the hang-ups that would cost a link that is kept; gossip learns the adverts that a look-up found."""
         passed: list[Effect] = []
         for effect in effects:
-            if isinstance(effect, Hangup) and self.overlay.is_standing(effect.peer):
+            if isinstance(effect, Hangup) and self.keeps(effect.peer):
                 continue
             passed.append(effect)
             if isinstance(effect, Found):
@@ -276,7 +290,7 @@ class Node:
         return self._route_dht(self.dht.find_providers(event.query, event.model, now), now)
 
     def _report_load(self, event: ReportLoad, now: float, _wall: float) -> list[Effect]:
-        return self.gossip.report_load(event.load, now)
+        return self.gossip.report_load(event.load, now) + self.warm.report(event.load, event.jobs, now)
 
     def _advertise(self, event: Advertise, now: float, _wall: float) -> list[Effect]:
         news = event.advert != self.gossip.publisher.advert
@@ -310,6 +324,7 @@ class Node:
 
     def _leave(self, _event: Leave, now: float, _wall: float) -> list[Effect]:
         self.overlay.leave()
+        self.warm.pool.leave()
         return self.gossip.leave(now)
 
     # --- timers --------------------------------------------------------------------------------------------------
@@ -328,6 +343,8 @@ class Node:
             return self._route(self.overlay.timer(key, now), now)
         if machine == "dht":
             return self._route_dht(self.dht.timer(key, now, wall), now)
+        if machine in ("pool", "fresh"):
+            return self.warm.timer(key, now)
         return self._publish(now)
 
     def _sweep(self, now: float) -> list[Effect]:
@@ -351,6 +368,7 @@ _ACTIONS: Final[Mapping[type, Callable[[Node, Any, float, float], list[Effect]]]
     RoundTrip: Node._round_trip,
     Advertise: Node._advertise,
     ReportLoad: Node._report_load,
+    Routed: lambda node, event, now, _wall: node.warm.routed(event, now),
     FindPeer: Node._find_peer,
     FindProviders: Node._find_providers,
     Leave: Node._leave,

@@ -56,6 +56,36 @@ class NeighbourSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     redial_most_s: float = 60.0
 
 
+class LinkPoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Links kept warm for jobs (``link_pool``).
+
+    ``most`` + ``watchers`` + ``NeighbourSettings.most`` + ``reserve`` are the bound of connections: 256.
+    """
+
+    #: Links to peers that offer a model, for each model routed lately (simulated: SLO attainment 90 -> 97 % with 100
+    #: nodes); at least half of them were chosen by this node.
+    per_model: int = 16
+    #: Links that this node keeps for jobs in all: those of five models (the other half is chosen by others).
+    most: int = 80
+    #: Peers for which this node is one of these links: more are told that it is full.
+    watchers: int = 128
+    #: Seconds between two loads told to one watcher, at least (routing study), and bytes per second for all of them.
+    fresh_every_s: float = 0.5
+    fresh_bytes_s: int = 3 * KIB
+    #: Connections left for single jobs and look-ups: the pool dials only while more than so many are free (guess).
+    reserve: int = 32
+    #: Seconds that the links of a model outlive its last job (guess: a pause in a conversation).
+    wanted_s: float = 300.0
+    #: Seconds between replacements of one link by another (guess: a job takes 10 s).
+    rotate_s: float = 120.0
+    #: Dials of the pool under way at once (guess: a job must not wait behind them).
+    dials: int = 4
+    #: First and longest pause before a peer is tried again that was full or out of reach, seconds (full jitter,
+    #: doubling).
+    retry_first_s: float = 15.0
+    retry_most_s: float = 600.0
+
+
 class LivenessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Failure detection (``failure_detector``)."""
 
@@ -200,6 +230,7 @@ class NodeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     gossip: GossipSettings = GossipSettings()
     neighbours: NeighbourSettings = NeighbourSettings()
+    pool: LinkPoolSettings = LinkPoolSettings()
     liveness: LivenessSettings = LivenessSettings()
     dht: DhtSettings = DhtSettings()
     connections: ConnectionSettings = ConnectionSettings()

@@ -217,16 +217,19 @@ class RemoteAttempt:
             if self._accepted or not isinstance(message, Accept) or message.job != self._spec.job_id:
                 raise BadFrame("ACCEPT twice or of another job")
             self._accepted = True
+            self._swarm.told(peer, message.load)
             update.events.append(Accepted(peer, message.ttft_ms / 1000))
         elif kind == BUSY:
             message = decode(kind, payload)
             if self._accepted or not isinstance(message, Busy):
                 raise BadFrame("BUSY after ACCEPT")
+            self._swarm.told(peer, message.load)
             update.events.append(WasBusy(peer, message.retry_ms / 1000))
         elif kind == REFUSE:
             message = decode(kind, payload)
             if self._check.begun or update.pieces or not isinstance(message, Refuse):
                 raise BadFrame("REFUSE after a part of the answer")
+            self._swarm.told(peer, message.load)
             refuse = Refuse(
                 message.status, plain(message.code), plain(message.message), plain(message.param), message.final
             )

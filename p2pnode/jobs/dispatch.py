@@ -185,6 +185,7 @@ class Dispatch:
         ranking = rank(self.swarm.view, query, self._policy, self._rng, now, most, explain, experience)
         if not explain:
             self._decided(time.perf_counter() - began)
+            self.swarm.routed(query)
         return ranking
 
 

@@ -7,6 +7,7 @@ returns, and frees the slot when it leaves the block.  Not here: what a job does
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,8 @@ class EngineSlots:
         self._machine = Admission(settings, self._count)
         self._slots: dict[int, Slot] = {}
         self._numbers = itertools.count()
+        #: Called after each change.
+        self.changed: Callable[[], object] = lambda: None
 
     @property
     def running(self) -> int:
@@ -99,6 +102,10 @@ class EngineSlots:
     @property
     def waiting(self) -> int:
         return self._machine.waiting
+
+    def jobs_of_peers(self) -> dict[PeerId, int]:
+        """How many jobs of each peer run or wait."""
+        return self._machine.jobs_of_peers()
 
     def arrive(self, peer: PeerId | None, prompt_tokens: int, stream: bool, ready: bool = True) -> Slot:
         """Request a slot for a job of ``peer`` (None: this node's own); raises ``TurnedAway``.
@@ -139,4 +146,5 @@ class EngineSlots:
                     turned_away = message
         if isinstance(event, Left):
             self._slots.pop(event.job, None)
+        self.changed()
         return turned_away

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from p2pnode.engine.base import PATHS, EngineJob
@@ -25,7 +27,7 @@ from p2pnode.jobs.usage import Tally
 from p2pnode.swarm import DEFECT
 from p2pnode.swarm.net import NetError
 from protocol.errors import BadFrame, RemoteProtocolError
-from protocol.ids import JobId, peer_text, short
+from protocol.ids import JobId, PeerId, peer_text, short
 from protocol.jobs.admission import NO_ENGINE, lacks_model
 from protocol.jobs.job_dedup import TakenJobs
 from protocol.settings import AdmissionSettings, NodeSettings
@@ -41,6 +43,7 @@ from protocol.wire.messages import (
     Accept,
     Busy,
     End,
+    FreshLoad,
     JobMessage,
     JobRequest,
     Refuse,
@@ -69,7 +72,12 @@ class Worker:
     """Runs the jobs of peers.  It shares the engine's slots with ``dispatch``; by default it has its own."""
 
     def __init__(
-        self, engine: Engine | None, signer: Signer, settings: NodeSettings, slots: EngineSlots | None = None
+        self,
+        engine: Engine | None,
+        signer: Signer,
+        settings: NodeSettings,
+        slots: EngineSlots | None = None,
+        load_for: Callable[[PeerId], FreshLoad | None] = lambda _: None,
     ) -> None:
         self._engine = engine
         self._signer = signer
@@ -79,6 +87,7 @@ class Worker:
         self._running = 0
         self._bodies = 0
         self._taken = TakenJobs()
+        self._load_for = load_for
 
     @property
     def running(self) -> int:
@@ -116,12 +125,14 @@ class Worker:
             await _send_last(channel, _TWICE)
             return
         if self._bodies + request.body_bytes > BODIES_BYTES:
-            await _send_last(channel, Busy(1000, self.slots.running, self.slots.waiting))
+            load = self._load_for(channel.peer)
+            await _send_last(channel, Busy(1000, self.slots.running, self.slots.waiting, load))
             return
         try:
             slot = self.slots.arrive(channel.peer, request.prompt_tokens, request.stream, ready=False)
         except TurnedAway as away:
-            await _send_last(channel, away.message)
+            message = msgspec.structs.replace(away.message, load=self._load_for(channel.peer))
+            await _send_last(channel, message)
             return
         self._taken.note(channel.peer, request.job, trio.current_time())
         self._bodies += request.body_bytes
@@ -133,7 +144,8 @@ class Worker:
     async def _do(self, engine: Engine, channel: Channel, request: JobRequest, slot: Slot, frames: Frames) -> None:
         with slot:
             promise_ms = round(1000 * slot.promise_s)
-            await channel.send(ACCEPT, encode(Accept(request.job, slot.position, promise_ms)))
+            accept = Accept(request.job, slot.position, promise_ms, self._load_for(channel.peer))
+            await channel.send(ACCEPT, encode(accept))
             await _Task(engine, self._signer, self._settings, channel, request, slot, self._most_s).run(frames)
 
     def _check(self, request: JobRequest) -> Refuse | None:

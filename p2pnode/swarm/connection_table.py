@@ -50,8 +50,8 @@ class Dialling:
 class ConnectionTable:
     """All links of one node.
 
-    ``emit`` takes events for the machine, ``is_neighbour`` names the neighbours, ``seeds`` are the addresses that the
-    operator named.
+    ``emit`` takes events for the machine, ``keeps`` says whether an idle link stays open, ``seeds`` are the addresses
+    that the operator named.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ConnectionTable:
         agent: str,
         owner: LinkOwner,
         emit: Callable[[Event], None],
-        is_neighbour: Callable[[PeerId], bool],
+        keeps: Callable[[PeerId], bool],
         seeds: Iterable[str] = (),
     ) -> None:
         self._net = net
@@ -72,7 +72,7 @@ class ConnectionTable:
         self._agent = agent
         self._owner = owner
         self._emit = emit
-        self._is_neighbour = is_neighbour
+        self._keeps = keeps
         self._links: dict[PeerId, list[PeerLink]] = {}  # the first of each list is the one in use
         self._dials: dict[DialKey, Dialling] = {}
         self._queue = DialQueue(settings.connections, seeds)
@@ -251,8 +251,8 @@ class ConnectionTable:
             await trio.sleep(limits.idle_check_s)
             now = trio.current_time()
             for link in self:
-                neighbour, unused_s = self._is_neighbour(link.peer), now - link.used
-                if is_idle(limits, outbound=link.outbound, jobs=link.channels, neighbour=neighbour, unused_s=unused_s):
+                kept, unused_s = self._keeps(link.peer), now - link.used
+                if is_idle(limits, outbound=link.outbound, jobs=link.channels, kept=kept, unused_s=unused_s):
                     link.retire("idle")
 
 

@@ -10,7 +10,8 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -27,9 +28,24 @@ from protocol.ids import ModelId, PeerId, peer_text, short
 from protocol.jobs.entry import addresses_in
 from protocol.jobs.load import is_news
 from protocol.membership.penalties import Penalties
+from protocol.routing.job_query import JobQuery
+from protocol.routing.link_pool import routed
 from protocol.settings import NodeSettings
 from protocol.statements.adverts import Advert, Load
-from protocol.wire.messages import DHT_QUERY, DHT_REPLY, DHT_STORE, DIGEST, DOUBT, RECORDS, decode, kind_of
+from protocol.wire.messages import (
+    DHT_QUERY,
+    DHT_REPLY,
+    DHT_STORE,
+    DIGEST,
+    DOUBT,
+    FRESH_LOAD,
+    FULL,
+    RECORDS,
+    WATCH,
+    FreshLoad,
+    decode,
+    kind_of,
+)
 from protocol.wire.mux import FRAME_OVERHEAD
 
 if TYPE_CHECKING:
@@ -40,12 +56,15 @@ log = logging.getLogger(__name__)
 #: Longest look-up, seconds; the machine's own deadline is shorter.
 FIND_S: Final = 10.0
 #: Kinds between nodes that this version knows; others come from newer peers and are ignored.
-_KINDS: Final = frozenset({RECORDS, DIGEST, DOUBT, DHT_QUERY, DHT_REPLY, DHT_STORE})
+_KINDS: Final = frozenset({RECORDS, DIGEST, DOUBT, DHT_QUERY, DHT_REPLY, DHT_STORE, WATCH, FRESH_LOAD, FULL})
 #: The kinds of gossip, and their names in metrics.
 _GOSSIP: Final = {RECORDS: "records", DIGEST: "digest", DOUBT: "doubt"}
 
 #: Runs each job of a peer, with its first frames; afterwards the channel is reset unless it was closed.
 OnJob = Callable[[Channel, list[tuple[int, bytes]]], Awaitable[None]]
+
+
+_NO_JOBS: Final[Mapping[PeerId, int]] = MappingProxyType({})
 
 
 class _Find:
@@ -83,7 +102,7 @@ class Swarm:
             agent=agent,
             owner=self,
             emit=self._driver.put,
-            is_neighbour=node.overlay.is_standing,
+            keeps=node.keeps,
             seeds=seeds,
         )
         self._penalties = Penalties(settings.penalties)
@@ -140,11 +159,22 @@ class Swarm:
         """Publish a new advert of this node."""
         self._driver.put(Advertise(advert))
 
-    def report_load(self, load: Load) -> None:
-        """Give the machine the current load; it decides whether to publish it."""
+    def report_load(self, load: Load, jobs: Mapping[PeerId, int] = _NO_JOBS) -> None:
+        """Give the machine the current load, and whose jobs it counts; it decides whom to tell."""
         if is_news(load, self._reported):
             self._reported = load
-            self._driver.put(ReportLoad(load))
+            self._driver.hand(ReportLoad(load, jobs))
+
+    def told(self, peer: PeerId, load: FreshLoad | None) -> None:
+        """A peer told its load in the answer to a job; peers of an older version do not."""
+        if load is not None:
+            self._driver.hand(Received(peer, load))
+
+    def routed(self, query: JobQuery) -> None:
+        """Tell the machine that the peers for a job were ranked."""
+        event = routed(query)
+        if event is not None:
+            self._driver.put(event)
 
     async def find_peer(self, peer: PeerId) -> Found:
         """Look a peer up in the DHT."""

@@ -169,6 +169,11 @@ class Admission:
     def waiting(self) -> int:
         return len(self._own) + len(self._guests)
 
+    def jobs_of_peers(self) -> dict[PeerId, int]:
+        """How many jobs of each peer run or wait here."""
+        here = (*self._running.values(), *self._guests.values())
+        return Counter(job.peer for job in here if job.peer is not None)
+
     def handle(self, event: AdmissionEvent, now: float) -> list[AdmissionEffect]:
         """The effects of an event, in their order."""
         match event:

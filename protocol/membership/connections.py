@@ -252,9 +252,9 @@ def link_rank(me: PeerId, peer: PeerId, *, outbound: bool, since: float) -> tupl
     return (me if outbound else peer) == min(me, peer), since
 
 
-def is_idle(settings: ConnectionSettings, *, outbound: bool, jobs: int, neighbour: bool, unused_s: float) -> bool:
+def is_idle(settings: ConnectionSettings, *, outbound: bool, jobs: int, kept: bool, unused_s: float) -> bool:
     """Whether to close a link that was made for a job or a look-up and is no longer used.
 
     Only the end that dialled closes it: the other end cannot know the purpose of the link.
     """
-    return outbound and not jobs and not neighbour and unused_s >= settings.idle_s
+    return outbound and not jobs and not kept and unused_s >= settings.idle_s

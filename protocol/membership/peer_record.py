@@ -10,10 +10,13 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from protocol import PROTOCOL_VERSION
 from protocol.ids import PeerId
 from protocol.statements.adverts import Advert, Load, Status
 from protocol.statements.envelope import Envelope
+from protocol.wire.messages import FreshLoad
 
 _INF: Final = math.inf
 _DRAINING: Final = int(Status.DRAINING)
@@ -39,6 +42,10 @@ class PeerRecord:
     load_at: float = 0.0
     advert_until: float = -_INF
     load_until: float = -_INF
+    #: The counts of its load as it told them over the link, when, and until when they count more than gossip's.
+    fresh: FreshLoad | None = None
+    fresh_at: float = 0.0
+    fresh_until: float = -_INF
     state: str = "alive"
     state_since: float = 0.0
     #: Smoothed round trip and its mean deviation, seconds; None until measured.
@@ -91,3 +98,16 @@ class PeerRecord:
     def is_kept(self) -> bool:
         """Whether it never gives way to another."""
         return self.is_self or self.linked or self.successes > 0 or self.inflight > 0
+
+
+def refreshed(load: Load, fresh: FreshLoad) -> Load:
+    """A load with newer counts; only gossip says that a peer leaves."""
+    return msgspec.structs.replace(
+        load,
+        status=load.status if load.status == int(Status.LEFT) else fresh.status,
+        running=fresh.running,
+        waiting=fresh.waiting,
+        slots=fresh.slots,
+        kv_permille=fresh.kv_permille,
+        queued_prefill_tokens=fresh.queued_prefill_tokens,
+    )

@@ -28,21 +28,19 @@ from protocol.ids import PeerId
 from protocol.membership.columns import Columns, Offers
 from protocol.membership.eviction import Eviction
 from protocol.membership.learned import Learned
-from protocol.membership.peer_record import PeerRecord
+from protocol.membership.peer_columns import OF_A_LOAD, PEER_COLUMNS, UNKNOWN_SLOTS
+from protocol.membership.peer_record import PeerRecord, refreshed
 from protocol.perf.ceilings import absurd_advert, absurd_load, believed
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer
 from protocol.statements.envelope import Envelope
 from protocol.subnet import group_of, network_group
+from protocol.wire.messages import FreshLoad
 
 STATES: Final = ("alive", "suspect", "dead", "left")
 #: The column ``alive``: peers that are believed to be there, doubted, or gone.
 ALIVE: Final = 2
 SUSPECT: Final = 1
 _STANDING: Final = {"alive": ALIVE, "suspect": SUSPECT, "dead": 0, "left": 0}
-#: Round trip to a peer that was never measured, seconds (guess: another continent).
-UNKNOWN_RTT_S: Final = 0.1
-#: Places at a peer that does not say how many it has (guess).
-UNKNOWN_SLOTS: Final = 16.0
 #: Names of models that count as wanted: those of the longest advert, and as many again (guess).
 MOST_WANTED: Final = 128
 #: For how long a peer that a dial could not reach is asked after others, first and at most, seconds; doubling (the
@@ -60,59 +58,7 @@ _DEVIATIONS: Final = 2.0
 THROTTLED_CLOCK: Final = 0.8
 LEAST_CLOCK: Final = 0.01
 
-_NAN: Final = math.nan
 _INF: Final = math.inf
-_PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
-    # The figures of a load, written at once.
-    "load_until": (np.float64, _INF),  # no load known: assumed to be idle
-    "until": (np.float64, -_INF),
-    "jobs": (np.float64, 0.0),
-    "slots": (np.float64, 0.0),
-    "places": (np.float64, UNKNOWN_SLOTS),  # the same, assumed where a peer does not say
-    "prefill": (np.float64, 0.0),
-    "covered": (np.float64, 0.0),  # in flight when the load arrived, so counted in it
-    "free": (np.float64, 0.0),
-    "running": (np.float64, 0.0),
-    "kv": (np.float64, 0.0),  # used share of the KV cache
-    "clock": (np.float64, 1.0),  # share of the full clock
-    "told_at": (np.float64, -_INF),  # when the load arrived
-    "busy_until": (np.float64, -_INF),  # with prompts of our own jobs since then
-    # Until when it may be asked for anything: -inf for a peer that is gone, leaves, lies or speaks another version.
-    "open_until": (np.float64, -_INF),
-    "advert_until": (np.float64, -_INF),
-    "missed_until": (np.float64, -_INF),  # a dial failed: asked after others until then
-    # What was learned of the peer, and of the newcomers of its network group; written at once.
-    "good": (np.float64, 0.0),
-    "bad": (np.float64, 0.0),
-    "judged_at": (np.float64, 0.0),
-    "barred_until": (np.float64, -_INF),  # asked last until then
-    "group_good": (np.float64, 0.0),
-    "group_bad": (np.float64, 0.0),
-    "group_at": (np.float64, 0.0),
-    "vram": (np.float64, 0.0),
-    "tflops": (np.float64, 0.0),
-    "bandwidth": (np.float64, 0.0),
-    "first_seen": (np.float64, 0.0),
-    "rtt": (np.float64, _NAN),
-    "way": (np.float64, UNKNOWN_RTT_S),  # the same, none to this node and assumed where it was never measured
-    "link": (np.float64, UNKNOWN_RTT_S),  # the same with its variation
-    "inflight": (np.float64, 0.0),
-    "group": (np.int64, 0),
-    "protocol": (np.int32, 0),
-    "status": (np.int8, 0),
-    "alive": (np.int8, 0),
-    "reached": (np.int8, 0),  # 1: a link stood; 0: never dialled from here; -1: the last dial failed
-    "used": (np.bool_, 0),
-    "kept": (np.bool_, 0),  # never gives way
-    "absurd": (np.bool_, 0),  # claims what cannot be true
-    "me": (np.bool_, 0),
-    "linked": (np.bool_, 0),  # a link stands
-    "wanted": (np.bool_, 0),  # offers a model that this node serves or was asked for
-}
-_OF_A_LOAD: Final = (
-    *("load_until", "until", "jobs", "slots", "places", "prefill", "covered", "free"),
-    *("running", "kv", "clock", "told_at", "busy_until", "open_until"),
-)
 
 
 class PeerView:
@@ -121,10 +67,10 @@ class PeerView:
     def __init__(self, me: PeerId, size: int, per_group: int) -> None:
         self.me = me
         self._size = size
-        self.columns = Columns(_PEER_COLUMNS)
+        self.columns = Columns(PEER_COLUMNS)
         self._eviction = Eviction(self.columns, size, per_group)
-        self._of_a_load = self.columns.packer(*_OF_A_LOAD)
-        self._load_offset = self.columns.offset(_OF_A_LOAD[0])
+        self._of_a_load = self.columns.packer(*OF_A_LOAD)
+        self._load_offset = self.columns.offset(OF_A_LOAD[0])
         self._records: dict[PeerId, PeerRecord] = {}
         #: What was learned of the peers; they need not be in the view.
         self.learned = Learned(self.columns, self._records, self._eviction)
@@ -257,7 +203,32 @@ class PeerView:
         columns["open_until"][row] = record.open_until
         columns["absurd"][row] = bool(record.absurd)
 
+    def put_fresh(self, peer: PeerId, load: FreshLoad, now: float, until: float) -> None:
+        """The counts of a load as the peer itself told them over its link; gossip does not replace them ``until`` then.
+
+        They count once a statement of its load is here, which has the figures that these lack.
+        """
+        record = self._records.get(peer)
+        if record is None or not record.linked:
+            return
+        record.fresh, record.fresh_at, record.fresh_until = load, now, until
+        self.columns["fresh"][record.row] = until == _INF
+        if record.load is not None:
+            self._set_load(record, record.load, record.load_at, record.load_until)
+
+    def end_fresh(self, peer: PeerId) -> None:
+        """From now on the peer does not tell changes of its load."""
+        record = self._records.get(peer)
+        if record is not None:
+            record.fresh, record.fresh_until = None, -_INF
+            self.columns["fresh"][record.row] = False
+
     def _set_load(self, record: PeerRecord, load: Load, now: float, until: float) -> None:
+        covered, busy_until = record.inflight, -_INF
+        if record.fresh is not None and now < record.fresh_until:
+            load, now, covered = refreshed(load, record.fresh), record.fresh_at, record.fresh.yours
+            if covered < record.inflight:  # jobs of ours are on their way, with their prompts
+                busy_until = float(self.columns["busy_until"][record.row])
         if (record.load.status if record.load is not None else 0) != load.status:
             self.columns["status"][record.row] = load.status
         record.load, record.load_at, record.load_until = load, now, until
@@ -279,13 +250,13 @@ class PeerView:
             load.slots,
             load.slots or UNKNOWN_SLOTS,
             load.queued_prefill_tokens,
-            record.inflight,
+            covered,
             record.free_mib,
             load.running,
             load.kv_permille / 1000,
             _clock(load),
             now,
-            -_INF,
+            busy_until,
             record.open_until,
         )
 
@@ -326,6 +297,8 @@ class PeerView:
             self._add(record, "")
         record.linked, record.outbound = linked, outbound and linked
         self.columns["linked"][record.row] = linked
+        if not linked:
+            self.end_fresh(peer)
         if linked:
             self.columns["reached"][record.row] = 1
             record.misses, record.missed_until = 0, -_INF

@@ -67,6 +67,8 @@ WAKE_S: Final = 0.3
 #: Loading a model: a usual NVMe disk (guess), start of an engine (published: 10 to 30 s for small models).
 DISK_BYTES_S: Final = 2e9
 START_S: Final = 15.0
+#: Round trips of a dial (counted on the daemon's own stack by ``tests.fullstack``).
+DIAL_TRIPS: Final = 3.0
 #: Length of an answer without a limit (guess: the default of ``JobQuery``).
 ANSWER_TOKENS: Final = 256
 #: Least accepted speeds, so that no claim leads to a division by zero (guess): TFLOPS, GB/s.

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from protocol.arrays import BoolArray, FloatArray
-from protocol.perf.cost_model import CHUNK_TOKENS, REQUEST_S, Rates, prefill_s, step_s
+from protocol.perf.cost_model import CHUNK_TOKENS, DIAL_TRIPS, REQUEST_S, Rates, prefill_s, step_s
 from protocol.perf.forecast import Forecast
 from protocol.perf.gpu_catalog import ModelShape, shape_of
 from protocol.routing.candidate_columns import CandidateColumns, once
@@ -33,6 +33,13 @@ class CandidateTable(CandidateColumns):
         return self.column("link")
 
     @once
+    def dial(self) -> FloatArray:
+        """Seconds until a link stands: 0 where one does, and for this node."""
+        stands = self.column("linked") | self.column("me")
+        dial: FloatArray = np.where(stands, 0.0, DIAL_TRIPS * self.rtt)
+        return dial
+
+    @once
     def upload(self) -> FloatArray:
         """Seconds to send the body of the request: 0 for this node."""
         seconds: FloatArray = ~self.column("me") * (self.query.body_bytes / UPLOAD_BYTES_S)
@@ -40,7 +47,7 @@ class CandidateTable(CandidateColumns):
 
     def forecast(self, place: int) -> Forecast:
         """The prediction for the peer at a place."""
-        wait = float(self.link[place] + self.upload[place] + self.cold[place])
+        wait = float(self.dial[place] + self.link[place] + self.upload[place] + self.cold[place])
         prompt = float(self.queue[place] + self.memory[place] + self.prefill[place])
         itl = float(self.itl[place])
         chunk = itl + CHUNK_TOKENS * float(self.backlog_token[place])
@@ -49,7 +56,7 @@ class CandidateTable(CandidateColumns):
     @once
     def ttft(self) -> FloatArray:
         """Seconds to the first token."""
-        ttft: FloatArray = self.link + self.upload + self.cold + self.queue + self.memory + self.prefill
+        ttft: FloatArray = self.dial + self.link + self.upload + self.cold + self.queue + self.memory + self.prefill
         return ttft
 
     @once

@@ -8,6 +8,7 @@ that tier::
 
     a draw by weight    sampling one by one: the first is a peer with probability weight / sum of weights (Yellott 1977)
     no draw             the best score; equal ones share, because noise decides between them
+    the best of drawn   over all that can be drawn: the probability of these few, for the best of them by score
 
 Not here: the draw itself (``policies``), and the order of one request (``ranking``).
 """
@@ -22,13 +23,14 @@ import numpy as np
 from protocol.arrays import FloatArray, IntArray
 
 #: What a peer lacks for an earlier tier, by the bit of ``ranking`` that puts it into its own.
-BUSY_TIER: Final = 1
-COLD_TIER: Final = 2
-UNREACHED_TIER: Final = 4
-UNPROVEN_TIER: Final = 8
-SUSPECT_TIER: Final = 16
-BARRED_TIER: Final = 32
-NAMED_TIER: Final = 64
+STALE_TIER: Final = 1
+BUSY_TIER: Final = 2
+COLD_TIER: Final = 4
+UNREACHED_TIER: Final = 8
+UNPROVEN_TIER: Final = 16
+SUSPECT_TIER: Final = 32
+BARRED_TIER: Final = 64
+NAMED_TIER: Final = 128
 _NEEDS: Final = (
     (BARRED_TIER, "a pause after many failures to be over"),
     (SUSPECT_TIER, "an answer to our probes"),
@@ -36,7 +38,12 @@ _NEEDS: Final = (
     (UNREACHED_TIER, "a dial that succeeds"),
     (COLD_TIER, "the model loaded"),
     (BUSY_TIER, "a free slot"),
+    (STALE_TIER, "a warm link, over which it tells its load"),
 )
+
+
+#: What is left of the weights when all but a hair of them were drawn.
+LEAST_SHARE: Final = 1e-300
 
 
 class RunnerUp(msgspec.Struct, frozen=True, gc=False):
@@ -53,10 +60,11 @@ class RunnerUp(msgspec.Struct, frozen=True, gc=False):
     needs: tuple[str, ...]
 
 
-def first_odds(tiers: IntArray, scores: FloatArray, log_weights: FloatArray | None) -> FloatArray:
+def first_odds(tiers: IntArray, scores: FloatArray, log_weights: FloatArray | None, best_of: int = 0) -> FloatArray:
     """The probability of each candidate to be the first; their sum is 1, unless there are none.
 
-    ``log_weights`` are those of the draw, or None where the best score is taken.
+    ``log_weights`` are those of the draw, or None where the best score is taken.  ``best_of``: of candidates with a
+    fresh load the best of so many that were drawn; with fewer, the first one drawn of the others competes.
     """
     odds = np.zeros(len(tiers))
     if not len(tiers):
@@ -64,9 +72,49 @@ def first_odds(tiers: IntArray, scores: FloatArray, log_weights: FloatArray | No
     front = np.flatnonzero(tiers == tiers.min())
     if log_weights is None:
         weights = (scores[front] == scores[front].max()).astype(np.float64)
-    else:
-        weights = np.exp(log_weights[front] - log_weights[front].max())
-    odds[front] = weights / weights.sum()
+        odds[front] = weights / weights.sum()
+        return odds
+    if not best_of or tiers.min() & STALE_TIER:
+        odds[front] = _shares(log_weights[front])
+        return odds
+    if len(front) >= best_of:
+        odds[front] = _best_drawn(scores[front], _shares(log_weights[front]), best_of)
+        return odds
+    others = np.flatnonzero(tiers == tiers.min() + STALE_TIER)
+    best = front[np.argmax(scores[front])]
+    if len(others):
+        odds[others] = np.where(scores[others] > scores[best], _shares(log_weights[others]), 0.0)
+    odds[best] = 1.0 - odds.sum()
+    return odds
+
+
+def _shares(log_weights: FloatArray) -> FloatArray:
+    weights = np.exp(log_weights - log_weights.max())
+    shares: FloatArray = weights / weights.sum()
+    return shares
+
+
+def _best_drawn(scores: FloatArray, shares: FloatArray, count: int) -> FloatArray:
+    """The probability of each to be the best of ``count`` that are drawn one by one."""
+    odds = np.zeros(len(scores))
+    draws: list[tuple[tuple[int, ...], float]] = [((), 1.0)]
+    for _ in range(count - 1):
+        draws = [
+            ((*drawn, place), likely * float(shares[place]) / left)
+            for drawn, likely in draws
+            for left in (1.0 - float(shares[list(drawn)].sum()),)
+            for place in range(len(scores))
+            if place not in drawn and left > 0
+        ]
+    for drawn, likely in draws:  # the last one of each draw, all at once
+        chosen = list(drawn)
+        last = shares / max(1.0 - float(shares[chosen].sum()), LEAST_SHARE)
+        last[chosen] = 0.0
+        best = chosen[int(np.argmax(scores[chosen]))]
+        better = scores > scores[best]
+        odds += likely * np.where(better, last, 0.0)
+        odds[best] += likely * float(last[~better].sum())
+    odds /= odds.sum()
     return odds
 
 

@@ -14,7 +14,7 @@ from typing import Final
 FRESH_LOAD: Final = "fresh-load"
 
 #: What this version speaks.
-OFFERED: Final[tuple[str, ...]] = ()
+OFFERED: Final[tuple[str, ...]] = (FRESH_LOAD,)
 
 
 def agreed(ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ Code = Annotated[str, Meta(max_length=64)]
 Text = Annotated[str, Meta(max_length=1024)]
 Wire = Annotated[bytes, Meta(max_length=4096)]
 Feature = Annotated[str, Meta(max_length=32)]
+Tally = Annotated[int, Meta(ge=0, lt=1 << 31)]
 
 # --- frame kinds -------------------------------------------------------------------------------------------------
 HELLO: Final = 0
@@ -37,6 +38,9 @@ DOUBT: Final = 18
 DHT_QUERY: Final = 20
 DHT_REPLY: Final = 21
 DHT_STORE: Final = 22
+WATCH: Final = 24
+FRESH_LOAD: Final = 25
+FULL: Final = 26
 
 REQ: Final = 32
 BODY: Final = 33
@@ -126,6 +130,31 @@ class DhtStore(msgspec.Struct, frozen=True, array_like=True):
     value: Wire
 
 
+class Watch(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The sender routes jobs to the receiver and wants its load told; or, if not ``on``, no longer."""
+
+    on: bool = True
+
+
+class FreshLoad(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The load of the sender as it is now (``statements.adverts.Load`` has the meaning of the fields).
+
+    ``yours``: how many of the jobs, running or waiting, are the receiver's.
+    """
+
+    running: Tally = 0
+    waiting: Tally = 0
+    slots: Tally = 0
+    queued_prefill_tokens: Tally = 0
+    kv_permille: Annotated[int, Meta(ge=0, le=1000)] = 0
+    status: Annotated[int, Meta(ge=0, le=3)] = 0
+    yours: Tally = 0
+
+
+class Full(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The answer to a ``Watch``: the sender has no room for one more watcher, ask another peer."""
+
+
 # --- a job (its own channel) ---------------------------------------------------------------------------------------
 
 
@@ -152,6 +181,7 @@ class Accept(msgspec.Struct, frozen=True, array_like=True):
     job: Job16
     queue_position: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
     ttft_ms: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
+    load: FreshLoad | None = None
 
 
 class Busy(msgspec.Struct, frozen=True, array_like=True):
@@ -160,6 +190,7 @@ class Busy(msgspec.Struct, frozen=True, array_like=True):
     retry_ms: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
     running: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
     waiting: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
+    load: FreshLoad | None = None
 
 
 class Refuse(msgspec.Struct, frozen=True, array_like=True):
@@ -174,6 +205,7 @@ class Refuse(msgspec.Struct, frozen=True, array_like=True):
     message: Text
     param: Code = ""
     final: bool = False
+    load: FreshLoad | None = None
 
 
 class End(msgspec.Struct, frozen=True, array_like=True):
@@ -191,7 +223,7 @@ class End(msgspec.Struct, frozen=True, array_like=True):
     signature: Annotated[bytes, Meta(max_length=64)] = b""
 
 
-NodeMessage = Records | Digest | Doubt | DhtQuery | DhtReply | DhtStore
+NodeMessage = Records | Digest | Doubt | DhtQuery | DhtReply | DhtStore | Watch | FreshLoad | Full
 JobMessage = JobRequest | Accept | Busy | Refuse | End
 Message = Hello | NodeMessage | JobMessage
 
@@ -202,6 +234,9 @@ _TYPES: Final[dict[int, type[Message]]] = {
     DHT_QUERY: DhtQuery,
     DHT_REPLY: DhtReply,
     DHT_STORE: DhtStore,
+    WATCH: Watch,
+    FRESH_LOAD: FreshLoad,
+    FULL: Full,
     REQ: JobRequest,
     ACCEPT: Accept,
     BUSY: Busy,

@@ -50,14 +50,14 @@ class Damage:
 
     def _begin(self) -> None:
         self._began = self.cluster.loop.now
-        self._before = {peer.index: (peer.bytes_up, peer.gossip_bytes, peer.cpu_s) for peer in self._honest()}
+        self._before = {peer.index: (peer.bytes_up, peer.uploads.gossip_bytes, peer.cpu_s) for peer in self._honest()}
 
     def _look(self) -> None:
         honest, span = self._honest(), self.cluster.loop.now - self._began
         for peer in honest:
             before = self._before.get(peer.index)
             if before is not None and span > 0:
-                after = (peer.bytes_up, peer.gossip_bytes, peer.cpu_s)
+                after = (peer.bytes_up, peer.uploads.gossip_bytes, peer.cpu_s)
                 rates = tuple((new - old) / span for new, old in zip(after, before, strict=True))
                 self._rates.append(rates)  # type: ignore[arg-type]
         self._look_at_views(honest)

@@ -125,6 +125,13 @@ def _itls(notes: Sequence[JobNote]) -> list[float]:
     ]
 
 
+def _dialled(notes: Sequence[JobNote]) -> float:
+    """The share of answered jobs whose link did not stand when their peer was asked."""
+    dial = STAGES.index("dial")
+    answered = [note.stages[dial] for note in notes if note.committed_at is not None and note.stages]
+    return sum(seconds > 0 for seconds in answered) / max(1, len(answered))
+
+
 def _stages(notes: Sequence[JobNote]) -> dict[str, Any]:
     """The stages of the time to the first piece, over the jobs that got one, and their means over the slowest jobs."""
     seconds = np.array([note.stages for note in notes if note.committed_at is not None and note.stages])
@@ -172,6 +179,7 @@ def _jobs(run: Observed) -> dict[str, Any]:
         "goodput_per_s": rounded(well / window),
         "within_slo": rounded(well / len(notes)),
         "attempts_per_job": rounded(sum(note.attempts for note in notes) / len(notes)),
+        "dialled_share": rounded(_dialled(notes)),
         "cascades": sum(note.attempts > 1 for note in notes),
         "duplicates": sum(note.executions > 1 for note in notes),
         "jobs_duplicated_share": rounded(sum(note.executions > 1 for note in notes) / len(notes)),
@@ -231,8 +239,11 @@ def _traffic(run: Observed) -> dict[str, Any]:
     if not rates:
         return {}
     columns = list(zip(*rates, strict=True))
-    names = ("bytes_up_per_s", "gossip_bytes_per_s", "messages_per_s", "cpu_share")
+    names = ("bytes_up_per_s", "gossip_bytes_per_s", "fresh_bytes_per_s", "messages_per_s", "cpu_share")
     found: dict[str, Any] = {name: quantiles(column) for name, column in zip(names, columns, strict=True)}
+    warm = quantiles(run.watch.warm_links)
+    if warm is not None:
+        found["warm_links"] = warm
     came, known = run.watch.records()
     if came > known:
         found["redundancy"] = rounded(came / (came - known))

@@ -37,12 +37,12 @@ LOOKOUTS_AMONG: Final = 400
 LEAST_UP_S: Final = 10.0
 
 
-#: Bytes up, bytes of gossip, messages, processor seconds of one node so far.
-_Counters = tuple[int, int, int, float]
+#: Bytes up, bytes of gossip, bytes of fresh loads, messages, processor seconds of one node so far.
+_Counters = tuple[int, int, int, int, float]
 
 
 def _counters(peer: SimNode) -> _Counters:
-    return peer.bytes_up, peer.gossip_bytes, peer.messages_up, peer.cpu_s
+    return peer.bytes_up, peer.uploads.gossip_bytes, peer.uploads.load_bytes, peer.messages_up, peer.cpu_s
 
 
 class _Tracked:
@@ -66,6 +66,8 @@ class Sampler:
         self.found_s: list[float] = []
         #: Links of each living honest node at the end of the window.
         self.links: list[int] = []
+        #: Those of them that its pool keeps for jobs.
+        self.warm_links: list[int] = []
         self.hops: list[float] = []
         #: Who waits for the answer of a look-up, in which life, by a number of ours.
         self._asking: dict[int, tuple[SimNode, int]] = {}
@@ -115,7 +117,9 @@ class Sampler:
         self._rates = self.traffic()
         self._records = self.records()
         self._busy_s = self.busy_s()
-        self.links = [len(peer.links) for peer in self.cluster.alive if peer.honest]
+        alive = [peer for peer in self.cluster.alive if peer.honest]
+        self.links = [len(peer.links) for peer in alive]
+        self.warm_links = [len(peer.node.warm.pool) for peer in alive]
         self.last_look()
 
     def records(self) -> tuple[int, int]:
@@ -132,7 +136,7 @@ class Sampler:
         return sum(peer.worker.engine.busy_s for peer in self.cluster.peers if peer.worker is not None)
 
     def traffic(self) -> list[_Counters]:
-        """Of each node that lived: bytes up, of gossip, messages, processor share; per second that it was up."""
+        """Of each node that lived, per second that it was up: bytes up, of gossip, of fresh loads, messages, CPU."""
         if self._rates is not None:
             return self._rates
         span = self.cluster.loop.now - self.cluster.scenario.warmup_s
@@ -140,7 +144,7 @@ class Sampler:
             return []
         rates = []
         for index, peer in enumerate(self.cluster.peers):
-            before = self._at_warmup[index] if index < len(self._at_warmup) else (0, 0, 0, 0.0)
+            before = self._at_warmup[index] if index < len(self._at_warmup) else (0, 0, 0, 0, 0.0)
             up_s = span * self._up[index] / self._samples if self._samples else span
             if up_s >= min(LEAST_UP_S, span):
                 rates.append(tuple((new - old) / up_s for new, old in zip(_counters(peer), before, strict=True)))

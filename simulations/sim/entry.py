@@ -35,6 +35,7 @@ from protocol.jobs.entry import Entry, EntryEvent, EntryState, LookUp, Submit, a
 from protocol.reputation.experience import Experience
 from protocol.reputation.outcomes import Outcome
 from protocol.reputation.snapshot import ExperienceSnapshot
+from protocol.routing.link_pool import routed
 from protocol.routing.policies import DEFAULT, SORTS
 from protocol.routing.ranking import JobQuery, Ranking, rank
 from protocol.wire.end_signature import read_end
@@ -106,6 +107,9 @@ class SimEntry:
         self._feed(run, Submit(query, job.streamed, job.body_bytes, job.max_tokens, has_engine=has_engine))
 
     def _rank(self, query: JobQuery, _now: float, explain: bool) -> Ranking:
+        event = None if explain else routed(query)
+        if event is not None:
+            self.peer.feed(event)
         return self._choose(self.peer, query, explain, None if self._state is None else self._state.experience)
 
     def _look_up(self, run: _Run, model: ModelId) -> None:

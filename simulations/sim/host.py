@@ -15,6 +15,7 @@ Not here: starts and ends of the daemon, its jobs (``node``), the way between no
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, Send, SetTimer, TimerKey
@@ -28,7 +29,8 @@ from protocol.node import Node
 from protocol.settings import NodeSettings
 from protocol.statements.keys import Ed25519Signer
 from protocol.wire.features import agreed
-from protocol.wire.messages import Digest, Doubt, NodeMessage, Records, decode
+from protocol.wire.messages import Digest, Doubt, FreshLoad, Full, NodeMessage, Records, Watch, decode
+from protocol.wire.mux import FRAME_OVERHEAD
 from simulations.rng_streams import rng_stream
 from simulations.sim.cpu_costs import Costs
 from simulations.sim.endpoint import Endpoint, SimLink
@@ -40,10 +42,18 @@ from simulations.sim.network import Network
 #: The true Unix time at which every run starts.
 WALL: Final = 1_800_000_000.0
 
-#: Timers of gossip, failure detection and link rotation: they repeat for ever.
+#: Timers of gossip, failure detection, link rotation and the link pool: they repeat for ever.
 _PERIODIC: Final[frozenset[TimerKey]] = frozenset(
-    {("gossip", "tick"), ("gossip", "digest"), ("liveness", "sweep"), ("neighbours", "rotate")}
+    {("gossip", "tick"), ("gossip", "digest"), ("liveness", "sweep"), ("neighbours", "rotate"), ("pool", "tick")}
 )
+
+
+@dataclass(slots=True)
+class Uploads:
+    """Bytes that a node has sent on channel 0 so far: of gossip, and of fresh loads."""
+
+    gossip_bytes: int = 0
+    load_bytes: int = 0
 
 
 class _Dialling:
@@ -82,7 +92,7 @@ class Host(Endpoint):
         self.seed = seed
         self.node: Node
         self.wall_error = 0.0
-        self.gossip_bytes = 0
+        self.uploads = Uploads()
         #: The random stream of the decisions at this entry.
         self.entry_rng = rng_stream(seed, "decisions", index)
         self.penalties = Penalties(settings.penalties)
@@ -154,7 +164,9 @@ class Host(Endpoint):
             return
         size = message_bytes(message)
         if type(message) in _OF_GOSSIP:
-            self.gossip_bytes += size
+            self.uploads.gossip_bytes += size
+        elif type(message) in _OF_FRESH_LOADS:
+            self.uploads.load_bytes += size + FRAME_OVERHEAD
         self.spend((self.costs.message_s + size * self.costs.byte_s) / 2)
         self.network.carry(link, self, size, link.other(self).received, self.peer_id, message, size)
 
@@ -312,10 +324,10 @@ class Host(Endpoint):
     def _close_idle(self, life: int) -> None:
         if life != self.life or not self.up:
             return
-        now, limits, is_standing = self.loop.now, self.settings.connections, self.node.overlay.is_standing
+        now, limits, keeps = self.loop.now, self.settings.connections, self.node.keeps
         for peer, link in list(self.links.items()):
             outbound, unused_s = link.dial.source is self, now - link.used_at
-            if is_idle(limits, outbound=outbound, jobs=link.jobs, neighbour=is_standing(peer), unused_s=unused_s):
+            if is_idle(limits, outbound=outbound, jobs=link.jobs, kept=keeps(peer), unused_s=unused_s):
                 self.network.break_link(link, "idle")
         self.loop.at(now + limits.idle_check_s, self._close_idle, life)
 
@@ -329,3 +341,4 @@ class Host(Endpoint):
 
 
 _OF_GOSSIP: Final = frozenset({Records, Digest, Doubt})
+_OF_FRESH_LOADS: Final = frozenset({Watch, FreshLoad, Full})

@@ -27,6 +27,8 @@ REFUSAL_BYTES: Final = 48
 BEAT_BYTES: Final = 0
 END_BYTES: Final = 110
 RST_BYTES: Final = 4
+#: More of them with the load of the worker.
+FRESH_BYTES: Final = 13
 #: Bytes of one streamed piece with its frame's head: the JSON of a chunk with one token, usage asked for (measured on
 #: the mock engine's answers); what comes before the first, the role; and after the last, the reason and the usage.
 PIECE_BYTES: Final = 250

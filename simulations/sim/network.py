@@ -29,6 +29,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from protocol.ids import PeerId
+from protocol.perf.cost_model import DIAL_TRIPS
 from protocol.wire.mux import FRAME_OVERHEAD, RTT_PERIODS
 from simulations.event_loop import EventLoop
 from simulations.rng_streams import numpy_rng_stream, rng_stream
@@ -37,7 +38,7 @@ from simulations.sim.topology import Latencies
 
 #: Round trips of a dial: TCP 1, Noise 1, and 1 from the dialler's HELLO to the other one (``p2pnode.swarm.proposal``;
 #: counted on a virtual network with the daemon's own stack; held by ``tests.fullstack``).
-HANDSHAKE_TRIPS: Final = 3.0
+HANDSHAKE_TRIPS: Final = DIAL_TRIPS
 #: Of these, when the other end has accepted the TCP connection, and when the dialling end has proven its key to it
 #: (derived from the same count: each message travels half a round trip).
 ACCEPT_TRIPS: Final = 1.5

@@ -8,6 +8,7 @@ Not here: driving the machines of ``protocol`` (``host``), a job at either end (
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from protocol import PROTOCOL_VERSION, __version__
@@ -79,6 +80,7 @@ class SimNode(Host):
         self.perform(self.node.start(self.loop.now, self.wall()))
         self.advertise(self.make_advert())
         if self.worker is not None:
+            self.worker.changed = self.load_changed
             self.worker.resume()
         self.loop.at(self.loop.now + rng.uniform(0.0, LOAD_EVERY_S), self._report, self.life)
         self.loop.at(self.loop.now + rng.uniform(0.0, self.settings.connections.idle_s), self._close_idle, self.life)
@@ -163,8 +165,17 @@ class SimNode(Host):
         load = self.make_load()
         if is_news(load, self._load):
             self._load = load
-            self.run(self.feed, ReportLoad(load))
+            self.run(self.feed, ReportLoad(load, self._jobs_of_peers()))
         self.loop.at(self.loop.now + LOAD_EVERY_S, self._report, life)
+
+    def load_changed(self) -> None:
+        """A job has come, begun or gone: those who route jobs here hear it before the next sample."""
+        if self.up:
+            self._load = self.make_load()
+            self.feed(ReportLoad(self._load, self._jobs_of_peers()))
+
+    def _jobs_of_peers(self) -> Mapping[PeerId, int]:
+        return self.worker.jobs_of_peers() if self.worker is not None else {}
 
     def make_load(self) -> Load:
         """How busy this node is."""

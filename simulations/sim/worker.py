@@ -9,10 +9,12 @@ Not here: the entry's side (``entry``).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
+from protocol.events import Received
+from protocol.ids import PeerId
 from protocol.jobs.admission import (
     JOB_S,
     NEWEST,
@@ -44,7 +46,7 @@ from protocol.perf.sequences import BatchingEffect, Finished, FirstToken, ModelC
 from protocol.reputation.outcomes import Outcome
 from protocol.routing.ranking import JobQuery
 from protocol.statements.adverts import Load, ModelOffer
-from protocol.wire.messages import Busy, Refuse
+from protocol.wire.messages import Busy, FreshLoad, Refuse
 from simulations.scenario import EngineModel
 from simulations.sim.endpoint import Endpoint
 from simulations.sim.host import Host
@@ -55,6 +57,7 @@ from simulations.sim.jobs import (
     BODY_TOKEN_BYTES,
     END_BYTES,
     FIRST_BYTES,
+    FRESH_BYTES,
     LAST_BYTES,
     PIECE_BYTES,
     REFUSAL_BYTES,
@@ -90,6 +93,8 @@ class Worker:
         self._tell_s = peer.settings.admission.beat_s
         self._load: Load | None = None
         self._stale = True
+        #: Called when a job has come, begun or gone.
+        self.changed: Callable[[], object] = lambda: None
         self.broken = 0
         #: The share of its speed that each of them leaves the GPU.
         self._throttles: dict[object, float] = {}
@@ -131,6 +136,10 @@ class Worker:
     def wake_at(self) -> float:
         """When the engine is looked at next."""
         return self._wake_at
+
+    def jobs_of_peers(self) -> dict[PeerId, int]:
+        """How many jobs of each peer run or wait."""
+        return self._admission.jobs_of_peers()
 
     def tasks(self) -> Iterable[SimAttempt]:
         """The attempts that are here."""
@@ -189,13 +198,17 @@ class Worker:
 
     def _feed(self, event: AdmissionEvent) -> None:
         self._stale = True
-        for effect in self._admission.handle(event, self.loop.now):
+        effects = self._admission.handle(event, self.loop.now)
+        for effect in effects:
             if isinstance(effect, Admit):
                 attempt = self._tasks[effect.job]
-                self._accept(attempt, effect.promise_s)
+                if attempt.entry is self.peer:
+                    self._accept(attempt, effect.promise_s)
                 if not attempt.over:  # an entry on this very node may leave because of the promise
                     self._begin(attempt)
-            elif isinstance(effect, Queue):
+        self.changed()  # before the answers, which carry the load
+        for effect in effects:
+            if isinstance(effect, Admit | Queue) and effect.job in self._tasks:
                 self._accept(self._tasks[effect.job], effect.promise_s)
             elif isinstance(effect, TurnAway):
                 self._turn_away(self._tasks.pop(effect.job), effect.message)
@@ -203,15 +216,15 @@ class Worker:
     def _accept(self, attempt: SimAttempt, promise_s: float) -> None:
         if attempt.accepted_at is None:
             attempt.accepted_at = self.loop.now
-            self._say(attempt, ACCEPT_BYTES, Accepted(self.peer.peer_id, round(1000 * promise_s) / 1000))
+            self._reply(attempt, ACCEPT_BYTES, Accepted(self.peer.peer_id, round(1000 * promise_s) / 1000))
             self.loop.at(self.loop.now + self._tell_s, self._tell, attempt)
 
     def _turn_away(self, attempt: SimAttempt, message: Busy | Refuse) -> None:
         attempt.over = True
         if isinstance(message, Busy):
-            self._say(attempt, REFUSAL_BYTES, WasBusy(self.peer.peer_id, message.retry_ms / 1000))
+            self._reply(attempt, REFUSAL_BYTES, WasBusy(self.peer.peer_id, message.retry_ms / 1000))
         else:
-            self._say(attempt, REFUSAL_BYTES, Refused(self.peer.peer_id, message))
+            self._reply(attempt, REFUSAL_BYTES, Refused(self.peer.peer_id, message))
 
     def _leave(self, attempt: SimAttempt) -> None:
         attempt.over = True
@@ -349,19 +362,32 @@ class Worker:
 
     # --- to the entry --------------------------------------------------------------------------------------------
 
-    def _say(self, attempt: SimAttempt, size: int, event: CascadeEvent) -> None:
+    def _say(self, attempt: SimAttempt, size: int, event: CascadeEvent, load: FreshLoad | None = None) -> None:
         peer, asker = self.peer, attempt.entry
         if asker is peer:
             peer.run(attempt.heard, attempt, event)
             return
         link = peer.links.get(asker.peer_id)
-        if link is not None:
+        if link is not None and load is None:
             peer.network.carry(link, peer, size, attempt.heard, attempt, event)
+        elif link is not None:
+            peer.network.carry(link, peer, size + FRESH_BYTES, _heard_with_load, attempt, event, load)
+
+    def _reply(self, attempt: SimAttempt, size: int, event: CascadeEvent) -> None:
+        """Whether the job is taken, and the load."""
+        self._say(attempt, size, event, self.peer.node.warm.teller.load_for(attempt.entry.peer_id))
 
     def fail(self, attempt: SimAttempt, detail: str) -> None:
         """The engine broke off."""
         self._leave(attempt)
         self._say(attempt, REFUSAL_BYTES, AttemptFailed(self.peer.peer_id, Outcome.FAILED, detail))
+
+
+def _heard_with_load(attempt: SimAttempt, event: CascadeEvent, load: FreshLoad) -> None:
+    """At the entry: the answer to a request has come."""
+    if isinstance(attempt.entry, Host):
+        attempt.entry.feed(Received(attempt.worker.peer_id, load))
+    attempt.heard(attempt, event)
 
 
 def timings_of(machine: Machine) -> dict[str, ModelTiming]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -19,6 +20,7 @@ from protocol.events import (
     Received,
     ReportLoad,
     RoundTrip,
+    Routed,
     TimerFired,
 )
 from protocol.ids import ModelId, PeerId, name_key
@@ -27,7 +29,8 @@ from protocol.settings import PROFILES, GossipSettings, NodeSettings
 from protocol.statements.adverts import Advert, Load, ModelOffer, Status
 from protocol.statements.envelope import Envelope, parse, statement
 from protocol.statements.keys import ADVERT, LOAD, PROVIDER
-from protocol.wire.messages import Digest, Doubt, Records, encode
+from protocol.wire.features import OFFERED
+from protocol.wire.messages import Digest, Doubt, FreshLoad, Full, Records, Watch, encode
 from tests.protocol.harness import FRAME_BYTES, WALL, MemoryNetwork, addr_of, advert_of, signer_of
 
 PEER = signer_of(1).peer_id
@@ -48,7 +51,7 @@ class Alone:
     def link(
         self, index: int = 1, outbound: bool = True, addrs: tuple[str, ...] = ("/ip4/10.0.0.9/tcp/1",)
     ) -> list[Effect]:
-        return self.feed(LinkUp(signer_of(index).peer_id, outbound, f"10.{index}.0.1", addrs))
+        return self.feed(LinkUp(signer_of(index).peer_id, outbound, f"10.{index}.0.1", addrs, OFFERED))
 
     def get(self, *envelopes: Envelope, source: int = 1) -> list[Effect]:
         return self.feed(Received(signer_of(source).peer_id, Records(tuple(parse(e.wire) for e in envelopes))))
@@ -281,6 +284,7 @@ def test_stats_and_marks_are_for_the_driver() -> None:
     assert node.node.sizes() == {
         **{"view": 2, "links": 1, "shelf_keys": 0, "shelf_statements": 0},
         **node.node.gossip.sizes(),
+        **node.node.warm.sizes(),
     }
     node.get(said(2, 10, int(Status.LEFT)))
     assert node.node.snapshot().known == ()  # only the addresses of live peers are worth a dial
@@ -321,3 +325,71 @@ def test_a_model_is_found_through_the_dht() -> None:
         net.feed(asker, FindProviders(query, key))
         net.run(2.0)
         assert {envelope.author for envelope in asker.found[query].envelopes} == {net.members[5].peer}
+
+
+# --- warm links and fresh loads ---------------------------------------------------------------------------------------
+
+
+def sent(effects: list[Effect], to: PeerId = PEER) -> list[object]:
+    return [effect.message for effect in effects if isinstance(effect, Send) and effect.peer == to]
+
+
+def watching(node: Alone) -> None:
+    """A link to a peer that is a member of the pool."""
+    node.link()
+    node.get(advert(1), said(1))
+    node.feed(Routed("llama-3.1-8b-instruct", 100, 100))
+    assert Watch() in sent(node.feed(TimerFired(("pool", "tick"))))
+
+
+def test_a_routed_model_gets_its_links_and_their_loads() -> None:
+    node = Alone()
+    node.feed(Advertise(advert_of(0)))
+    watching(node)
+    assert node.node.keeps(PEER)
+    assert node.feed(Received(PEER, FreshLoad(3, 1, 8))) == []
+    record = node.node.view.get(PEER)
+    assert record is not None
+    assert (record.fresh, record.fresh_until) == (FreshLoad(3, 1, 8), math.inf)
+    node.feed(LinkDown(PEER, "reset"))
+    assert not node.node.keeps(PEER)
+
+
+def test_a_load_of_a_peer_that_is_not_watched_counts_for_a_while() -> None:
+    node = Alone()
+    node.link()
+    node.get(advert(1), said(1))
+    node.feed(Received(PEER, FreshLoad(3, 1, 8)), after=1.0)
+    record = node.node.view.get(PEER)
+    assert record is not None
+    assert record.fresh_until == 1.0 + node.node.settings.gossip.load_period_s
+
+
+def test_a_full_peer_is_hung_up_unless_somebody_else_needs_its_link() -> None:
+    node = Alone()
+    node.feed(Advertise(advert_of(0)))
+    watching(node)
+    effects = node.feed(Received(PEER, Full()))
+    assert [type(effect) for effect in effects if isinstance(effect, Hangup)] == [Hangup]
+    assert not node.node.keeps(PEER)
+    assert not any(isinstance(effect, Hangup) for effect in node.feed(Received(PEER, Full())))
+    other = Alone()
+    other.feed(Advertise(advert_of(0)))
+    watching(other)
+    other.feed(Received(PEER, Watch()))
+    assert not any(isinstance(effect, Hangup) for effect in other.feed(Received(PEER, Full())))
+
+
+def test_whoever_watches_is_told_the_load() -> None:
+    node = Alone()
+    node.feed(Advertise(advert_of(0)))
+    node.link()
+    assert sent(node.feed(Received(PEER, Watch()))) == [FreshLoad()]
+    assert node.node.keeps(PEER)
+    told = sent(node.feed(ReportLoad(Load(running=1, slots=4), {PEER: 1}), after=1.0))
+    assert FreshLoad(1, 0, 4, yours=1) in told
+    assert sent(node.feed(ReportLoad(Load(running=2, slots=4), {PEER: 1}), after=0.1)) == []
+    assert sent(node.feed(TimerFired(("fresh", "turn")), after=0.5)) == [FreshLoad(2, 0, 4, yours=1)]
+    assert node.node.sizes()["watchers"] == 1
+    node.feed(LinkDown(PEER, "reset"))
+    assert node.node.sizes()["watchers"] == 0

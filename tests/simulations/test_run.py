@@ -293,7 +293,7 @@ def test_gossip_ends_where_it_has_no_say_any_more() -> None:
     made = Run(scenario(8, duration_s=20.0, workload=jobs), 1)
     outcome = made.run()
     before = 20.0 * 8 * outcome.metrics["gossip_bytes_per_s"]["mean"]
-    after = sum(peer.gossip_bytes for peer in made.peers) - before
+    after = sum(peer.uploads.gossip_bytes for peer in made.peers) - before
     assert outcome.virtual_s > 150.0
     assert after < 0.2 * before, "in a time six times as long"
     assert outcome.metrics["success_rate"] == 1.0

@@ -28,6 +28,7 @@ from protocol.settings import PROFILES, NodeSettings
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer
 from protocol.statements.envelope import statement
 from protocol.statements.keys import Ed25519Signer
+from protocol.wire.messages import FreshLoad
 
 SETTINGS = PROFILES["wan"]
 MODEL = "m"
@@ -239,6 +240,9 @@ class JobSwarm:
         self.asked: list[PeerId] = []
         self.found: dict[bytes, tuple[object, ...]] = {}
         self.lookups = 0
+        #: Models that peers were ranked for, and loads that came with the answers to jobs.
+        self.wanted: list[str] = []
+        self.loads: list[tuple[PeerId, FreshLoad]] = []
         #: Called with the worker's end of each new channel, to arrange for trouble.
         self.arrange: Callable[[Channel], None] = lambda channel: None
         self._nursery = nursery
@@ -257,6 +261,13 @@ class JobSwarm:
         if on_job is not None:
             self.workers[key.peer_id] = on_job
         return key.peer_id
+
+    def routed(self, query: JobQuery) -> None:
+        self.wanted.append(query.model)
+
+    def told(self, peer: PeerId, load: FreshLoad | None) -> None:
+        if load is not None:
+            self.loads.append((peer, load))
 
     async def open_job(self, peer: PeerId) -> Channel:
         self.asked.append(peer)

@@ -28,6 +28,7 @@ from protocol.wire.messages import (
     Accept,
     Busy,
     End,
+    FreshLoad,
     JobRequest,
     Refuse,
     decode,
@@ -541,6 +542,30 @@ async def test_the_same_mistake_on_the_own_engine(autojump_clock: object) -> Non
 async def busy(channel: Channel, first: Frames) -> None:
     await channel.send(BUSY, encode(Busy(retry_ms=4000)))
     channel.close()
+
+
+async def test_each_answer_to_a_job_brings_the_load_of_its_peer(autojump_clock: object) -> None:
+    async def full(channel: Channel, first: Frames) -> None:
+        await channel.send(BUSY, encode(Busy(load=FreshLoad(4, 1, 4))))
+        channel.close()
+
+    async def refuses(channel: Channel, first: Frames) -> None:
+        await channel.send(REFUSE, encode(Refuse(503, "no_capacity", "later", load=FreshLoad(4, 2, 4))))
+        channel.close()
+
+    async def accepts(channel: Channel, first: Frames) -> None:
+        job = decode(*first[0])
+        assert isinstance(job, JobRequest)
+        await channel.send(ACCEPT, encode(Accept(job.job, load=FreshLoad(1, 0, 4, yours=1))))
+        await channel.send(DELTA, piece("a"))
+        await trio.sleep_forever()
+
+    async with site() as here:
+        peers = [here.swarm.add(number, each) for number, each in enumerate((full, refuses, accepts), 1)]
+        async with here.dispatch.submit(ordered("w1", "w2", "w3")):
+            assert here.swarm.wanted == [MODEL]
+            loads = [FreshLoad(4, 1, 4), FreshLoad(4, 2, 4), FreshLoad(1, 0, 4, yours=1)]
+            assert here.swarm.loads == list(zip(peers, loads, strict=True))
 
 
 async def test_everybody_busy_is_429_with_the_wait(autojump_clock: object) -> None:

@@ -14,9 +14,10 @@ import trio
 from p2pnode.engine.base import CHAT, EngineFailed, ModelSpec
 from p2pnode.engine.mock import MockEngine
 from p2pnode.jobs import worker as worker_module
+from p2pnode.jobs.engine_slots import EngineSlots
 from p2pnode.jobs.worker import Worker
 from p2pnode.swarm.net import NetError
-from protocol.ids import JobId
+from protocol.ids import JobId, PeerId
 from protocol.perf.gpu_catalog import find_gpu
 from protocol.wire.end_signature import end_holds
 from protocol.wire.messages import (
@@ -28,7 +29,9 @@ from protocol.wire.messages import (
     END,
     REFUSE,
     REQ,
+    Accept,
     End,
+    FreshLoad,
     JobRequest,
     Refuse,
     decode,
@@ -494,3 +497,29 @@ async def test_a_defect_ends_the_job_and_nothing_else(autojump_clock: object) ->
         near = await here.ask()
         await trio.sleep(0.1)
         assert near.reset_code == ResetCode.INTERNAL
+
+
+async def test_each_answer_tells_the_load(autojump_clock: object) -> None:
+    load = FreshLoad(2, 1, 4, yours=1)
+    engine = ScriptedEngine(Script(), 1)
+    worker = Worker(engine, WORKER, SETTINGS, load_for={ENTRY.peer_id: load}.get)
+    async with trio.open_nursery() as nursery:
+        here = Bench(worker, engine, nursery)
+        kind, payload = (await here.talk())[0]
+        assert kind == ACCEPT
+        assert decode(kind, payload) == Accept(JOB, 0, decode(kind, payload).ttft_ms, load)  # type: ignore[union-attr]
+        assert worker.slots is not None
+        worker.drain()
+        ((kind, payload),) = await here.talk()
+        refuse = decode(kind, payload)
+        assert isinstance(refuse, Refuse)
+        assert refuse.load == load
+
+
+async def test_the_slots_say_when_something_changes_and_whose_jobs_are_here() -> None:
+    slots = EngineSlots(ScriptedEngine(None, 2), SETTINGS.admission)
+    seen: list[dict[PeerId, int]] = []
+    slots.changed = lambda: seen.append(slots.jobs_of_peers())
+    with slots.arrive(ENTRY.peer_id, 5, True), slots.arrive(None, 5, True):
+        assert seen == [{ENTRY.peer_id: 1}, {ENTRY.peer_id: 1}]
+    assert seen[-1] == {}

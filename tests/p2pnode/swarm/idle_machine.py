@@ -28,13 +28,6 @@ class Nobody:
         return None
 
 
-class NoNeighbours:
-    """No link is kept for its own sake."""
-
-    def is_standing(self, peer: PeerId) -> bool:
-        return False
-
-
 class StandIn:
     """A machine that writes down what happens and says what it is told to say."""
 
@@ -42,7 +35,6 @@ class StandIn:
         self, script: Callable[[Event], list[Effect]] = lambda event: [], first: tuple[Effect, ...] = ()
     ) -> None:
         self.view = Nobody()
-        self.overlay = NoNeighbours()
         self.events: list[Event] = []
         self._script = script
         self._first = first
@@ -56,6 +48,10 @@ class StandIn:
         self._changed.set()
         self._changed = trio.Event()
         return self._script(event)
+
+    def keeps(self, peer: PeerId) -> bool:
+        """No link is kept for its own sake."""
+        return False
 
     def of(self, kind: type[Event]) -> list[Event]:
         return [event for event in self.events if isinstance(event, kind)]

@@ -10,9 +10,23 @@ import trio
 from p2pnode.swarm.net import LinkBroken, PeerUnreachable
 from p2pnode.swarm.peerlink import Channel, ChannelReset
 from protocol.effects import Dial, Effect, Found, Hangup, Penalise, Send, SetTimer
-from protocol.events import DialFailed, Event, FindPeer, LinkDown, LinkUp, Received, RoundTrip, TimerFired
+from protocol.events import (
+    DialFailed,
+    Event,
+    FindPeer,
+    LinkDown,
+    LinkUp,
+    Received,
+    ReportLoad,
+    RoundTrip,
+    Routed,
+    TimerFired,
+)
 from protocol.ids import PeerId
-from protocol.wire.messages import BODY, DELTA, REQ, Doubt
+from protocol.routing.job_query import JobQuery
+from protocol.statements.adverts import Load
+from protocol.wire.features import OFFERED
+from protocol.wire.messages import BODY, DELTA, REQ, Doubt, FreshLoad, Full, Watch
 from tests.fakes import MemorySwitch
 from tests.p2pnode.swarm.idle_machine import SETTINGS, StandIn, ask, knows, real_net, running
 
@@ -43,10 +57,39 @@ async def test_the_machine_dials_sends_and_hears(autojump_clock: trio.testing.Mo
     async with running(two, called), running(one, caller):
         await called.until(lambda: bool(called.of(Received)))
         assert called.of(Received) == [Received(key(1), said)]
-        assert caller.of(LinkUp) == [LinkUp(key(2), True, two.address, two.addrs())]
-        assert called.of(LinkUp) == [LinkUp(key(1), False, one.address, one.addrs())]
+        assert caller.of(LinkUp) == [LinkUp(key(2), True, two.address, two.addrs(), OFFERED)]
+        assert called.of(LinkUp) == [LinkUp(key(1), False, one.address, one.addrs(), OFFERED)]
         await caller.until(lambda: bool(caller.of(RoundTrip)))
     assert called.linked == set()
+
+
+async def test_loads_travel_over_a_link_and_in_answers(autojump_clock: trio.testing.MockClock) -> None:
+    switch = MemorySwitch()
+    one, two = switch.net(key(1)), switch.net(key(2))
+    said = (Watch(), FreshLoad(1, 2, 3, 4, 5, 1, 6), Full())
+
+    def greet(event: Event) -> list[Effect]:
+        return [Send(event.peer, message) for message in said] if isinstance(event, LinkUp) else []
+
+    caller, called = StandIn(greet, (Dial(key(2), two.addrs()),)), StandIn()
+    async with running(two, called) as swarm, running(one, caller):
+        await called.until(lambda: len(called.of(Received)) == len(said))
+        assert called.of(Received) == [Received(key(1), message) for message in said]
+        swarm.told(key(1), FreshLoad(7))
+        swarm.told(key(1), None)
+        assert called.of(Received)[len(said) :] == [Received(key(1), FreshLoad(7))]
+
+
+async def test_what_jobs_are_routed_for_and_how_busy_this_node_is_reach_the_machine(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    machine = StandIn()
+    async with running(MemorySwitch().net(key(1)), machine) as swarm:
+        swarm.routed(JobQuery("m", 5, 6))
+        swarm.routed(JobQuery("m", 5, 6, zone="local"))
+        swarm.report_load(Load(running=1), {key(2): 1})
+        await machine.until(lambda: len(machine.events) == 2)
+    assert machine.events == [Routed("m", 5, 6), ReportLoad(Load(running=1), {key(2): 1})]
 
 
 async def test_a_dial_that_fails_is_reported_with_what_was_asked(autojump_clock: trio.testing.MockClock) -> None:

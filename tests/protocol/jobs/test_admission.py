@@ -62,6 +62,13 @@ def test_jobs_run_while_there_are_slots_and_then_wait_in_order() -> None:
     assert machine.handle(Left(1), 1.0) == [], "it had left already"
 
 
+def test_jobs_are_counted_by_peer() -> None:
+    machine = filled((1, P), (2, Q), (3, None), (4, P))
+    assert machine.jobs_of_peers() == {P: 2, Q: 1}
+    machine.handle(Left(1), 1.0)
+    assert machine.jobs_of_peers() == {P: 1, Q: 1}
+
+
 def test_own_jobs_go_before_those_of_guests() -> None:
     machine = filled((1, P), (2, P), (3, None), (4, None))
     (queued,) = machine.handle(Arrived(5, None), 0.0)

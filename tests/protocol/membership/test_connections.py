@@ -240,6 +240,6 @@ def test_only_an_unused_link_that_nobody_needs_is_idle(busy: str) -> None:
         settings,
         outbound=busy != "inbound",
         jobs=int(busy == "jobs"),
-        neighbour=busy == "neighbour",
+        kept=busy == "neighbour",
         unused_s=59.9 if busy == "used" else 60.0,
     ) == (not busy)

@@ -13,8 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from protocol.ids import PeerId
 from protocol.membership.peer_view import PeerView
-from protocol.statements.adverts import Advert, Load
+from protocol.statements.adverts import Advert, Load, Status
 from protocol.statements.keys import ADVERT, LOAD
+from protocol.wire.messages import FreshLoad
 from tests.protocol.sample_peers import ME, MODEL, advert, at, card, envelope, idle, new_view, offer, peer, put
 
 
@@ -322,3 +323,90 @@ class ViewMachine(RuleBasedStateMachine):
 
 TestView = pytest.mark.slow(ViewMachine.TestCase)
 TestView.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+# --- what a peer tells over its link ----------------------------------------------------------------------------------
+
+
+def counts(view: PeerView, who: PeerId) -> tuple[float, float, float]:
+    """Jobs, those of them that we know of ourselves, and whether the load is fresh."""
+    record = view.get(who)
+    assert record is not None
+    return tuple(float(view.columns[name][record.row]) for name in ("jobs", "covered", "fresh"))  # type: ignore[return-value]
+
+
+def test_what_a_peer_told_over_its_link_holds_against_gossip_until_the_link_is_gone() -> None:
+    view = new_view()
+    one = put(view, 1, load=idle(running=1), now=5.0)
+    view.put_fresh(one, FreshLoad(3, 1, 8), 6.0, math.inf)
+    assert counts(view, one) == (1, 0, 0), "nobody tells anything without a link"
+    view.set_link(one, True)
+    view.add_inflight(one, 1)
+    view.put_fresh(one, FreshLoad(3, 1, 8, 900, 500, int(Status.BUSY), 2), 6.0, math.inf)
+    assert counts(view, one) == (4, 2, 1)
+    record = view.get(one)
+    assert record is not None
+    assert record.load == idle(
+        running=3, waiting=1, queued_prefill_tokens=900, kv_permille=500, status=int(Status.BUSY)
+    )
+    assert (record.load_at, record.load_until) == (6.0, 1e6)
+    put(view, 1, load=idle(running=7, free_vram_mib=1), now=9.0)
+    assert counts(view, one) == (4, 2, 1)
+    assert (record.load.free_vram_mib, record.load_at) == (1, 6.0)
+    view.set_link(one, False)
+    assert counts(view, one) == (4, 2, 0)
+    put(view, 1, load=idle(running=7), now=10.0)
+    assert counts(view, one) == (7, 1, 0)
+
+
+def test_a_load_told_once_gives_way_to_gossip_after_its_time() -> None:
+    view = new_view()
+    one = put(view, 1, load=idle())
+    view.set_link(one, True)
+    view.put_fresh(one, FreshLoad(5, 0, 8), 6.0, 11.0)
+    assert counts(view, one) == (5, 0, 0)
+    put(view, 1, load=idle(running=2), now=10.0)
+    assert counts(view, one) == (5, 0, 0)
+    put(view, 1, load=idle(running=2), now=11.0)
+    assert counts(view, one) == (2, 0, 0)
+
+
+def test_a_load_told_before_gossip_has_brought_one_counts_when_that_comes() -> None:
+    view = new_view()
+    view.set_link(peer(1), True)
+    view.put_fresh(peer(1), FreshLoad(5, 0, 8), 6.0, math.inf)
+    record = view.get(peer(1))
+    assert record is not None
+    assert record.load is None
+    put(view, 1, load=idle(running=2), now=7.0)
+    assert counts(view, peer(1)) == (5, 0, 1)
+
+
+def test_only_a_statement_says_that_a_peer_leaves_and_only_it_takes_that_back() -> None:
+    view = new_view()
+    one = put(view, 1, load=idle(status=int(Status.LEFT)))
+    view.set_link(one, True)
+    view.put_fresh(one, FreshLoad(), 6.0, math.inf)
+    record = view.get(one)
+    assert record is not None
+    assert record.said_goodbye
+    view.put_fresh(ME, FreshLoad(), 6.0, math.inf)
+    view.end_fresh(peer(9))
+    view.end_fresh(one)
+    assert not view.columns["fresh"][record.row]
+
+
+def test_the_prompts_of_jobs_on_their_way_count_beside_a_load_that_does_not_know_of_them() -> None:
+    view = new_view()
+    one = put(view, 1, load=idle())
+    record = view.get(one)
+    assert record is not None
+    view.set_link(one, True)
+    view.add_inflight(one, 1)
+    view.add_prompt(one, MODEL, 10_000, 5.0)
+    busy_until = view.columns["busy_until"][record.row]
+    assert busy_until > 5.0
+    view.put_fresh(one, FreshLoad(slots=8), 5.1, math.inf)
+    assert view.columns["busy_until"][record.row] == busy_until
+    view.put_fresh(one, FreshLoad(1, 0, 8, 10_000, yours=1), 5.2, math.inf)
+    assert view.columns["busy_until"][record.row] == -math.inf

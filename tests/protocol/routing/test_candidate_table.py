@@ -135,7 +135,7 @@ def test_the_time_to_the_first_token_is_the_sum_of_its_parts() -> None:
     view = new_view()
     put(view, 1, advert(offer(state=int(ModelState.SLEEPING))), idle(running=8, queued_prefill_tokens=99_000))
     table = queue_of(view, 1.0, prompt_tokens=500, body_bytes=500)
-    parts = (table.link, table.upload, table.cold, table.queue, table.memory, table.prefill)
+    parts = (table.dial, table.link, table.upload, table.cold, table.queue, table.memory, table.prefill)
     assert table.ttft[0] == pytest.approx(sum(float(part[0]) for part in parts))
     assert table.forecast(0).ttft_s == pytest.approx(float(table.ttft[0]))
 
@@ -161,6 +161,6 @@ def test_the_simulated_engine_does_what_its_load_lets_expect(
     loop.submit(99, prompt, 400)
     loop.until(math.inf)
     first_s = loop.first[99] - begun
-    assert forecast.ttft_s - float(table.link[0]) == pytest.approx(first_s, rel=tolerance)
+    assert forecast.ttft_s - float(table.dial[0] + table.link[0]) == pytest.approx(first_s, rel=tolerance)
     token_s = (loop.done[99] - loop.first[99]) / 399
     assert forecast.itl_s == pytest.approx(token_s, rel=0.01 if not others else 0.15)

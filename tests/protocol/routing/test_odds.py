@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections import Counter
 
@@ -19,10 +20,20 @@ from protocol.reputation.outcomes import Outcome
 from protocol.routing.candidate_columns import noise
 from protocol.routing.candidate_table import CandidateTable
 from protocol.routing.job_query import JobQuery
-from protocol.routing.odds import NAMED_TIER, RunnerUp, first_odds, lacking, runner_up
+from protocol.routing.odds import (
+    BUSY_TIER,
+    COLD_TIER,
+    NAMED_TIER,
+    STALE_TIER,
+    RunnerUp,
+    first_odds,
+    lacking,
+    runner_up,
+)
 from protocol.routing.policies import POLICIES, Part
 from protocol.routing.ranking import Ranking, rank
 from protocol.statements.adverts import ModelState
+from protocol.wire.messages import FreshLoad
 from tests.protocol.routing.rankings import NOW, ranked
 from tests.protocol.sample_peers import MODEL, advert, card, idle, new_view, offer, put
 
@@ -54,7 +65,33 @@ def test_the_odds_that_ranking_tells_are_the_shares_of_its_own_first_places() ->
         odds = candidate.odds
         assert odds is not None
         assert abs(first[peer] / draws - odds) <= 4 * (odds * (1 - odds) / draws) ** 0.5
-    assert sorted(each.needs for each in told.values()) == [(), (), (), (), ("an answer to our probes",)]
+    link, probe = "a warm link, over which it tells its load", "an answer to our probes"
+    assert sorted(each.needs for each in told.values()) == [(), (link,), (link,), (link,), (probe, link)]
+
+
+@pytest.mark.parametrize("fresh", [0, 1, 2, 3, 4, 6])
+def test_the_odds_of_the_best_of_three_are_the_shares_of_many_rankings(fresh: int) -> None:
+    view = new_view()
+    for number, power in enumerate((100.0, 80.0, 50.0, 40.0, 120.0, 60.0), 1):
+        who = put(view, number, advert(gpu=card(24, power, 10 * power)), idle())
+        view.set_link(who, True)
+        if number <= fresh:
+            view.put_fresh(who, FreshLoad(slots=8), NOW, math.inf)
+    told = {each.peer: each.odds for each in ranked(view, policy="expected-seconds").candidates}
+    draws, query = 600, JobQuery(MODEL)
+    first = Counter(
+        rank(view, query, "expected-seconds", random.Random(seed), NOW, 1).candidates[0].peer for seed in range(draws)
+    )
+    assert sum(odds or 0.0 for odds in told.values()) == pytest.approx(1.0)
+    for who, odds in told.items():
+        assert odds is not None
+        assert abs(first[who] / draws - odds) <= 4 * (odds * (1 - odds) / draws) ** 0.5
+
+
+def test_the_odds_of_the_best_of_three_among_extreme_weights() -> None:
+    scores = -np.array([1e-3, 1e9, 1e9, 1e9])
+    odds = first_odds(np.zeros(4, np.int64), scores, DEFAULT.log_weights(scores), 3)
+    assert odds.tolist() == pytest.approx([1.0, 0.0, 0.0, 0.0])
 
 
 def met_before(view: PeerView, experience: Experience, jobs: dict[PeerId, int]) -> None:
@@ -117,33 +154,35 @@ def test_without_a_draw_the_best_is_certain_and_equals_share() -> None:
 def test_odds_are_probabilities(candidates: list[tuple[int, float]]) -> None:
     tiers, scores = np.array([tier for tier, _ in candidates]), np.array([score for _, score in candidates])
     for weights in (None, DEFAULT.log_weights(scores)):
-        odds = first_odds(tiers, scores, weights)
-        assert odds.sum() == pytest.approx(1.0)
-        assert (odds >= 0).all()
-        assert not odds[tiers > tiers.min()].any()
+        for best_of in (0, 3):
+            odds = first_odds(tiers, scores, weights, best_of)
+            assert odds.sum() == pytest.approx(1.0)
+            assert (odds >= 0).all()
+            assert not odds[tiers > tiers.min() + (STALE_TIER if best_of else 0)].any()
 
 
 def test_the_runner_up_is_the_second_best_and_not_the_second_drawn() -> None:
     tiers, scores = np.array([0, 0, 0]), np.array([-3.0, -1.0, -1.42])
     assert runner_up(tiers, scores, "s") == RunnerUp(2, 1, pytest.approx(0.42), "s", ())
     assert runner_up(tiers[:1], scores[:1], "s") is None
-    cold = runner_up(np.array([2, 0]), np.array([5.0, 1.0]), "")
+    cold = runner_up(np.array([COLD_TIER, 0]), np.array([5.0, 1.0]), "")
     assert cold == RunnerUp(0, 1, 0.0, "", ("the model loaded",))
 
 
 def test_what_a_later_tier_lacks() -> None:
     assert lacking(0, 0) == ()
-    assert lacking(63, 0) == (
+    assert lacking(NAMED_TIER - 1, 0) == (
         "a pause after many failures to be over",
         "an answer to our probes",
         "finished jobs of ours",
         "a dial that succeeds",
         "the model loaded",
         "a free slot",
+        "a warm link, over which it tells its load",
     )
-    assert lacking(3, 2) == ("a free slot",)
-    assert lacking(2 * NAMED_TIER + 2, NAMED_TIER) == ("an earlier place in `order`", "the model loaded")
-    assert lacking(2, NAMED_TIER) == ("the model loaded",)
+    assert lacking(COLD_TIER + BUSY_TIER, COLD_TIER) == ("a free slot",)
+    assert lacking(2 * NAMED_TIER + COLD_TIER, NAMED_TIER) == ("an earlier place in `order`", "the model loaded")
+    assert lacking(COLD_TIER, NAMED_TIER) == ("the model loaded",)
 
 
 def test_an_explanation_names_the_runner_up_and_its_gap_in_the_unit_of_the_score() -> None:

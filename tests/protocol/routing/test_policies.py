@@ -56,6 +56,7 @@ def test_the_default_counts_the_queue_the_way_and_the_cold_start_in_seconds() ->
     assert seconds[free] < seconds[busy]
     (terms,) = (each.terms for each in ranking.candidates if each.peer == free)
     assert [term.name for term in terms] == [
+        "dial",
         "round trip",
         "upload",
         "cold start",
@@ -91,6 +92,7 @@ def test_the_default_score_to_the_digit(max_tokens: int, counted: int) -> None:
     slot = 1 / 32 * max_tokens * token
     surplus = 17 * 1000 - 0.1 * room
     expected = {
+        "dial": 3 * 0.05,
         "round trip": 0.05 + 2 * 0.025,
         "upload": 0.5,  # 64 KiB at 128 KiB/s
         "cold start": 0.0,
@@ -107,7 +109,7 @@ def test_the_default_score_to_the_digit(max_tokens: int, counted: int) -> None:
     ttft = sum(expected.values()) - expected["answer"]
     assert candidate.forecast is not None
     assert candidate.forecast.ttft_s == pytest.approx(ttft)
-    assert candidate.forecast.base_wait_s == pytest.approx(0.6)
+    assert candidate.forecast.base_wait_s == pytest.approx(0.75)
     assert candidate.forecast.itl_s == pytest.approx(token)
 
 

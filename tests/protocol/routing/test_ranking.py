@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import LocalProtocolError
-from protocol.ids import peer_text, short
+from protocol.ids import PeerId, peer_text, short
 from protocol.membership.peer_view import PeerView
 from protocol.routing.catalog import anything
 from protocol.routing.policies import POLICIES, SORTS
-from protocol.routing.ranking import JobQuery, Ranking, catalog, rank, similar
+from protocol.routing.ranking import JobQuery, Ranking, catalog, prospects, rank, similar
 from protocol.statements.adverts import Advert, Gpu, Load, ModelOffer, ModelState, Status
 from protocol.statements.keys import ADVERT, LOAD
+from protocol.wire.messages import FreshLoad
 from tests.protocol.routing.rankings import NOW, chosen, ranked, why_not
 from tests.protocol.sample_peers import ME, MODEL, advert, card, envelope, idle, new_view, offer, peer, put
 
@@ -109,7 +110,7 @@ def test_this_node_has_no_way_to_go() -> None:
     mine, other = ranked(view, sort="latency").candidates
     assert (mine.rtt_s, other.rtt_s) == (0.0, None)
     assert mine.terms[0].value == 0.0
-    assert [term.source for term in mine.terms] == ["observed"] * 2 + ["measured"] * 4
+    assert [term.source for term in mine.terms] == ["observed"] * 3 + ["measured"] * 4
 
 
 def test_a_term_says_where_it_comes_from_and_how_old_it_is() -> None:
@@ -249,3 +250,81 @@ def test_a_peer_that_could_not_be_reached_is_asked_after_all_that_were_not_tried
     assert chosen(ranked(view, policy="random", explain=False))[-1] == peer(1)
     later = rank(view, JobQuery(MODEL), "neuralgrid", random.Random(1), NOW + 31)
     assert chosen(later)[-1] != peer(1), "it is forgotten"
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+def drawn(view: PeerView, seed: int, **wishes: object) -> list[PeerId]:
+    """The order of the default policy."""
+    query = JobQuery(MODEL, **wishes)  # type: ignore[arg-type]
+    return chosen(rank(view, query, "expected-seconds", random.Random(seed), NOW))
+
+
+def tell(view: PeerView, who: PeerId, load: FreshLoad) -> None:
+    """A link stands, and the peer tells its load over it."""
+    view.set_link(who, True)
+    view.put_fresh(who, load, NOW, math.inf)
+
+
+def test_peers_with_a_fresh_load_come_before_all_others_and_the_best_of_three_of_them_first() -> None:
+    view = new_view()
+    for number in range(1, 9):
+        who = put(view, number, advert(gpu=card(24, 100.0 * number)), idle())
+        if number <= 4:
+            tell(view, who, FreshLoad(slots=8))
+        else:
+            view.set_link(who, True)
+    for seed in range(20):
+        order = drawn(view, seed, prompt_tokens=4000)
+        assert set(order[:4]) == {peer(number) for number in range(1, 5)}
+        assert order[0] == max(order[:3])  # of these the one with the larger number is faster
+    assert len({tuple(drawn(view, seed, prompt_tokens=4000)) for seed in range(20)}) > 10
+
+
+def test_of_loads_that_are_not_fresh_only_the_draw_counts() -> None:
+    view = new_view()
+    for number in range(1, 9):
+        put(view, number, advert(gpu=card(24, 100.0 * number)), idle())
+    orders = [drawn(view, seed, prompt_tokens=4000) for seed in range(40)]
+    assert any(order[0] < order[1] for order in orders), "the slower one goes first as often as it is drawn first"
+
+
+def test_with_fewer_than_three_fresh_loads_the_first_one_drawn_of_the_others_competes() -> None:
+    view = new_view()
+    view.put_self(advert(gpu=card(24, 1.0, 1.0)), idle(), 0.0)
+    fast = put(view, 1, advert(gpu=card(24, 900.0, 3000.0)), idle())
+    view.observe_rtt(fast, 0.01)
+    assert drawn(view, 1) == [fast, ME]
+    view.observe_unreachable(fast, NOW)
+    assert drawn(view, 1) == [ME, fast]
+
+
+def test_the_dial_is_a_term_until_a_link_stands() -> None:
+    view = new_view()
+    one = put(view, 1, load=idle())
+    view.observe_rtt(one, 0.1)
+
+    def score() -> tuple[float, float]:
+        (candidate,) = rank(view, JobQuery(MODEL), "expected-seconds", random.Random(1), NOW, explain=True).candidates
+        assert candidate.forecast is not None
+        assert candidate.terms[0].name == "dial"
+        return candidate.terms[0].value, candidate.forecast.base_wait_s
+
+    way = 0.1 + 2 * 0.05  # one round trip was measured: its deviation counts as half of it, twice
+    assert score() == (pytest.approx(0.3), pytest.approx(0.3 + way))
+    view.set_link(one, True)
+    assert score() == (0.0, pytest.approx(way))
+
+
+def test_a_link_is_worth_a_dial_to_peers_without_one_that_could_do_the_job() -> None:
+    view = new_view()
+    view.put_self(advert(), idle(), 0.0)
+    linked, failed, other, one, two = (put(view, number, load=idle()) for number in range(1, 6))
+    view.set_link(linked, True)
+    view.observe_unreachable(failed, NOW)
+    query = JobQuery(MODEL, zone="trusted", trusted=frozenset({linked, failed, one, two}))
+    assert set(prospects(view, query, random.Random(1), NOW, 8)) == {one, two}
+    assert len(prospects(view, JobQuery(MODEL), random.Random(1), NOW, 2)) == 2
+    assert other in prospects(view, JobQuery(MODEL), random.Random(1), NOW, 8)
+    assert prospects(view, JobQuery("unknown"), random.Random(1), NOW, 8) == []

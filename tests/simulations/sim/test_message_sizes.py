@@ -10,7 +10,20 @@ from hypothesis import strategies as st
 
 from protocol.statements.envelope import Envelope, parse, seal
 from protocol.statements.keys import Ed25519Signer
-from protocol.wire.messages import Contact, DhtQuery, DhtReply, DhtStore, Digest, Doubt, NodeMessage, Records, encode
+from protocol.wire.messages import (
+    Contact,
+    DhtQuery,
+    DhtReply,
+    DhtStore,
+    Digest,
+    Doubt,
+    FreshLoad,
+    Full,
+    NodeMessage,
+    Records,
+    Watch,
+    encode,
+)
 from simulations.sim.message_sizes import message_bytes
 
 SIGNER = Ed25519Signer(b"s" * 32)
@@ -46,6 +59,11 @@ kinds: dict[Any, st.SearchStrategy[Any]] = {
         st.lists(sizes.map(lambda size: envelope(size).wire), max_size=5).map(tuple),
     ),
     DhtStore: st.builds(DhtStore, keys, sizes.map(lambda size: envelope(size).wire)),
+    Watch: st.builds(Watch, st.booleans()),
+    FreshLoad: st.builds(
+        FreshLoad, numbers, numbers, numbers, numbers, st.integers(0, 1000), st.integers(0, 3), numbers
+    ),
+    Full: st.just(Full()),
 }
 
 

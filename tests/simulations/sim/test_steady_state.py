@@ -58,14 +58,14 @@ def test_there_is_no_storm_when_all_the_links_are_made_at_once() -> None:
     """Nothing is sent for being unknown, and what links begin with stays far below what is saved up for newcomers."""
     made = world(scenario(60), costs=MEASURED, until=5.0)
     settings, counts = made.scenario.node, [peer.node.gossip.counts for peer in made.peers]
-    assert sum(peer.gossip_bytes for peer in made.peers) / 60 < 5.0 * 2 * settings.gossip.budget_bytes_s
-    assert max(peer.gossip_bytes for peer in made.peers) < settings.gossip.burst_bytes
+    assert sum(peer.uploads.gossip_bytes for peer in made.peers) / 60 < 5.0 * 2 * settings.gossip.budget_bytes_s
+    assert max(peer.uploads.gossip_bytes for peer in made.peers) < settings.gossip.burst_bytes
     assert sum(count.digests_out for count in counts) / 60 <= settings.neighbours.target
     assert max(count.records_out for count in counts) < 10 * 60
     made.loop.run(30.0)
-    begun = sum(peer.gossip_bytes for peer in made.peers)
+    begun = sum(peer.uploads.gossip_bytes for peer in made.peers)
     made.loop.run(60.0)
-    assert (sum(peer.gossip_bytes for peer in made.peers) - begun) / 60 / 30.0 < settings.gossip.budget_bytes_s
+    assert (sum(peer.uploads.gossip_bytes for peer in made.peers) - begun) / 60 / 30.0 < settings.gossip.budget_bytes_s
     assert all(len(peer.node.view) == 59 for peer in made.peers)
     assert made.job_log.false_deaths == 0
     assert not made.job_log.penalties
