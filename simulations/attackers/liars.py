@@ -16,6 +16,8 @@ from simulations.sim.machines import bare_offer
 
 #: How much slower the machine of a liar about its load is than it looks.
 SLOWER: Final = 5.0
+#: A GPU that is in no table, so that no table bounds the claim by its name.
+UNKNOWN: Final = "Prototype X"
 #: The GPU that a liar about its specs claims: its name in the table of GPUs, and the count.
 CLAIMED: Final = ("H100 SXM5 80GB", 8)
 
@@ -61,7 +63,15 @@ class LiarLoad(LooksIdle):
 
 
 class Boaster(Attacker):
-    """Claims GPUs that are ``claims`` times as fast as its own, and does every job as well as it can."""
+    """Claims unknown GPUs that are ``claims`` times as fast as its own, and does every job as well as it can."""
+
+    def make_advert(self) -> Advert:
+        advert = super().make_advert()
+        if not self.active or self.attack.claims == 1.0:
+            return advert
+        return msgspec.structs.replace(
+            advert, gpus=tuple(msgspec.structs.replace(gpu, model=UNKNOWN) for gpu in advert.gpus)
+        )
 
 
 class LiarSpecsWorker(BadWorker):

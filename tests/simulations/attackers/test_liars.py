@@ -6,7 +6,11 @@ from statistics import median
 
 import pytest
 
+from protocol.perf.gpu_catalog import find_gpu
+from simulations.run import Run
+from simulations.scenario import Attack, Topology
 from tests.simulations.attackers.attacked_networks import NODES, ran
+from tests.simulations.small_networks import busy
 
 
 @pytest.mark.slow
@@ -32,3 +36,22 @@ def test_liars_about_their_specs_are_believed_and_answer_with_another_model() ->
     assert record is not None
     assert record.advert is not None
     assert {offer.name for offer in record.advert.models} == {m.name for m in world.scenario.models.catalogue}
+
+
+def test_a_boaster_claims_a_gpu_that_no_table_has_and_works_as_its_own_can() -> None:
+    attack = Attack(kind="boaster", nodes=(2,), claims=10.0, from_s=1.0)
+    made = Run(busy(3, topology=Topology(nodes=3, seeds=1, settled=True), attacks=(attack,)), 1)
+    made.prepare()
+    made.loop.run(5.0)
+    bad, honest = made.peers[2], made.peers[1]
+    record = made.peers[0].node.view.get(bad.peer_id)
+    assert record is not None
+    assert record.advert is not None
+    (claimed,), own = record.advert.gpus, bad.machine.gpu
+    assert own is not None
+    assert find_gpu(claimed.model) is None
+    assert claimed.bandwidth_gb_s == 10 * own.bandwidth_gb_s
+    assert claimed.vram_mib == own.vram_mib
+    assert bad.worker is not None
+    assert honest.worker is not None
+    assert type(bad.worker) is type(honest.worker)
