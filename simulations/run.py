@@ -110,6 +110,7 @@ class Run(Cluster):
         progress = progress or RunProgress()
         progress.of_s = end
         breach: Breach | None = None
+        shut_out: dict[str, Any] = {}
         enabled = gc.isenabled()
         try:
             self.prepare()
@@ -119,6 +120,7 @@ class Run(Cluster):
             self._run_to(end, progress)
             if not progress.stop:
                 self.watch.at_end()
+                shut_out = observers.shut_out(self)
                 self._rest(progress)
                 self.checks.at_end()
         except Breach as broken:
@@ -128,7 +130,7 @@ class Run(Cluster):
             if enabled:
                 gc.enable()
         outcome = outcome_of(self, breach, partial=progress.stop or end < scenario.duration_s)
-        outcome.metrics.update(observers.metrics(self))
+        outcome.metrics.update(observers.metrics(self) | shut_out)
         if self.damage is not None:
             outcome.metrics.update(self.damage.metrics())
         return outcome

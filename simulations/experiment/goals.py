@@ -30,7 +30,7 @@ _NUMBERS: Final = """
     penalised_honest checks bad_job_share time_to_isolate_s false_bans false_ban_share bans bad_peers bad_banned_share
     bad_answers bad_answer_share bad_in_views bad_in_views_max forged_in_views bad_neighbours eclipsed_share herd_peak
     jain first_piece_share fresh_link_share experienced_jobs experienced_success_rate experienced_bad_first_share
-    experienced_bad_share experienced_bad_over_equal experienced_newcomer_over_equal
+    experienced_bad_share experienced_bad_over_equal experienced_newcomer_over_equal experienced_shut_out_share
 """
 NUMBERS: Final = (*_NUMBERS.split(), *(f"ttft_{stage}_slowest_s" for stage in STAGES))
 #: Metrics that are distributions, and the figures of each.

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from protocol.reputation.evidence import LAWS, Dimension, Evidence
+from protocol.reputation.peer_history import PeerHistory
 from simulations.measure.metrics import Observed, quantiles, rounded
 from simulations.scenario import Scenario
 from simulations.sim.job_log import JobNote
@@ -19,7 +21,35 @@ from simulations.sim.node import SimNode
 
 #: How a job ends whose entry was lost with its caller: that says nothing of the choice of workers.
 _ENTRY_LOST: Final = frozenset({"entry_crashed", "no_entry", "cancelled"})
+#: A peer that completes fewer of its jobs is shut out: a failed one costs more than it is worth (guess).
+LEAST_CHANCE: Final = 0.5
 _DIAL: Final = STAGES.index("dial")
+
+
+def shut_out(run: Observed) -> dict[str, Any]:
+    """The share of honest workers that experienced entries shut out now, of all pairs of such an entry and a worker.
+
+    A worker is shut out while its breaker is open, and if its chance to complete a job is estimated below a half.
+    """
+    now = run.loop.now
+    workers = [peer for peer in run.peers if peer.honest and peer.up and peer.worker is not None]
+    pairs = out = 0
+    for peer in run.peers:
+        experience = peer.entry.experience if peer.honest and peer.up and peer.entry is not None else None
+        if experience is None or run.job_log.at_entry[peer.index] < max(1, run.scenario.measure.experience_jobs):
+            continue
+        others = [other for other in workers if other is not peer]
+        pairs += len(others)
+        out += sum(_is_shut_out(experience.histories.get(other.peer_id), now) for other in others)
+    return {"experienced_shut_out_share": rounded(out / pairs)} if pairs else {}
+
+
+def _is_shut_out(history: PeerHistory | None, now: float) -> bool:
+    if history is None:
+        return False
+    known = history.evidence.get(Dimension.COMPLETE)
+    chance = 1.0 if known is None else Evidence(known.good, known.bad, known.at).chance(LAWS[Dimension.COMPLETE], now)
+    return history.breaker.barred_until > now or chance < LEAST_CHANCE
 
 
 def metrics(run: Observed) -> dict[str, Any]:

@@ -79,6 +79,11 @@ class SimEntry:
         self._coming: dict[int, Job] = {}
 
     @property
+    def experience(self) -> Experience | None:
+        """What this life has learned from its jobs; None before the first of them."""
+        return None if self._state is None else self._state.experience
+
+    @property
     def under_way(self) -> int:
         """Jobs that are here and have not ended."""
         return len(self._coming) + len(self._runs)
@@ -110,7 +115,7 @@ class SimEntry:
         event = None if explain else routed(query)
         if event is not None:
             self.peer.feed(event)
-        return self._choose(self.peer, query, explain, None if self._state is None else self._state.experience)
+        return self._choose(self.peer, query, explain, self.experience)
 
     def _look_up(self, run: _Run, model: ModelId) -> None:
         self.peer.ask(lambda number: FindProviders(number, model), lambda found: self._found(run, found))

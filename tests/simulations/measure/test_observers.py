@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 
+from protocol.reputation.breaker import MOST_FAILURES
+from protocol.reputation.observation import Observation
+from protocol.reputation.outcomes import Outcome
 from simulations.measure import observers
 from simulations.run import Run
 from simulations.scenario import Attack, Measure, Topology, Workload
 from simulations.sim.job_log import JobNote
-from simulations.sim.jobs import STAGES
-from tests.simulations.small_networks import DELAY_S, busy, scenario
+from simulations.sim.jobs import STAGES, Job, Truth
+from simulations.sim.node import SimNode
+from tests.simulations.small_networks import DELAY_S, MODEL, busy, scenario
 
 NO_DIAL = [0.1] * len(STAGES)
 NO_DIAL[STAGES.index("dial")] = 0.0
@@ -72,11 +76,38 @@ def test_newcomers_are_held_against_an_equal_part() -> None:
     assert found["experienced_bad_over_equal"] == 0.0
 
 
+def seen(peer: SimNode, outcome: Outcome) -> Observation:
+    return Observation(peer.peer_id, "m", outcome, blame=outcome is Outcome.BROKEN)
+
+
+def test_an_honest_worker_is_shut_out_by_an_open_breaker_or_a_bad_chance() -> None:
+    run = made(experience_jobs=2)
+    for peer in run.peers:
+        peer.start(())
+    asker = run.peers[0]
+    assert asker.entry is not None
+    asker.entry.arrives(Job(1, MODEL, 10, 10, True, (), 0, 0.0), Truth(5))
+    run.loop.run(0.5)
+    experience = asker.entry.experience
+    assert experience is not None
+    assert observers.shut_out(run) == {}  # no entry has experience yet
+    run.job_log.at_entry[0] = 2
+    assert observers.shut_out(run) == {"experienced_shut_out_share": 0.0}
+    for peer in run.peers[1:]:
+        experience.attempted(peer.peer_id, run.loop.now)
+    for _ in range(MOST_FAILURES + 1):
+        experience.observed(seen(run.peers[1], Outcome.BUSY), run.loop.now)
+        experience.observed(seen(run.peers[2], Outcome.BROKEN), run.loop.now)
+        experience.observed(seen(run.peers[4], Outcome.BROKEN), run.loop.now)  # bad, so it may be
+    assert observers.shut_out(run) == {"experienced_shut_out_share": pytest.approx(1 / 3, rel=1e-5)}
+
+
 @pytest.mark.slow
 def test_a_run_has_them() -> None:
     run = Run(busy(8, duration_s=20.0, measure=Measure(experience_jobs=3)), 1)
     found: dict[str, Any] = run.run().metrics
     assert found["first_piece_share"] == found["experienced_success_rate"] == 1.0
     assert 0 < found["experienced_jobs"] < found["jobs_measured"]
+    assert found["experienced_shut_out_share"] == 0.0
     assert found["links"]["n"] == 8
     assert 0.0 <= found["fresh_link_share"] <= 1.0
