@@ -23,21 +23,22 @@ from simulations.sim.jobs import STAGES
 #: Metrics that are one number; ``simulations/README.md`` explains each.
 _NUMBERS: Final = """
     jobs_submitted jobs_completed jobs_failed jobs_unserved jobs_open jobs_measured success_rate attempts_per_job
-    executions preemptions cascades goodput_per_s offered_per_s utilisation within_slo cold_starts prefix_hit_share
-    wasted_gpu_s duplicates jobs_duplicated_share ttft_p50_ratio ttft_p95_ratio ttft_p99_ratio ttft_p95_to_reference
-    goodput_ratio coverage_t50_s coverage_t99_s coverage_t100_s coverage_t50_s_worst coverage_t99_s_worst
-    coverage_t100_s_worst coverage_share redundancy dht_lookups dht_found_share false_deaths heal_s penalties
-    penalised_honest checks bad_job_share time_to_isolate_s false_bans false_ban_share bans bad_peers bad_banned_share
-    bad_answers bad_answer_share bad_in_views bad_in_views_max forged_in_views bad_neighbours eclipsed_share herd_peak
-    jain first_piece_share fresh_link_share experienced_jobs experienced_success_rate experienced_bad_first_share
-    experienced_bad_share experienced_bad_over_equal experienced_newcomer_over_equal experienced_shut_out_share
+    dialled_share executions preemptions cascades goodput_per_s offered_per_s utilisation within_slo cold_starts
+    prefix_hit_share wasted_gpu_s duplicates jobs_duplicated_share ttft_p50_ratio ttft_p95_ratio ttft_p99_ratio
+    ttft_p95_to_reference goodput_ratio coverage_t50_s coverage_t99_s coverage_t100_s coverage_t50_s_worst
+    coverage_t99_s_worst coverage_t100_s_worst coverage_share redundancy dht_lookups dht_found_share false_deaths
+    heal_s penalties penalised_honest checks bad_job_share time_to_isolate_s false_bans false_ban_share bans bad_peers
+    bad_banned_share bad_answers bad_answer_share bad_in_views bad_in_views_max forged_in_views bad_neighbours
+    eclipsed_share herd_peak jain first_piece_share experienced_jobs experienced_success_rate
+    experienced_bad_first_share experienced_bad_share experienced_bad_over_equal experienced_newcomer_over_equal
+    experienced_shut_out_share
 """
 NUMBERS: Final = (*_NUMBERS.split(), *(f"ttft_{stage}_slowest_s" for stage in STAGES))
 #: Metrics that are distributions, and the figures of each.
 _DISTRIBUTIONS: Final = """
     ttft_s e2e_s itl_s view_completeness load_age_s advert_age_s bytes_up_per_s gossip_bytes_per_s messages_per_s
     cpu_share honest_bytes_up_per_s honest_gossip_bytes_per_s honest_cpu_share dht_hops dht_s detection_s
-    links
+    links warm_links fresh_bytes_per_s
 """
 DISTRIBUTIONS: Final = (*_DISTRIBUTIONS.split(), *(f"ttft_{stage}_s" for stage in STAGES))
 FIGURES: Final = ("n", "mean", "p50", "p90", "p95", "p99", "max")

@@ -16,14 +16,12 @@ from protocol.reputation.peer_history import PeerHistory
 from simulations.measure.metrics import Observed, quantiles, rounded
 from simulations.scenario import Scenario
 from simulations.sim.job_log import JobNote
-from simulations.sim.jobs import STAGES
 from simulations.sim.node import SimNode
 
 #: How a job ends whose entry was lost with its caller: that says nothing of the choice of workers.
 _ENTRY_LOST: Final = frozenset({"entry_crashed", "no_entry", "cancelled"})
 #: A peer that completes fewer of its jobs is shut out: a failed one costs more than it is worth (guess).
 LEAST_CHANCE: Final = 0.5
-_DIAL: Final = STAGES.index("dial")
 
 
 def shut_out(run: Observed) -> dict[str, Any]:
@@ -61,15 +59,10 @@ def metrics(run: Observed) -> dict[str, Any]:
 
 
 def answered(notes: Sequence[JobNote]) -> dict[str, Any]:
-    """Shares of the jobs that got a first piece, and of those whose worker had to be dialled first."""
+    """The share of the jobs that got a first piece."""
     asked = [note for note in notes if note.end not in _ENTRY_LOST]
-    served = [note for note in asked if note.committed_at is not None and note.stages]
-    found = {}
-    if asked:
-        found["first_piece_share"] = rounded(sum(note.committed_at is not None for note in asked) / len(asked))
-    if served:
-        found["fresh_link_share"] = rounded(sum(note.stages[_DIAL] > 0 for note in served) / len(served))
-    return found
+    share = sum(note.committed_at is not None for note in asked) / max(1, len(asked))
+    return {"first_piece_share": rounded(share)} if asked else {}
 
 
 def experienced(notes: Sequence[JobNote], scenario: Scenario, peers: Sequence[SimNode]) -> dict[str, Any]:

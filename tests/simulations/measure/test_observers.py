@@ -13,19 +13,14 @@ from simulations.measure import observers
 from simulations.run import Run
 from simulations.scenario import Attack, Measure, Topology, Workload
 from simulations.sim.job_log import JobNote
-from simulations.sim.jobs import STAGES, Job, Truth
+from simulations.sim.jobs import Job, Truth
 from simulations.sim.node import SimNode
 from tests.simulations.small_networks import DELAY_S, MODEL, busy, scenario
 
-NO_DIAL = [0.1] * len(STAGES)
-NO_DIAL[STAGES.index("dial")] = 0.0
 
-
-def note(earlier: int, asked: list[int], end: str = "completed", stages: list[float] | None = None) -> JobNote:
+def note(earlier: int, asked: list[int], end: str = "completed") -> JobNote:
     committed = 1.0 if end == "completed" else None
-    return JobNote(
-        1, 0.0, 0, "m", True, committed_at=committed, stages=stages or NO_DIAL, asked=asked, end=end, earlier=earlier
-    )
+    return JobNote(1, 0.0, 0, "m", True, committed_at=committed, asked=asked, end=end, earlier=earlier)
 
 
 def made(experience_jobs: int = 2) -> Run:
@@ -45,9 +40,8 @@ def made(experience_jobs: int = 2) -> Run:
 
 
 def test_first_pieces_count_but_for_entries_that_were_lost() -> None:
-    dialled = [0.1] * len(STAGES)
-    notes = [note(0, [1]), note(0, [1], stages=dialled), note(0, [1], "all_failed"), note(0, [1], "entry_crashed")]
-    assert observers.answered(notes) == {"first_piece_share": pytest.approx(2 / 3, rel=1e-5), "fresh_link_share": 0.5}
+    notes = [note(0, [1]), note(0, [1]), note(0, [1], "all_failed"), note(0, [1], "entry_crashed")]
+    assert observers.answered(notes) == {"first_piece_share": pytest.approx(2 / 3, rel=1e-5)}
     assert observers.answered([note(0, [], "no_entry")]) == {}
 
 
@@ -110,4 +104,3 @@ def test_a_run_has_them() -> None:
     assert 0 < found["experienced_jobs"] < found["jobs_measured"]
     assert found["experienced_shut_out_share"] == 0.0
     assert found["links"]["n"] == 8
-    assert 0.0 <= found["fresh_link_share"] <= 1.0
