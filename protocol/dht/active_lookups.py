@@ -140,6 +140,7 @@ class Searches:
                 if envelope.author != self._me and (known is None or known.version < envelope.version):
                     validate(lookup.target, envelope, wall, self._settings.skew_s)
                     lookup.found(envelope, source.hops, now)
+                    lookup.add_author(envelope, short(_addrs_in(envelope)), source)
             except RemoteProtocolError as error:
                 effects = blame(source.peer, error)
                 if effects:
@@ -147,17 +148,27 @@ class Searches:
         return []
 
     def _result(self, lookup: Lookup) -> tuple[tuple[Envelope, ...], tuple[tuple[PeerId, tuple[str, ...]], ...]]:
-        """The statements found, those with a link first, then the youngest; then the target itself, if it was seen."""
+        """The statements found, then the target itself, if it was seen.
+
+        Authors that were asked in vain come last; of the others those with a link come first, then the youngest.
+        """
         links = self._links.up
-        ordered = sorted(lookup.values.values(), key=lambda e: (e.author not in links, -e.issued))
+        ordered = sorted(
+            lookup.values.values(), key=lambda e: (lookup.has_failed(e.author), e.author not in links, -e.issued)
+        )
         contacts: dict[PeerId, tuple[str, ...]] = {}
         for envelope in ordered:
-            value = read(envelope)
             link = links.get(envelope.author)
-            contacts[envelope.author] = value.addrs if isinstance(value, Advert | Provider) else ()
+            contacts[envelope.author] = _addrs_in(envelope)
             if link is not None and link.addrs:
                 contacts[envelope.author] = link.addrs
         target = lookup.exact()
         if target is not None:
             contacts.setdefault(target.peer, target.addrs)
         return tuple(ordered), tuple(contacts.items())
+
+
+def _addrs_in(envelope: Envelope) -> tuple[str, ...]:
+    """Where the author of a statement listens, as it says."""
+    value = read(envelope)
+    return value.addrs if isinstance(value, Advert | Provider) else ()

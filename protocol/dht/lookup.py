@@ -13,7 +13,11 @@ closest first, and each answer names more.  It ends when the ``width`` closest e
 * There are fewer, the grace has passed, and the ``alpha`` closest entries that did not fail have answered.  Every
   author gives its statement to those.  A single value from another entry (one that was asked for its own statement, or
   that was a replica once) is weaker: that entry has not seen the other values, and its author may be dead.  Until then
-  the look-up asks further entries, but no longer than ``patience``.
+  the look-up asks further entries, but no longer than ``patience`` once an author of a value has answered.
+
+A statement whose author did not answer is no answer.  While there are fewer values than enough, the look-up asks their
+authors, too.  The value of an author that failed counts no more; it stays in the result, because the author may be
+reachable from elsewhere.
 
 Three rules keep a look-up fast where peers are far away, dead or lying:
 
@@ -120,16 +124,19 @@ class Lookup:
         self._failed: dict[PeerId, ShortlistEntry] = {}
         self._heard: set[PeerId | None] = {None}
         self._by_peer: dict[PeerId, ShortlistEntry] = {}
+        #: Authors of values that are asked only whether they are there: no entry is closer because of them.
+        self._authors: dict[PeerId, ShortlistEntry] = {}
 
     def get(self, peer: PeerId) -> ShortlistEntry | None:
         """The entry of that name."""
-        return self._by_peer.get(peer)
+        return self._by_peer.get(peer) or self._authors.get(peer)
 
     def add(self, peer: PeerId, addrs: tuple[str, ...], source: ShortlistEntry | None) -> None:
         """Add a peer that ``source`` named (None: our own table)."""
         known = self._by_peer.get(peer)
         if known is None:
-            known = ShortlistEntry(peer, peer_number(peer) ^ self._number, addrs, source.hops + 1 if source else 1)
+            hops = source.hops + 1 if source else 1
+            known = self._authors.pop(peer, None) or ShortlistEntry(peer, self._distance(peer), addrs, hops)
             self._by_peer[peer] = known
             place = bisect_left(self._distances, known.distance)
             self._distances.insert(place, known.distance)
@@ -144,6 +151,15 @@ class Lookup:
         known.sources.add(named)
         if known.state is QueryState.ANSWERED:
             self._heard.add(named)
+
+    def add_author(self, envelope: Envelope, addrs: tuple[str, ...], source: ShortlistEntry) -> None:
+        """Add the author of a value that was found, unless values are plenty."""
+        author = envelope.author
+        if len(self.values) < self._enough and self.get(author) is None:
+            self._authors[author] = ShortlistEntry(author, self._distance(author), addrs, source.hops + 1)
+
+    def _distance(self, peer: PeerId) -> int:
+        return peer_number(peer) ^ self._number
 
     def _trim(self) -> None:
         """Forget the farthest new entry if there are too many."""
@@ -161,29 +177,26 @@ class Lookup:
 
     def answered(self, peer: PeerId) -> ShortlistEntry | None:
         """The entry that answered, if it was asked."""
-        entry = self._by_peer.get(peer)
-        if entry is None or entry.state is not QueryState.ASKED:
+        entry = self._asked.pop(peer, None)
+        if entry is None:
             return None
         entry.state = QueryState.ANSWERED
-        del self._asked[peer]
         self._heard |= entry.sources
         return entry
 
     def connected(self, peer: PeerId, now: float) -> ShortlistEntry | None:
         """A link to a peer stands: the entry, if it was waited for; its time starts afresh."""
-        entry = self._by_peer.get(peer)
-        if entry is None or entry.state is not QueryState.ASKED:
-            return None
-        entry.since = now
+        entry = self._asked.get(peer)
+        if entry is not None:
+            entry.since = now
         return entry
 
     def failed(self, peer: PeerId) -> bool:
         """An entry refused or cannot be reached; whether that matters to this look-up."""
-        entry = self._by_peer.get(peer)
-        if entry is None or entry.state is not QueryState.ASKED:
-            return False
-        self._fail(entry)
-        return True
+        entry = self._asked.get(peer)
+        if entry is not None:
+            self._fail(entry)
+        return entry is not None
 
     def _fail(self, entry: ShortlistEntry) -> None:
         entry.state = QueryState.FAILED
@@ -220,18 +233,35 @@ class Lookup:
 
         With enough values no further entry is asked, except in the first round: stored values may be outdated.
         """
-        if len(self.values) >= self._enough and self._begun:
+        if self._begun and self._has_enough():
             return []
         self._begun = True
         window = self._window(now)
         free = self._alpha - sum(c.state is QueryState.ASKED and self._is_in_time(c, now) for c in window)
-        free = min(free, self._most_in_flight - len(self._asked))
-        if free <= 0:
-            return []
+        free = max(0, min(free, self._most_in_flight - len(self._asked)))
         picked = [c for c in window if c.state is QueryState.NEW][:free]
         for entry in picked:
             self._ask(entry, now)
-        return picked
+        return picked if self._has_enough() else picked + self._ask_authors(now)
+
+    def _ask_authors(self, now: float) -> list[ShortlistEntry]:
+        """Mark the authors of the values as asked that were not, and return them; they take no place among others."""
+        authors = [entry for entry in map(self.get, self.values) if entry is not None and entry.state is QueryState.NEW]
+        for entry in authors:
+            entry.besides = True
+            self._ask(entry, now)
+        return authors
+
+    def has_failed(self, author: PeerId) -> bool:
+        """Whether the author of a value was asked and did not answer."""
+        return author in self._failed
+
+    def _has_enough(self) -> bool:
+        return sum(author not in self._failed for author in self.values) >= self._enough
+
+    def _has_living_author(self) -> bool:
+        entries = map(self.get, self.values)
+        return any(entry is not None and entry.state is QueryState.ANSWERED for entry in entries)
 
     def _window(self, now: float) -> list[ShortlistEntry]:
         """The ``width`` closest that did not fail; entries of distrusted sources alone only if no other is new."""
@@ -263,18 +293,18 @@ class Lookup:
         target = self.exact()
         if target is not None and target.state is QueryState.ANSWERED:
             return True
-        if len(self.values) >= self._enough and self._begun:
+        if self._has_enough() and self._begun:
             return not any(now < c.since + self._late_s for c in self._asked.values())
         return all(c.state is QueryState.ANSWERED for c in self._window(now))
 
     def _settled(self) -> float:
         """The time from which the values found so far suffice."""
-        if len(self.values) >= self._enough:
+        if self._has_enough():
             return self._grace
         nearest = islice((c for c in self._sorted if c.state is not QueryState.FAILED), self._alpha)
         if all(c.state is QueryState.ANSWERED for c in nearest):
             return self._grace
-        return max(self._grace, self._patience)
+        return max(self._grace, self._patience) if self._has_living_author() else math.inf
 
     def exact(self) -> ShortlistEntry | None:
         """The entry whose key is the target: the peer that is looked for."""

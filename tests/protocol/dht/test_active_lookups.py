@@ -98,18 +98,56 @@ def test_a_few_values_will_do_once_the_closest_have_answered() -> None:
     assert len(found.envelopes) == 1
 
 
-def test_a_few_values_are_taken_when_patience_is_over() -> None:
+def test_a_few_values_are_taken_when_patience_is_over_and_an_author_has_answered() -> None:
     node = machine()
-    linked(node, *range(2, 12))
+    linked(node, *range(2, 12), 50)
     effects = node.find_providers(7, MODEL, NOW)
     number = node.searches._begun
     last = list(questions(effects))[2]
-    node.on_message(last, DhtReply(questions(effects)[last].query, (), (provider(50).wire,)), NOW + 0.01, WALL)
+    assert signer(50).peer_id not in questions(effects)
+    reply_of_last = DhtReply(questions(effects)[last].query, (), (provider(50).wire,))
+    asked = node.on_message(last, reply_of_last, NOW + 0.01, WALL)
+    assert signer(50).peer_id in questions(asked)
+    reply(node, asked, 50, NOW + 0.02)
     for at in (0.1, 0.2, 0.3, 0.4):
         effects = node.timer(("dht", "look", number), NOW + at, WALL)
         assert of(effects, Found) == []
     assert of(effects, SetTimer)[-1].at == pytest.approx(NOW + 0.45)
     assert of(node.timer(("dht", "look", number), NOW + 0.45, WALL), Found)
+
+
+def test_a_statement_whose_author_did_not_answer_is_no_answer() -> None:
+    node = machine()
+    linked(node, *range(2, 12))
+    effects = node.find_providers(7, MODEL, NOW)
+    number = node.searches._begun
+    last = list(questions(effects))[2]
+    reply_of_last = DhtReply(questions(effects)[last].query, (), (provider(50).wire,))
+    asked = node.on_message(last, reply_of_last, NOW + 0.01, WALL)
+    assert of(asked, Dial) == [Dial(signer(50).peer_id, addrs_of(50))]
+    node.dial_failed(signer(50).peer_id, NOW + 0.02)
+    assert of(node.timer(("dht", "look", number), NOW + 0.45, WALL), Found) == []  # patience was over
+    (found,) = of(node.timer(("dht", "look", number), NOW + 3 * TEST.query_s, WALL), Found)
+    assert [envelope.author for envelope in found.envelopes] == [signer(50).peer_id]
+
+
+def test_authors_that_failed_do_not_count_and_come_last() -> None:
+    node = machine()
+    linked(node, *range(2, 12))
+    effects = node.find_providers(7, MODEL, NOW)
+    number = node.searches._begun
+    first, second, *_ = [number for number in range(2, 12) if signer(number).peer_id in questions(effects)]
+    asked = reply(node, effects, first, NOW + 0.01, values=tuple(provider(n).wire for n in range(50, 54)))
+    assert {dial.peer for dial in of(asked, Dial)} == {signer(n).peer_id for n in range(50, 54)}
+    for each in (50, 51):
+        node.dial_failed(signer(each).peer_id, NOW + 0.02)
+    more = reply(node, effects, second, NOW + 0.03, values=(provider(54).wire,))
+    assert questions(more)  # five values, but three of authors that may be there: others are asked
+    node.timer(("dht", "look", number), NOW + 0.2, WALL)
+    third = next(n for n in range(2, 12) if signer(n).peer_id in questions(more))
+    (found,) = of(reply(node, more, third, NOW + 0.2, values=(provider(55).wire, provider(56).wire)), Found)
+    assert len(found.envelopes) == 7
+    assert {envelope.author for envelope in found.envelopes[-2:]} == {signer(n).peer_id for n in (50, 51)}
 
 
 def test_those_with_a_link_come_first_then_the_youngest() -> None:

@@ -161,6 +161,28 @@ def test_with_too_few_values_the_next_are_asked_as_answers_come() -> None:
     assert search.ask_next(0.0) == [], "now there are enough"
 
 
+def test_an_author_that_is_named_later_takes_its_place_among_the_closest() -> None:
+    search = with_kept(0)
+    search.ask_next(0.0)
+    source = search.answered(NEAREST[0])
+    assert source is not None
+    author = NEAREST[7]
+    said = Envelope(PROVIDER, author, 1, 1, 0.0, 3600, b"", b"")
+    search.found(said, 1, 0.0)
+    search.add_author(said, addrs_of(1), source)
+    assert [entry.peer for entry in search.ask_next(0.0)] == [NEAREST[3], author]
+    assert author not in [entry.peer for entry in search._window(0.0)]
+    search.add(author, addrs_of(1), source)
+    assert author in [entry.peer for entry in search._window(0.0)]
+    assert search.answered(author) is not None
+    search.add(author, addrs_of(1), source)  # one of its contacts answered: the source is to be trusted
+    assert source.peer in search._heard
+    search.add_author(said, addrs_of(2), source)  # known already
+    entry = search.get(author)
+    assert entry is not None
+    assert entry.addrs == addrs_of(1)
+
+
 def test_one_answer_of_its_contacts_clears_a_source_of_which_others_are_silent() -> None:
     search = Lookup(bytes(32), 20, DhtSettings(alpha=3, query_s=3.0), 0.0)
     for peer in NEAREST[20:22]:
