@@ -6,10 +6,11 @@ import dataclasses
 import math
 import random
 from collections import Counter
+from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.ids import PeerId, peer_text
@@ -57,7 +58,7 @@ def test_the_odds_that_ranking_tells_are_the_shares_of_its_own_first_places() ->
         view.set_state(put(view, number, advert(gpu=card(24, power, 10 * power))), "alive", 1.0)
     view.set_state(put(view, 9, advert(gpu=card(24, 900.0, 9000.0))), "suspect", 1.0)
     told = {each.peer: each for each in ranked(view, policy="expected-seconds").candidates}
-    draws, query = 3_000, JobQuery(MODEL)
+    draws, query = 1_000, JobQuery(MODEL)
     first = Counter(
         rank(view, query, "expected-seconds", random.Random(seed), NOW, 1).candidates[0].peer for seed in range(draws)
     )
@@ -92,6 +93,22 @@ def test_the_odds_of_the_best_of_three_among_extreme_weights() -> None:
     scores = -np.array([1e-3, 1e9, 1e9, 1e9])
     odds = first_odds(np.zeros(4, np.int64), scores, DEFAULT.log_weights(scores), 3)
     assert odds.tolist() == pytest.approx([1.0, 0.0, 0.0, 0.0])
+
+
+@given(st.lists(st.sampled_from((-0.3, -1.0, -1.1, -2.0, -9.0)), min_size=3, max_size=6))
+@settings(deadline=None)
+def test_the_closed_form_of_the_best_of_three_is_the_sum_over_all_draws(seconds: list[float]) -> None:
+    scores = np.array(seconds)
+    weights = DEFAULT.log_weights(scores)
+    assert weights is not None
+    shares, expected = np.exp(weights) / np.exp(weights).sum(), np.zeros(len(scores))
+    for a, b, c in permutations(range(len(scores)), 3):
+        likely = shares[a] * shares[b] / (1 - shares[a]) * shares[c] / (1 - shares[a] - shares[b])
+        expected[max((a, b, c), key=lambda place: scores[place])] += likely
+    equal = [np.isclose(scores, score) for score in scores]  # which of two equal ones was drawn first is a draw
+    assert first_odds(np.zeros(len(scores), np.int64), scores, weights, 3) == pytest.approx(
+        [float(expected[same].mean()) for same in equal]
+    )
 
 
 def met_before(view: PeerView, experience: Experience, jobs: dict[PeerId, int]) -> None:
