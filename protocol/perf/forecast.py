@@ -12,10 +12,10 @@ class Forecast(msgspec.Struct, frozen=True, gc=False):
     """Seconds from the request to the first token, and seconds per token after it.
 
     ``sigma`` is the standard deviation of the logarithm of both.  The figures of ``base`` are those before any
-    correction by observations: ``base_wait_s`` is the part that no correction scales (link, dial, cold start), and
-    ``base_prompt_s`` the part that the peer's speed decides (queue and prompt), so that ``ttft_s`` is the first and the
-    corrected second one.  ``chunk_s`` is how long a step of the engine takes that also reads a chunk of another prompt:
-    no token comes faster meanwhile.
+    correction by observations: ``base_wait_s`` is the part that no correction scales and no guess enlarges (link, dial,
+    cold start), and ``base_prompt_s`` the part that the peer's speed decides (queue and prompt).  ``ttft_s`` is the
+    first and the corrected second one, and what the upload and the variation of the link may add.  ``chunk_s`` is how
+    long a step of the engine takes that also reads a chunk of another prompt: no token comes faster meanwhile.
     """
 
     ttft_s: float

@@ -47,11 +47,14 @@ class CandidateTable(CandidateColumns):
 
     def forecast(self, place: int) -> Forecast:
         """The prediction for the peer at a place."""
-        wait = float(self.dial[place] + self.link[place] + self.upload[place] + self.cold[place])
+        sure = float(self.dial[place] + self.rtt[place] + self.cold[place])
+        # A correction takes the sure part off what it observes.  A guess in it, as the margin for a link that varies
+        # and the prior of the upload are, would make the rest, and so the peer, look faster than it is.
+        wait = sure + float(self.link[place] - self.rtt[place] + self.upload[place])
         prompt = float(self.queue[place] + self.memory[place] + self.prefill[place])
         itl = float(self.itl[place])
         chunk = itl + CHUNK_TOKENS * float(self.backlog_token[place])
-        return Forecast(wait + prompt, itl, UNKNOWN_SIGMA, wait, prompt, itl, chunk)
+        return Forecast(wait + prompt, itl, UNKNOWN_SIGMA, sure, prompt, itl, chunk)
 
     @once
     def ttft(self) -> FloatArray:

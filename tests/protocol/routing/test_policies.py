@@ -109,7 +109,7 @@ def test_the_default_score_to_the_digit(max_tokens: int, counted: int) -> None:
     ttft = sum(expected.values()) - expected["answer"]
     assert candidate.forecast is not None
     assert candidate.forecast.ttft_s == pytest.approx(ttft)
-    assert candidate.forecast.base_wait_s == pytest.approx(0.75)
+    assert candidate.forecast.base_wait_s == pytest.approx(0.15 + 0.05)
     assert candidate.forecast.itl_s == pytest.approx(token)
 
 

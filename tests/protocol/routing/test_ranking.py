@@ -311,10 +311,9 @@ def test_the_dial_is_a_term_until_a_link_stands() -> None:
         assert candidate.terms[0].name == "dial"
         return candidate.terms[0].value, candidate.forecast.base_wait_s
 
-    way = 0.1 + 2 * 0.05  # one round trip was measured: its deviation counts as half of it, twice
-    assert score() == (pytest.approx(0.3), pytest.approx(0.3 + way))
+    assert score() == (pytest.approx(0.3), pytest.approx(0.3 + 0.1))
     view.set_link(one, True)
-    assert score() == (0.0, pytest.approx(way))
+    assert score() == (0.0, pytest.approx(0.1))
 
 
 def test_a_link_is_worth_a_dial_to_peers_without_one_that_could_do_the_job() -> None:
