@@ -47,8 +47,13 @@ def _console(stream: IO[str], color: bool) -> Console:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Print one JSON document on stdout; what a terminal would act on is escaped."""
+    document = json.dumps(value, indent=2, ensure_ascii=False)
+    shown = (
+        character if character.isprintable() or character == "\n" else json.dumps(character)[1:-1]
+        for character in document
+    )
+    sys.stdout.write("".join(shown) + "\n")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -35,6 +36,15 @@ def test_a_name_is_never_markup(name: str, capsys: pytest.CaptureFixture[str]) -
     console.print(f"{render.safe(name)} at the start")
     render.print_whole(console, render.text((render.safe(name), "bold"), " in bold"))
     assert capsys.readouterr().out == f"{name} at the start\n{name} in bold\n"
+
+
+def test_json_is_complete_and_cannot_draw_on_the_terminal_either(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["\x9b31mred", "\u202eright to left", "\U000e0041 a tag", "line\nbreak", "Müller 🦙", "\x7f"]
+    render.print_json({"names": names})
+    text = capsys.readouterr().out
+    assert json.loads(text) == {"names": names}
+    assert all(character.isprintable() or character == "\n" for character in text)
+    assert "Müller 🦙" in text
 
 
 COLUMNS = (Column("name", whole=True), Column("gpu"), Column("GiB", right=True, spare=1), Column("rtt", spare=2))
