@@ -24,13 +24,14 @@ from protocol.arrays import FloatArray, IntArray
 
 #: What a peer lacks for an earlier tier, by the bit of ``ranking`` that puts it into its own.
 STALE_TIER: Final = 1
-BUSY_TIER: Final = 2
-COLD_TIER: Final = 4
-UNREACHED_TIER: Final = 8
-UNPROVEN_TIER: Final = 16
-SUSPECT_TIER: Final = 32
-BARRED_TIER: Final = 64
-NAMED_TIER: Final = 128
+UNTRIED_TIER: Final = 2
+BUSY_TIER: Final = 4
+COLD_TIER: Final = 8
+UNREACHED_TIER: Final = 16
+UNPROVEN_TIER: Final = 32
+SUSPECT_TIER: Final = 64
+BARRED_TIER: Final = 128
+NAMED_TIER: Final = 256
 _NEEDS: Final = (
     (BARRED_TIER, "a pause after many failures to be over"),
     (SUSPECT_TIER, "an answer to our probes"),
@@ -38,6 +39,7 @@ _NEEDS: Final = (
     (UNREACHED_TIER, "a dial that succeeds"),
     (COLD_TIER, "the model loaded"),
     (BUSY_TIER, "a free slot"),
+    (UNTRIED_TIER, "a first link"),
     (STALE_TIER, "a warm link, over which it tells its load"),
 )
 

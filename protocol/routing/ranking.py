@@ -50,6 +50,7 @@ from protocol.routing.odds import (
     SUSPECT_TIER,
     UNPROVEN_TIER,
     UNREACHED_TIER,
+    UNTRIED_TIER,
     RunnerUp,
     first_odds,
     lacking,
@@ -302,6 +303,8 @@ def _tiers(table: CandidateTable, policy: Policy, places: IntArray, explain: boo
     tiers: IntArray = (table.column("alive") == SUSPECT) * SUSPECT_TIER + missed * UNREACHED_TIER
     if table.standing is not None:
         tiers = tiers + table.standing.barred * BARRED_TIER
+        # A statement that another peer relayed does not prove that its author can be reached from here.
+        tiers = tiers + ((table.column("reached") == 0) & ~table.column("me")) * UNTRIED_TIER
         if table.standing.proven_first(places, not explain):
             tiers = tiers + ~table.standing.proven * UNPROVEN_TIER
     if policy.best_of:

@@ -195,6 +195,7 @@ def test_what_a_later_tier_lacks() -> None:
         "a dial that succeeds",
         "the model loaded",
         "a free slot",
+        "a first link",
         "a warm link, over which it tells its load",
     )
     assert lacking(COLD_TIER + BUSY_TIER, COLD_TIER) == ("a free slot",)

@@ -202,3 +202,21 @@ def test_an_estimator_is_chosen_in_one_place(estimator: Estimator) -> None:
     standing = Standing(table, experience, estimator)
     assert (len(np.unique(standing.chance)) > 20) == (estimator == "draw")
     assert ME not in {table.record(place).peer for place in range(len(table))}
+
+
+def test_a_peer_that_was_never_reached_from_here_is_asked_after_all_that_were() -> None:
+    view, experience = network(40)
+    view.set_link(peer(7), True, True, "8.8.7.1", NOW)
+    view.set_link(peer(9), True, True, "8.8.9.1", NOW)
+    view.set_link(peer(9), False)
+    order = [each.peer for each in explained(view, experience).candidates]
+    assert set(order[:2]) == {peer(7), peer(9)}, "a link that stood once is enough"
+    needs = {each.peer: each.needs for each in explained(view, experience).candidates}
+    assert needs[peer(9)] == ()
+    assert needs[peer(1)] == ("a first link",)
+    assert set(asked(view, experience, 30)) == {peer(7), peer(9)}
+
+
+def test_among_peers_that_were_never_reached_only_the_draw_counts() -> None:
+    view, experience = network(4)
+    assert len(asked(view, experience, 60)) == 4
