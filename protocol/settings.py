@@ -204,6 +204,8 @@ class CascadeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     total_s: float = 600.0
     #: Peers asked for one job, the busy and the unreachable ones included (guess: the length of one ranking).
     asked: int = 8
+    #: Peers beside them that could not be reached: a refused dial costs a round trip (guess: twice a ranking).
+    unreached: int = 16
     #: Slowest tolerated upload of a request's body, bytes per second (guess: a bad mobile link).
     upload_bytes_s: int = 128 * KIB
     #: Longest answer that is not streamed, bytes: it is buffered until its END was verified.
@@ -211,6 +213,11 @@ class CascadeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: If this many different peers fail within this many seconds, this node suspects its own network (DESIGN 3.3).
     own_fault_peers: int = 3
     own_fault_s: float = 10.0
+
+    @property
+    def ranked(self) -> int:
+        """How many peers a job may try, reachable or not."""
+        return self.asked + self.unreached
 
 
 class AdmissionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

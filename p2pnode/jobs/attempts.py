@@ -29,12 +29,14 @@ from protocol.ids import JobId, PeerId, short
 from protocol.jobs.answer_check import AnswerCheck
 from protocol.jobs.cascade_events import (
     Accepted,
+    Attempt,
     AttemptFailed,
     CascadeEvent,
     Completed,
     Keepalive,
     Progress,
     Refused,
+    Searching,
     WasBusy,
 )
 from protocol.jobs.entry import EntryEvent
@@ -106,14 +108,17 @@ def plain(text: str) -> str:
 class RemoteAttempt:
     """An attempt at a peer, over one channel of its link.  ``end``: when the job's time is over, trio's clock."""
 
-    def __init__(self, swarm: Swarm, peer: PeerId, spec: JobSpec, end: float, most_bytes: int) -> None:
+    def __init__(self, swarm: Swarm, attempt: Attempt, spec: JobSpec, end: float, most_bytes: int) -> None:
         self.tokens: tuple[int, int] | None = None
         self._swarm = swarm
-        self._peer = peer
+        self._peer = peer = attempt.peer
+        self._attempt = attempt
         self._spec = spec
         self._end = end
         self._scope = trio.CancelScope()
-        self._reached = trio.Event()
+        self._reached = False
+        #: Set when there is something to say: a look-up goes on, or the peer was reached or not.
+        self._news = trio.Event()
         self._channel: Channel | None = None
         self._problem = AttemptFailed(peer, Outcome.UNREACHABLE)
         self._accepted = False
@@ -126,22 +131,23 @@ class RemoteAttempt:
         """Reach the peer and send the job; :meth:`next_update` returns the answer."""
         with self._scope:
             try:
-                channel = await self._swarm.open_job(self._peer)
+                addrs, last = self._attempt.addrs, self._attempt.last
+                channel = await self._swarm.open_job(self._peer, addrs, last=last, searching=self._news.set)
                 if self._scope.cancel_called:
                     channel.reset(ResetCode.CANCELLED)
                     return
                 self._channel = channel
-                self._reached.set()
+                self._arrive()
                 await self._send(channel)
             except PeerUnreachable as error:
-                self._problem = AttemptFailed(self._peer, Outcome.UNREACHABLE, str(error))
+                self._problem = AttemptFailed(self._peer, Outcome.UNREACHABLE, str(error), error.answered, error.tried)
             except NetError as error:
                 self._problem = AttemptFailed(self._peer, Outcome.BROKEN, str(error))
             except Exception as error:
                 log.exception("attempt_defect", extra={"peer": short(self._peer), "note": DEFECT})
                 self._problem = AttemptFailed(self._peer, Outcome.DEFECT, repr(error))
             finally:
-                self._reached.set()
+                self._arrive()
 
     async def _send(self, channel: Channel) -> None:
         body = self._spec.body
@@ -164,8 +170,15 @@ class RemoteAttempt:
             deadline_ms=left_ms,
         )
 
+    def _arrive(self) -> None:
+        self._reached = True
+        self._news.set()
+
     async def next_update(self) -> AttemptUpdate:
-        await self._reached.wait()
+        await self._news.wait()
+        if not self._reached:
+            self._news = trio.Event()
+            return AttemptUpdate([Searching(self._peer)])
         channel = self._channel
         if channel is None:
             return AttemptUpdate([self._problem])

@@ -35,7 +35,7 @@ from p2pnode.jobs.records import (
     JobSpec,
 )
 from p2pnode.json_types import JsonObject
-from protocol.effects import SetTimer
+from protocol.effects import Found, SetTimer
 from protocol.events import TimerFired
 from protocol.ids import PeerId, peer_text
 from protocol.jobs.cascade import TIMER
@@ -60,7 +60,6 @@ from protocol.settings import NodeSettings
 if TYPE_CHECKING:
     from p2pnode.engine.base import Engine
     from p2pnode.swarm.swarm import Swarm
-    from protocol.ids import ModelId
     from protocol.rng import Rng
 
 _STOPPING: Final = "This node is stopping: ask another one."
@@ -180,13 +179,36 @@ class Dispatch:
     def _rank(self, query: JobQuery, now: float, explain: bool) -> Ranking:
         if query.zone in ("mine", "trusted"):
             query = replace(query, trusted=query.trusted | self._trusted)
-        began, most = time.perf_counter(), self.settings.cascade.asked
+        began, most = time.perf_counter(), self.settings.cascade.ranked
         experience = self.entry_state.experience
         ranking = rank(self.swarm.view, query, self._policy, self._rng, now, most, explain, experience)
         if not explain:
             self._decided(time.perf_counter() - began)
             self.swarm.routed(query)
         return ranking
+
+
+class _Search:
+    """The look-up of one job, which may outlive it."""
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
+        self._found: Found | None = None
+        self._over = trio.Event()
+
+    def on_found(self, found: Found) -> None:
+        """The look-up is over; called by another task."""
+        if self._entry.state == "searching":
+            self._found = found
+            self._over.set()
+        else:
+            self._entry.handle(found, trio.current_time())  # which keeps it for the next job
+
+    async def next_update(self) -> AttemptUpdate:
+        """The result as an event for the machine."""
+        await self._over.wait()
+        assert self._found is not None, "the event says so"
+        return AttemptUpdate([self._found])
 
 
 class _Job:
@@ -199,7 +221,7 @@ class _Job:
         self._began = trio.current_time()
         self.entry = Entry(dispatch.entry_state, spec.deadline)
         self.peer = PeerId(b"")
-        self._sought: ModelId | None = None
+        self._search = _Search(self.entry)
         self._attempt: Attempting | None = None
         self._timer = math.inf
         self._wait = trio.CancelScope()
@@ -282,7 +304,7 @@ class _Job:
         """Wait for an update or the timer, and handle it."""
         update: AttemptUpdate | None = None
         with trio.CancelScope(deadline=self._timer) as self._wait:
-            update = await (self._look_up() if self._attempt is None else self._attempt.next_update())
+            update = await (self._search if self._attempt is None else self._attempt).next_update()
         if self._failure is not None:
             return
         if update is None:
@@ -297,10 +319,6 @@ class _Job:
         for event in events:
             self._feed(event)
 
-    async def _look_up(self) -> AttemptUpdate:
-        assert self._sought is not None, "a job that is not over has a look-up or an attempt under way"
-        return AttemptUpdate([await self._dispatch.swarm.find_providers(self._sought)])
-
     def _pause(self) -> None:
         if self.entry.state == "flowing" and not self._paused:
             self._paused = True
@@ -313,9 +331,9 @@ class _Job:
     def _perform(self, effect: EntryEffect) -> None:
         match effect:
             case LookUp(model):
-                self._sought = model
-            case Attempt(peer):
-                self._try(peer)
+                self._dispatch.swarm.seek_providers(model, self._search.on_found)
+            case Attempt():
+                self._try(effect)
             case SetTimer(_, at):
                 self._timer = at
             case Abort(_, code):
@@ -337,15 +355,15 @@ class _Job:
             case Observe():
                 self._observe(effect)
 
-    def _try(self, peer: PeerId) -> None:
+    def _try(self, attempt: Attempt) -> None:
         dispatch, spec, record = self._dispatch, self._spec, self._record
-        self.peer = peer
+        self.peer = peer = attempt.peer
         self._pieces.clear()
         if peer == dispatch.swarm.me and dispatch.engine is not None and dispatch.slots is not None:
             self._attempt = LocalAttempt(dispatch.engine, dispatch.slots, peer, spec)
         else:
             most_bytes = dispatch.settings.cascade.answer_bytes
-            self._attempt = RemoteAttempt(dispatch.swarm, peer, spec, self.entry.end, most_bytes)
+            self._attempt = RemoteAttempt(dispatch.swarm, attempt, spec, self.entry.end, most_bytes)
         record.state, record.route, record.peer = RUNNING, self.route, peer_text(peer)
         since = trio.current_time() - self._began
         record.attempts.append(AttemptRecord(record.peer, record.created + since))

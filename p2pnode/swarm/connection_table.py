@@ -44,6 +44,7 @@ class Dialling:
         self.addrs = addrs
         self.asked = False
         self.problem = ""
+        self.answered = False
         self.done = trio.Event()
 
 
@@ -149,6 +150,7 @@ class ConnectionTable:
             dialling.problem = f"no answer in {dial_s:.0f} s"
         except (NetError, RemoteProtocolError) as error:
             dialling.problem = str(error)
+            dialling.answered = isinstance(error, PeerUnreachable) and error.answered
         except Exception as error:
             log.exception("dial_defect", extra={"note": DEFECT})
             dialling.problem = repr(error)
@@ -156,7 +158,7 @@ class ConnectionTable:
             del self._dials[key]
             self._queue.ended(key)
             self._start_dials(nursery)
-        if link is None and dialling.asked:
+        if link is None:
             self._emit(DialFailed(dialling.peer, dialling.addrs, dialling.problem))
         elif link is not None:
             self._register(link, again=dialling.peer is None)

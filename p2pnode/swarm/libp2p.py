@@ -227,7 +227,7 @@ class Libp2pNet:
         if not targets:
             raise PeerUnreachable("no address to dial")
         won: list[Libp2pLink] = []
-        problems: list[str] = []
+        problems: dict[str, Exception] = {}
         try:
             async with trio.open_nursery() as nursery:
                 for target, text in targets.items():
@@ -237,16 +237,21 @@ class Libp2pNet:
                 link.cut()
             raise
         if not won:
-            raise PeerUnreachable("; ".join(problems)[:500])
+            answered = any(
+                isinstance(problem, ConnectionRefusedError | ConnectionResetError) for problem in problems.values()
+            )
+            raise PeerUnreachable(
+                "; ".join(f"{where}: {_reason(error)}" for where, error in problems.items())[:500], answered=answered
+            )
         return won[0]
 
     async def _attempt(
-        self, target: Address, text: str, won: list[Libp2pLink], problems: list[str], race: trio.CancelScope
+        self, target: Address, text: str, won: list[Libp2pLink], problems: dict[str, Exception], race: trio.CancelScope
     ) -> None:
         try:
             link = await self._dial_one(target, text)
         except Exception as error:
-            problems.append(f"{target.host} port {target.port}: {_reason(error)}")
+            problems[f"{target.host} port {target.port}"] = error
         else:
             if won:
                 link.cut()

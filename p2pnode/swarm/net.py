@@ -22,7 +22,16 @@ class NetError(Exception):
 
 
 class PeerUnreachable(NetError):
-    """The peer could not be reached at any of its addresses."""
+    """The peer could not be reached at any of its addresses.
+
+    ``answered``: a host at one of them refused the connection, so this node's own network works.  ``tried``: False if
+    none was dialled.
+    """
+
+    def __init__(self, problem: str, *, answered: bool = False, tried: bool = True) -> None:
+        super().__init__(problem)
+        self.answered = answered
+        self.tried = tried
 
 
 class LinkBroken(NetError):

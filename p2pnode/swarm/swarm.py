@@ -25,8 +25,10 @@ from protocol.effects import Dial, Effect, Found, Hangup, PeerState, Penalise, S
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.events import GOODBYE_S, Advertise, FindPeer, FindProviders, Leave, Received, ReportLoad, RoundTrip
 from protocol.ids import ModelId, PeerId, peer_text, short
-from protocol.jobs.entry import addresses_in
 from protocol.jobs.load import is_news
+from protocol.jobs.providers import addresses_in
+from protocol.jobs.reach import FindAddrs, Reach, Unreached
+from protocol.membership.connections import NOT_NOW
 from protocol.membership.penalties import Penalties
 from protocol.routing.job_query import JobQuery
 from protocol.routing.link_pool import routed
@@ -141,11 +143,22 @@ class Swarm:
         """The addresses of this node."""
         return self._net.addrs()
 
-    async def open_job(self, peer: PeerId) -> Channel:
-        """A channel to ``peer``; without a link it dials the peer.  Raises ``PeerUnreachable``."""
+    async def open_job(
+        self,
+        peer: PeerId,
+        addrs: tuple[str, ...] = (),
+        *,
+        last: bool = True,
+        searching: Callable[[], None] = lambda: None,
+    ) -> Channel:
+        """A channel to ``peer``; without a link it dials the peer, at ``addrs`` as well.  Raises ``PeerUnreachable``.
+
+        ``last``: no other peer is left, so other addresses of it are looked up if need be, after a call of
+        ``searching``.
+        """
         link = self._links.get(peer)
         if link is None:
-            await self._reach(peer)
+            await self._reach(peer, addrs, last, searching)
             link = self._links.get(peer)
         if link is None:
             raise PeerUnreachable(f"the link to {short(peer)} broke at once")
@@ -183,6 +196,14 @@ class Swarm:
     async def find_providers(self, model: ModelId) -> Found:
         """Look up the peers that serve a model."""
         return await self._find(lambda query: FindProviders(query, model))
+
+    def seek_providers(self, model: ModelId, told: Callable[[Found], None]) -> None:
+        """Look up the peers that serve a model, for as long as that takes; ``told`` gets the result."""
+        assert self._nursery is not None, "only a running swarm has jobs"
+        self._nursery.start_soon(self._seek_providers, model, told)
+
+    async def _seek_providers(self, model: ModelId, told: Callable[[Found], None]) -> None:
+        told(await self.find_providers(model))
 
     async def leave(self) -> None:
         """Say goodbye to all neighbours, and accept no more jobs.  Cancel :meth:`run` after the running ones."""
@@ -271,34 +292,31 @@ class Swarm:
 
     # --- reaching a peer -----------------------------------------------------------------------------------------
 
-    async def _reach(self, peer: PeerId) -> None:
-        """Make a link for a job: first with known addresses, then with those that the DHT finds."""
+    async def _reach(self, peer: PeerId, addrs: tuple[str, ...], last: bool, searching: Callable[[], None]) -> None:
+        """Make a link for a job (``protocol.jobs.reach``)."""
         if peer == self.me:
             raise PeerUnreachable("that is this node itself")
-        problem = "none of its addresses is known"
-        tried: tuple[str, ...] = ()
-        for source in (self._known_addrs, self._found_addrs):
-            addrs = await source(peer)
-            if not addrs or addrs == tried:
+        reach, answered, tried = Reach((*self._known_addrs(peer), *addrs), last=last), False, False
+        step = reach.begin()
+        while not isinstance(step, Unreached):
+            if isinstance(step, FindAddrs):
+                searching()
+                step = reach.found(addresses_in(await self.find_peer(peer), peer))
                 continue
-            tried = addrs
-            dialling = self._links.dial(peer, addrs, asked=False)
+            dialling = self._links.dial(peer, step.addrs, asked=False)
             if dialling is not None:
                 await dialling.done.wait()
-                problem = dialling.problem
+                answered, tried = dialling.answered, True
             if self._links.get(peer) is not None:
                 return
-        raise PeerUnreachable(f"{short(peer)} cannot be reached: {problem}")
+            step = reach.failed(dialling.problem if dialling is not None else NOT_NOW)
+        raise PeerUnreachable(f"{short(peer)} cannot be reached: {step.problem}", answered=answered, tried=tried)
 
-    async def _known_addrs(self, peer: PeerId) -> tuple[str, ...]:
-        await trio.lowlevel.checkpoint_if_cancelled()
+    def _known_addrs(self, peer: PeerId) -> tuple[str, ...]:
         record = self._node.view.get(peer)
         advert = record.advert if record is not None else None
         stated = advert.addrs if advert is not None else ()
-        return tuple(dict.fromkeys((*stated, *self._links.addrs.get(peer, ()))))
-
-    async def _found_addrs(self, peer: PeerId) -> tuple[str, ...]:
-        return addresses_in(await self.find_peer(peer), peer)
+        return (*stated, *self._links.addrs.get(peer, ()))
 
     async def _find(self, make: Callable[[int], FindPeer | FindProviders]) -> Found:
         query = next(self._queries)

@@ -11,7 +11,8 @@ failure is invisible: the next peer gets the job.  The driver sees that moment a
 stream, or, where the answer is not streamed, with its proven end.  *After it* a failure is final, and the caller is
 told.
 
-The cost of an attempt depends on the risk that it carried.  A peer did no work if it is busy, cannot be reached, says
+The cost of an attempt depends on the risk that it carried.  A peer that cannot be reached costs a round trip: it counts
+only against ``unreached``, so that identities on paper do not use up the rest.  A peer did no work if it is busy, says
 nothing at all, or no longer has the model: it counts only against ``asked``.  (When a network partitions, half of the
 peers fall silent at once, and three tries are too few; seen in the simulator.)  A peer that took the job and failed
 counts against ``attempts`` as well, so that a request that kills engines kills three of them at most.  A refusal
@@ -26,6 +27,7 @@ the peer has no deadline.
 state   event                  effects                                                     next
 ======= ====================== =========================================================== =======
 idle    Begin                  Attempt, or GiveUp (503) without candidates                 asking
+asking  Searching              SetTimer                                                    asking
 asking  Accepted               SetTimer                                                    waiting
 asking  WasBusy, or Accepted   Abort, Observe, then the next Attempt or GiveUp             asking
         with a promise that is
@@ -81,9 +83,11 @@ from protocol.jobs.cascade_events import (
     Progress,
     Refused,
     Resumed,
+    Searching,
     WasBusy,
 )
 from protocol.jobs.deadlines import Deadlines
+from protocol.jobs.reach import REACH_S
 from protocol.jobs.refusals import Refusals
 from protocol.reputation.outcomes import BLAMED, CHEAP, OF_THE_NETWORK, Outcome
 from protocol.settings import CascadeSettings
@@ -139,7 +143,8 @@ class Cascade:
         self._retries: list[float] = []
         self._refusals = Refusals()
         # The attempt under way.
-        self.asked = 0
+        self.asked = self._unreached = 0
+        self._search_s = 0.0
         self._peer = PeerId(b"")
         self._deadlines = Deadlines(settings, self._begin, None)
         self._asked_at = self._heard = self._window = self._first_due = 0.0
@@ -187,17 +192,24 @@ class Cascade:
             self._settings, begin, begin.forecasts[place] if place < len(begin.forecasts) else None
         )
         self.asked += 1
+        self._search_s = 0.0
         self._asked_at = self._heard = now
         self._accepted_at = self._first_at = self._paused_at = None
         self._longest_pause = self._promise_s = 0.0
         self._pieces = 0
-        return [Attempt(self._peer, self.asked), self._timer()]
+        addrs = begin.addrs[place] if place < len(begin.addrs) else ()
+        return [Attempt(self._peer, self.asked, addrs, last=not self._has_more), self._timer()]
 
     @property
     def _has_more(self) -> bool:
         """Whether another peer may be asked."""
-        spent = self.asked >= self._settings.asked or self._attempts >= self._settings.attempts
-        return not spent and self.asked < len(self._begin.candidates)
+        settings = self._settings
+        spent = self.asked - self._unreached >= settings.asked or self._unreached >= settings.unreached
+        return not spent and self._attempts < settings.attempts and self.asked < len(self._begin.candidates)
+
+    def _on_searching(self, _event: Searching, _now: float) -> list[CascadeEffect]:
+        self._search_s = REACH_S
+        return [self._timer()]
 
     def _on_accepted(self, event: Accepted, now: float) -> list[CascadeEffect]:
         self._network.worked()
@@ -280,7 +292,8 @@ class Cascade:
             outcome = Outcome.BROKEN  # it was not the caller's deadline
         if outcome is Outcome.STALLED and self._longest_pause < self._settings.frame_s:
             outcome = Outcome.BROKEN  # the caller did read
-        return self._fail(outcome, event.detail, now)
+        self._unreached += outcome is Outcome.UNREACHABLE
+        return self._fail(outcome, event.detail, now, answered=event.answered, tried=event.tried)
 
     def _on_gone(self, _event: CallerGone, now: float) -> list[CascadeEffect]:
         started = self._state != "idle"
@@ -317,7 +330,7 @@ class Cascade:
     def _due(self) -> float:
         settings = self._settings
         if self._state == "asking":
-            due = self._asked_at + settings.accept_s + self._begin.reach_s
+            due = self._asked_at + settings.accept_s + self._search_s
         elif self._state == "waiting":
             due = min(self._first_due, self._heard + settings.frame_s)
         elif self._paused_at is None:
@@ -329,10 +342,13 @@ class Cascade:
     def _timer(self) -> SetTimer:
         return SetTimer(TIMER, self._due())
 
-    def _fail(self, outcome: Outcome, detail: str, now: float) -> list[CascadeEffect]:
-        if outcome in OF_THE_NETWORK:
+    def _fail(
+        self, outcome: Outcome, detail: str, now: float, *, answered: bool = False, tried: bool = True
+    ) -> list[CascadeEffect]:
+        of_the_network = outcome in OF_THE_NETWORK and tried and not answered
+        if of_the_network:
             self._network.failed(self._peer, now)
-        blame = outcome in BLAMED and not (outcome in OF_THE_NETWORK and self._network.suspected(now))
+        blame = outcome in BLAMED and tried and not (of_the_network and self._network.suspected(now))
         effects: list[CascadeEffect] = [
             Abort(self._peer, ResetCode.CANCELLED),
             self._observe(outcome, blame, now, detail),
@@ -359,6 +375,11 @@ class Cascade:
         )
 
     # --- giving up -----------------------------------------------------------------------------------------------
+
+    @property
+    def reached_none(self) -> bool:
+        """Whether not one of the peers that were asked could be reached."""
+        return bool(self._outcomes) and set(self._outcomes) == {Outcome.UNREACHABLE}
 
     def _too_late(self, now: float) -> list[CascadeEffect]:
         abort = Abort(self._peer, ResetCode.DEADLINE)
@@ -400,6 +421,7 @@ _Step = Callable[[Cascade, Any, float], list[CascadeEffect]]
 _STEPS: Final[dict[tuple[str, type[CascadeEvent]], _Step]] = {
     ("idle", Begin): Cascade._on_begin,
     ("idle", CallerGone): Cascade._on_gone,
+    ("asking", Searching): Cascade._on_searching,
     ("asking", Accepted): Cascade._on_accepted,
     ("asking", WasBusy): Cascade._on_busy,
     ("asking", Refused): Cascade._on_refused,

@@ -21,8 +21,8 @@ class Begin(msgspec.Struct, frozen=True, gc=False):
     """Run the job on one of ``candidates``, best first.
 
     ``tokens_before`` is how many tokens are made before the first piece comes: 0 for a stream, else the whole answer.
-    ``reach_s``: how much longer than usual it may take to reach them.  ``forecasts`` are the predictions for the
-    candidates, in the same order; none for peers of which only an address is known.  ``too_long``: by this node's own
+    ``forecasts`` are the predictions for the candidates, in the same order, and ``addrs`` the addresses that are known
+    of those of which nothing else is.  ``too_long``: by this node's own
     estimate the request exceeds the context that they offer.  ``holds_back``: an engine may keep tokens back and send
     them together, so the pieces do not tell the pace.
     """
@@ -31,10 +31,16 @@ class Begin(msgspec.Struct, frozen=True, gc=False):
     stream: bool = True
     body_bytes: int = 0
     tokens_before: float = 0.0
-    reach_s: float = 0.0
     forecasts: tuple[Forecast | None, ...] = ()
+    addrs: tuple[tuple[str, ...], ...] = ()
     too_long: bool = False
     holds_back: bool = False
+
+
+class Searching(msgspec.Struct, frozen=True, gc=False):
+    """The addresses of the peer are being looked up, so it has more time to accept."""
+
+    peer: PeerId
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
@@ -82,11 +88,17 @@ class Completed(msgspec.Struct, frozen=True, gc=False):
 
 
 class AttemptFailed(msgspec.Struct, frozen=True, gc=False):
-    """The attempt failed: ``outcome`` says how, ``detail`` is for people."""
+    """The attempt failed: ``outcome`` says how, ``detail`` is for people.
+
+    ``answered``: the host of the peer refused the connection, so this node's own network works.  ``tried``: False if
+    nothing was sent to the peer, so that the failure says nothing about it.
+    """
 
     peer: PeerId
     outcome: Outcome
     detail: str = ""
+    answered: bool = False
+    tried: bool = True
 
 
 class Paused(msgspec.Struct, frozen=True, gc=False):
@@ -103,6 +115,7 @@ class CallerGone(msgspec.Struct, frozen=True, gc=False):
 
 CascadeEvent = (
     Begin
+    | Searching
     | Accepted
     | WasBusy
     | Refused
@@ -120,10 +133,15 @@ CascadeEvent = (
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """Send the job to ``peer``; it is the ``number``-th that is asked."""
+    """Send the job to ``peer``; it is the ``number``-th that is asked.
+
+    ``addrs`` may lead to it, beside what is known of it otherwise.  ``last``: no other peer is left (``reach``).
+    """
 
     peer: PeerId
     number: int
+    addrs: tuple[str, ...] = ()
+    last: bool = False
 
 
 class Abort(msgspec.Struct, frozen=True, gc=False):

@@ -10,10 +10,14 @@ The view is ranked at once; where it has candidates, the same call returns the f
 * *It has offers, and the filters removed all of them.*  A second look asks for the reasons.  The length of a prompt is
   an estimate, so if only the context speaks against the offers, half of that length is tried and the engine's own count
   decides.  Any other reason is told to the caller.  A look-up would not help: it knows less of a peer than the view.
-* *It has no offer.*  The DHT is asked for providers, for ``LOOKUP_S`` at most.  A provider statement names a model and
-  nothing else, so a request with further wishes does not get that far.  After the look-up the view is ranked once more,
-  because gossip may have brought offers meanwhile; providers are asked only if it has none.  A name without providers
-  is not looked up again for ``UNKNOWN_S``.
+  Offers of peers that could not be reached a moment ago count as none.
+* *It has no offer.*  The DHT is asked for providers, for ``LOOKUP_S`` at most: an unknown name is answered within a
+  second.  The look-up itself goes on, and its answer is kept for the next request (``providers``).  A provider
+  statement names a model and nothing else, so a request with further wishes does not get that far.  After the look-up
+  the view is ranked once more, because gossip may have brought offers meanwhile; providers are asked only if it has
+  none.
+
+If not one peer could be reached and none is left, the model is as good as unknown: 404, not 502.
 
 One deadline holds for everything: the settings' time for a whole job, counted from the request, or the caller's own if
 that is earlier.  The job has one timer: that of the look-up, later that of the cascade.
@@ -24,6 +28,7 @@ state     event                              effects                            
 idle      Submit, candidates in the view     those of the cascade: Attempt, SetTimer         asking
 idle      Submit, offers but no candidates   as above if half the length fits, else GiveUp   asking
                                              (400 or 503)                                    over
+idle      Submit, no offers, providers known those of the cascade: Attempt, SetTimer         asking
 idle      Submit, no offers                  SetTimer, LookUp                                searching
 idle      Submit, no offers, look-up useless GiveUp (404 or 503)                             over
 searching Found with providers               those of the cascade: Attempt, SetTimer         asking
@@ -34,7 +39,8 @@ searching TimerFired too early               SetTimer                           
 idle,     CallerGone                         none                                            over
 searching
 asking …  any but Found                      those of the cascade                            (cascade)
-asking …  Found: it came too late            none                                            as it was
+asking …  Found: it came too late            none; it is kept for the next job               as it was
+over
 over      any                                none                                            over
 ========= ================================== =============================================== =========
 
@@ -44,7 +50,7 @@ Attempts count in the view while they run: as jobs in flight, and as a success i
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
@@ -57,22 +63,17 @@ from protocol.events import TimerFired
 from protocol.ids import ModelId, PeerId, name_key
 from protocol.jobs.cascade import TIMER, Cascade, OwnNetwork
 from protocol.jobs.cascade_events import Attempt, Begin, CallerGone, CascadeEffect, CascadeEvent, GiveUp, Observe
+from protocol.jobs.providers import Provided, Providers
 from protocol.membership.peer_view import PeerView
 from protocol.perf.forecast import Forecast
 from protocol.reputation.experience import Experience
 from protocol.reputation.observation import Observation
+from protocol.reputation.outcomes import Outcome
 from protocol.routing.ranking import JobQuery, Ranking, similar
 from protocol.settings import CascadeSettings
-from protocol.statements.adverts import Advert
-from protocol.statements.envelope import read
 
-#: Seconds a look-up in the DHT may hold a request up, and for which a name that it did not know is not asked again.
-LOOKUP_S: Final = 3.0
-UNKNOWN_S: Final = 30.0
-#: Names remembered as unknown (guess).
-MOST_UNKNOWN: Final = 256
-#: More seconds for a peer to accept whose addresses have to be looked up first (guess: a look-up and a dial).
-REACH_S: Final = 5.0
+#: Seconds a look-up in the DHT may hold a request up: an unknown name is answered within one (guess).
+LOOKUP_S: Final = 0.8
 #: A node that is younger than this and knows no peer says so, instead of that a model does not exist; seconds (guess).
 STARTING_S: Final = 5.0
 #: The length of a prompt is a guess at four bytes a token, good to this factor.
@@ -81,6 +82,8 @@ ESTIMATE: Final = 2
 _PASSING: Final = frozenset({"leaving", "not_alive", "stale_advert", "stale_load", "memory", "protocol"})
 #: Tokens that an answer without a bound is taken to have, for the deadline of a whole one (guess: what chats ask for).
 UNBOUNDED_TOKENS: Final = 4096
+#: Filters by which a peer counts as absent.
+_ABSENT: Final = frozenset({"model", "unreachable"})
 #: Characters of a model's name that are repeated to the caller.
 _NAME: Final = 128
 
@@ -132,19 +135,8 @@ class EntryState:
         self.settings = settings
         self.network = OwnNetwork(settings)
         self.experience = experience or Experience(view)
+        self.providers = Providers(view.me)
         self._since = now
-        self._unknown: OrderedDict[str, float] = OrderedDict()
-
-    def note_unknown(self, model: str, now: float) -> None:
-        """The DHT has no provider of this name."""
-        self._unknown[model] = now
-        self._unknown.move_to_end(model)
-        while len(self._unknown) > MOST_UNKNOWN:
-            self._unknown.popitem(last=False)
-
-    def is_unknown(self, model: str, now: float) -> bool:
-        """Whether the DHT was asked for this name a short while ago, in vain."""
-        return self._unknown.get(model, -math.inf) > now - UNKNOWN_S
 
     def is_starting(self, now: float) -> bool:
         """Whether this node has had no time yet to find a peer."""
@@ -162,6 +154,7 @@ class Entry:
         self._cascade: Cascade | None = None
         self._end = self._lookup_end = 0.0
         self._forecasts: dict[PeerId, Forecast | None] = {}
+        self._provided: Provided = {}
 
     @property
     def state(self) -> str:
@@ -188,7 +181,10 @@ class Entry:
         cascade = self._cascade
         if cascade is not None and not isinstance(event, Submit | Found):
             return self._note(cascade.handle(event, now), now)
-        if self.state == "over" or (cascade is not None and isinstance(event, Found)):
+        if isinstance(event, Found) and (cascade is not None or self._state == "over"):
+            self._shared.providers.found(self._submit.query.model, event, now)
+            return []
+        if self.state == "over":
             return []
         step = _STEPS.get((self.state, type(event)))
         if step is None:
@@ -203,39 +199,48 @@ class Entry:
         peers = self._able(ranking)
         if peers:
             return self._begin(peers, now)
-        if ranking.offered:
-            return self._second_look(now)
-        if not _can_be_looked_up(event.query) or self._shared.is_unknown(event.query.model, now):
+        return self._second_look(now) if ranking.offered else self._look_elsewhere(now)
+
+    def _look_elsewhere(self, now: float) -> list[EntryEffect]:
+        """The view knows no peer that can be asked: perhaps the DHT does."""
+        query = self._submit.query
+        if self._state != "idle" or not _can_be_looked_up(query):
             return self._give_up(self._not_offered(now))
+        providers = self._shared.providers.known(query.model, now)
+        if providers is not None:
+            return self._ask(providers, now) if providers else self._give_up(self._not_offered(now))
         self._state = "searching"
         self._lookup_end = min(now + LOOKUP_S, self._end)
-        return [SetTimer(TIMER, self._lookup_end), LookUp(name_key(event.query.model))]
+        return [SetTimer(TIMER, self._lookup_end), LookUp(name_key(query.model))]
 
     def _on_found(self, event: Found, now: float) -> list[EntryEffect]:
-        authors = dict.fromkeys(envelope.author for envelope in event.envelopes)
-        authors.pop(self._shared.view.me, None)
-        return self._searched(tuple(authors)[: self._shared.settings.asked], now)
+        self._shared.providers.found(self._submit.query.model, event, now)
+        return self._searched(now)
 
     def _on_timer(self, _event: TimerFired, now: float) -> list[EntryEffect]:
         if now < self._lookup_end:
             return [SetTimer(TIMER, self._lookup_end)]
-        return self._searched((), now)
+        if now < self._end:  # a look-up that was cut short says nothing of the name
+            self._shared.providers.none_found(self._submit.query.model, now)
+        return self._searched(now)
 
     def _on_gone(self, _event: CallerGone, _now: float) -> list[EntryEffect]:
         self._state = "over"
         return []
 
-    def _searched(self, providers: tuple[PeerId, ...], now: float) -> list[EntryEffect]:
+    def _searched(self, now: float) -> list[EntryEffect]:
         """The look-up is over."""
         query = self._submit.query
+        self._state = "searched"
         if now >= self._end:
             return self._begin((), now)  # the cascade says that the time is over
-        if not providers:
-            self._shared.note_unknown(query.model, now)
         ranking = self._shared.rank(query, now, False)
         peers = self._able(ranking)
-        if peers or providers:
-            return self._begin(peers or providers, now, 0.0 if peers else REACH_S)
+        if peers:
+            return self._begin(peers, now)
+        providers = self._shared.providers.known(query.model, now)
+        if providers:
+            return self._ask(providers, now)
         return self._second_look(now) if ranking.offered else self._give_up(self._not_offered(now))
 
     # --- asking --------------------------------------------------------------------------------------------------
@@ -247,9 +252,12 @@ class Entry:
         me = self._shared.view.me
         return peers if self._submit.has_engine else tuple(peer for peer in peers if peer != me)
 
-    def _begin(
-        self, peers: tuple[PeerId, ...], now: float, reach_s: float = 0.0, *, too_long: bool = False
-    ) -> list[EntryEffect]:
+    def _ask(self, providers: Provided, now: float) -> list[EntryEffect]:
+        """Ask peers of which the DHT says that they have the model."""
+        self._provided = providers
+        return self._begin(tuple(providers), now)
+
+    def _begin(self, peers: tuple[PeerId, ...], now: float, *, too_long: bool = False) -> list[EntryEffect]:
         submit, shared = self._submit, self._shared
         tokens_before = 0.0 if submit.stream else float(submit.answer_tokens or UNBOUNDED_TOKENS)
         self._cascade = Cascade(shared.settings, shared.network, self._end)
@@ -259,8 +267,8 @@ class Entry:
             submit.stream,
             submit.body_bytes,
             tokens_before,
-            reach_s,
             forecasts,
+            tuple(self._provided.values()),
             too_long,
             submit.holds_back,
         )
@@ -268,14 +276,29 @@ class Entry:
 
     def _note(self, effects: list[CascadeEffect], now: float) -> list[EntryEffect]:
         """Report attempts that begin and end to the experience and the view, because they change the ranking."""
-        experience, query = self._shared.experience, self._submit.query
+        shared, query = self._shared, self._submit.query
         for effect in effects:
             if isinstance(effect, Attempt):
-                experience.attempted(effect.peer, now)
-                self._shared.view.add_prompt(effect.peer, query.model, query.prompt_tokens, now)
+                shared.experience.attempted(effect.peer, now)
+                shared.view.add_prompt(effect.peer, query.model, query.prompt_tokens, now)
             elif isinstance(effect, Observe):
-                experience.observed(_observation(effect, query.model, self._forecasts.get(effect.peer)), now)
+                shared.experience.observed(_observation(effect, query.model, self._forecasts.get(effect.peer)), now)
+                if effect.outcome in (Outcome.UNREACHABLE, Outcome.NO_ACCEPT):
+                    shared.providers.missed(effect.peer, now)
+                else:
+                    shared.providers.reached(effect.peer)
+        if effects and isinstance(effects[-1], GiveUp) and self._is_gone(now):
+            return [*effects[:-1], self._not_offered(now)]
         return [*effects]
+
+    def _is_gone(self, now: float) -> bool:
+        """Whether not one of the peers could be reached, which is not this node's own fault, and none is left."""
+        cascade, shared = self._cascade, self._shared
+        if cascade is None or not cascade.reached_none or shared.network.suspected(now):
+            return False
+        ranking = shared.rank(self._submit.query, now, True)
+        left = ranking.candidates or shared.providers.known(self._submit.query.model, now)
+        return not left and all(each.reason in _ABSENT for each in ranking.excluded)
 
     # --- no peer to ask ------------------------------------------------------------------------------------------
 
@@ -284,6 +307,8 @@ class Entry:
         query = self._submit.query
         ranking = self._shared.rank(query, now, True)
         reasons = Counter(each.reason for each in ranking.excluded if each.reason != "model")
+        if set(reasons) == {"unreachable"}:
+            return self._look_elsewhere(now)
         if set(reasons) == {"context"}:
             shorter = replace(query, prompt_tokens=query.prompt_tokens // ESTIMATE)
             peers = self._able(self._shared.rank(shorter, now, False))
@@ -321,17 +346,12 @@ class Entry:
         model = self._submit.query.model
         names = similar(self._shared.view, model)
         hint = f"Similar: {', '.join(names)}." if names else "GET /v1/models lists what can be asked for."
-        return GiveUp(404, "model_not_found", f"No peer offers the model {model[:_NAME]!r} now. {hint}", "model")
-
-
-def addresses_in(found: Found, peer: PeerId) -> tuple[str, ...]:
-    """The dial addresses of a peer: those of the contacts first, then those of its own advert."""
-    addrs = [addr for contact, known in found.contacts if contact == peer for addr in known]
-    for envelope in found.envelopes:
-        value = read(envelope) if envelope.author == peer else None
-        if isinstance(value, Advert):
-            addrs += value.addrs
-    return tuple(dict.fromkeys(addrs))
+        what = (
+            f"No peer that offers the model {model[:_NAME]!r} can be reached"
+            if self.asked
+            else (f"No peer offers the model {model[:_NAME]!r}")
+        )
+        return GiveUp(404, "model_not_found", f"{what} now. {hint}", "model")
 
 
 def _observation(seen: Observe, model: str, forecast: Forecast | None) -> Observation:

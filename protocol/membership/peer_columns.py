@@ -35,6 +35,7 @@ PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "open_until": (np.float64, -math.inf),
     "advert_until": (np.float64, -math.inf),
     "missed_until": (np.float64, -math.inf),  # a dial failed: asked after others until then
+    "absent_until": (np.float64, -math.inf),  # the same: not asked at all until then
     # What was learned of the peer, and of the newcomers of its network group; written at once.
     "good": (np.float64, 0.0),
     "bad": (np.float64, 0.0),

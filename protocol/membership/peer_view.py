@@ -47,6 +47,9 @@ MOST_WANTED: Final = 128
 #: pauses of a circuit breaker, routing study).
 MISSED_FIRST_S: Final = 30.0
 MISSED_MOST_S: Final = 600.0
+#: For how long it is not asked at all, first and at most, seconds (guess: a hiccup; one dial a minute for a victim).
+ABSENT_FIRST_S: Final = 10.0
+ABSENT_MOST_S: Final = 60.0
 #: Smoothing of the round-trip time and its variance (RFC 6298 2.3).
 _SRTT_GAIN: Final = 1 / 8
 _RTTVAR_GAIN: Final = 1 / 4
@@ -302,7 +305,7 @@ class PeerView:
         if linked:
             self.columns["reached"][record.row] = 1
             record.misses, record.missed_until = 0, -_INF
-            self.columns["missed_until"][record.row] = -_INF
+            self.columns["missed_until"][record.row] = self.columns["absent_until"][record.row] = -_INF
             record.address = address
             self._regroup(record, network_group(address))
         elif (record.advert is None and record.load is None) or not (record.is_kept or self._fits(record)):
@@ -327,7 +330,7 @@ class PeerView:
         self.columns["link"][record.row] = record.rtt_s + _DEVIATIONS * record.rttvar_s
 
     def observe_unreachable(self, peer: PeerId, now: float) -> None:
-        """A dial from here failed, and no link stands: for a while other peers are asked first.
+        """A dial from here failed, and no link stands: for a while it counts as absent, longer others are asked first.
 
         The time doubles with each later failure, until a link stands.  Statements that others relay do not shorten it.
         """
@@ -335,6 +338,7 @@ class PeerView:
         if record is None or record.linked or now < record.missed_until:
             return
         record.missed_until = now + min(MISSED_MOST_S, MISSED_FIRST_S * 2.0**record.misses)
+        self.columns["absent_until"][record.row] = now + min(ABSENT_MOST_S, ABSENT_FIRST_S * 2.0**record.misses)
         record.misses += 1
         self.columns["reached"][record.row] = -1
         self.columns["missed_until"][record.row] = record.missed_until

@@ -1,6 +1,7 @@
 """The models on offer now, with one summary each over all available peers.
 
-A peer that is dead, leaving, silent for too long, or that claims what cannot be true counts for nothing.  All figures
+A peer that is dead, leaving, silent for too long, that claims what cannot be true, or that the last dial could not
+reach counts for nothing.  All figures
 but the counts are claims of the peers.  Not here: the choice of a peer (``ranking``).
 """
 
@@ -99,5 +100,6 @@ def _available(table: CandidateTable) -> BoolArray:
         & (table.column("status") <= int(Status.BUSY))
         & (table.column("protocol") == PROTOCOL_VERSION)
         & ~table.column("absurd")
+        & (table.column("reached") >= 0)
     )
     return available

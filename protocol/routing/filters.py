@@ -150,6 +150,11 @@ def _implausible(table: CandidateTable) -> BoolArray:
     return absurd
 
 
+def _absent(table: CandidateTable) -> BoolArray:
+    absent: BoolArray = table.column("absent_until") > table.now
+    return absent
+
+
 def _capability(table: CandidateTable) -> BoolArray | None:
     wanted = table.query.capabilities
     if not wanted:
@@ -215,6 +220,11 @@ def _load_age(case: Case) -> str:
     return f"expired {case.now - case.record.load_until:.1f} s ago"
 
 
+def _unreachable_for(case: Case) -> str:
+    left_s = case.table.column("absent_until")[case.place] - case.now
+    return f"the last dial failed; it is dialled again in {left_s:.0f} s at the earliest"
+
+
 def _lacks(case: Case) -> str:
     return "lacks " + ", ".join(sorted(case.query.capabilities.difference(case.offer.capabilities)))
 
@@ -250,6 +260,7 @@ FILTERS: Final = (
     Filter("stale_load", _stale_load, _load_age, closed=True),
     Filter("leaving", _leaving, _load_says, closed=True),
     Filter("implausible", _implausible, lambda case: case.record.absurd, closed=True),
+    Filter("unreachable", _absent, _unreachable_for),
     Filter("capability", _capability, _lacks),
     Filter("quantization", _quantization, lambda case: f"serves {case.offer.quantization or _UNKNOWN}"),
     Filter("hardware", _unable, _no_kernels),

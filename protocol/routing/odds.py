@@ -87,7 +87,7 @@ def first_odds(tiers: IntArray, scores: FloatArray, log_weights: FloatArray | No
     best = front[np.argmax(scores[front])]
     if len(others):
         odds[others] = np.where(scores[others] > scores[best], _shares(log_weights[others]), 0.0)
-    odds[best] = 1.0 - odds.sum()
+    odds[best] = max(0.0, 1.0 - odds.sum())  # a sum of floats may exceed 1
     return odds
 
 

@@ -104,7 +104,7 @@ class Invariants:
     def whole(self) -> None:
         """Everything that looks at states, now."""
         self.conserved()
-        asked = self.cluster.scenario.node.cascade.asked
+        asked = self.cluster.scenario.node.cascade.ranked
         for note in self.cluster.job_log.open.values():
             if note.attempts > asked:
                 self._breach("I11", f"job {note.number} was brought to {note.attempts} workers")

@@ -30,8 +30,12 @@ from protocol.jobs.cascade_events import (
     Observe,
     Progress,
     Refused,
+    Searching,
 )
-from protocol.jobs.entry import Entry, EntryEvent, EntryState, LookUp, Submit, addresses_in
+from protocol.jobs.entry import Entry, EntryEvent, EntryState, LookUp, Submit
+from protocol.jobs.providers import addresses_in
+from protocol.jobs.reach import FindAddrs, Reach, ReachEffect, Unreached
+from protocol.membership.connections import NOT_NOW
 from protocol.reputation.experience import Experience
 from protocol.reputation.outcomes import Outcome
 from protocol.reputation.snapshot import ExperienceSnapshot
@@ -42,6 +46,7 @@ from protocol.wire.end_signature import read_end
 from simulations.sim.endpoint import Endpoint, SimLink
 from simulations.sim.host import Host
 from simulations.sim.jobs import REQ_BYTES, RST_BYTES, Job, SimAttempt, Truth, job_id
+from simulations.sim.network import REFUSED
 from simulations.sim.worker import Worker
 
 #: Ranks the peers for a job that came to a node; the last argument asks for the reasons of those left out.
@@ -121,8 +126,7 @@ class SimEntry:
         self.peer.ask(lambda number: FindProviders(number, model), lambda found: self._found(run, found))
 
     def _found(self, run: _Run, found: Found) -> None:
-        if run.job.number in self._runs:
-            self._feed(run, found)
+        self._feed(run, found)  # the machine keeps what comes too late for the next job
 
     # --- replies -------------------------------------------------------------------------------------------------
 
@@ -186,7 +190,7 @@ class SimEntry:
             elif isinstance(effect, LookUp):
                 self._look_up(run, effect.model)
             elif isinstance(effect, Attempt):
-                self._try(run, effect.peer)
+                self._try(run, effect)
             elif isinstance(effect, Abort):
                 self._abort(run)
             elif isinstance(effect, Commit):
@@ -230,8 +234,8 @@ class SimEntry:
             run.link.jobs -= 1
             run.link = None
 
-    def _try(self, run: _Run, peer_id: PeerId) -> None:
-        peer = self.peer
+    def _try(self, run: _Run, effect: Attempt) -> None:
+        peer, peer_id = self.peer, effect.peer
         self._release(run)
         other, worker = peer.network.by_peer[peer_id], self._workers.get(peer_id)
         number = peer.job_log.next_attempt()
@@ -246,24 +250,41 @@ class SimEntry:
             peer.run(worker.requested, attempt)
             return
         record = peer.node.view.get(peer_id)
-        addrs = record.advert.addrs if record is not None and record.advert is not None else ()
-        if addrs or peer_id in peer.links:
-            self._connect(run, attempt, addrs)
-        else:  # it was found as a provider
+        known = record.advert.addrs if record is not None and record.advert is not None else ()
+        reach = Reach((*known, *effect.addrs), last=effect.last)
+        if peer_id in peer.links:
+            peer.connect(peer_id, (), lambda link, _: self._connected(run, attempt, link, ""))
+        else:
+            self._reach(run, attempt, reach, reach.begin())
+
+    def _reach(self, run: _Run, attempt: SimAttempt, reach: Reach, step: ReachEffect) -> None:
+        """Perform a step of ``protocol.jobs.reach``."""
+        if run.attempt is not attempt or attempt.aborted:
+            return
+        peer, peer_id = self.peer, attempt.worker.peer_id
+        if isinstance(step, Unreached):
+            self._connected(run, attempt, None, step.problem)
+        elif isinstance(step, FindAddrs):
+            self._feed(run, Searching(peer_id))
             peer.ask(
                 lambda number: FindPeer(number, peer_id),
-                lambda found: self._connect(run, attempt, addresses_in(found, peer_id)),
+                lambda found: self._reach(run, attempt, reach, reach.found(addresses_in(found, peer_id))),
             )
+        else:
+            peer.connect(peer_id, step.addrs, lambda link, why: self._dialled(run, attempt, reach, link, why))
 
-    def _connect(self, run: _Run, attempt: SimAttempt, addrs: tuple[str, ...]) -> None:
-        if run.attempt is attempt and not attempt.aborted:
-            self.peer.connect(attempt.worker.peer_id, addrs, lambda link: self._connected(run, attempt, link))
+    def _dialled(self, run: _Run, attempt: SimAttempt, reach: Reach, link: SimLink | None, why: str) -> None:
+        if link is not None and link.up:
+            self._connected(run, attempt, link, "")
+        else:
+            self._reach(run, attempt, reach, reach.failed(why))
 
-    def _connected(self, run: _Run, attempt: SimAttempt, link: SimLink | None) -> None:
+    def _connected(self, run: _Run, attempt: SimAttempt, link: SimLink | None, why: str) -> None:
         if run.attempt is not attempt or attempt.aborted:
             return
         if link is None or not link.up:
-            self._feed(run, AttemptFailed(attempt.worker.peer_id, Outcome.UNREACHABLE, "no link"))
+            peer, answered, tried = attempt.worker.peer_id, why == REFUSED, why != NOT_NOW
+            self._feed(run, AttemptFailed(peer, Outcome.UNREACHABLE, why or "no link", answered, tried))
             return
         run.link = link
         attempt.linked_at = self.loop.now
@@ -307,7 +328,7 @@ def by_policy(policy: str) -> Choose:
     def choose(peer: Host, query: JobQuery, explain: bool, experience: Experience | None) -> Ranking:
         if policy in SORTS:
             query = replace(query, sort=policy)
-        most = peer.settings.cascade.asked
+        most = peer.settings.cascade.ranked
         view, now = peer.node.view, peer.loop.now
         return rank(view, query, named, peer.entry_rng, now, limit=most, explain=explain, experience=experience)
 

@@ -66,7 +66,7 @@ class _Dialling:
         self.peer = peer
         self.addrs = addrs
         self.asked = False
-        self.waiting: list[Callable[[SimLink | None], object]] = []
+        self.waiting: list[Callable[[SimLink | None, str], object]] = []
 
 
 class Host(Endpoint):
@@ -246,16 +246,16 @@ class Host(Endpoint):
         if self.up:
             self._dial(peer, addrs)
 
-    def connect(self, peer: PeerId, addrs: tuple[str, ...], done: Callable[[SimLink | None], object]) -> None:
-        """A link to ``peer``, the one that stands or a new one, given to ``done``; None if there is no way."""
+    def connect(self, peer: PeerId, addrs: tuple[str, ...], done: Callable[[SimLink | None, str], object]) -> None:
+        """A link to ``peer``, the one that stands or a new one, given to ``done``; None and why if there is no way."""
         link = self.links.get(peer)
         if link is not None:
-            done(link)
+            done(link, "")
         else:
             self._dial(peer, addrs, done)
 
     def _dial(
-        self, peer: PeerId | None, addrs: tuple[str, ...], done: Callable[[SimLink | None], object] | None = None
+        self, peer: PeerId | None, addrs: tuple[str, ...], done: Callable[[SimLink | None, str], object] | None = None
     ) -> None:
         if peer is not None and peer in self.links:
             return
@@ -297,14 +297,14 @@ class Host(Endpoint):
         if link is not None and not link.greeted:
             link.greeted = True
             for done in waiting:  # before the node can hang up a link that it does not need
-                done(link)
+                done(link, "")
             waiting = []
             self.run(self.link_up, link, addrs)
             link.b.run(link.b.link_up, link, ())
-        if link is None and dialling.asked:
+        if link is None and (dialling.asked or reason != NOT_NOW):
             self.run(self.feed, DialFailed(peer, addrs, reason))
         for done in waiting:
-            done(link)
+            done(link, reason)
 
     def link_up(self, link: SimLink, addrs: tuple[str, ...]) -> None:
         """A link stands and both ends have said hello."""

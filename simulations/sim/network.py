@@ -39,6 +39,8 @@ from simulations.sim.topology import Latencies
 #: Round trips of a dial: TCP 1, Noise 1, and 1 from the dialler's HELLO to the other one (``p2pnode.swarm.proposal``;
 #: counted on a virtual network with the daemon's own stack; held by ``tests.fullstack``).
 HANDSHAKE_TRIPS: Final = DIAL_TRIPS
+#: Why a dial failed: the machine is there, and no process listens.
+REFUSED: Final = "refused"
 #: Of these, when the other end has accepted the TCP connection, and when the dialling end has proven its key to it
 #: (derived from the same count: each message travels half a round trip).
 ACCEPT_TRIPS: Final = 1.5
@@ -223,7 +225,7 @@ class Network:
         if not reachable or (not target.up and target.vanished):
             self.loop.at(dial.until, self._fail, dial, "no answer")
         elif not target.up:
-            self.loop.at(now + trip_s, self._fail, dial, "refused")
+            self.loop.at(now + trip_s, self._fail, dial, REFUSED)
         else:
             # A machine that is busy, or frozen, answers late, and so does one behind a way on which much is lost.
             busy_s = max(0.0, target.cpu_until - now)
@@ -242,7 +244,7 @@ class Network:
         """The TCP connection has come to the other end."""
         source, target = dial.source, dial.target
         if not target.up:
-            self._refuse(dial, "refused")
+            self._refuse(dial, REFUSED)
         elif source.life == dial.lives[0]:
             verdict = target.limiter.try_accept(source.address, self.loop.now)
             if verdict.ticket is None:

@@ -243,6 +243,9 @@ class JobSwarm:
         #: Models that peers were ranked for, and loads that came with the answers to jobs.
         self.wanted: list[str] = []
         self.loads: list[tuple[PeerId, FreshLoad]] = []
+        self.lookup_s = 0.1
+        #: Whether the hosts of peers that cannot be reached refuse the connection, or nothing comes back.
+        self.answers = False
         #: Called with the worker's end of each new channel, to arrange for trouble.
         self.arrange: Callable[[Channel], None] = lambda channel: None
         self._nursery = nursery
@@ -269,11 +272,13 @@ class JobSwarm:
         if load is not None:
             self.loads.append((peer, load))
 
-    async def open_job(self, peer: PeerId) -> Channel:
+    async def open_job(
+        self, peer: PeerId, addrs: object = (), *, last: bool = True, searching: object = None
+    ) -> Channel:
         self.asked.append(peer)
         await trio.lowlevel.checkpoint()
         if peer not in self.workers:
-            raise PeerUnreachable("connection refused")
+            raise PeerUnreachable("connection refused", answered=self.answers)
         near, far = channel_pair(self.me, peer)
         self.channels.append(near)
         self.arrange(far)
@@ -287,10 +292,13 @@ class JobSwarm:
         except NetError:
             pass
 
-    async def find_providers(self, model: bytes) -> Found:
+    def seek_providers(self, model: bytes, told: Callable[[Found], None]) -> None:
         self.lookups += 1
-        await trio.sleep(0.1)
-        return Found(1, self.found.get(model, ()), (), 1)
+        self._nursery.start_soon(self._seek, model, told)
+
+    async def _seek(self, model: bytes, told: Callable[[Found], None]) -> None:
+        await trio.sleep(self.lookup_s)
+        told(Found(1, self.found.get(model, ()), (), 1))
 
 
 @dataclass

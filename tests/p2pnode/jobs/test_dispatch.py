@@ -652,6 +652,52 @@ async def test_a_model_beyond_the_view_is_found_in_the_dht(autojump_clock: objec
         assert failed.status == 404, "nothing is known of it that a wish could be checked against"
 
 
+async def test_an_unknown_model_is_answered_within_a_second_and_the_look_up_goes_on(autojump_clock: object) -> None:
+    async with site() as here:
+        here.worker(1)
+        here.swarm.lookup_s = 5.0
+        began = trio.current_time()
+        failed = await fails(here.dispatch, spec(model="x", query=JobQuery("x")))
+        assert failed.code == "model_not_found"
+        assert trio.current_time() - began < 1
+        peer = signer(1)
+        here.swarm.found[name_key("x")] = (statement(peer, Provider(name_key("x")), (1, 1), 1e9, 3600),)
+        await trio.sleep(5)
+        assert here.swarm.lookups == 1
+        engine = here.worker(1)
+        engine.models = ("x",)
+        assert (await ask(here.dispatch, spec(2, model="x", body=chat(model="x"), query=JobQuery("x"))))[
+            1
+        ].attempts == 1
+        assert here.swarm.lookups == 1, "the answer that came late was kept"
+
+
+async def test_a_model_whose_peers_refuse_the_connection_is_unknown(autojump_clock: object) -> None:
+    async with site() as here:
+        here.swarm.answers = True
+        for number in range(1, 5):
+            here.swarm.add(number, None)
+        failed = await fails(here.dispatch, spec())
+        assert (failed.status, failed.code) == (404, "model_not_found")
+        assert "No peer that offers the model 'm' can be reached now." in failed.message
+        assert len(here.swarm.asked) == 4
+        assert {each.reason for each in here.dispatch.explain(JobQuery(MODEL)).excluded} == {"unreachable", "model"}
+        assert not here.dispatch.models()
+        assert (await fails(here.dispatch, spec(2))).code == "model_not_found"
+        assert len(here.swarm.asked) == 4, "nobody is dialled again at once"
+
+
+async def test_identities_on_paper_cost_a_caller_nothing(autojump_clock: object) -> None:
+    async with site() as here:
+        here.swarm.answers = True
+        names = [f"w{here.swarm.add(number, None) and number}" for number in range(1, 16)]
+        here.worker(20)
+        began = trio.current_time()
+        _, answer = await ask(here.dispatch, ordered(*names, "w20"))
+        assert answer.attempts == 16
+        assert trio.current_time() - began < 0.1
+
+
 async def test_a_young_node_says_that_it_is_starting(autojump_clock: object) -> None:
     async with site() as here:
         failed = await fails(here.dispatch, spec())

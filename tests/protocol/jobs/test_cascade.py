@@ -33,8 +33,10 @@ from protocol.jobs.cascade_events import (
     Progress,
     Refused,
     Resumed,
+    Searching,
     WasBusy,
 )
+from protocol.jobs.reach import REACH_S
 from protocol.perf.forecast import Forecast
 from protocol.reputation.outcomes import Outcome
 from protocol.settings import CascadeSettings
@@ -177,7 +179,7 @@ def test_a_promise_that_is_too_late_is_as_good_as_busy_while_others_are_left() -
     effects = play.do(Accepted(A, 40.0), 1.0)
     assert effects[0] == Abort(A, ResetCode.CANCELLED)
     assert (observed(effects).outcome, observed(effects).promise_s) == (Outcome.BUSY, 40.0)
-    assert effects[-1] == Attempt(B, 2)
+    assert effects[-1] == Attempt(B, 2, last=True)
     assert play.do(Accepted(B, 50.0), 2.0) == [], "there is nobody else, so it is waited for"
     while play.now < 55:
         assert play.do(Keepalive(B), play.now + 1) == []
@@ -224,7 +226,16 @@ def test_no_word_within_the_time_to_accept() -> None:
     assert play.now == SETTINGS.accept_s
     assert kinds(effects) == ["Abort", "Observe", "Attempt"]
     assert (observed(effects).outcome, observed(effects).blame) == (Outcome.NO_ACCEPT, True)
-    assert Play(A, reach_s=5).timer == SETTINGS.accept_s + 5
+
+
+def test_a_peer_that_is_looked_up_has_more_time() -> None:
+    play = Play(A, B, addrs=(("/ip4/10.0.0.1/tcp/1",), ()))
+    assert play.all == [Attempt(A, 1, ("/ip4/10.0.0.1/tcp/1",))]
+    play.do(Searching(A), 1.0)
+    assert play.timer == SETTINGS.accept_s + REACH_S
+    effects = play.until_over()
+    assert effects[-1] == Attempt(B, 2, last=True)
+    assert play.timer == play.now + SETTINGS.accept_s
 
 
 def test_silence_in_the_middle_is_final() -> None:
@@ -402,7 +413,7 @@ def test_an_answer_without_a_word_is_none() -> None:
     play.do(Accepted(A))
     effects = play.do(Completed(A))
     assert observed(effects).outcome is Outcome.MISBEHAVED
-    assert effects[-1] == Attempt(B, 2)
+    assert effects[-1] == Attempt(B, 2, last=True)
 
 
 def test_a_stalled_reader_is_believed_only_if_it_was_one() -> None:
@@ -444,11 +455,53 @@ def test_a_driver_that_breaks_the_order_is_told() -> None:
 
 def test_many_peers_failing_at_once_look_like_our_own_network() -> None:
     play = Play(*PEERS)
-    for number, peer in enumerate(PEERS[:8]):
-        effects = play.do(AttemptFailed(peer, Outcome.UNREACHABLE, "refused"), number * 1.0)
+    for number, peer in enumerate(PEERS):
+        effects = play.do(AttemptFailed(peer, Outcome.UNREACHABLE, "no answer"), number * 0.5)
     blamed = [effect.blame for effect in play.all if isinstance(effect, Observe)]
-    assert blamed == [True, True] + [False] * 6
+    assert blamed == [True, True] + [False] * 9
     assert "own network" in gave_up(effects).message
+
+
+def test_hosts_that_refuse_show_that_our_own_network_works() -> None:
+    play = Play(*PEERS)
+    for peer in PEERS:
+        assert not play.network.suspected(0.0)
+        effects = play.do(AttemptFailed(peer, Outcome.UNREACHABLE, "refused", answered=True))
+    assert all(effect.blame for effect in play.all if isinstance(effect, Observe))
+    assert "own network" not in gave_up(effects).message
+    assert play.cascade.reached_none
+
+
+def test_a_peer_that_was_not_even_dialled_did_nothing_wrong() -> None:
+    play = Play(*PEERS)
+    for peer in PEERS:
+        play.do(AttemptFailed(peer, Outcome.UNREACHABLE, "not now", tried=False))
+    assert not any(effect.blame for effect in play.all if isinstance(effect, Observe))
+    assert not play.network.suspected(0.0)
+
+
+def test_peers_that_cannot_be_reached_do_not_use_up_the_others() -> None:
+    paper = [PeerId(bytes([number]) * 32) for number in range(100, 100 + SETTINGS.unreached - 1)]
+    play = Play(*paper, *PEERS)
+    assert not play.cascade.reached_none
+    for peer in paper:
+        play.do(AttemptFailed(peer, Outcome.UNREACHABLE, "refused", answered=True))
+    for peer in PEERS[: SETTINGS.asked]:
+        effects = play.do(WasBusy(peer))
+    assert play.cascade.asked == len(paper) + SETTINGS.asked
+    assert gave_up(effects).code == "no_capacity"
+    assert not play.cascade.reached_none
+
+
+def test_a_bounded_number_of_peers_is_dialled_in_vain() -> None:
+    paper = [PeerId(bytes([number]) * 32) for number in range(100, 101 + SETTINGS.unreached)]
+    play = Play(*paper)
+    for peer in paper[: SETTINGS.unreached]:
+        effects = play.do(AttemptFailed(peer, Outcome.UNREACHABLE, "refused", answered=True))
+    assert gave_up(effects).code == "peer_failed"
+    lasts = [effect.last for effect in play.all if isinstance(effect, Attempt)]
+    assert lasts == [False] * SETTINGS.unreached
+    assert SETTINGS.ranked == SETTINGS.asked + SETTINGS.unreached
 
 
 def test_a_peer_that_answers_clears_our_network() -> None:
@@ -554,7 +607,8 @@ class CascadeMachine(RuleBasedStateMachine):
         seen = [effect for effect in effects if isinstance(effect, Observe)]
         commits = [effect for effect in effects if isinstance(effect, Commit)]
         ends = [effect for effect in effects if isinstance(effect, Finish | GiveUp)]
-        assert len(tried) == len(set(tried)) <= SETTINGS.asked
+        missed = sum(each.outcome == "unreachable" for each in seen)
+        assert len(tried) == len(set(tried)) <= SETTINGS.asked + missed
         assert len(seen) == len(tried) - (self.state() != "over" and bool(tried))
         assert len(commits) <= 1
         assert len(ends) <= 1

@@ -34,18 +34,15 @@ from protocol.jobs.cascade_events import (
 from protocol.jobs.entry import (
     ESTIMATE,
     LOOKUP_S,
-    MOST_UNKNOWN,
-    REACH_S,
     STARTING_S,
-    UNKNOWN_S,
     Entry,
     EntryEffect,
     EntryEvent,
     EntryState,
     LookUp,
     Submit,
-    addresses_in,
 )
+from protocol.jobs.providers import FOUND_S, MISSED_S, UNKNOWN_S
 from protocol.membership.peer_view import PeerView
 from protocol.reputation.outcomes import Outcome
 from protocol.routing.ranking import Candidate, Excluded, JobQuery, Ranking
@@ -64,8 +61,8 @@ TICK = TimerFired(TIMER)
 GROWN = 100.0
 
 
-def provider(number: int, model: str = MODEL) -> Envelope:
-    return statement(SIGNERS[number], Provider(name_key(model)), (1, 1), 1e9, 3600)
+def provider(number: int, addrs: tuple[str, ...] = ()) -> Envelope:
+    return statement(SIGNERS[number], Provider(name_key(MODEL), addrs), (1, 1), 1e9, 3600)
 
 
 def found(*numbers: int) -> Found:
@@ -191,7 +188,7 @@ def test_peers_are_ranked_for_the_bytes_that_have_to_be_sent() -> None:
 
 def test_a_node_without_an_engine_does_not_ask_itself() -> None:
     assert Play(ME, A).submit(has_engine=True) == [Attempt(ME, 1)]
-    assert Play(ME, A).submit(has_engine=False) == [Attempt(A, 1)]
+    assert Play(ME, A).submit(has_engine=False) == [Attempt(A, 1, last=True)]
     failed = gave_up(Play(ME).submit(has_engine=False))
     assert (failed.status, failed.code, failed.retry_after) == (503, "no_capacity", 1.0)
     assert "this node has no engine" in failed.message
@@ -228,7 +225,7 @@ def test_a_peer_that_finds_a_prompt_too_long_against_our_estimate_needs_a_second
     play = Play(A, B)
     play.submit()
     refuse = Refuse(400, "context_length_exceeded", "too long", "messages", True)
-    assert play.do(Refused(A, refuse))[-1] == Attempt(B, 2)
+    assert play.do(Refused(A, refuse))[-1] == Attempt(B, 2, last=True)
 
 
 def test_a_prompt_that_is_too_long_by_any_count_is_the_callers_mistake() -> None:
@@ -267,14 +264,16 @@ def test_offers_that_cannot_be_asked_are_explained_and_not_looked_up(
 # --- the DHT ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_that_the_view_does_not_know_is_looked_up_and_its_providers_get_more_time() -> None:
+def test_a_model_that_the_view_does_not_know_is_looked_up_and_its_providers_are_asked() -> None:
     play = Play()
     assert play.submit() == [LookUp(name_key(MODEL))]
     assert (play.entry.state, play.entry.asked, play.entry.committed) == ("searching", 0, False)
     assert play.timer == GROWN + LOOKUP_S
-    assert play.do(found(2, 1, 0, 2), GROWN + 1) == [Attempt(B, 1)], "this node is none of its own providers"
-    assert play.timer == GROWN + 1 + SETTINGS.accept_s + REACH_S
-    assert play.do(WasBusy(B))[-1] == Attempt(A, 2)
+    addrs = ("/ip4/10.0.0.2/tcp/1",)
+    given = Found(1, (provider(2, addrs), provider(1), provider(0)), (), 1)
+    assert play.do(given, GROWN + 0.5) == [Attempt(B, 1, addrs)], "this node is none of its own providers"
+    assert play.timer == GROWN + 0.5 + SETTINGS.accept_s
+    assert play.do(WasBusy(B))[-1] == Attempt(A, 2, last=True)
     assert isinstance(play.do(WasBusy(A))[-1], GiveUp), "each of them once"
 
 
@@ -292,7 +291,7 @@ def test_a_name_without_providers_is_not_found_and_not_looked_up_again_at_once(a
     play = Play()
     play.submit()
     play.knows(A, "mm")
-    failed = gave_up(play.do(answer, GROWN + 1) if answer is not None else play.do(TICK, play.timer))
+    failed = gave_up(play.do(answer, GROWN + 0.5) if answer is not None else play.do(TICK, play.timer))
     assert (failed.status, failed.code, failed.param, failed.retry_after) == (404, "model_not_found", "model", None)
     assert failed.message.endswith("Similar: mm.")
     ended = play.now
@@ -308,31 +307,82 @@ def test_a_name_that_resembles_nothing_on_offer_leads_to_the_list() -> None:
     assert "GET /v1/models" in gave_up(play.do(found())).message
 
 
-def test_a_bounded_number_of_unknown_names_is_remembered_the_newest_longest() -> None:
-    play = Play()
-    for number in range(MOST_UNKNOWN):
-        play.shared.note_unknown(f"m{number}", GROWN)
-    play.shared.note_unknown("m0", GROWN)
-    play.shared.note_unknown("one more", GROWN)
-    assert play.shared.is_unknown("m0", GROWN)
-    assert not play.shared.is_unknown("m1", GROWN)
-    assert play.shared.is_unknown("m2", GROWN)
-
-
 def test_offers_that_gossip_brings_during_the_look_up_go_first() -> None:
     play = Play()
     play.submit()
     play.peers = (C,)
-    assert play.do(found(1)) == [Attempt(C, 1)]
+    assert play.do(found(1)) == [Attempt(C, 1, last=True)]
     assert play.timer == play.now + SETTINGS.accept_s
     play.peers = ()
-    play.submit()
+    play.submit(JobQuery("another"))
     play.excluded = {C: "leaving"}
     assert gave_up(play.do(found())).code == "no_capacity"
     play.excluded = {}
     play.submit(JobQuery("other"))
     play.excluded = {C: "leaving"}
-    assert play.do(found(1)) == [Attempt(A, 1)], "a provider is better than an offer that cannot be asked"
+    assert play.do(found(1)) == [Attempt(A, 1, last=True)], "a provider is better than an offer that cannot be asked"
+
+
+def test_a_provider_is_remembered_until_it_leads_nowhere() -> None:
+    play = Play()
+    play.submit()
+    play.do(found(1))
+    play.do(Accepted(A))
+    play.do(Progress(A))
+    play.do(Completed(A))
+    assert play.submit() == [Attempt(A, 1, last=True)], "without another look-up"
+    effects = play.do(AttemptFailed(A, Outcome.UNREACHABLE, "refused", answered=True))
+    failed = effects[-1]
+    assert isinstance(failed, GiveUp)
+    assert (failed.status, failed.code, failed.retry_after) == (404, "model_not_found", None)
+    assert failed.message.startswith("No peer that offers the model 'm' can be reached now.")
+    assert gave_up(play.submit()).code == "model_not_found", "it is not dialled again at once"
+    play.now += FOUND_S
+    assert play.submit() == [LookUp(name_key(MODEL))]
+    assert gave_up(play.do(found(1))).code == "model_not_found", "its statement outlives it"
+    assert play.submit(JobQuery(MODEL)) != [LookUp(name_key(MODEL))]
+    play.now += MISSED_S
+    play.submit()
+    assert play.do(found(1)) == [Attempt(A, 1, last=True)]
+
+
+def test_offers_of_peers_that_cannot_be_reached_are_none() -> None:
+    play = Play(A, B)
+    play.submit()
+    play.do(AttemptFailed(A, Outcome.UNREACHABLE, "refused", answered=True))
+    play.peers, play.excluded = (), {A: "unreachable", B: "unreachable", C: "model"}
+    effects = play.do(AttemptFailed(B, Outcome.UNREACHABLE, "refused", answered=True))
+    assert isinstance(effects[-1], GiveUp)
+    assert (effects[-1].status, effects[-1].code) == (404, "model_not_found")
+    assert play.submit() == [LookUp(name_key(MODEL))], "perhaps the DHT knows another"
+    assert gave_up(play.do(found())).code == "model_not_found"
+    play.excluded[C] = "leaving"
+    assert gave_up(play.submit()).code == "no_capacity"
+
+
+def test_a_peer_that_answered_or_that_is_left_keeps_the_model() -> None:
+    play = Play(A, B)
+    play.submit()
+    play.do(WasBusy(A))
+    effects = play.do(AttemptFailed(B, Outcome.UNREACHABLE, "refused", answered=True))
+    assert isinstance(effects[-1], GiveUp)
+    assert effects[-1].status == 503
+    play = Play(A)
+    play.submit()
+    effects = play.do(AttemptFailed(A, Outcome.UNREACHABLE, "no answer"))
+    assert isinstance(effects[-1], GiveUp)
+    assert effects[-1].status == 502, "the ranking still has it"
+
+
+def test_nothing_is_unknown_because_our_own_network_failed() -> None:
+    play = Play(A, B, C)
+    play.submit()
+    for peer in (A, B, C):
+        play.peers = ()
+        effects = play.do(AttemptFailed(peer, Outcome.UNREACHABLE, "no answer"))
+    assert isinstance(effects[-1], GiveUp)
+    assert effects[-1].status == 502
+    assert "own network" in effects[-1].message
 
 
 @pytest.mark.parametrize(
@@ -357,9 +407,11 @@ def test_a_request_with_wishes_is_not_looked_up(wish: dict[str, object]) -> None
 def test_what_is_found_too_late_changes_nothing() -> None:
     play = Play()
     play.submit()
-    play.do(TICK, play.timer)
+    assert gave_up(play.do(TICK, play.timer)).code == "model_not_found"
+    assert gave_up(play.submit()).code == "model_not_found"
     assert play.do(found(1)) == []
     assert play.entry.state == "over"
+    assert play.submit() == [Attempt(A, 1, last=True)], "it is kept for the next request"
     play = Play()
     play.submit()
     play.do(found(1))
@@ -396,11 +448,12 @@ def test_an_engine_that_is_starting_may_bring_the_model() -> None:
 def test_the_callers_deadline_holds_during_the_look_up() -> None:
     for event in (TICK, found(1)):
         play = Play()
-        play.submit(deadline=GROWN + 1)
-        assert play.timer == GROWN + 1
-        failed = gave_up(play.do(event, GROWN + 1))
+        play.submit(deadline=GROWN + 0.5)
+        assert play.timer == GROWN + 0.5
+        failed = gave_up(play.do(event, GROWN + 0.5))
         assert (failed.status, failed.code) == (504, "deadline_exceeded")
-        assert not play.shared.is_unknown(MODEL, play.now), "a look-up that was cut short says nothing of the name"
+        known = play.shared.providers.known(MODEL, play.now)
+        assert known != {}, "a look-up that was cut short says nothing of the name"
 
 
 def test_the_time_of_the_look_up_counts_for_the_whole_job() -> None:
@@ -408,7 +461,7 @@ def test_the_time_of_the_look_up_counts_for_the_whole_job() -> None:
         play = Play()
         play.submit(deadline=deadline)
         assert play.entry.end == end
-        play.do(found(1), GROWN + LOOKUP_S - 0.1)
+        play.do(found(1), GROWN + LOOKUP_S / 2)
         play.do(Accepted(A))
         assert play.until_over(Progress(A)).code == "deadline_exceeded"
         assert play.now == end
@@ -426,7 +479,7 @@ def test_a_timer_that_fires_too_early_is_set_again() -> None:
     play = Play()
     play.submit()
     play.timer = 0.0
-    assert play.do(TICK, GROWN + 1) == []
+    assert play.do(TICK, GROWN + 0.5) == []
     assert play.timer == GROWN + LOOKUP_S
     assert play.entry.state == "searching"
 
@@ -460,23 +513,6 @@ def test_what_the_table_does_not_have_is_a_defect_of_the_driver() -> None:
     play.submit()
     with pytest.raises(LocalProtocolError, match="Submit while asking"):
         play.do(Submit(JobQuery(MODEL)))
-
-
-# --- where a provider is ----------------------------------------------------------------------------------------------
-
-
-def test_addresses_come_from_contacts_and_from_the_peers_own_advert_only() -> None:
-    own = Advert(PROTOCOL_VERSION, addrs=("/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.2/tcp/1"))
-    other = Advert(PROTOCOL_VERSION, addrs=("/ip4/10.0.0.9/tcp/1",))
-    envelopes = (
-        provider(1),
-        statement(SIGNERS[1], own, (1, 1), 1e9, 3600),
-        statement(SIGNERS[2], other, (1, 1), 1e9, 3600),
-    )
-    contacts = ((B, ("/ip4/10.0.0.8/tcp/1",)), (A, ("/ip4/10.0.0.3/tcp/1", "/ip4/10.0.0.1/tcp/1")))
-    given = Found(1, envelopes, contacts, 2)
-    assert addresses_in(given, A) == ("/ip4/10.0.0.3/tcp/1", "/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.2/tcp/1")
-    assert addresses_in(given, C) == ()
 
 
 class EntryMachine(RuleBasedStateMachine):
@@ -574,7 +610,7 @@ class EntryMachine(RuleBasedStateMachine):
     def nobody_is_asked_twice_and_this_node_never(self) -> None:
         if hasattr(self, "play"):
             asked = self.asked()
-            assert len(set(asked)) == len(asked) <= SETTINGS.asked
+            assert len(set(asked)) == len(asked) <= SETTINGS.asked + SETTINGS.unreached
             assert ME not in asked
             assert sum(isinstance(effect, LookUp) for effect in self.all) <= 1
 

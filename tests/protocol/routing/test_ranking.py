@@ -246,9 +246,9 @@ def test_a_peer_that_could_not_be_reached_is_asked_after_all_that_were_not_tried
     view = new_view()
     for number in (1, 2, 3):
         put(view, number, advert(gpu=card(bandwidth=1000.0 / number)))
-    view.observe_unreachable(peer(1), NOW)
+    view.observe_unreachable(peer(1), NOW - 10)
     assert chosen(ranked(view, policy="random", explain=False))[-1] == peer(1)
-    later = rank(view, JobQuery(MODEL), "neuralgrid", random.Random(1), NOW + 31)
+    later = rank(view, JobQuery(MODEL), "neuralgrid", random.Random(1), NOW + 21)
     assert chosen(later)[-1] != peer(1), "it is forgotten"
 
 
@@ -296,7 +296,7 @@ def test_with_fewer_than_three_fresh_loads_the_first_one_drawn_of_the_others_com
     fast = put(view, 1, advert(gpu=card(24, 900.0, 3000.0)), idle())
     view.observe_rtt(fast, 0.01)
     assert drawn(view, 1) == [fast, ME]
-    view.observe_unreachable(fast, NOW)
+    view.observe_unreachable(fast, NOW - 10)
     assert drawn(view, 1) == [ME, fast]
 
 
@@ -327,3 +327,21 @@ def test_a_link_is_worth_a_dial_to_peers_without_one_that_could_do_the_job() -> 
     assert len(prospects(view, JobQuery(MODEL), random.Random(1), NOW, 2)) == 2
     assert other in prospects(view, JobQuery(MODEL), random.Random(1), NOW, 8)
     assert prospects(view, JobQuery("unknown"), random.Random(1), NOW, 8) == []
+
+
+def test_a_peer_that_could_not_be_reached_a_moment_ago_counts_as_absent() -> None:
+    view = new_view()
+    put(view, 1, advert())
+    assert anything(view, NOW)
+    view.observe_unreachable(peer(1), NOW)
+    assert why_not(ranked(view), peer(1)) == (
+        "unreachable",
+        "the last dial failed; it is dialled again in 10 s at the earliest",
+    )
+    assert not anything(view, NOW + 1000), "other nodes' word that it lives is no proof"
+    assert chosen(rank(view, JobQuery(MODEL), "neuralgrid", random.Random(1), NOW + 10)) == [peer(1)]
+    view.observe_unreachable(peer(1), NOW + 31)
+    assert chosen(rank(view, JobQuery(MODEL), "neuralgrid", random.Random(1), NOW + 50)) == []
+    view.set_link(peer(1), True)
+    assert chosen(rank(view, JobQuery(MODEL), "neuralgrid", random.Random(1), NOW + 51)) == [peer(1)]
+    assert anything(view, NOW + 51)

@@ -1,4 +1,4 @@
-"""Black holes and slow drips: within every deadline, and costly."""
+"""Black holes and slow drips: how much they cost although they say that they live."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ def test_black_holes_cost_attempts_and_time_and_never_run_a_job() -> None:
 
 
 @pytest.mark.slow
-def test_a_slow_drip_is_within_every_deadline_and_ruins_the_tail() -> None:
+def test_a_slow_drip_is_below_the_pace_of_its_card_and_given_up() -> None:
     _, calm = ran()
     world, metrics = ran("slow_drip")
-    assert metrics["e2e_s"]["p99"] > 5 * calm["e2e_s"]["p99"]
+    assert metrics["e2e_s"]["p99"] < 2 * calm["e2e_s"]["p99"]
+    assert world.job_log.outcomes["slow"] > 0
     assert set(world.job_log.outcomes) <= {"completed", "slow", "unreachable"}

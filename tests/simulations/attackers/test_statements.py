@@ -43,7 +43,7 @@ def test_forged_statements_do_not_verify_and_earn_a_ban() -> None:
     assert not victim.limiter.bans.holds(bad.peer_id, world.loop.now)
     link = victim.links.get(bad.peer_id)
     if link is None:
-        victim.connect(bad.peer_id, (bad.addr,), lambda _link: None)
+        victim.connect(bad.peer_id, (bad.addr,), lambda _link, _why: None)
         world.loop.run(5.0)
     before = victim.node.gossip.counts.forged
     for _ in range(victim.settings.penalties.ban_points):

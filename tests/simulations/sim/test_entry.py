@@ -9,7 +9,8 @@ import pytest
 
 from protocol.effects import Found
 from protocol.events import Event
-from protocol.jobs.entry import LOOKUP_S, UNKNOWN_S
+from protocol.jobs.entry import LOOKUP_S
+from protocol.jobs.providers import UNKNOWN_S
 from protocol.reputation.outcomes import Outcome
 from protocol.routing.policies import SORTS
 from protocol.routing.ranking import JobQuery

@@ -9,7 +9,7 @@ import pytest
 
 from protocol.events import DialFailed
 from protocol.ids import PeerId
-from protocol.membership.connections import DialQueue
+from protocol.membership.connections import NOT_NOW, DialQueue
 from protocol.node import NodeSnapshot
 from simulations.run import Run
 from simulations.scenario import Measure, Scenario, Topology, Workload
@@ -121,25 +121,26 @@ def test_dials_wait_for_their_turn_and_too_many_fail_at_once(world: Run) -> None
     limits = msgspec.structs.replace(peer.settings.connections, dial_again_s=0.0)  # all dials go to one address
     peer._dials = DialQueue(limits)
     for number in range(limits.dials_wanted):
-        peer.connect(PeerId(number.to_bytes(32, "big")), (target.addr,), came.append)
+        peer.connect(PeerId(number.to_bytes(32, "big")), (target.addr,), lambda link, _why: came.append(link))
     assert peer.sizes()["connections"] == len(peer.links) + limits.dials
-    peer.connect(PeerId(b"x" * 32), (target.addr,), lambda link: came.append("too many"))
+    peer.connect(PeerId(b"x" * 32), (target.addr,), lambda _link, why: came.append(why))
     peer.perform_dial(PeerId(b"y" * 32), (target.addr,))
     world.loop.run(world.loop.now + 0.01)
-    assert came == ["too many"]
+    assert came == [NOT_NOW]
     world.loop.run(world.loop.now + 60.0)
-    assert came == ["too many", *[None] * limits.dials_wanted]
+    assert came == [NOT_NOW, *[None] * limits.dials_wanted]
     assert peer.sizes()["dials"] == 0
 
 
-def test_the_machine_hears_of_a_failed_dial_if_it_asked_for_it(world: Run) -> None:
+def test_the_machine_hears_of_every_failed_dial_once(world: Run) -> None:
     peer, target, stranger, heard = world.peers[0], world.peers[2], PeerId(b"x" * 32), []
     peer.feed = heard.append  # type: ignore[method-assign]
+    world.loop.run(world.loop.now + peer.settings.connections.dial_again_s)  # its address was dialled before
     for asked in (False, True):
-        peer.connect(stranger, (target.addr,), heard.append)
+        peer.connect(stranger, (target.addr,), lambda link, _why: heard.append(link))
         if asked:
             peer.perform_dial(stranger, (target.addr,))
         world.loop.run(world.loop.now + peer.settings.connections.dial_again_s)
         failed = [event for event in heard if isinstance(event, DialFailed)]
-        assert [event.reason for event in failed] == ["somebody else answered"] * asked
+        assert [event.reason for event in failed] == ["somebody else answered"] * (1 + asked)
         assert None in heard
