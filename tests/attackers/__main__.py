@@ -13,8 +13,8 @@ loopback.  The first line is the run without an attacker.  The kinds:
 
 Columns: callers served by an honest peer, of all and from the 20th request on; of the first 20 callers those who
 noticed something (an error, text of the liar, or an answer later than 1.3 times the slowest of the run without it);
-jobs at the liar in percent of the requests; seconds of whole answers, and the 95th percentile over that of the run
-without it.
+jobs at the liar in percent of the requests, and as a multiple of those at an equal honest worker; seconds of whole
+answers, and the 95th percentile over that of the run without it.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Bench:
         api = self._network.gateway(f"gateway-{kind}")
         knows(api, [*self._network.peers, *(liar.peer_id for liar in liars.values())])
         heard = self._ask(api, kind)
-        found = figures(heard, sum(liar.jobs for liar in liars.values()), self._slowest)
+        found = figures(self._network, heard, sum(liar.jobs for liar in liars.values()), self._slowest)
         if kind == NONE:
             self._slowest, self._p95 = max(one.seconds for one in heard), found.p95
         for name in (kind, f"gateway-{kind}"):
@@ -118,7 +118,7 @@ class Bench:
             time.sleep(2.0 + INJECTION_S * self._given.identities / 1000)
             heard = self._ask(api, kind)
             seconds = time.monotonic() - began
-            row = self._row(kind, figures(heard, 0, self._slowest))
+            row = self._row(kind, figures(self._network, heard, 0, self._slowest))
         for name in (kind, gateway):
             self._end(name)
         return row | {"identities": self._given.identities, "dials": dict(victim.dials), "seconds": round(seconds)}
@@ -188,15 +188,16 @@ def _shown(row: dict[str, Any]) -> str:
     ratio = f"{row['p95_ratio']:.2f}" if row["p95_ratio"] else "-"
     seconds = " ".join(f"{row[name]:>7.2f}" for name in ("p50", "p95", "p50_learnt", "p95_learnt"))
     shares = f"{row['honest']:>7.1%} {row['honest_learnt']:>7.1%} {row['noticed']:>4}/20 {row['share']:>7.1%}"
+    shares += f" {row['times_equal']:>6.2f}"
     notes = [str(row[name]) for name in ("errors", "dials", "seconds") if row.get(name)]
     return f"{row['kind']:<16} {shares} {seconds} {ratio:>6}  {' '.join(notes)}"
 
 
 def main() -> None:
     given = arguments()
-    head = ("kind", "honest", "20th on", "noticed", "liar", "p50", "p95", "p50 20+", "p95 20+", "ratio")
+    head = ("kind", "honest", "20th on", "noticed", "liar", "equals", "p50", "p95", "p50 20+", "p95 20+", "ratio")
     if not given.json:
-        print("{:<16} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} {:>6}".format(*head), flush=True)
+        print("{:<16} {:>7} {:>7} {:>7} {:>7} {:>6} {:>7} {:>7} {:>7} {:>7} {:>6}".format(*head), flush=True)
     for row in rows(given):
         print(json.dumps(row) if given.json else _shown(row), flush=True)
 

@@ -56,9 +56,9 @@ class Victim:
         inodes = {f"socket:[{line[9]}]" for line in _sockets() if line[1].endswith(f":{port:04X}")}
         for name, process in self._processes.items():
             with contextlib.suppress(OSError):
-                for entry in os.scandir(f"/proc/{process}/fd"):
+                for entry in os.listdir(f"/proc/{process}/fd"):
                     with contextlib.suppress(OSError):
-                        if os.readlink(entry.path) in inodes:
+                        if os.readlink(f"/proc/{process}/fd/{entry}") in inodes:
                             return name
         return "unknown"
 

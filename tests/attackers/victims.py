@@ -88,6 +88,11 @@ class Network:
         process.wait_ready(PATIENCE_S)
         return {key: Member(process.home / key, facts) for key, facts in process.ready["nodes"].items()}
 
+    def served_by_equals(self, heard: Sequence[Heard]) -> float:
+        """How many of these callers an honest RTX 4090 served, on average."""
+        equals = [self.workers[name].peer_id for name, card in CARDS.items() if card == "RTX 4090"]
+        return sum(bool(one.peer) and peer.endswith(one.peer) for one in heard for peer in equals) / len(equals)
+
     def honest(self, peer: str) -> bool:
         """Whether a name in an answer is that of an honest worker."""
         return bool(peer) and any(worker.peer_id.endswith(peer) for worker in self.workers.values())
@@ -194,9 +199,11 @@ class Figures:
     p50_learnt: float
     p95_learnt: float
     errors: dict[str, int]
+    #: The share of the liar over that of an honest worker with an RTX 4090, which the liar has as well.
+    times_equal: float
 
 
-def figures(heard: Sequence[Heard], liar_jobs: int, slowest: float = math.inf) -> Figures:
+def figures(network: Network, heard: Sequence[Heard], liar_jobs: int, slowest: float = math.inf) -> Figures:
     """Sum up a run."""
     first, rest = heard[:LEARNT], heard[LEARNT:]
     errors: dict[str, int] = {}
@@ -216,6 +223,7 @@ def figures(heard: Sequence[Heard], liar_jobs: int, slowest: float = math.inf) -
         p50_learnt=percentile([one.seconds for one in rest], 0.5),
         p95_learnt=percentile([one.seconds for one in rest], 0.95),
         errors=errors,
+        times_equal=liar_jobs / equal if (equal := network.served_by_equals(heard)) else math.inf,
     )
 
 
