@@ -282,7 +282,8 @@ class Entry:
                 shared.experience.attempted(effect.peer, now)
                 shared.view.add_prompt(effect.peer, query.model, query.prompt_tokens, now)
             elif isinstance(effect, Observe):
-                shared.experience.observed(_observation(effect, query.model, self._forecasts.get(effect.peer)), now)
+                forecast, streamed = self._forecasts.get(effect.peer), self._submit.stream
+                shared.experience.observed(_observation(effect, query.model, forecast, streamed=streamed), now)
                 if effect.outcome in (Outcome.UNREACHABLE, Outcome.NO_ACCEPT):
                     shared.providers.missed(effect.peer, now)
                 else:
@@ -354,7 +355,7 @@ class Entry:
         return GiveUp(404, "model_not_found", f"{what} now. {hint}", "model")
 
 
-def _observation(seen: Observe, model: str, forecast: Forecast | None) -> Observation:
+def _observation(seen: Observe, model: str, forecast: Forecast | None, *, streamed: bool) -> Observation:
     """An attempt as the reputation takes it."""
     first_s = None if seen.first_at is None else seen.first_at - seen.asked_at
     token_s = None
@@ -363,6 +364,7 @@ def _observation(seen: Observe, model: str, forecast: Forecast | None) -> Observ
     return Observation(
         *(seen.peer, model, seen.outcome, seen.blame, first_s, token_s, seen.pieces, seen.promise_s, forecast),
         lost_s=seen.ended_at - seen.asked_at,
+        streamed=streamed,
     )
 
 

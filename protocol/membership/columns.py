@@ -7,6 +7,7 @@ that offer it, and their terms.  Not here: the peers themselves (``peer_record``
 from __future__ import annotations
 
 import functools
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any, Final
@@ -106,9 +107,18 @@ def _layout(defaults: tuple[tuple[str, tuple[type[np.generic], float]], ...]) ->
     return dtype, row.tobytes()
 
 
+#: What was learned of a model at a peer: written at once.
+LEARNED: Final = ("prompt_log", "prompt_count", "token_log", "token_count", "seen_at")
+NOTHING_LEARNED: Final = (0.0, 0.0, 0.0, 0.0, 0.0)
+
 _OFFER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     # The costs of an offer, written at once.
     **dict.fromkeys(COSTS, (np.float64, 0.0)),
+    **dict.fromkeys(LEARNED, (np.float64, 0.0)),
+    # What follows from it for a job now: computed for all offers at once.
+    "prompt_factor": (np.float64, 1.0),
+    "token_factor": (np.float64, 1.0),
+    "sigma": (np.float64, 0.0),
     "rows": (np.int64, 0),
     "context": (np.int64, 0),
     "price_in": (np.float64, 0.0),
@@ -130,12 +140,15 @@ class Offers:
     that no job ever asks for.
     """
 
-    __slots__ = ("_columns", "_costs", "_gpus", "_kinds", "offers")
+    __slots__ = ("_columns", "_costs", "_gpus", "_kinds", "_learned", "_learned_pack", "offers", "projected_at")
 
     def __init__(self) -> None:
         #: The offer of each row of the view.
         self.offers: dict[int, ModelOffer] = {}
         self._gpus: dict[int, tuple[Gpu, ...]] = {}
+        self._learned: dict[int, tuple[float, ...]] = {}
+        #: When the columns that follow from what was learned were computed last.
+        self.projected_at = -math.inf
         self._columns: Columns | None = None
         self._kinds: dict[Kind, int] = {}
 
@@ -148,7 +161,7 @@ class Offers:
         if columns is None:
             columns = self._columns = Columns(_OFFER_COLUMNS)
             columns.reserve(len(self.offers))
-            self._costs = columns.packer(*COSTS)
+            self._costs, self._learned_pack = columns.packer(*COSTS), columns.packer(*LEARNED)
             for place, (row, offer) in enumerate(self.offers.items()):
                 self._write(columns, place, row, offer)
         column: npt.NDArray[Any] = columns[name][: len(self.offers)]
@@ -174,13 +187,24 @@ class Offers:
         """Seconds for which a token of a prompt delays other jobs at a peer."""
         return offer_costs(self.offers[row], self._gpus[row]).backlog_s
 
-    def put(self, row: int, offer: ModelOffer, gpus: tuple[Gpu, ...]) -> None:
+    def put(
+        self, row: int, offer: ModelOffer, gpus: tuple[Gpu, ...], learned: tuple[float, ...] = NOTHING_LEARNED
+    ) -> None:
         """Add a peer's offer, or bring it up to date; ``gpus`` are those that it would run on."""
         columns, known = self._columns, row in self.offers
-        self.offers[row], self._gpus[row] = offer, gpus
+        self.offers[row], self._gpus[row], self._learned[row] = offer, gpus, learned
         if columns is not None:
             place = _place(columns, row, len(self.offers)) if known else len(self.offers) - 1
             self._write(columns, place, row, offer)
+
+    def learn(self, row: int, learned: tuple[float, ...]) -> None:
+        """Something was learned of a peer that is here."""
+        self._learned[row] = learned
+        if self._columns is not None:
+            self._write_learned(self._columns, _place(self._columns, row, len(self.offers)), learned)
+
+    def _write_learned(self, columns: Columns, place: int, learned: tuple[float, ...]) -> None:
+        self._learned_pack.pack_into(*columns.at(place, columns.offset(LEARNED[0])), *learned)
 
     def drop(self, row: int) -> None:
         """The peer does not offer the model any more; the last one takes its place."""
@@ -189,7 +213,7 @@ class Offers:
             place, last = _place(columns, row, len(self.offers)), len(self.offers) - 1
             if place != last:
                 columns.move(last, place)
-        del self.offers[row], self._gpus[row]
+        del self.offers[row], self._gpus[row], self._learned[row]
 
     def _write(self, columns: Columns, place: int, row: int, offer: ModelOffer) -> None:
         columns.reserve(place + 1)
@@ -200,6 +224,7 @@ class Offers:
         columns["price_out"][place] = offer.price_out
         buffer, start = columns.at(place, columns.offset(COSTS[0]))
         self._costs.pack_into(buffer, start, *offer_costs(offer, self._gpus[row]))
+        self._write_learned(columns, place, self._learned[row])
         kind = (offer.capabilities, offer.quantization)
         columns["kind"][place] = 0
         number = self._kinds.get(kind)

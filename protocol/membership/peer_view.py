@@ -75,11 +75,11 @@ class PeerView:
         self._of_a_load = self.columns.packer(*OF_A_LOAD)
         self._load_offset = self.columns.offset(OF_A_LOAD[0])
         self._records: dict[PeerId, PeerRecord] = {}
-        #: What was learned of the peers; they need not be in the view.
-        self.learned = Learned(self.columns, self._records, self._eviction)
         self._rows: list[PeerRecord | None] = []
         self._free_rows: list[int] = []
         self._models: dict[str, Offers] = {}
+        #: What was learned of the peers, in the view or not.
+        self.learned = Learned(self.columns, self._records, self._models, self._eviction)
         self._wanted: dict[str, None] = {}  # the last one asked for at the end
         #: Until then nothing in the view expires.
         self._sure_until = -_INF
@@ -275,7 +275,8 @@ class PeerView:
                 if not len(index):
                     del self._models[name]
         for name, offer in offers.items():
-            self._models.setdefault(name, Offers()).put(row, offer, gpus)
+            learned = self.learned.of_offer(self.at(row).peer, name)
+            self._models.setdefault(name, Offers()).put(row, offer, gpus, learned)
 
     # --- own observations ----------------------------------------------------------------------------------------
 

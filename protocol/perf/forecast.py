@@ -13,9 +13,10 @@ class Forecast(msgspec.Struct, frozen=True, gc=False):
 
     ``sigma`` is the standard deviation of the logarithm of both.  The figures of ``base`` are those before any
     correction by observations: ``base_wait_s`` is the part that no correction scales and no guess enlarges (link, dial,
-    cold start), and ``base_prompt_s`` the part that the peer's speed decides (queue and prompt).  ``ttft_s`` is the
-    first and the corrected second one, and what the upload and the variation of the link may add.  ``chunk_s`` is how
-    long a step of the engine takes that also reads a chunk of another prompt: no token comes faster meanwhile.
+    cold start), and ``base_prompt_s`` the part that the peer's speed decides (queue and prompt), of which the peer's
+    load tells ``base_queue_s``.  ``ttft_s`` is the first and the corrected second one, and what the upload and the
+    variation of the link may add.  ``chunk_s`` is how long a step of the engine takes that also reads a chunk of
+    another prompt: no token comes faster meanwhile.
     """
 
     ttft_s: float
@@ -25,3 +26,4 @@ class Forecast(msgspec.Struct, frozen=True, gc=False):
     base_prompt_s: float
     base_itl_s: float
     chunk_s: float = 0.0
+    base_queue_s: float = 0.0

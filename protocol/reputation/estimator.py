@@ -23,21 +23,26 @@ LEAST: Final = 0.02
 MOST: Final = 0.999
 #: Standard deviations from the mean to the lower quartile of a normal distribution.
 _QUARTILE: Final = -0.6745
+#: Scale of the logistic distribution that is closest to a normal one.
+_LOGISTIC: Final = 1.702
 
 
-def estimate(
-    good: FloatArray, bad: FloatArray, prior: FloatArray, noise: FloatArray, estimator: Estimator = CHOSEN
-) -> FloatArray:
-    """The chance of each peer.  ``prior`` is that of a peer without evidence, ``noise`` uniform between 0 and 1.
-
-    The posterior is taken as normal with the moments of the Beta distribution, which costs a tenth of its quantiles.
-    """
+def moments(good: FloatArray, bad: FloatArray, prior: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation of the posterior of each peer; ``prior`` is the chance without evidence."""
     amount = good + bad + PRIOR_STRENGTH
     mean = (prior * PRIOR_STRENGTH + good) / amount
-    if estimator != "mean":
-        deviation = np.sqrt(mean * (1.0 - mean) / (amount + 1.0))
+    return mean, np.sqrt(mean * (1.0 - mean) / (amount + 1.0))
+
+
+def estimate(mean: FloatArray, deviation: FloatArray, noise: FloatArray, estimator: Estimator = CHOSEN) -> FloatArray:
+    """The chance of each peer; ``noise`` is uniform between 0 and 1.
+
+    The posterior is taken as normal with these moments, which costs a tenth of the quantiles of the Beta distribution.
+    """
+    if estimator == "draw":
         # The logistic distribution has nearly the shape of the normal one, and an inverse in closed form.
-        steps = _QUARTILE if estimator == "quartile" else np.log(noise / (1.0 - noise)) / 1.702
-        mean = mean + steps * deviation
+        mean = mean + np.log(noise / (1.0 - noise)) / _LOGISTIC * deviation
+    elif estimator == "quartile":
+        mean = mean + _QUARTILE * deviation
     clipped: FloatArray = np.minimum(np.maximum(mean, LEAST), MOST)
     return clipped

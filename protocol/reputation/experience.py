@@ -14,17 +14,26 @@ Not here: the ranking itself (``routing``), the attempts (``jobs``), storage (th
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final
 
+import numpy as np
+
 from protocol.ids import PeerId
+from protocol.membership.columns import Offers
 from protocol.membership.peer_view import PeerView
+from protocol.perf.forecast import Forecast
+from protocol.reputation.correction import Factor, Newcomer
+from protocol.reputation.estimator import CHOSEN, Estimator
 from protocol.reputation.evidence import LAWS, Dimension, Evidence, restored
 from protocol.reputation.newcomers import PROVEN, Newcomers
 from protocol.reputation.observation import Observation
 from protocol.reputation.outcomes import VERDICTS, Outcome, Verdict
 from protocol.reputation.peer_history import MOST_PEERS, Histories, PeerHistory
+from protocol.reputation.projections import EVERY_S, project_factors, project_peers
 from protocol.reputation.snapshot import JOBS, NEWCOMERS, NOBODY, ExperienceSnapshot, Key, Pair
+from protocol.reputation.snapshot import Factor as Row
 
 #: Seconds that a failure costs before any was observed, and the observations that this guess counts for (trust study:
 #: ``T_fail`` starts at 10 s).
@@ -42,9 +51,12 @@ _DIMENSIONS: Final = frozenset(dimension.value for dimension in Dimension)
 class Experience:
     """The observations of one node.  Times are monotonic seconds."""
 
-    def __init__(self, view: PeerView, most_peers: int = MOST_PEERS) -> None:
+    def __init__(self, view: PeerView, most_peers: int = MOST_PEERS, estimator: Estimator = CHOSEN) -> None:
         self._view = view
+        self.estimator: Estimator = estimator
+        self._projected_at = -math.inf
         self.newcomers = Newcomers()
+        self._newcomer_logs = Newcomer()
         self.histories = Histories(most_peers)
         self._lost_s = FIRST_LOST_S
         self._lost_count = _FIRST_LOST_COUNT
@@ -82,7 +94,10 @@ class Experience:
                 self._take_back(now)
         if seen.blame or not verdict.blame:
             self._learn(seen.peer, history, verdict, now)
+        if seen.forecast is not None:
+            self._correct(seen, seen.forecast, history, now)
         self._publish(seen.peer, history)
+        self._project(seen, now)
         for peer in self.histories.shrink(now):
             self._view.learned.forget(peer)
 
@@ -98,7 +113,14 @@ class Experience:
                 rows[peer, "", JOBS] = Pair(float(history.completed), float(history.failed), history.seen_at)
         for group, evidence in self.newcomers.items():
             rows[NOBODY, group, NEWCOMERS] = Pair(evidence.good, evidence.bad, evidence.at)
-        return ExperienceSnapshot(rows)
+        factors = {
+            (peer, model, phase): Row(factor.mean, factor.variance, factor.count, factor.at)
+            for peer, history in self.histories.items()
+            for model, scope in history.scopes()
+            for phase, factor in scope.items()
+            if factor.count > 0.0
+        }
+        return ExperienceSnapshot(rows, factors)
 
     def restore(self, snapshot: ExperienceSnapshot, now: float) -> None:
         """Take over what an earlier life has learned; called once, before any job.  Its times are of this life."""
@@ -113,8 +135,13 @@ class Experience:
             elif name in _DIMENSIONS and not model:
                 history, law = self.histories.of(peer, min(now, row.at)), LAWS[Dimension(name)]
                 history.evidence[Dimension(name)] = restored(row, law)
+        for (peer, model, phase), kept in snapshot.corrections.items():
+            history = self.histories.get(peer) or self.histories.of(peer, min(now, kept.at))
+            history.scope(model).restore(phase, Factor(kept.mean, kept.amount, kept.variance, kept.at))
         for peer, history in self.histories.items():
             self._publish(peer, history)
+            for model in history.models:
+                self._publish_model(peer, model, history)
 
     def _blame(self, seen: Observation, history: PeerHistory, verdict: Verdict, now: float) -> None:
         history.failed += verdict.complete is not None
@@ -136,6 +163,40 @@ class Experience:
         of_newcomers = verdict.complete or (verdict.live if verdict.blame else None)
         if new and of_newcomers is not None:
             self._newcomer(peer, *of_newcomers, now)
+
+    def _time(self, seen: Observation, forecast: Forecast, history: PeerHistory, now: float) -> None:
+        """Take the times of an attempt as evidence: whether it was as soon as promised, and as fast as predicted."""
+        if seen.first_s is not None and seen.streamed:
+            due_s = seen.promise_s or forecast.ttft_s
+            history.observe(Dimension.LATENCY, due_s / max(due_s, seen.first_s), 1.0, now)
+        if seen.token_s is not None:
+            history.observe(Dimension.RATE, forecast.itl_s / max(forecast.itl_s, seen.token_s), 1.0, now)
+
+    def _correct(self, seen: Observation, forecast: Forecast, history: PeerHistory, now: float) -> None:
+        if self._is_new(history, now):
+            self._newcomer_logs.observe(seen, now)
+        history.correct(seen, now)
+        self._time(seen, forecast, history, now)
+        self._publish_model(seen.peer, seen.model, history)
+
+    def project(self, offers: Offers, now: float) -> None:
+        """Bring up to date what ranking reads of the peers that offer a model, if it is old."""
+        if now >= self._projected_at + EVERY_S:
+            self._projected_at = now
+            project_peers(self._view, self.newcomers.prior(now), now)
+        if now >= offers.projected_at + EVERY_S:
+            offers.projected_at = now
+            project_factors(self._view, offers, self._newcomer_logs.logs(now), now)
+
+    def _project(self, seen: Observation, now: float) -> None:
+        """The same at once for the peer that a job just ended at."""
+        record, offers = self._view.get(seen.peer), self._view.offers(seen.model)
+        if record is None:
+            return
+        project_peers(self._view, self.newcomers.prior(now), now, np.array([record.row]))
+        if offers is not None and record.row in offers.offers and offers.projected_at > -math.inf:
+            places = np.flatnonzero(offers.rows == record.row)
+            project_factors(self._view, offers, self._newcomer_logs.logs(now), now, places)
 
     def _newcomer(self, peer: PeerId, value: float, weight: float, now: float) -> None:
         record = self._view.get(peer)
@@ -171,7 +232,18 @@ class Experience:
     def _publish(self, peer: PeerId, history: PeerHistory) -> None:
         """Write what ranking reads of a peer into the view."""
         evidence = history.evidence.get(Dimension.COMPLETE) or _NONE
-        self._view.learned.learn(peer, (evidence.good, evidence.bad, evidence.at, history.breaker.barred_until))
+        factors = history.factors
+        prompt, token = factors.prompt, factors.token
+        figures = (
+            *(evidence.good, evidence.bad, evidence.at, history.breaker.barred_until),
+            *(prompt.mean, prompt.count, token.mean, token.count, prompt.variance, max(prompt.at, token.at)),
+        )
+        self._view.learned.learn(peer, figures)
+
+    def _publish_model(self, peer: PeerId, model: str, history: PeerHistory) -> None:
+        prompt, token = history.models[model].prompt, history.models[model].token
+        figures = (prompt.mean, prompt.count, token.mean, token.count, max(prompt.at, token.at))
+        self._view.learned.learn_of_offer(peer, model, figures)
 
 
 _NONE: Final = Evidence()

@@ -55,7 +55,7 @@ class Newcomers:
         self._most_groups = most_groups
         self._all = Evidence()
         self._groups: OrderedDict[str, Evidence] = OrderedDict()
-        self._earned_open = self._earned_lead = 0.0
+        self._earned_open = self._may_lead = self._earned_lead = 0.0
 
     # --- the prior -----------------------------------------------------------------------------------------------
 
@@ -102,9 +102,17 @@ class Newcomers:
         self._earned_open -= 1.0
         return True
 
-    def leads(self, proven: int, weight: float) -> bool:
-        """A job is given away; whether it goes first to a newcomer."""
-        self._earned_lead += led_share(proven, weight)
+    def may_lead(self) -> bool:
+        """A job is given away; whether it may go first to a newcomer, if there is one.  It does so rarely."""
+        self._may_lead += LED_SHARE
+        if self._may_lead < 1.0:
+            return False
+        self._may_lead -= 1.0
+        return True
+
+    def leads(self, share: float) -> bool:
+        """A job may go first to a newcomer; whether it does, if ``share`` of all jobs should (``led_share``)."""
+        self._earned_lead += share / LED_SHARE
         if self._earned_lead < 1.0:
             return False
         self._earned_lead -= 1.0

@@ -15,11 +15,15 @@ from typing import Final
 
 from protocol.ids import PeerId
 from protocol.reputation.breaker import Breaker
+from protocol.reputation.correction import Factors
 from protocol.reputation.evidence import LAWS, Dimension, Evidence
+from protocol.reputation.observation import Observation
 
 #: Peers with a history, and how many of them may be pinned (trust study 4.4: 10,000, and a fifth of them).
 MOST_PEERS: Final = 10_000
 PINNED_SHARE: Final = 5
+#: Models of one peer with factors of their own; the one seen least recently goes (guess: few nodes serve more).
+MOST_MODELS: Final = 8
 #: How many go at once when the store is full, as a share: searching for them reads all (guess).
 _GO_SHARE: Final = 20
 #: Below this chance a peer's integrity is bad.
@@ -29,11 +33,13 @@ BAD_INTEGRITY: Final = 0.5
 class PeerHistory:
     """One peer.  ``asked``, ``completed`` and ``failed`` are counts of jobs that never decay, for people."""
 
-    __slots__ = ("asked", "breaker", "completed", "evidence", "failed", "seen_at")
+    __slots__ = ("asked", "breaker", "completed", "evidence", "factors", "failed", "models", "seen_at")
 
     def __init__(self, now: float) -> None:
         self.evidence: dict[Dimension, Evidence] = {}
         self.breaker = Breaker()
+        self.factors = Factors()
+        self.models: dict[str, Factors] = {}
         self.asked = 0
         self.completed = 0
         self.failed = 0
@@ -45,6 +51,25 @@ class PeerHistory:
         if evidence is None:
             evidence = self.evidence[dimension] = Evidence(at=now)
         evidence.observe(value, weight, LAWS[dimension], now)
+
+    def correct(self, seen: Observation, now: float) -> Factors:
+        """Learn how wrong the prediction was, of the peer and of its model; returns the factors of the model."""
+        factors = self.models.pop(seen.model, None) or Factors()
+        self.models[seen.model] = factors
+        for scope in (self.factors, factors):
+            scope.observe(seen, now)
+            scope.age(now)
+        if len(self.models) > MOST_MODELS:
+            del self.models[next(iter(self.models))]
+        return factors
+
+    def scope(self, model: str) -> Factors:
+        """The factors of one model, or under an empty name those of all."""
+        return self.models.setdefault(model, Factors()) if model else self.factors
+
+    def scopes(self) -> list[tuple[str, Factors]]:
+        """All of them by name."""
+        return [("", self.factors), *self.models.items()]
 
     def amount(self, now: float) -> float:
         """How much evidence there is of any kind."""

@@ -44,6 +44,7 @@ def seen_of(record: PeerRecord, history: PeerHistory | None, now: float) -> Seen
     return Seen(
         completed=history.completed,
         failed=history.failed,
+        slower=history.factors.slower(now),
         breaker=breaker.state(now),
         barred_s=max(0.0, breaker.barred_until - now) if not breaker.is_closed else 0.0,
         failures=breaker.failures,

@@ -14,12 +14,10 @@ from protocol.arrays import BoolArray, FloatArray
 from protocol.perf.cost_model import CHUNK_TOKENS, DIAL_TRIPS, REQUEST_S, Rates, prefill_s, step_s
 from protocol.perf.forecast import Forecast
 from protocol.perf.gpu_catalog import ModelShape, shape_of
+from protocol.reputation.correction import PRIOR_SIGMA
 from protocol.routing.candidate_columns import CandidateColumns, once
 from protocol.settings import CascadeSettings
 
-#: Standard deviation of the logarithm of a prediction that no observation corrected (guess: hidden efficiencies of
-#: 25 %, and as much for what the model of a GPU leaves out).
-UNKNOWN_SIGMA: Final = 0.35
 #: Upload to a peer before anything was measured, bytes per second (the slowest that the cascade tolerates).
 UPLOAD_BYTES_S: Final = float(CascadeSettings().upload_bytes_s)
 
@@ -51,16 +49,46 @@ class CandidateTable(CandidateColumns):
         # A correction takes the sure part off what it observes.  A guess in it, as the margin for a link that varies
         # and the prior of the upload are, would make the rest, and so the peer, look faster than it is.
         wait = sure + float(self.link[place] - self.rtt[place] + self.upload[place])
-        prompt = float(self.queue[place] + self.memory[place] + self.prefill[place])
+        slower, slower_token = float(self.prompt_factor[place]), float(self.token_factor[place])
+        queue = float(self.queue[place] + self.memory[place])
+        prompt = queue + float(self.prefill[place])
         itl = float(self.itl[place])
-        chunk = itl + CHUNK_TOKENS * float(self.backlog_token[place])
-        return Forecast(wait + prompt, itl, UNKNOWN_SIGMA, sure, prompt, itl, chunk)
+        chunk = itl + CHUNK_TOKENS * float(self.backlog_token[place]) * slower
+        base = (sure, prompt / slower, itl / slower_token)
+        return Forecast(wait + prompt, itl, self._sigma(place), *base, chunk, queue / slower)
+
+    def _sigma(self, place: int) -> float:
+        return PRIOR_SIGMA if self.standing is None else float(self.offered("sigma")[place])
 
     @once
     def ttft(self) -> FloatArray:
         """Seconds to the first token."""
         ttft: FloatArray = self.dial + self.link + self.upload + self.cold + self.queue + self.memory + self.prefill
         return ttft
+
+    # --- corrections by past jobs --------------------------------------------------------------------------------
+
+    def _factor(self, name: str) -> FloatArray:
+        return np.ones(len(self)) if self.standing is None else self.offered(name)
+
+    @once
+    def prompt_factor(self) -> FloatArray:
+        """How many times slower than predicted a peer is before the first token."""
+        return self._factor("prompt_factor")
+
+    @once
+    def token_factor(self) -> FloatArray:
+        """The same for each token after it."""
+        return self._factor("token_factor")
+
+    def corrected(self) -> BoolArray:
+        """Which predictions past jobs have corrected."""
+        if self.standing is None:
+            return np.zeros(len(self), np.bool_)
+        corrected: BoolArray = (self.column("prompt_count") > 0) | (self.column("token_count") > 0)
+        return corrected
+
+    # --- predicted seconds ---------------------------------------------------------------------------------------
 
     @once
     def shape(self) -> ModelShape:
@@ -75,7 +103,13 @@ class CandidateTable(CandidateColumns):
 
     @once
     def itl(self) -> FloatArray:
-        """Seconds per token with this job in the batch.
+        """Seconds per token with this job in the batch."""
+        itl: FloatArray = self._itl * self.token_factor
+        return itl
+
+    @once
+    def _itl(self) -> FloatArray:
+        """The same before any correction.
 
         Jobs that the used share of the KV cache does not tell of are assumed to be as long as this one.
         """
@@ -98,7 +132,9 @@ class CandidateTable(CandidateColumns):
     @once
     def prefill(self) -> FloatArray:
         """Seconds to process the prompt."""
-        return prefill_s(self.shape, self.rates, float(self.query.prompt_tokens)) + REQUEST_S
+        seconds = prefill_s(self.shape, self.rates, float(self.query.prompt_tokens)) + REQUEST_S
+        prefill: FloatArray = seconds * self.prompt_factor
+        return prefill
 
     @once
     def backlog_token(self) -> FloatArray:
@@ -108,9 +144,9 @@ class CandidateTable(CandidateColumns):
 
     @once
     def slot_wait(self) -> FloatArray:
-        """Seconds until a slot is free: jobs without one share the slots."""
+        """Seconds until a slot is free, before any correction: jobs without one share the slots."""
         ahead = np.maximum(0.0, self.jobs - self.slots + 1)
-        wait: FloatArray = ahead / self.slots * self.query.max_tokens * self.itl
+        wait: FloatArray = ahead / self.slots * self.query.max_tokens * self._itl
         return wait
 
     @once
@@ -121,7 +157,7 @@ class CandidateTable(CandidateColumns):
         """
         told = self.column("told_at") + self.column("prefill") * self.backlog_token
         prompts = np.maximum(0.0, np.maximum(told, self.column("busy_until")) - self.now)
-        queue: FloatArray = self.slot_wait + prompts
+        queue: FloatArray = (self.slot_wait + prompts) * self.prompt_factor
         return queue
 
     @once
@@ -137,7 +173,8 @@ class CandidateTable(CandidateColumns):
         if not surplus.size or surplus.max() <= 0:
             return np.zeros(len(self))
         generations = np.minimum(comers, np.maximum(0.0, surplus) / np.maximum(1.0, held))
-        wait: FloatArray = np.maximum(0.0, generations * self.query.max_tokens * self.itl - self.slot_wait)
+        full = np.maximum(0.0, generations * self.query.max_tokens * self._itl - self.slot_wait)
+        wait: FloatArray = full * self.prompt_factor
         return wait
 
     @once

@@ -220,7 +220,7 @@ def cheapest(table: CandidateTable) -> list[Part]:
 def fastest(table: CandidateTable) -> list[Part]:
     """Most tokens per second for this job; the score is minus the seconds per token."""
     itl = table.itl
-    return [Part("tokens per second", 1 / itl, "1/s", -itl, "load", _bandwidth_known(table))]
+    return [Part("tokens per second", 1 / itl, "1/s", -itl, "load", _bandwidth_known(table), table.corrected)]
 
 
 def soonest(table: CandidateTable) -> list[Part]:
@@ -238,9 +238,9 @@ def _to_first_token(table: CandidateTable) -> list[Part]:
         Part("round trip", table.link, "s", -table.link, "link", _rtt_known(table)),
         Part("upload", table.upload, "s", -table.upload, "link", lambda: table.column("me")),
         Part("cold start", table.cold, "s", -table.cold, "advert"),
-        Part("queue", table.queue, "s", -table.queue, "load", known),
+        Part("queue", table.queue, "s", -table.queue, "load", known, table.corrected),
         Part("memory", table.memory, "s", -table.memory, "load"),
-        Part("prompt", table.prefill, "s", -table.prefill, "advert", known),
+        Part("prompt", table.prefill, "s", -table.prefill, "advert", known, table.corrected),
     ]
 
 
@@ -248,7 +248,10 @@ def expected_seconds(table: CandidateTable) -> list[Part]:
     """Seconds to the end of the answer: the time to its first token and the time of all tokens after it."""
     later = float(max(0, min(table.query.max_tokens, ANSWER_TOKENS) - 1))
     answer = table.itl * later
-    parts = [*_to_first_token(table), Part("answer", answer, "s", -answer, "load", _bandwidth_known(table))]
+    parts = [
+        *_to_first_token(table),
+        Part("answer", answer, "s", -answer, "load", _bandwidth_known(table), table.corrected),
+    ]
     return _with_failures(table, parts)
 
 

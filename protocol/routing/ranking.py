@@ -36,6 +36,7 @@ from protocol.membership.peer_record import PeerRecord
 from protocol.membership.peer_view import SUSPECT, PeerView
 from protocol.perf.forecast import Forecast
 from protocol.reputation.experience import Experience
+from protocol.reputation.projections import LEAST_CHANCE
 from protocol.rng import Rng
 from protocol.routing.candidate_table import CandidateTable
 from protocol.routing.catalog import ModelSummary, catalog
@@ -165,6 +166,8 @@ def rank(
     offers = view.offers(query.model)
     if offers is None:
         return Ranking(query, chosen.name, (), _strangers(view, query.model) if explain else (), drawn=chosen.draws)
+    if experience is not None:
+        experience.project(offers, now)
     table = CandidateTable(view, offers, query, now, rng.getrandbits(64), experience if chosen.learns else None)
     removed = [each.removes(table) for each in FILTERS] if explain else removed_by(table)
     out, *more = [mask for mask in removed if mask is not None]
@@ -174,11 +177,11 @@ def rank(
     scores = chosen.scores(parts)
     keys = chosen.keys(scores, table.noise)
     places = np.flatnonzero(~out)
-    tiers, most = _tiers(table, chosen, places, explain), len(table) if explain else limit
+    tiers, most = _tiers(table, chosen, out, explain), len(table) if explain else limit
     order = _order(places, table, tiers, keys, max(most, chosen.best_of))
     order = _best_first(order, tiers, chosen, scores)[:most]
     if not explain:
-        order = _with_lead(order, places, table, chosen, scores)
+        order = _with_lead(order, out, table, chosen, scores)
     candidates = tuple(_candidate(table, scores, place) for place in order)
     ranking = Ranking(query, chosen.name, candidates, (), len(table), chosen.draws, chosen.temperature)
     if not explain:
@@ -232,22 +235,24 @@ def _odds(places: IntArray, table: CandidateTable, policy: Policy, scores: Float
         return first_odds(tiers, ranked, None if weights is None else weights[places], count)
     together = tiers & ~UNPROVEN_TIER
     apart = together + ~standing.proven[places] * UNPROVEN_TIER
-    share = standing.open_share(places)
+    out = np.ones(len(scores), np.bool_)
+    out[places] = False
+    share = standing.open_share(out)
     odds = share * first_odds(together, ranked, weights[places], count)
     odds = odds + (1.0 - share) * first_odds(apart, ranked, weights[places], count)
-    led = np.zeros(len(places)) if table.query.order else standing.lead_odds(places, weights)
+    led = np.zeros(len(places)) if table.query.order else standing.lead_odds(out, weights)[places]
     mixed: FloatArray = led + (1.0 - led.sum()) * odds
     return mixed
 
 
 def _with_lead(
-    order: list[int], places: IntArray, table: CandidateTable, policy: Policy, scores: FloatArray
+    order: list[int], out: BoolArray, table: CandidateTable, policy: Policy, scores: FloatArray
 ) -> list[int]:
     """The order, with a newcomer first where newcomers have the turn; peers that the caller named go before all."""
     weights = policy.log_weights(scores)
     if table.standing is None or weights is None or table.query.order:
         return order
-    lead = table.standing.lead(places, weights)
+    lead = table.standing.lead(out, weights)
     return order if lead is None else [lead, *(place for place in order if place != lead)][: len(order)]
 
 
@@ -286,26 +291,24 @@ def prospects(view: PeerView, query: JobQuery, rng: Rng, now: float, most: int) 
         return []
     table = CandidateTable(view, offers, query, now, rng.getrandbits(64))
     out = table.column("me") | table.column("linked") | (table.column("reached") < 0)
-    out = out | (table.column("barred_until") > now)
+    out = out | (table.column("barred_until") > now) | (table.column("chance") < LEAST_CHANCE)
     for mask in removed_by(table):
         if mask is not None:
             out = out | mask
     policy, places = POLICIES[DEFAULT], np.flatnonzero(~out)
     keys = policy.keys(policy.scores(policy.parts(table)), table.noise)
-    return [
-        table.record(place).peer for place in _order(places, table, _tiers(table, policy, places, True), keys, most)
-    ]
+    return [table.record(place).peer for place in _order(places, table, _tiers(table, policy, out, True), keys, most)]
 
 
-def _tiers(table: CandidateTable, policy: Policy, places: IntArray, explain: bool) -> IntArray:
-    """The tier of each peer, which counts before the score; the lowest goes first.  ``places`` are the candidates."""
+def _tiers(table: CandidateTable, policy: Policy, out: BoolArray, explain: bool) -> IntArray:
+    """The tier of each peer, which counts before the score; the lowest goes first.  ``out`` are no candidates."""
     missed = table.column("missed_until") > table.now
     tiers: IntArray = (table.column("alive") == SUSPECT) * SUSPECT_TIER + missed * UNREACHED_TIER
     if table.standing is not None:
         tiers = tiers + table.standing.barred * BARRED_TIER
         # A statement that another peer relayed does not prove that its author can be reached from here.
         tiers = tiers + ((table.column("reached") == 0) & ~table.column("me")) * UNTRIED_TIER
-        if table.standing.proven_first(places, not explain):
+        if table.standing.proven_first(out, not explain):
             tiers = tiers + ~table.standing.proven * UNPROVEN_TIER
     if policy.best_of:
         tiers = tiers + ~(table.column("fresh") | table.column("me")) * STALE_TIER

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from protocol.reputation.estimator import LEAST, MOST, Estimator, estimate
+from protocol.reputation.estimator import LEAST, MOST, Estimator, estimate, moments
 
 
 def one(good: float, bad: float, estimator: Estimator = "mean", noise: float = 0.5) -> float:
     """The estimate of one peer, with the first prior."""
-    return float(estimate(np.array([good]), np.array([bad]), np.array([0.9]), np.array([noise]), estimator)[0])
+    mean, deviation = moments(np.array([good]), np.array([bad]), np.array([0.9]))
+    return float(estimate(mean, deviation, np.array([noise]), estimator)[0])
 
 
 def test_the_mean_is_that_of_the_posterior() -> None:
@@ -29,7 +30,7 @@ def test_the_quartile_doubts_a_peer_with_little_evidence() -> None:
 def test_a_draw_has_the_moments_of_the_posterior() -> None:
     size = 20_000
     noise = (np.arange(size) + 0.5) / size
-    drawn = estimate(np.full(size, 30.0), np.full(size, 10.0), np.full(size, 0.9), noise, "draw")
+    drawn = estimate(*moments(np.full(size, 30.0), np.full(size, 10.0), np.full(size, 0.9)), noise, "draw")
     mean = 31.8 / 42
     assert drawn.mean() == pytest.approx(mean, abs=0.002)
     assert drawn.std() == pytest.approx((mean * (1 - mean) / 43) ** 0.5, rel=0.1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from protocol.reputation.breaker import MOST_FAILURES
 from protocol.reputation.evidence import Dimension
-from protocol.reputation.peer_history import Histories
+from protocol.reputation.observation import Observation
+from protocol.reputation.outcomes import Outcome
+from protocol.reputation.peer_history import MOST_MODELS, Histories
 from tests.protocol.sample_peers import peer
 
 
@@ -45,3 +47,13 @@ def test_the_pinned_have_a_bound_as_well() -> None:
         histories.shrink(float(number))
     assert len(histories) <= 20
     assert histories.get(peer(99)) is not None
+
+
+def test_a_peer_has_factors_of_the_models_that_it_was_asked_for_last() -> None:
+    history = Histories().of(peer(1), 0.0)
+    for number in range(MOST_MODELS + 2):
+        history.correct(Observation(peer(1), f"m{number}", Outcome.BUSY, False), 0.0)
+        history.correct(Observation(peer(1), "m0", Outcome.BUSY, False), 0.0)
+    assert len(history.models) == MOST_MODELS
+    assert "m0" in history.models
+    assert "m1" not in history.models

@@ -6,13 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.ids import PeerId
+from protocol.membership.columns import LEARNED
+from protocol.membership.learned import OF_A_GROUP, OF_A_PEER
 from protocol.membership.peer_view import PeerView
+from protocol.perf.forecast import Forecast
+from protocol.reputation.correction import MOST_COUNT
 from protocol.reputation.evidence import LAWS, Dimension
 from protocol.reputation.experience import Experience
 from protocol.reputation.observation import Observation
 from protocol.reputation.outcomes import BLAMED, Outcome
-from protocol.reputation.snapshot import JOBS, NEWCOMERS, NOBODY, ExperienceSnapshot, Pair
-from tests.protocol.sample_peers import new_view, peer, put
+from protocol.reputation.snapshot import JOBS, NEWCOMERS, NOBODY, ExperienceSnapshot, Factor, Pair
+from tests.protocol.sample_peers import MODEL, new_view, peer, put
+
+FORECAST = Forecast(1.0, 0.02, 0.35, 0.0, 1.0, 0.02)
 
 
 def lived(jobs: list[tuple[int, Outcome]]) -> tuple[PeerView, Experience]:
@@ -24,7 +30,9 @@ def lived(jobs: list[tuple[int, Outcome]]) -> tuple[PeerView, Experience]:
     experience = Experience(view)
     for now, (number, outcome) in enumerate(jobs):
         experience.attempted(peer(number), float(now))
-        experience.observed(Observation(peer(number), "m", outcome, outcome in BLAMED, lost_s=1.0), float(now))
+        times = (2.0, 0.05, 40) if outcome is Outcome.COMPLETED else (None, None, 0)
+        seen = Observation(peer(number), MODEL, outcome, outcome in BLAMED, *times, forecast=FORECAST, lost_s=1.0)
+        experience.observed(seen, float(now))
     return view, experience
 
 
@@ -43,8 +51,12 @@ def test_a_restored_experience_is_bit_by_bit_what_it_was(jobs: list[tuple[int, O
     after.restore(kept, 40.0)
     assert after.snapshot() == kept
     for number in (1, 2, 3):
-        for name in ("good", "bad", "judged_at", "group_good", "group_bad", "group_at"):
+        for name in (*OF_A_PEER[:3], *OF_A_PEER[4:-1], *OF_A_GROUP):
             assert column(after_view, peer(number), name) == column(view, peer(number), name)
+    offers, before = after_view.offers(MODEL), view.offers(MODEL)
+    assert offers is not None
+    assert before is not None
+    assert all((offers.column(name) == before.column(name)).all() for name in LEARNED[:-1])
     assert after.newcomers.prior(40.0) == experience.newcomers.prior(40.0)
 
 
@@ -70,7 +82,8 @@ def test_no_row_counts_for_more_than_a_life_of_jobs_could_make() -> None:
         (peer(2), "a model", "complete"): Pair(1.0, 1.0, 0.0),
         (peer(2), "", "something of a later version"): Pair(1.0, 1.0, 0.0),
     }
-    after.restore(ExperienceSnapshot(rows), 0.0)
+    after.restore(ExperienceSnapshot(rows, {(peer(1), "", "prompt"): Factor(1.0, 0.0, 1e9, 0.0)}), 0.0)
+    assert after.snapshot().corrections[peer(1), "", "prompt"].amount == MOST_COUNT
     kept = after.snapshot().evidence
     most = LAWS[Dimension.COMPLETE].most
     assert kept[peer(1), "", "complete"] == Pair(most / 2, most / 2, 0.0)
