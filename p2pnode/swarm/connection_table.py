@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds that a second link to a peer stays open, so that the other end can choose as well.
 SECOND_LINK_S: Final = 1.0
-#: Stored addresses per peer, and peers with stored addresses.
+#: Addresses in a HELLO, and peers whose last address is stored.
 ADDRS: Final = 8
 REMEMBERED: Final = 4096
 
@@ -79,6 +79,7 @@ class ConnectionTable:
         self._queue = DialQueue(settings.connections, seeds)
         self._pings = PingScheduler()
         self._nursery: trio.Nursery | None = None
+        #: Where each peer answered last.  What a HELLO says is a hint for look-ups: nobody has signed it.
         self.addrs: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
         self.closed = False
 
@@ -148,9 +149,12 @@ class ConnectionTable:
                 link = await self._greet(await self._net.dial(dialling.peer, dialling.addrs))
         except trio.TooSlowError:
             dialling.problem = f"no answer in {dial_s:.0f} s"
+        except PeerUnreachable as error:
+            dialling.problem, dialling.answered = str(error), error.answered
+            for addr, other in error.others.items():
+                self._queue.targets.proven(other, addr)
         except (NetError, RemoteProtocolError) as error:
             dialling.problem = str(error)
-            dialling.answered = isinstance(error, PeerUnreachable) and error.answered
         except Exception as error:
             log.exception("dial_defect", extra={"note": DEFECT})
             dialling.problem = repr(error)
@@ -211,10 +215,11 @@ class ConnectionTable:
         links.append(link)
         stated = link.hello.addrs if link.hello else ()
         addrs = tuple(dict.fromkeys((link.via, *stated) if link.via else stated))[:ADDRS]
-        self.addrs[peer] = addrs
+        if link.via:
+            self.addrs[peer] = (link.via,)
+            self.addrs.move_to_end(peer)
         self._queue.targets.linked(peer, link.address, link.via)
         log.debug("link_up", extra={"peer": short(peer), "address": link.address, "outbound": link.outbound})
-        self.addrs.move_to_end(peer)
         if len(self.addrs) > REMEMBERED:
             self.addrs.popitem(last=False)
         if len(links) == 1 or again:

@@ -26,7 +26,7 @@ from multiaddr import Multiaddr
 from p2pnode.swarm.libp2p_workarounds import build_host, quiet
 from p2pnode.swarm.library_check import check_library
 from p2pnode.swarm.net import Address, BadAddress, LinkBroken, NetError, PeerUnreachable, is_loopback, parse_address
-from p2pnode.swarm.proposal import AnsweredDifferently, proposal, propose
+from p2pnode.swarm.proposal import AnotherPeer, AnsweredDifferently, proposal, propose
 from p2pnode.swarm.tcp_listener import AcceptedStream, AcceptGateway
 from p2pnode.swarm.yamux import ContainedYamux
 from protocol.errors import InvalidPeerId
@@ -227,7 +227,7 @@ class Libp2pNet:
         if not targets:
             raise PeerUnreachable("no address to dial")
         won: list[Libp2pLink] = []
-        problems: dict[str, Exception] = {}
+        problems: dict[Address, Exception] = {}
         try:
             async with trio.open_nursery() as nursery:
                 for target, text in targets.items():
@@ -237,21 +237,21 @@ class Libp2pNet:
                 link.cut()
             raise
         if not won:
-            answered = any(
-                isinstance(problem, ConnectionRefusedError | ConnectionResetError) for problem in problems.values()
-            )
-            raise PeerUnreachable(
-                "; ".join(f"{where}: {_reason(error)}" for where, error in problems.items())[:500], answered=answered
-            )
+            raise _unreachable(problems)
         return won[0]
 
     async def _attempt(
-        self, target: Address, text: str, won: list[Libp2pLink], problems: dict[str, Exception], race: trio.CancelScope
+        self,
+        target: Address,
+        text: str,
+        won: list[Libp2pLink],
+        problems: dict[Address, Exception],
+        race: trio.CancelScope,
     ) -> None:
         try:
             link = await self._dial_one(target, text)
         except Exception as error:
-            problems[f"{target.host} port {target.port}"] = error
+            problems[target] = error
         else:
             if won:
                 link.cut()
@@ -336,6 +336,14 @@ def _targets(peer: PeerId | None, addrs: Sequence[str], me: PeerId) -> dict[Addr
             if expected != me and (peer is None or expected == peer) and len(targets) < DIAL_ADDRS:
                 targets.setdefault(Address(address.host, address.port, expected), text)
     return targets
+
+
+def _unreachable(problems: dict[Address, Exception]) -> PeerUnreachable:
+    """What the failed dials of one peer have in common."""
+    text = "; ".join(f"{target.host} port {target.port}: {_reason(error)}" for target, error in problems.items())
+    others = {str(target): error.peer for target, error in problems.items() if isinstance(error, AnotherPeer)}
+    refused = any(isinstance(error, ConnectionRefusedError | ConnectionResetError) for error in problems.values())
+    return PeerUnreachable(text[:500], answered=refused or bool(others), others=others)
 
 
 def _reachable(host: str) -> list[str]:

@@ -7,7 +7,7 @@ messages on a link (``peerlink``).
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,13 +25,16 @@ class PeerUnreachable(NetError):
     """The peer could not be reached at any of its addresses.
 
     ``answered``: a host at one of them refused the connection, so this node's own network works.  ``tried``: False if
-    none was dialled.
+    none was dialled.  ``others``: the peers that have proven their keys there instead, by address.
     """
 
-    def __init__(self, problem: str, *, answered: bool = False, tried: bool = True) -> None:
+    def __init__(
+        self, problem: str, *, answered: bool = False, tried: bool = True, others: Mapping[str, PeerId] | None = None
+    ) -> None:
         super().__init__(problem)
         self.answered = answered
         self.tried = tried
+        self.others = dict(others or {})
 
 
 class LinkBroken(NetError):

@@ -21,11 +21,13 @@ encrypted lines of the answer (``frame_decoder``).
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
 from libp2p.utils import encode_delim
@@ -33,7 +35,7 @@ from libp2p.utils import encode_delim
 from p2pnode.swarm.net import NetError
 from p2pnode.swarm.tcp_listener import AcceptedStream
 from p2pnode.swarm.yamux import ContainedYamux
-from protocol.ids import PeerId, libp2p_bytes
+from protocol.ids import PeerId, libp2p_bytes, peer_from_text, peer_text
 
 
 def proposal(protocol: str) -> bytes:
@@ -43,6 +45,16 @@ def proposal(protocol: str) -> bytes:
 
 _NOISE: Final = proposal(NOISE_ID)
 _YAMUX: Final = proposal(YAMUX_ID)
+#: Who has proven its key, in the library's error, whose text ``library_check`` holds.
+_FOUND: Final = re.compile(r"remote_peer_id_from_pubkey=(\w+)")
+
+
+class AnotherPeer(NetError):
+    """Another peer has proven its key at this address."""
+
+    def __init__(self, peer: PeerId) -> None:
+        super().__init__(f"another peer is at this address: {peer_text(peer)}")
+        self.peer = peer
 
 
 class AnsweredDifferently(NetError):
@@ -89,10 +101,14 @@ async def propose(network: Any, tcp: AcceptedStream, peer: PeerId | None) -> Con
     raw = ProposedConnection(tcp)
     noise = network.upgrader.security_multistream.transports[NOISE_ID]
     expected = ID(libp2p_bytes(peer)) if peer is not None else None
-    session = await noise.secure_outbound(raw, expected)
+    try:
+        session = await noise.secure_outbound(raw, expected)
+    except PeerIDMismatchesPubkey as error:
+        found = _FOUND.search(str(error))
+        raise (AnotherPeer(peer_from_text(found[1])) if found else error) from error
     proven = session.get_remote_peer()
     if expected is not None and proven != expected:  # the library has checked this, before it wrote message 3
-        raise NetError("another peer answered at this address")
+        raise NetError("another peer is at this address")
     if proven == network.get_peer_id():
         raise NetError("that is this node itself")
     session.negotiated_security_protocol = str(NOISE_ID)

@@ -73,7 +73,14 @@ class DialTargets:
         """A link stands to ``ip``; ``dialled`` is the address that led to it, which is therefore this peer's."""
         self._ranges |= {private_range(network_group(ip))}
         if dialled:
-            _remember(self._proven, target_of(dialled), peer)
+            self.proven(peer, dialled)
+
+    def proven(self, peer: PeerId, dialled: str) -> None:
+        """``peer`` has proven its key at an address, whichever peer was expected there.
+
+        So a peer whose address others claim stays in reach: the first dial of a claim shows who is there.
+        """
+        _remember(self._proven, target_of(dialled), peer)
 
 
 def _ranges(addrs: tuple[str, ...]) -> frozenset[str]:

@@ -37,7 +37,7 @@ from simulations.sim.endpoint import Endpoint, SimLink
 from simulations.sim.job_log import JobLog
 from simulations.sim.machines import Machine
 from simulations.sim.message_sizes import message_bytes
-from simulations.sim.network import Network
+from simulations.sim.network import ANOTHER, Network
 
 #: The true Unix time at which every run starts.
 WALL: Final = 1_800_000_000.0
@@ -301,6 +301,8 @@ class Host(Endpoint):
             waiting = []
             self.run(self.link_up, link, addrs)
             link.b.run(link.b.link_up, link, ())
+        if reason == ANOTHER and (there := self.network.at(addrs)) is not None:
+            self._dials.targets.proven(there.peer_id, there.addr)
         if link is None and (dialling.asked or reason != NOT_NOW):
             self.run(self.feed, DialFailed(peer, addrs, reason))
         for done in waiting:

@@ -45,6 +45,8 @@ REFUSED: Final = "refused"
 #: (derived from the same count: each message travels half a round trip).
 ACCEPT_TRIPS: Final = 1.5
 PROOF_TRIPS: Final = 2.5
+#: Why a dial failed whose handshake has proven another key.
+ANOTHER: Final = "somebody else answered"
 #: First retransmission after this long at least, seconds (RFC 6298 has 1 s; Linux uses 0.2 s).
 RTO_S: Final = 0.2
 #: Bytes of a PING or a PONG with its head; no layer counts what Noise, yamux, TCP and IP add.
@@ -205,12 +207,16 @@ class Network:
                 left = max(self.loop.now, source.up_until)
                 self._travel(link, source, link.other(source), left, int(size), deliver, args)
 
+    def at(self, addrs: tuple[str, ...]) -> Endpoint | None:
+        """The machine behind the first of these addresses behind which there is one."""
+        return next((self.by_addr[addr] for addr in addrs if addr in self.by_addr), None)
+
     # --- links ---------------------------------------------------------------------------------------------------
 
     def dial(self, source: Endpoint, peer: PeerId | None, addrs: tuple[str, ...], done: Callable[..., object]) -> None:
         """Connect; ``done(link | None, reason)`` is called when that has come to something."""
         now = self.loop.now
-        target = next((self.by_addr[addr] for addr in addrs if addr in self.by_addr), None)
+        target = self.at(addrs)
         if target is None or target is source:
             self.loop.at(now + RTO_S, done, None, "no such address")
             return
@@ -260,7 +266,7 @@ class Network:
         if not dial.alive:
             self._refuse(dial, "reset")
         elif dial.peer is not None and target.peer_id != dial.peer:
-            self._refuse(dial, "somebody else answered")
+            self._refuse(dial, ANOTHER)
         elif not source.limiter.prove(dial.dialled, target.peer_id, now):
             self._refuse(dial, "banned")
         elif not target.limiter.prove(dial.accepted, source.peer_id, now):

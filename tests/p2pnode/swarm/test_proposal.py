@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
+import msgspec
 import pytest
 import trio
 from libp2p.stream_muxer.mplex.mplex import MPLEX_PROTOCOL_ID, Mplex
@@ -16,10 +17,12 @@ from p2pnode.swarm import libp2p
 from p2pnode.swarm.proposal import proposal
 from p2pnode.swarm.swarm import Swarm
 from protocol.ids import PeerId, peer_from_libp2p
+from protocol.settings import ConnectionSettings
+from protocol.statements.keys import Ed25519Signer
 from tests.fullstack.daemons import in_virtual_time
 from tests.fullstack.virtualnet import VirtualNet
 from tests.p2pnode.swarm.attackers import HELLO_LINE, stranger
-from tests.p2pnode.swarm.idle_machine import ask, knows, real_net, running
+from tests.p2pnode.swarm.idle_machine import SETTINGS, ask, knows, real_net, running, seed_of
 
 HERE, THERE = "10.0.0.1", "10.0.0.2"
 TRIP_S = 0.1
@@ -89,7 +92,7 @@ async def test_another_key_at_the_address_gets_an_ephemeral_key_and_nothing_else
     async with far_apart(net) as (one, two):
         expected = real_net(3).local_id
         addr = two.addrs[0].split("/p2p/")[0]
-        assert "peer id does not" in await dialled(one, expected, (addr,))
+        assert "another peer" in await dialled(one, expected, (addr,))
         await trio.sleep(1)
         assert net.bytes_out[HERE] == FLIGHT_1
         assert one._net.limiter.connections == 0  # type: ignore[attr-defined]
@@ -212,3 +215,13 @@ async def test_a_peer_without_our_protocol_says_so_in_time() -> None:
         peer = peer_from_libp2p(other.get_id().to_bytes())
         where = tuple(str(addr) for addr in other.get_transport_addrs())
         assert await dialled(one, peer, where) == "it does not speak the protocol of p2pnode"
+
+
+async def test_a_dial_of_a_claimed_address_shows_who_is_there_and_no_other_claim_is_dialled_soon() -> None:
+    patient = msgspec.structs.replace(SETTINGS, connections=ConnectionSettings(dial_again_s=3600.0))
+    async with running(real_net(1), settings=patient) as one, running(real_net(2)) as two:
+        claims = [Ed25519Signer(seed_of(number)).peer_id for number in range(10, 14)]
+        bare = two.addrs[0].split("/p2p/")[0]
+        assert "another peer is at this address" in await dialled(one, claims[0], (bare,))
+        assert [one._links.dial(claim, (bare,), asked=False) for claim in claims] == [None] * 4
+        assert await dialled(one, two.me, (bare,)) == ""

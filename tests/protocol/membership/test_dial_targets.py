@@ -50,6 +50,14 @@ def test_a_peer_that_proved_its_key_at_an_address_is_dialled_there_without_a_pau
     assert not admits(targets, VICTIM, 62.0, ALICE), "the address is now the other one's"
 
 
+def test_a_peer_whose_address_others_claim_stays_in_reach() -> None:
+    targets = DialTargets(60.0)
+    assert admits(targets, VICTIM, 0.0, BOB)
+    targets.proven(ALICE, f"{VICTIM}/p2p/bob")  # the handshake showed who is there
+    assert not any(admits(targets, VICTIM, 59.0, PeerId(bytes([n]) * 32)) for n in range(64))
+    assert admits(targets, VICTIM, 59.0, ALICE)
+
+
 def test_seeds_and_addresses_without_a_key_are_the_operators_own() -> None:
     targets = DialTargets(60.0, (f"{VICTIM}/p2p/alice", "/ip4/10.0.0.1/tcp/1"))
     assert all(admits(targets, VICTIM, 0.0) for _ in range(3))
