@@ -23,12 +23,13 @@ PACKAGES: Final = ("protocol", "simulations", "p2pnode", "bootstrap")
 MODULES: Final = {
     "protocol/dht": "active_lookups dht links lookup own_records record_store routing_table server",
     "protocol/gossip": "anti_entropy budget gossip publisher send_queue validation",
-    "protocol/jobs": "cascade job_dedup",
+    "protocol/jobs": "cascade fresh_load job_dedup warm_links",
     "protocol/membership": (
         "columns connections eviction failure_detector learned overlay peer_record peer_view penalties"
     ),
     "protocol": "ids node subnet token_bucket",
     "protocol/perf": "batch_engine kv_cache model_cache model_timing step_clock",
+    "protocol/routing": "link_pool",
     "protocol/statements": "envelope versions",
     "simulations": "event_loop rng_streams",
     "simulations/sim": "baselines endpoint entry host job_log jobs message_sizes network node topology worker",

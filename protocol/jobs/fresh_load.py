@@ -5,9 +5,9 @@ Theory of operation
 
 A peer whose pool keeps a link to this node sends ``Watch`` and is a *watcher* from then on: it is told the counts of
 the load, when it begins to watch and after each change.  A watcher with jobs here, or whose last one was here a moment
-ago, is told first, at most every ``fresh_every_s``.  The others get their turn one after the other, as often as the
-byte budget allows and no more often than those.  The budget is apart from that of gossip; a part of it is for watchers
-with jobs alone.
+ago, is told first, at most every ``fresh_every_s``.  The others are told when the jobs changed notably.  They get their
+turn one after the other, as often as the byte budget allows and no more often than those.  The budget is apart from
+that of gossip; a part of it is for watchers with jobs alone.
 
 A message says how many jobs of the watcher itself are among the counts.  So the watcher can add those of its jobs that
 are still on their way, and counts none twice.
@@ -38,8 +38,12 @@ from protocol.statements.adverts import Load
 from protocol.token_bucket import TokenBucket
 from protocol.wire.messages import FreshLoad, Full, Watch
 
-#: Bytes of one load in its frame, from above (8 of the frame, 12 of 8 fields that are mostly small).
-LOAD_BYTES: Final = 22
+#: Bytes of the longest load in its frame (8 of the frame, 12 of 7 fields that are mostly small).
+LOAD_BYTES: Final = 20
+#: The share of the slots by which the jobs have to change to be told to a watcher without jobs here; a slot that
+#: becomes free, or the last one that is taken, always counts (simulated with 100 nodes: without it 0.81 instead of
+#: 0.58 KB/s in the mean, and an SLO attainment of 98.7 instead of 99.0 %).
+NOTABLE: Final = 0.1
 #: Seconds for which a peer whose job ended here counts as one that sends jobs (guess: two jobs of ten users).
 RECENT_S: Final = 10.0
 #: The part of a second's budget that only watchers with jobs may spend.
@@ -143,10 +147,11 @@ class LoadTeller:
         """Tell those whose turn it is; whether one that does not know the load has to wait."""
         due = now - self._settings.fresh_every_s
         bucket, jobs = self._purse(now), self._jobs
+        notable = NOTABLE * self._load.slots if reserve else 0.0
         for peer in list(watchers):
             watcher = watchers[peer]
             mine = jobs.get(peer, 0)
-            if watcher.told is not None and _alike(watcher.told, self._load, mine):
+            if watcher.told is not None and _alike(watcher.told, self._load, mine, notable):
                 continue
             if watcher.told_at > due or bucket.level(now) - LOAD_BYTES < reserve:
                 return True
@@ -187,11 +192,12 @@ def _with_jobs(load: FreshLoad, jobs: int) -> FreshLoad:
     )
 
 
-def _alike(told: FreshLoad, load: FreshLoad, jobs: int) -> bool:
+def _alike(told: FreshLoad, load: FreshLoad, jobs: int, notable: float) -> bool:
     """Whether a watcher knows all that matters: it computes itself how the prompts become fewer."""
+    before, after = told.running + told.waiting, load.running + load.waiting
     return (
-        told.running + told.waiting == load.running + load.waiting
-        and told.yours == jobs
+        told.yours == jobs
+        and (before == after or (abs(before - after) < notable and (before < told.slots) == (after < load.slots)))
         and told.slots == load.slots
         and told.status == load.status
     )

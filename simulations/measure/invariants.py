@@ -28,6 +28,7 @@ from protocol.jobs.admission import Arrived
 from protocol.jobs.cascade_events import Begin
 from protocol.jobs.entry import Submit
 from protocol.membership.penalties import REMEMBERED
+from protocol.routing.link_pool import MOST_MODELS, MOST_PAUSES
 from protocol.routing.ranking import JobQuery
 from protocol.statements.envelope import Envelope
 from protocol.statements.versions import MAX_MARKS
@@ -196,6 +197,10 @@ class Invariants:
             "timers": MOST_TIMERS,
             "dials": settings.connections.dials_wanted,
             "connections": settings.connections.connections,
+            "pool": settings.pool.most,
+            "pool_models": MOST_MODELS,
+            "pool_pauses": MOST_PAUSES,
+            "watchers": settings.pool.watchers,
         }
         sizes |= peer.sizes()
         for name, most in bounds.items():

@@ -143,7 +143,7 @@ def test_a_busy_network_is_slower_than_a_free_one() -> None:
         for peer in made.peers:
             peer.costs = costs
         means.append(made.run().metrics["ttft_s"]["p50"])
-    assert means[1] > means[0] + 0.1
+    assert means[1] > 2 * means[0]
 
 
 # --- links ---------------------------------------------------------------------------------------------------------

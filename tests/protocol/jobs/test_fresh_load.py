@@ -153,6 +153,24 @@ def test_who_has_had_no_jobs_here_for_a_while_is_one_of_the_others() -> None:
     assert sim.report(2, {peer(1): 1}) == [peer(1), peer(2)]
 
 
+def test_others_hear_notable_changes_and_whether_a_slot_is_free() -> None:
+    sim = Sim()
+
+    def report(running: int, waiting: int = 0) -> list[PeerId]:
+        sim.now += 1.0
+        return sim.perform(sim.teller.report(Load(running=running, waiting=waiting, slots=40), {peer(2): 1}, sim.now))
+
+    sim.watch(1)
+    sim.watch(2)
+    assert report(10) == [peer(2), peer(1)]
+    assert report(13) == [peer(2)]
+    assert report(14) == [peer(2), peer(1)]
+    assert report(39) == [peer(2), peer(1)]
+    assert report(40) == [peer(2), peer(1)], "no slot is free any more"
+    assert report(40, 3) == [peer(2)]
+    assert report(38) == [peer(2), peer(1)]
+
+
 def test_there_is_room_for_so_many_watchers() -> None:
     sim = Sim()
     for number in range(1, SETTINGS.watchers + 1):

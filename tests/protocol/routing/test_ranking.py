@@ -282,6 +282,17 @@ def test_peers_with_a_fresh_load_come_before_all_others_and_the_best_of_three_of
     assert len({tuple(drawn(view, seed, prompt_tokens=4000)) for seed in range(20)}) > 10
 
 
+def test_of_those_that_were_drawn_the_soonest_first_token_counts_and_not_the_end() -> None:
+    view = new_view()
+    fast = put(view, 1, advert(gpu=card(24, 200.0, 3000.0)), idle())
+    slow = put(view, 2, advert(gpu=card(24, 100.0, 1000.0)), idle())
+    tell(view, fast, FreshLoad(running=8, slots=8))
+    tell(view, slow, FreshLoad(slots=8))
+    ranking = rank(view, JobQuery(MODEL, max_tokens=200), "expected-seconds", random.Random(1), NOW)
+    assert chosen(ranking) == [slow, fast]
+    assert ranking.candidates[1].score > ranking.candidates[0].score
+
+
 def test_of_loads_that_are_not_fresh_only_the_draw_counts() -> None:
     view = new_view()
     for number in range(1, 9):
