@@ -49,7 +49,7 @@ class Server(BaseHTTPRequestHandler):
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
         for number in range(10_000):
-            event = b'data: {"number":%d}\n\n' % number
+            event = b'data: {"choices":[{"index":0,"delta":{"content":"%d "}}]}\n\n' % number
             self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
             time.sleep(0.01)
 
