@@ -189,9 +189,8 @@ async def build(config: Config, home: Home, around: Environment | None = None) -
     )
     status_view = StatusView(config, home, engine, machine, swarm, dispatch, book, keys, metrics)
     experience, now = dispatch.entry_state.experience, trio.current_time()
-    stored = load(home.ledger, now, around.wall())
-    experience.restore(stored, now)
-    evidence = EvidenceWriter(home.ledger, experience, around.wall, stored)
+    experience.restore(load(home.ledger, now, around.wall()), now)
+    evidence = EvidenceWriter(home.ledger, experience, around.wall)
     daemon = Daemon(config, home, engine, machine, swarm, worker, dispatch, book, keys, status_view, evidence, around)
     if slots is not None:
         slots.changed = daemon.report_load

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Container, Iterable
 from typing import Final
 
 import numpy as np
@@ -32,7 +33,7 @@ from protocol.reputation.observation import Observation
 from protocol.reputation.outcomes import VERDICTS, Outcome, Verdict
 from protocol.reputation.peer_history import MOST_PEERS, Histories, PeerHistory
 from protocol.reputation.projections import EVERY_S, project_factors, project_peers
-from protocol.reputation.snapshot import JOBS, NEWCOMERS, NOBODY, ExperienceSnapshot, Key, Pair
+from protocol.reputation.snapshot import JOBS, NEWCOMERS, NOBODY, Changes, ExperienceSnapshot, Key, Pair
 from protocol.reputation.snapshot import Factor as Row
 
 #: Seconds that a failure costs before any was observed, and the observations that this guess counts for (trust study:
@@ -62,6 +63,8 @@ class Experience:
         self._lost_count = _FIRST_LOST_COUNT
         #: Observations so far: whether a snapshot would differ.
         self.events = 0
+        self._changed_peers = Changes[PeerId]()
+        self._changed_groups = Changes[str]()
         self._recent: deque[tuple[float, PeerId, Verdict]] = deque(maxlen=_RECENT)
 
     @property
@@ -81,6 +84,7 @@ class Experience:
         """A job of ours ended there."""
         self._view.add_inflight(seen.peer, -1)
         self.events += 1
+        self._changed_peers.note(seen.peer, self.events)
         history, verdict = self.histories.of(seen.peer, now), VERDICTS[seen.outcome]
         if seen.outcome is Outcome.COMPLETED:
             history.completed += 1
@@ -99,28 +103,44 @@ class Experience:
         self._publish(seen.peer, history)
         self._project(seen, now)
         for peer in self.histories.shrink(now):
+            self._changed_peers.note(peer, self.events)
             self._view.learned.forget(peer)
 
     # --- over a restart -----------------------------------------------------------------------------------------------
 
     def snapshot(self) -> ExperienceSnapshot:
         """What the next life of this node should know; the state of breakers is too short-lived for that."""
+        peers, groups = dict(self.histories.items()), dict(self.newcomers.items())
+        return ExperienceSnapshot(*self._rows(peers, groups))
+
+    def changes(self, since: int) -> ExperienceSnapshot:
+        """What a driver has to write that wrote all up to the event ``since``."""
+        peers = self._changed_peers.since(since)
+        return ExperienceSnapshot(*self._rows(peers, self._changed_groups.since(since)), peers)
+
+    def _rows(self, peers: Iterable[PeerId], groups: Container[str]) -> tuple[dict[Key, Pair], dict[Key, Row]]:
         rows: dict[Key, Pair] = {}
-        for peer, history in self.histories.items():
+        factors: dict[Key, Row] = {}
+        for peer in peers:
+            history = self.histories.get(peer)
+            if history is None:
+                continue
             for dimension, evidence in history.evidence.items():
                 rows[peer, "", dimension.value] = Pair(evidence.good, evidence.bad, evidence.at)
             if history.completed or history.failed:
                 rows[peer, "", JOBS] = Pair(float(history.completed), float(history.failed), history.seen_at)
-        for group, evidence in self.newcomers.items():
-            rows[NOBODY, group, NEWCOMERS] = Pair(evidence.good, evidence.bad, evidence.at)
-        factors = {
-            (peer, model, phase): Row(factor.mean, factor.variance, factor.count, factor.at)
-            for peer, history in self.histories.items()
-            for model, scope in history.scopes()
-            for phase, factor in scope.items()
-            if factor.count > 0.0
+            factors |= {
+                (peer, model, phase): Row(factor.mean, factor.variance, factor.count, factor.at)
+                for model, scope in history.scopes()
+                for phase, factor in scope.items()
+                if factor.count > 0.0
+            }
+        rows |= {
+            (NOBODY, group, NEWCOMERS): Pair(evidence.good, evidence.bad, evidence.at)
+            for group, evidence in self.newcomers.items()
+            if group in groups
         }
-        return ExperienceSnapshot(rows, factors)
+        return rows, factors
 
     def restore(self, snapshot: ExperienceSnapshot, now: float) -> None:
         """Take over what an earlier life has learned; called once, before any job.  Its times are of this life."""
@@ -202,6 +222,8 @@ class Experience:
         record = self._view.get(peer)
         group = "" if record is None else record.group
         evidence = self.newcomers.observe(group, value, weight, now)
+        for changed in ("", group):
+            self._changed_groups.note(changed, self.events)
         if evidence is not None:
             self._view.learned.learn_of_group(group, (evidence.good, evidence.bad, evidence.at))
         for forgotten in self.newcomers.shrink():
@@ -211,6 +233,7 @@ class Experience:
         """Our own network failed: what the last failures of its kind said of the peers was wrong."""
         for at, peer, verdict in self._recent:
             history = self.histories.get(peer)
+            self._changed_peers.note(peer, self.events)
             if at <= now - RETRACT_S or history is None:
                 continue
             history.breaker.forgive(now - RETRACT_S)

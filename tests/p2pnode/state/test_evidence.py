@@ -41,7 +41,7 @@ SAMPLE = ExperienceSnapshot(
 
 
 def test_what_was_learned_comes_back_with_its_age_on_another_clock(ledger: Ledger) -> None:
-    assert save(ledger, SAMPLE, NONE, 100.0, WALL)
+    assert save(ledger, SAMPLE, 100.0, WALL)
     back = load(ledger, 5000.0, WALL + 60.0)
     assert back.evidence == {
         (A, "", "complete"): Pair(41.0, 2.0, 5000.0 - 70.0),
@@ -60,7 +60,7 @@ def test_what_was_learned_comes_back_with_its_age_on_another_clock(ledger: Ledge
 @settings(deadline=None, max_examples=30)
 def test_amounts_are_kept_bit_by_bit(evidence: dict[Key, Pair]) -> None:
     ledger = Ledger(Path("/nowhere/node.db"), wall=lambda: WALL)  # in memory
-    save(ledger, ExperienceSnapshot(evidence, {}), NONE, 100.0, WALL)
+    save(ledger, ExperienceSnapshot(evidence, {}), 100.0, WALL)
     back = load(ledger, 100.0, WALL).evidence
     ledger.close()
     assert {key: row[:2] for key, row in back.items()} == {key: row[:2] for key, row in evidence.items()}
@@ -71,27 +71,21 @@ def test_amounts_are_kept_bit_by_bit(evidence: dict[Key, Pair]) -> None:
 def test_a_wall_clock_that_was_set_neither_renews_nor_ages_beyond_bounds(
     ledger: Ledger, jump: float, age: float
 ) -> None:
-    save(ledger, SAMPLE, NONE, 100.0, WALL)
+    save(ledger, SAMPLE, 100.0, WALL)
     back = load(ledger, 0.0, WALL + jump)
     assert back.evidence[A, "", "complete"].at == pytest.approx(-age)
 
 
 def test_rows_that_are_gone_too_old_or_too_many_leave_the_disk(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     many = {(PeerId(bytes([number]) * 32), "", "complete"): Pair(1.0, 0.0, float(number)) for number in range(10)}
-    save(ledger, ExperienceSnapshot(many, SAMPLE.corrections), NONE, 100.0, WALL)
-    save(
-        ledger,
-        NONE,
-        ExperienceSnapshot({(B, "", "complete"): many[B, "", "complete"]}, SAMPLE.corrections),
-        100.0,
-        WALL,
-    )
+    save(ledger, ExperienceSnapshot(many, SAMPLE.corrections), 100.0, WALL)
+    save(ledger, ExperienceSnapshot(peers=frozenset({A, B})), 100.0, WALL)
     back = load(ledger, 100.0, WALL)
-    assert (len(back.evidence), back.corrections) == (9, {})
+    assert (len(back.evidence), back.corrections) == (8, {})
     monkeypatch.setattr(module, "MOST_ROWS", 3)
-    save(ledger, NONE, NONE, 100.0, WALL)
+    save(ledger, NONE, 100.0, WALL)
     assert sorted(row.at for row in load(ledger, 100.0, WALL).evidence.values()) == pytest.approx([7.0, 8.0, 9.0])
-    save(ledger, NONE, NONE, 100.0, WALL + MOST_AGE_S - 91.5)
+    save(ledger, NONE, 100.0, WALL + MOST_AGE_S - 91.5)
     assert len(load(ledger, 100.0, WALL).evidence) == 1
 
 
@@ -109,7 +103,7 @@ def test_rows_that_are_gone_too_old_or_too_many_leave_the_disk(ledger: Ledger, m
     ],
 )
 def test_a_row_that_makes_no_sense_is_skipped(ledger: Ledger, statement: str) -> None:
-    save(ledger, ExperienceSnapshot({(A, "", "complete"): Pair(1.0, 1.0, 1.0)}, SAMPLE.corrections), NONE, 100.0, WALL)
+    save(ledger, ExperienceSnapshot({(A, "", "complete"): Pair(1.0, 1.0, 1.0)}, SAMPLE.corrections), 100.0, WALL)
     with sqlite3.connect(ledger.path) as other:
         other.execute(statement)
     other.close()
@@ -139,7 +133,7 @@ async def test_a_change_is_written_within_five_seconds_and_many_at_once(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     ledger, experience = Ledger(tmp_path / "node.db", wall=lambda: WALL, threads=False), Experience(new_view())
-    writer = EvidenceWriter(ledger, experience, lambda: WALL, NONE)
+    writer = EvidenceWriter(ledger, experience, lambda: WALL)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)
         await looked(writer, 60)
@@ -164,7 +158,7 @@ async def test_while_the_disk_takes_nothing_evidence_stays_in_memory_and_is_writ
 ) -> None:
     ledger, experience = Ledger(tmp_path / "node.db", wall=lambda: WALL, threads=False), Experience(new_view())
     ledger._connection.execute("pragma max_page_count = 12")
-    writer, tries = EvidenceWriter(ledger, experience, lambda: WALL, NONE), []
+    writer, tries = EvidenceWriter(ledger, experience, lambda: WALL), []
     write = ledger.write
     monkeypatch.setattr(ledger, "write", lambda *args, **more: tries.append(1) or write(*args, **more))
     async with trio.open_nursery() as nursery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,12 +11,13 @@ from protocol.membership.columns import LEARNED
 from protocol.membership.learned import OF_A_GROUP, OF_A_PEER
 from protocol.membership.peer_view import PeerView
 from protocol.perf.forecast import Forecast
+from protocol.reputation import snapshot
 from protocol.reputation.correction import MOST_COUNT
 from protocol.reputation.evidence import LAWS, Dimension
 from protocol.reputation.experience import Experience
 from protocol.reputation.observation import Observation
 from protocol.reputation.outcomes import BLAMED, Outcome
-from protocol.reputation.snapshot import JOBS, NEWCOMERS, NOBODY, ExperienceSnapshot, Factor, Pair
+from protocol.reputation.snapshot import JOBS, NEWCOMERS, NOBODY, ExperienceSnapshot, Factor, Key, Pair
 from tests.protocol.sample_peers import MODEL, new_view, peer, put
 
 FORECAST = Forecast(1.0, 0.02, 0.35, 0.0, 1.0, 0.02)
@@ -91,3 +93,47 @@ def test_no_row_counts_for_more_than_a_life_of_jobs_could_make() -> None:
     assert kept[NOBODY, "", NEWCOMERS].good <= 50.0
     assert kept[NOBODY, "192.0.0.0/8", NEWCOMERS].bad <= 50.0
     assert after.histories.get(peer(2)) is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from(Outcome)), max_size=40), st.sets(st.integers(0, 39)))
+def test_changes_written_one_after_the_other_are_the_snapshot(
+    jobs: list[tuple[int, Outcome]], writes: set[int]
+) -> None:
+    _, experience = lived([])
+    evidence: dict[Key, Pair] = {}
+    corrections: dict[Key, Factor] = {}
+    written = 0
+    for now, (number, outcome) in enumerate([*jobs, (1, Outcome.COMPLETED)]):
+        blame = outcome in BLAMED and now % 7 > 0  # now and then our own network is to blame
+        times = (2.0, 0.05, 40) if outcome is Outcome.COMPLETED else (None, None, 0)
+        model = f"model {now % 3}"
+        seen = Observation(peer(number), model, outcome, blame, *times, forecast=FORECAST, lost_s=1.0)
+        experience.observed(seen, float(now))
+        if now in writes or now == len(jobs):
+            changed = experience.changes(written)
+            evidence = {key: row for key, row in evidence.items() if key[0] not in changed.peers}
+            corrections = {key: row for key, row in corrections.items() if key[0] not in changed.peers}
+            evidence |= changed.evidence
+            corrections |= changed.corrections
+            written = experience.events
+    assert (evidence, corrections) == experience.snapshot()[:2]
+    assert experience.changes(written) == ExperienceSnapshot()
+
+
+def test_rows_of_a_peer_that_was_forgotten_are_gone() -> None:
+    experience = Experience(new_view(), most_peers=2)
+    for number in range(1, 5):
+        experience.observed(Observation(peer(number), "m", Outcome.COMPLETED, False), 1.0)
+    changed = experience.changes(0)
+    assert len(changed.peers) == 4
+    assert {key[0] for key in changed.evidence} == {who for who, _ in experience.histories.items()} | {NOBODY}
+
+
+def test_of_too_many_changes_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "MOST_CHANGES", 2)
+    changes = snapshot.Changes[str]()
+    for event, thing in enumerate("abcb"):
+        changes.note(thing, event)
+    assert changes.since(-1) == {"b", "c"}
+    assert changes.since(2) == {"b"}
+    assert changes.since(3) == frozenset()
