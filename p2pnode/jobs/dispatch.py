@@ -130,7 +130,7 @@ class Dispatch:
         self.book = book
         self.slots = slots or (EngineSlots(engine, settings.admission) if engine is not None else None)
         self.observe = observe
-        self.entry_state = EntryState(swarm.view, self._rank, settings.cascade, trio.current_time())
+        self.entry_state = EntryState(swarm.view, self._rank, settings.cascade, rng, trio.current_time())
         self._policy = policy
         self._rng = rng
         self._trusted = trusted
@@ -304,6 +304,8 @@ class _Job:
         """Wait for an update or the timer, and handle it."""
         update: AttemptUpdate | None = None
         with trio.CancelScope(deadline=self._timer) as self._wait:
+            if self.entry.state == "pausing":
+                await trio.sleep_forever()
             update = await (self._search if self._attempt is None else self._attempt).next_update()
         if self._failure is not None:
             return

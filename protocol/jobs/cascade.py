@@ -19,6 +19,9 @@ counts against ``attempts`` as well, so that a request that kills engines kills 
 because of the request itself ends the job once a second voice confirms it (``refusals``); until then the next peer is
 asked.
 
+A retry after an attempt that risked something uses the budget of the node, and from the second one on waits a little
+(``retries``).
+
 The deadlines of an attempt come from its prediction (``deadlines``).  All of them use one timer, which is moved lazily:
 an event only notes its time, and the timer checks again when it fires.  While the caller does not read (``Paused``),
 the peer has no deadline.
@@ -43,7 +46,10 @@ flowing Paused, Resumed        none                                             
 waiting Completed              as AttemptFailed, because the answer is empty               asking
 flowing Completed              Commit unless it was, Observe, Finish                       over
 any     AttemptFailed,         Abort, Observe, then the next Attempt; GiveUp if committed  asking
-        deadline
+        deadline               or if the retries of the node are spent
+        the same, from the     Abort, Observe, SetTimer                                    pausing
+        second retry on
+pausing TimerFired             the next Attempt                                            asking
 any     the whole job's time   Abort, Observe, GiveUp (504)                                over
 any     CallerGone             Abort, Observe                                              over
 over    any                    none                                                        over
@@ -89,6 +95,7 @@ from protocol.jobs.cascade_events import (
 from protocol.jobs.deadlines import Deadlines
 from protocol.jobs.reach import REACH_S
 from protocol.jobs.refusals import Refusals
+from protocol.jobs.retries import RetryBudget
 from protocol.reputation.outcomes import BLAMED, CHEAP, OF_THE_NETWORK, Outcome
 from protocol.settings import CascadeSettings
 from protocol.wire.mux import ResetCode
@@ -131,20 +138,22 @@ class OwnNetwork:
 class Cascade:
     """See the module's docstring.  The whole job has time until ``end``, monotonic seconds."""
 
-    def __init__(self, settings: CascadeSettings, network: OwnNetwork, end: float) -> None:
+    def __init__(self, settings: CascadeSettings, network: OwnNetwork, budget: RetryBudget, end: float) -> None:
         self._settings = settings
         self._network = network
+        self._budget = budget
         self._end = end
         self._begin = Begin(())
         self._state = "idle"
         self._committed = False
         self._attempts = 0
         self._outcomes: list[Outcome] = []
-        self._retries: list[float] = []
+        self._waits: list[float] = []
         self._refusals = Refusals()
         # The attempt under way.
         self.asked = self._unreached = 0
-        self._search_s = 0.0
+        self._search_s = self._resume_at = 0.0
+        self._problem = ""
         self._peer = PeerId(b"")
         self._deadlines = Deadlines(settings, self._begin, None)
         self._asked_at = self._heard = self._window = self._first_due = 0.0
@@ -156,7 +165,7 @@ class Cascade:
 
     @property
     def state(self) -> str:
-        """``idle``, ``asking``, ``waiting``, ``flowing`` or ``over``."""
+        """``idle``, ``asking``, ``waiting``, ``flowing``, ``pausing`` or ``over``."""
         return self._state
 
     @property
@@ -216,7 +225,7 @@ class Cascade:
         self._accepted_at = self._heard = now
         self._promise_s = event.promise_s
         if self._has_more and self._deadlines.too_late(event.promise_s):
-            self._retries.append(event.promise_s)
+            self._waits.append(event.promise_s)
             return self._fail(Outcome.BUSY, f"it promises a first token in {event.promise_s:.3g} s", now)
         self._state = "waiting"
         self._first_due = self._deadlines.first_due(now, event.promise_s, last=not self._has_more)
@@ -224,7 +233,7 @@ class Cascade:
 
     def _on_busy(self, event: WasBusy, now: float) -> list[CascadeEffect]:
         self._network.worked()
-        self._retries.append(event.retry_s or RETRY_S)
+        self._waits.append(event.retry_s or RETRY_S)
         return self._fail(Outcome.BUSY, "", now)
 
     def _on_refused(self, event: Refused, now: float) -> list[CascadeEffect]:
@@ -296,9 +305,9 @@ class Cascade:
         return self._fail(outcome, event.detail, now, answered=event.answered, tried=event.tried)
 
     def _on_gone(self, _event: CallerGone, now: float) -> list[CascadeEffect]:
-        started = self._state != "idle"
+        running = self._state not in ("idle", "pausing")
         self._state = "over"
-        if not started:
+        if not running:
             return []
         return [Abort(self._peer, ResetCode.CANCELLED), self._observe(Outcome.CANCELLED, False, now)]
 
@@ -358,7 +367,27 @@ class Cascade:
             return [*effects, self._broken_off(outcome, detail)]
         self._outcomes.append(outcome)
         self._attempts += outcome not in CHEAP
-        return effects + self._next(now, detail)
+        return effects + self._again(outcome, detail, now)
+
+    def _again(self, outcome: Outcome, detail: str, now: float) -> list[CascadeEffect]:
+        """After a failed attempt: the next one, now or after a pause."""
+        if outcome in CHEAP or not self._has_more or now >= self._end:
+            return self._next(now, detail)
+        if not self._budget.take(now):
+            self._state = "over"
+            message = f"So many jobs of this node fail now that it tries none again; the last: {detail or outcome}."
+            return [GiveUp(503, "no_capacity", message, retry_after=RETRY_S)]
+        pause_s = self._budget.pause_s(self._attempts)
+        if not pause_s:
+            return self._next(now, detail)
+        self._state, self._peer, self._problem = "pausing", PeerId(b""), detail
+        self._resume_at = min(now + pause_s, self._end)
+        return [SetTimer(TIMER, self._resume_at)]
+
+    def _on_pause_over(self, _event: TimerFired, now: float) -> list[CascadeEffect]:
+        if now < self._resume_at:
+            return [SetTimer(TIMER, self._resume_at)]
+        return self._next(now, self._problem)
 
     def _observe(self, outcome: Outcome, blame: bool, now: float, detail: str = "") -> Observe:
         return Observe(
@@ -401,7 +430,7 @@ class Cascade:
         asked = f"{self.asked} peers were" if self.asked > 1 else "1 peer was"
         if self._refusals and all(outcome in CHEAP for outcome in self._outcomes):
             return self._refusals.answer()
-        retry_after = max(RETRY_S, min(self._retries, default=RETRY_S))
+        retry_after = max(RETRY_S, min(self._waits, default=RETRY_S))
         if self._outcomes and all(outcome is Outcome.BUSY for outcome in self._outcomes):
             message = f"{asked} asked; all are busy and their queues are full: try again in {math.ceil(retry_after)} s."
             return GiveUp(429, "queue_full", message, retry_after=retry_after)
@@ -421,6 +450,8 @@ _Step = Callable[[Cascade, Any, float], list[CascadeEffect]]
 _STEPS: Final[dict[tuple[str, type[CascadeEvent]], _Step]] = {
     ("idle", Begin): Cascade._on_begin,
     ("idle", CallerGone): Cascade._on_gone,
+    ("pausing", CallerGone): Cascade._on_gone,
+    ("pausing", TimerFired): Cascade._on_pause_over,
     ("asking", Searching): Cascade._on_searching,
     ("asking", Accepted): Cascade._on_accepted,
     ("asking", WasBusy): Cascade._on_busy,

@@ -64,11 +64,13 @@ from protocol.ids import ModelId, PeerId, name_key
 from protocol.jobs.cascade import TIMER, Cascade, OwnNetwork
 from protocol.jobs.cascade_events import Attempt, Begin, CallerGone, CascadeEffect, CascadeEvent, GiveUp, Observe
 from protocol.jobs.providers import Provided, Providers
+from protocol.jobs.retries import RetryBudget
 from protocol.membership.peer_view import PeerView
 from protocol.perf.forecast import Forecast
 from protocol.reputation.experience import Experience
 from protocol.reputation.observation import Observation
 from protocol.reputation.outcomes import Outcome
+from protocol.rng import Rng
 from protocol.routing.ranking import JobQuery, Ranking, similar
 from protocol.settings import CascadeSettings
 
@@ -127,6 +129,7 @@ class EntryState:
         view: PeerView,
         rank: Rank,
         settings: CascadeSettings,
+        rng: Rng,
         now: float,
         experience: Experience | None = None,
     ) -> None:
@@ -134,6 +137,7 @@ class EntryState:
         self.rank = rank
         self.settings = settings
         self.network = OwnNetwork(settings)
+        self.retries = RetryBudget(rng, now)
         self.experience = experience or Experience(view)
         self.providers = Providers(view.me)
         self._since = now
@@ -260,7 +264,8 @@ class Entry:
     def _begin(self, peers: tuple[PeerId, ...], now: float, *, too_long: bool = False) -> list[EntryEffect]:
         submit, shared = self._submit, self._shared
         tokens_before = 0.0 if submit.stream else float(submit.answer_tokens or UNBOUNDED_TOKENS)
-        self._cascade = Cascade(shared.settings, shared.network, self._end)
+        shared.retries.began()
+        self._cascade = Cascade(shared.settings, shared.network, shared.retries, self._end)
         forecasts = tuple(self._forecasts.get(peer) for peer in peers)
         begin = Begin(
             peers,

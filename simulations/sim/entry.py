@@ -109,7 +109,7 @@ class SimEntry:
             peer.costs.job_entry_s + peer.costs.decision_s + peer.costs.decision_peer_s * offered(peer, job.model)
         )
         if self._state is None:
-            self._state = EntryState(peer.node.view, self._rank, peer.settings.cascade, peer.started_at)
+            self._state = EntryState(peer.node.view, self._rank, peer.settings.cascade, peer.entry_rng, peer.started_at)
             self._state.experience.restore(self._learned, self.loop.now)
         run = self._runs[job.number] = _Run(job, truth, Entry(self._state))
         query = JobQuery(job.model, job.prompt_tokens, job.max_tokens)

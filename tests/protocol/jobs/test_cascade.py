@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -37,6 +38,7 @@ from protocol.jobs.cascade_events import (
     WasBusy,
 )
 from protocol.jobs.reach import REACH_S
+from protocol.jobs.retries import PAUSE_S, RESERVE, RetryBudget
 from protocol.perf.forecast import Forecast
 from protocol.reputation.outcomes import Outcome
 from protocol.settings import CascadeSettings
@@ -61,7 +63,8 @@ class Play:
 
     def __init__(self, *peers: PeerId, deadline: float | None = None, **begin: object) -> None:
         self.network = OwnNetwork(SETTINGS)
-        self.cascade = Cascade(SETTINGS, self.network, SETTINGS.total_s if deadline is None else deadline)
+        self.budget = RetryBudget(random.Random(1), 0.0)
+        self.cascade = Cascade(SETTINGS, self.network, self.budget, SETTINGS.total_s if deadline is None else deadline)
         self.now = 0.0
         self.timer = math.inf
         self.all: list[CascadeEffect] = []
@@ -83,6 +86,13 @@ class Play:
         while not effects:
             effects = self.do(TICK, self.timer)
         return effects
+
+    def pause(self) -> list[CascadeEffect]:
+        """The pause before a retry, and what follows."""
+        assert self.cascade.state == "pausing"
+        assert self.do(TICK) == [], "it is not over yet"
+        assert self.now < self.timer
+        return self.do(TICK, self.timer)
 
     def flowing(self, peer: PeerId = A) -> Play:
         self.do(Accepted(peer))
@@ -309,11 +319,47 @@ def test_three_attempts_fail_and_the_rest_is_not_asked() -> None:
     play = Play(A, B, C, D)
     play.do(AttemptFailed(A, Outcome.BROKEN, "x"), 0.0)
     play.do(AttemptFailed(B, Outcome.MISBEHAVED, "y"), 20.0)
+    assert play.pause() == [Attempt(C, 3)]
+    assert 20 < play.now <= 20 + 2 * PAUSE_S
     effects = play.do(AttemptFailed(C, Outcome.DEFECT, "bug"), 40.0)
     assert (gave_up(effects).status, gave_up(effects).code) == (502, "peer_failed")
     assert "3 peers were tried and failed; the last: bug" in gave_up(effects).message
     assert [effect.blame for effect in play.all if isinstance(effect, Observe)] == [True, True, False]
     assert play.cascade.asked == 3
+
+
+def test_the_caller_may_leave_during_a_pause_and_late_news_change_nothing() -> None:
+    play = Play(A, B, C)
+    play.do(AttemptFailed(A, Outcome.BROKEN))
+    play.do(AttemptFailed(B, Outcome.BROKEN))
+    assert play.do(Progress(B)) == []
+    assert play.cascade.state == "pausing"
+    assert play.do(CallerGone()) == []
+    assert play.cascade.state == "over"
+
+
+def test_a_pause_does_not_outlast_the_job() -> None:
+    play = Play(A, B, C, deadline=1.0)
+    play.do(AttemptFailed(A, Outcome.BROKEN), 1.0 - PAUSE_S / 1000)
+    play.do(AttemptFailed(B, Outcome.BROKEN))
+    assert gave_up(play.pause()).code == "deadline_exceeded"
+
+
+def test_a_node_whose_jobs_all_fail_does_not_try_them_all_again() -> None:
+    play = Play(A, B)
+    while play.budget.take(0.0):
+        pass
+    effects = play.do(AttemptFailed(A, Outcome.FAILED, "bang"))
+    found = gave_up(effects)
+    assert (found.status, found.code, found.retry_after) == (503, "no_capacity", 1.0)
+    assert found.message == "So many jobs of this node fail now that it tries none again; the last: bang."
+    assert kinds(effects) == ["Abort", "Observe", "GiveUp"]
+    play = Play(*PEERS)
+    while play.budget.take(0.0):
+        pass
+    for peer in PEERS[:5]:
+        assert isinstance(play.do(WasBusy(peer))[-1], Attempt), "who is busy costs nothing"
+    assert SETTINGS.attempts < RESERVE
 
 
 def test_what_risks_nothing_is_bounded_by_the_number_asked() -> None:
@@ -345,6 +391,8 @@ def test_a_refusal_for_now_is_nobodys_fault(status: int) -> None:
 def test_an_engine_that_breaks_costs_an_attempt() -> None:
     play = Play(*PEERS)
     for peer in (A, B, C):
+        if peer is C:
+            play.pause()
         play.do(Accepted(peer))
         effects = play.do(Refused(peer, Refuse(502, "engine_failed", "bang", final=True)))
     assert (gave_up(effects).status, observed(effects).blame) == (502, True)
@@ -428,7 +476,7 @@ def test_a_stalled_reader_is_believed_only_if_it_was_one() -> None:
 
 
 def test_the_caller_may_leave_at_any_time() -> None:
-    fresh = Cascade(SETTINGS, OwnNetwork(SETTINGS), SETTINGS.total_s)
+    fresh = Cascade(SETTINGS, OwnNetwork(SETTINGS), RetryBudget(random.Random(1), 0.0), SETTINGS.total_s)
     assert fresh.handle(CallerGone(), 0.0) == []
     assert fresh.handle(Begin((A,)), 0.0) == []
     play = Play(A, B)
@@ -609,7 +657,7 @@ class CascadeMachine(RuleBasedStateMachine):
         ends = [effect for effect in effects if isinstance(effect, Finish | GiveUp)]
         missed = sum(each.outcome == "unreachable" for each in seen)
         assert len(tried) == len(set(tried)) <= SETTINGS.asked + missed
-        assert len(seen) == len(tried) - (self.state() != "over" and bool(tried))
+        assert len(seen) == len(tried) - (self.state() not in ("pausing", "over") and bool(tried))
         assert len(commits) <= 1
         assert len(ends) <= 1
         if ends:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -81,7 +82,7 @@ class Play:
         self.looks: list[tuple[JobQuery, bool]] = []
         self.now = now
         self.timer = math.inf
-        self.shared = EntryState(self.view, self.rank, SETTINGS, 0.0)
+        self.shared = EntryState(self.view, self.rank, SETTINGS, random.Random(1), 0.0)
         self.entry = Entry(self.shared)
 
     def rank(self, query: JobQuery, now: float, explain: bool) -> Ranking:
