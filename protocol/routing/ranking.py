@@ -233,8 +233,9 @@ def _odds(places: IntArray, table: CandidateTable, policy: Policy, scores: Float
     count = policy.best_of
     if standing is None or weights is None:
         return first_odds(tiers, ranked, None if weights is None else weights[places], count)
-    together = tiers & ~UNPROVEN_TIER
-    apart = together + ~standing.proven[places] * UNPROVEN_TIER
+    same = tiers & ~UNPROVEN_TIER
+    together = same + standing.laden[places] * UNPROVEN_TIER
+    apart = same + ~standing.proven[places] * UNPROVEN_TIER
     out = np.ones(len(scores), np.bool_)
     out[places] = False
     share = standing.open_share(out)
@@ -308,8 +309,8 @@ def _tiers(table: CandidateTable, policy: Policy, out: BoolArray, explain: bool)
         tiers = tiers + table.standing.barred * BARRED_TIER
         # A statement that another peer relayed does not prove that its author can be reached from here.
         tiers = tiers + ((table.column("reached") == 0) & ~table.column("me")) * UNTRIED_TIER
-        if table.standing.proven_first(out, not explain):
-            tiers = tiers + ~table.standing.proven * UNPROVEN_TIER
+        first = table.standing.proven_first(out, not explain)
+        tiers = tiers + (~table.standing.proven if first else table.standing.laden) * UNPROVEN_TIER
     if policy.best_of:
         tiers = tiers + ~(table.column("fresh") | table.column("me")) * STALE_TIER
     if policy.warm_first:

@@ -10,6 +10,8 @@ Theory of operation
                t_fail is the mean time that a failure cost here, and the fastest candidate's time to do it after all
     barred     an open breaker puts a peer behind all others
     unproven   newcomers come behind proven peers, unless the job is open (``reputation.newcomers``)
+    laden      a newcomer with more jobs of ours than it has finished ones comes there even then, and leads no job:
+               what many requests at once may lose to it grows with what it did, as a slow start (RFC 5681)
     lead       the newcomer that a job goes to first, when newcomers have earned one
 
 The lead is drawn.  A network group counts as much as its best member, so that identities do not multiply.  Claims count
@@ -86,6 +88,13 @@ class Standing:
         """Whether the peer completed enough jobs, and most of them."""
         return self._table.column("proven")
 
+    @cached_property
+    def laden(self) -> BoolArray:
+        """Newcomers that run more jobs of ours than they have finished ones."""
+        column = self._table.column
+        laden: BoolArray = ~self.proven & (column("inflight") > column("good"))
+        return laden
+
     def failures_s(self, fastest_s: float) -> FloatArray:
         """Seconds that failures are expected to cost at each peer."""
         seconds: FloatArray = (1.0 / self.chance - 1.0) * (self._experience.lost_s + fastest_s)
@@ -136,7 +145,7 @@ class Standing:
     def _newcomers(self, out: BoolArray) -> tuple[IntArray, IntArray, float]:
         """The newcomers that can take a job, the numbers of their groups, and the share of the jobs that they lead."""
         able = self._able & ~out
-        new = np.flatnonzero(able & ~self.proven)
+        new = np.flatnonzero(able & ~self.proven & ~self.laden)
         _, group = np.unique(self._table.column("group")[new], return_inverse=True)
         weight = np.minimum(PER_GROUP, np.bincount(group, self.chance[new] ** _CAUTION)).sum()
         return new, group, led_share(int(np.count_nonzero(able & self.proven)), float(weight))

@@ -222,3 +222,16 @@ def test_a_peer_that_was_never_reached_from_here_is_asked_after_all_that_were() 
 def test_among_peers_that_were_never_reached_only_the_draw_counts() -> None:
     view, experience = network(4)
     assert len(asked(view, experience, 60)) == 4
+
+
+def test_a_newcomer_with_more_jobs_than_it_has_finished_waits_until_it_finishes_one() -> None:
+    view, experience = network(2)
+    experience.attempted(peer(1), NOW)
+    assert set(asked(view, experience, 20)) == {peer(2)}
+    ended(experience, peer(1), Outcome.COMPLETED)
+    experience.attempted(peer(1), NOW)
+    assert len(asked(view, experience, 60)) == 2, "one finished job pays for one more at once"
+    experience.attempted(peer(1), NOW)
+    assert set(asked(view, experience, 20)) == {peer(2)}
+    experience.attempted(peer(2), NOW)
+    assert len(asked(view, experience, 60)) == 2, "where all have too many the score decides"
