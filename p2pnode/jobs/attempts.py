@@ -188,6 +188,8 @@ class RemoteAttempt:
             outcomes = {ResetCode.SLOW_READER: Outcome.STALLED, ResetCode.DEADLINE: Outcome.DEADLINE}
             outcome = outcomes.get(ResetCode(reset.code) if reset.code in _CODES else ResetCode.CANCELLED)
             return AttemptUpdate([AttemptFailed(self._peer, outcome or Outcome.BROKEN, str(reset))])
+        except PeerUnreachable as error:  # its key was proven, but no HELLO came
+            return AttemptUpdate([AttemptFailed(self._peer, Outcome.UNREACHABLE, str(error), answered=True)])
         except NetError as error:
             return AttemptUpdate([AttemptFailed(self._peer, Outcome.BROKEN, str(error))])
 

@@ -37,7 +37,11 @@ REMEMBERED: Final = 4096
 
 
 class Dialling:
-    """A dial in progress, shared by all requests for that peer.  ``asked``: the machine waits for its result."""
+    """A dial in progress, shared by all requests for that peer.  ``asked``: the machine waits for its result.
+
+    ``said`` is the link once the peer has proven its key and got our HELLO: jobs need not wait for the other HELLO.
+    ``usable`` is set then, or with ``done``.
+    """
 
     def __init__(self, peer: PeerId | None, addrs: tuple[str, ...]) -> None:
         self.peer = peer
@@ -45,6 +49,8 @@ class Dialling:
         self.asked = False
         self.problem = ""
         self.answered = False
+        self.said: PeerLink | None = None
+        self.usable = trio.Event()
         self.done = trio.Event()
 
 
@@ -99,6 +105,13 @@ class ConnectionTable:
         """The link in use to ``peer``."""
         return next((link for link in self._links.get(peer, ()) if not link.reason), None)
 
+    def for_job(self, peer: PeerId) -> PeerLink | None:
+        """The link in use to ``peer``, or one that is about to stand: the peer has proven its key."""
+        link = self.get(peer)
+        if link is None and peer in self._dials:
+            link = self._dials[peer].said
+        return link if link is not None and not link.reason else None
+
     def __iter__(self) -> Iterator[PeerLink]:
         return iter([link for links in self._links.values() for link in links])
 
@@ -146,7 +159,7 @@ class ConnectionTable:
         dial_s = self._settings.connections.dial_s
         try:
             with trio.fail_after(dial_s):
-                link = await self._greet(await self._net.dial(dialling.peer, dialling.addrs))
+                link = await self._greet(await self._net.dial(dialling.peer, dialling.addrs), dialling)
         except trio.TooSlowError:
             dialling.problem = f"no answer in {dial_s:.0f} s"
         except PeerUnreachable as error:
@@ -167,6 +180,7 @@ class ConnectionTable:
         elif link is not None:
             self._register(link, again=dialling.peer is None)
         dialling.done.set()
+        dialling.usable.set()
         if link is not None:
             await self._serve(link)
 
@@ -187,13 +201,17 @@ class ConnectionTable:
             self._register(link)
             await self._serve(link)
 
-    async def _greet(self, stream: Link) -> PeerLink:
+    async def _greet(self, stream: Link, dialling: Dialling | None = None) -> PeerLink:
         """Exchange HELLO; on a failure the stream is cut."""
         link = PeerLink(stream, self._settings.link)
         try:
             addrs = self._net.addrs()[:ADDRS]
             own = Hello(PROTOCOL_VERSION, self._network, self._agent, addrs, stream.address, OFFERED)
-            hello = await link.greet(own)
+            await link.say(own)
+            if dialling is not None:
+                dialling.said = link
+                dialling.usable.set()
+            hello = await link.hear(own)
             if hello.protocol != PROTOCOL_VERSION:
                 raise PeerUnreachable(f"it speaks version {hello.protocol} of the protocol, not {PROTOCOL_VERSION}")
             if hello.network != self._network:
@@ -201,7 +219,8 @@ class ConnectionTable:
         except BaseException as error:
             if isinstance(error, RemoteProtocolError):
                 self._owner.on_fault(link, error)
-            stream.cut()
+            why = str(error) if isinstance(error, Exception) else "no HELLO came in time"
+            link.give_up(PeerUnreachable(f"no link to {short(link.peer)}: {why}"))
             raise
         return link
 

@@ -269,6 +269,12 @@ class PeerLink:
         self._link.cut()
         self._scope.cancel()
 
+    def give_up(self, reason: NetError) -> None:
+        """End a link that has not greeted; its jobs get ``reason``."""
+        self.stop(str(reason))
+        for channel in list(self._channels.values()):
+            self.forget(channel, reason)
+
     def _fail(self, defect: Exception) -> None:
         self._failure = self._failure or defect
         self.stop("this node closed the link")
@@ -283,9 +289,35 @@ class PeerLink:
     # --- life ----------------------------------------------------------------------------------------------------
 
     async def greet(self, hello: Hello) -> Hello:
-        """Exchange HELLO.  Raises ``LinkBroken`` or ``RemoteProtocolError``; the caller sets the deadline."""
+        """Exchange HELLO: :meth:`say` and :meth:`hear`.  The caller sets the deadline."""
+        await self.say(hello)
+        return await self.hear(hello)
+
+    async def say(self, hello: Hello) -> None:
+        """Send HELLO; raises ``LinkBroken``.  Jobs may be opened from now on."""
         self.mux.send(0, HELLO, encode(hello))
         await self._link.send_all(self.mux.data_to_send())
+
+    async def hear(self, said: Hello) -> Hello:
+        """Wait for the other HELLO and send what jobs say meanwhile.  Raises a ``NetError`` or ``RemoteProtocolError``.
+
+        A writer must not be cancelled in the middle of a frame: it ends by itself when HELLO has come.
+        """
+        problem: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(functools.partial(self._write, until_hello=True))
+            try:
+                self.features = agreed(said.features, (await self._hear()).features)
+            except (NetError, RemoteProtocolError) as error:
+                problem = error
+                nursery.cancel_scope.cancel()
+            self.kick()
+        if problem is not None:
+            raise problem
+        assert self.hello is not None
+        return self.hello
+
+    async def _hear(self) -> Hello:
         while self.hello is None:
             data = await self._link.receive_some()
             if not data:
@@ -298,7 +330,6 @@ class PeerLink:
                     raise BadFrame("something else came before HELLO")
                 message = decode(HELLO, first.payload)
                 self.hello = message if isinstance(message, Hello) else None
-        self.features = agreed(hello.features, self.hello.features)
         return self.hello
 
     async def run(self, owner: LinkOwner, pings: PingScheduler | None = None) -> None:
@@ -399,7 +430,7 @@ class PeerLink:
             return owner.take_message(self, frame.kind, frame.payload)
         return True
 
-    async def _write(self) -> None:
+    async def _write(self, *, until_hello: bool = False) -> None:
         """The only task that writes.  Frames that queue up during a write leave together in the next one."""
         mux, send, unsent = self.mux, self._link.send_all, self._link.unsent
         try:
@@ -410,8 +441,12 @@ class PeerLink:
                         self._unblock_all()
                     await send(data)
                     self.bytes_out += len(data)
+                    if until_hello and self.hello is not None:
+                        return
                     if mux.has_data:
                         await trio.lowlevel.checkpoint()  # a write that need not wait is no checkpoint
+                if until_hello and self.hello is not None:
+                    return
                 self._tell_flushed()
                 if self._farewell and not self._channels:
                     self.stop(self._farewell)

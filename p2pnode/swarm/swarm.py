@@ -156,10 +156,10 @@ class Swarm:
         ``last``: no other peer is left, so other addresses of it are looked up if need be, after a call of
         ``searching``.
         """
-        link = self._links.get(peer)
+        link = self._links.for_job(peer)
         if link is None:
             await self._reach(peer, addrs, last, searching)
-            link = self._links.get(peer)
+            link = self._links.for_job(peer)
         if link is None:
             raise PeerUnreachable(f"the link to {short(peer)} broke at once")
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -305,9 +305,9 @@ class Swarm:
                 continue
             dialling = self._links.dial(peer, step.addrs, asked=False)
             if dialling is not None:
-                await dialling.done.wait()
+                await dialling.usable.wait()
                 answered, tried = dialling.answered, True
-            if self._links.get(peer) is not None:
+            if self._links.for_job(peer) is not None:
                 return
             step = reach.failed(dialling.problem if dialling is not None else NOT_NOW)
         raise PeerUnreachable(f"{short(peer)} cannot be reached: {step.problem}", answered=answered, tried=tried)

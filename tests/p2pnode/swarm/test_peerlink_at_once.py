@@ -15,7 +15,7 @@ from p2pnode.swarm.peerlink import PeerLink
 from p2pnode.swarm.swarm import Swarm
 from p2pnode.swarm.tcp_listener import AcceptedStream
 from protocol.effects import Effect, Send
-from protocol.events import Event, LinkUp, Received, RoundTrip
+from protocol.events import Event, LinkDown, LinkUp, Received, RoundTrip
 from protocol.ids import PeerId
 from protocol.settings import LinkSettings
 from protocol.wire.messages import BODY, DOUBT, REQ, Doubt, Hello
@@ -314,7 +314,7 @@ async def test_a_defect_while_a_message_is_taken_ends_that_link_only(monkeypatch
         with monkeypatch.context() as broken:
             broken.setattr(Swarm, "take_message", lambda *_: 1 / 0)
             link = await other.open_job(one.me)
-            await eventually(lambda: not any(known["peer"] for known in other.links()))
+            await machine.until(lambda: bool(machine.of(LinkDown)))
             assert not link.open
             assert await ask(third, one.me) == b"hello"
         assert await ask(other, one.me) == b"hello"

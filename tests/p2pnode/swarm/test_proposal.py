@@ -14,6 +14,7 @@ import trio
 from libp2p.stream_muxer.mplex.mplex import MPLEX_PROTOCOL_ID, Mplex
 
 from p2pnode.swarm import libp2p
+from p2pnode.swarm.net import PeerUnreachable
 from p2pnode.swarm.proposal import proposal
 from p2pnode.swarm.swarm import Swarm
 from protocol.ids import PeerId, peer_from_libp2p
@@ -72,6 +73,32 @@ def test_a_dial_takes_three_round_trips_with_both_hellos(
     if as_before:  # as 0.1.0: the library waits for each answer
         monkeypatch.setattr(libp2p, "propose", libp2p.negotiate)
     measured()
+
+
+@in_virtual_time
+async def test_the_first_job_leaves_right_behind_hello() -> None:
+    async with far_apart(VirtualNet(TRIP_S / 2)) as (one, two):
+        began = trio.current_time()
+        assert await ask(one, two.me, bytes(20_000)) == bytes(20_000)
+        assert trio.current_time() - began == pytest.approx(3 * TRIP_S, rel=0.02)
+        began = trio.current_time()
+        assert await ask(one, two.me) == b"hello"
+        assert trio.current_time() - began == pytest.approx(TRIP_S, rel=0.02)
+        assert [link.channels for link in one._links] == [0]
+
+
+@in_virtual_time
+async def test_a_job_behind_a_hello_that_is_not_answered_has_not_reached_its_peer() -> None:
+    net = VirtualNet(TRIP_S / 2)
+    async with far_apart(net) as (one, two):
+        two._links._network = "another"
+        with pytest.raises(PeerUnreachable, match="another network"):
+            await ask(one, two.me)
+        assert one._links.for_job(two.me) is None
+        assert one._net.limiter.connections == 0  # type: ignore[attr-defined]
+        two._links._network = "test"
+        await trio.sleep(2)  # an address at which no link stood has a pause
+        assert await ask(one, two.me) == b"hello"
 
 
 @in_virtual_time

@@ -157,6 +157,7 @@ async def test_a_broken_link_fails_its_jobs_and_is_dialled_again(autojump_clock:
         knows(swarm, other)
         channel = await swarm.open_job(key(2))
         await channel.send(REQ, b"")
+        await machine.until(lambda: bool(machine.of(LinkUp)))  # before that the peer counts as not reached
         switch.break_links(1.0)
         with pytest.raises(LinkBroken):
             await channel.receive()
