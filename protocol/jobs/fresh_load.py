@@ -15,7 +15,8 @@ are still on their way, and counts none twice.
 ======================= ========================================================================================
 event                   effects
 ======================= ========================================================================================
-Watch on                the load at once; ``Full`` where there is no room for one more watcher
+Watch on                the load at once; where there is no room for one more watcher, ``Full`` to one that has had no
+                        job here for ``wanted_s``, else to this one
 Watch off, LinkDown     none: the peer is a watcher no more
 the load, as it changes the load, to the watchers whose turn it is; a timer for the others
 timer                   the same
@@ -56,7 +57,10 @@ _TURN: Final[TimerKey] = ("fresh", "turn")
 
 @dataclass(slots=True, eq=False)
 class _Watcher:
-    """``told_at`` is when it was told ``told``; the load since then may have changed and changed back."""
+    """``told_at`` is when it was told ``told``; the load since then may have changed and changed back.
+
+    ``recent_until`` is a while after its last job, or when it began to watch.
+    """
 
     told: FreshLoad | None = None
     told_at: float = 0.0
@@ -94,11 +98,21 @@ class LoadTeller:
             return []
         if peer in self:
             return []
+        effects: list[Effect] = []
         if len(self) >= self._settings.watchers:
-            return [Send(peer, Full())]
-        watcher = self._others[peer] = _Watcher()
+            useless = self._useless(now)
+            if useless is None:
+                return [Send(peer, Full())]
+            self.forget(useless)
+            effects.append(Send(useless, Full()))
+        watcher = self._others[peer] = _Watcher(recent_until=now)
         self._spend(now)
-        return [self._tell(peer, watcher, self._others, self._jobs.get(peer, 0), now)]
+        return [*effects, self._tell(peer, watcher, self._others, self._jobs.get(peer, 0), now)]
+
+    def _useless(self, now: float) -> PeerId | None:
+        """A watcher that has had no job here for so long that its own pool would let us go."""
+        least = now - self._settings.wanted_s
+        return next((peer for peer, watcher in self._others.items() if watcher.recent_until < least), None)
 
     def forget(self, peer: PeerId) -> None:
         """The link to a peer is gone, or it does not want the load any more."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
+import pytest
 import trio
 
 from p2pnode.swarm.net import Net
 from p2pnode.swarm.swarm import Swarm
 from protocol.ids import PeerId
 from protocol.node import Node
-from protocol.statements.adverts import Advert, Load
+from protocol.routing.job_query import JobQuery
+from protocol.statements.adverts import Advert, Load, ModelOffer
 from protocol.statements.keys import Ed25519Signer
 from tests.fakes import MemorySwitch
 from tests.p2pnode.swarm.idle_machine import SETTINGS, ask, echo, eventually, real_net, seed_of
@@ -67,3 +70,33 @@ async def test_three_real_nodes_join_and_work() -> None:
         await swarms[2].leave()
         await eventually(lambda: swarms[0].view.get(swarms[2].me).state == "left", 10)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.slow
+async def test_a_routed_model_gets_warm_links_and_each_change_of_the_loads(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    switch = MemorySwitch(random.Random(1), delay=0.002, jitter=0.002)
+    nets = [switch.net(Ed25519Signer(seed_of(number)).peer_id) for number in range(5)]
+    seeds = ((None, (nets[0].addrs()[0].split("/p2p/")[0],)),)
+    async with trio.open_nursery() as nursery:
+        swarms = [await join(nursery, node_of(number, net, seeds if number else ())) for number, net in enumerate(nets)]
+        for swarm in swarms:
+            swarm.advertise(Advert(protocol=1, name="node", models=(ModelOffer("m", bytes(16)),), addrs=swarm.addrs))
+        entry, worker = swarms[3], swarms[4]
+        await eventually(lambda: len(entry.view.offering("m")) == 5, 20)
+        assert fresh(entry) == []
+        entry.routed(JobQuery("m"))
+        await eventually(lambda: len(fresh(entry)) == 4, 20)
+        for running in (1, 2):
+            worker.report_load(Load(running=running, slots=4), {entry.me: 1})
+            await trio.sleep(SETTINGS.pool.fresh_every_s + 0.3)
+            record = entry.view.get(worker.me)
+            assert (record.load.running, record.fresh.yours) == (running, 1)
+        assert all(swarm.faults == 0 for swarm in swarms)
+        nursery.cancel_scope.cancel()
+
+
+def fresh(swarm: Swarm) -> list[PeerId]:
+    """The peers that tell this one each change of their load."""
+    return [each.peer for each in swarm.view.records() if each.fresh is not None and each.fresh_until == math.inf]

@@ -185,6 +185,26 @@ def test_there_is_room_for_so_many_watchers() -> None:
     assert len(sim.teller) == SETTINGS.watchers - 1
 
 
+def test_a_watcher_without_jobs_gives_way_in_the_end() -> None:
+    sim = Sim()
+    for number in range(1, SETTINGS.watchers + 1):
+        sim.watch(number)
+    sim.now = 1.0
+    sim.report(1, {peer(1): 1})
+    sim.now = SETTINGS.wanted_s
+    sim.watch(99)
+    assert peer(99) not in sim.teller
+    sim.now = SETTINGS.wanted_s + 5.0
+    sim.told.clear()
+    sim.watch(99)
+    assert peer(99) in sim.teller
+    assert len(sim.teller) == SETTINGS.watchers
+    ((_, gone, message), _) = sim.told
+    assert message == Full()
+    assert gone not in sim.teller
+    assert gone != peer(1)
+
+
 def test_prompts_and_memory_are_told_with_the_jobs_and_alone_are_no_reason_to_tell() -> None:
     sim = Sim()
     sim.watch(1)
