@@ -109,7 +109,7 @@ def _layout(defaults: tuple[tuple[str, tuple[type[np.generic], float]], ...]) ->
 
 #: What was learned of a model at a peer: written at once.
 LEARNED: Final = ("prompt_log", "prompt_count", "token_log", "token_count", "seen_at")
-NOTHING_LEARNED: Final = (0.0, 0.0, 0.0, 0.0, 0.0)
+NOTHING_LEARNED: Final[tuple[float, ...]] = (0.0, 0.0, 0.0, 0.0, 0.0)  # no tuple of C floats where this is compiled
 
 _OFFER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     # The costs of an offer, written at once.
