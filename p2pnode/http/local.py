@@ -152,6 +152,7 @@ def shown_ranking(ranking: Ranking, peers: Iterable[JsonObject]) -> JsonObject:
         "order": [peer_text(candidate.peer) for candidate in ranking.candidates],
         "drawn": ranking.drawn,
         "temperature": ranking.temperature,
+        "best_of": ranking.best_of,
         "runner_up": _runner_up(ranking, known),
     }
 

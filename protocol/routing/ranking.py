@@ -126,7 +126,8 @@ class Ranking(msgspec.Struct, frozen=True, gc=False):
     """The result, best candidate first.  ``excluded`` is empty without ``explain``.
 
     ``offered`` is the number of peers that offer the model, excluded ones included.  ``drawn``: another request gets
-    another order; ``temperature`` is that of a draw by seconds, else 0.
+    another order; ``temperature`` is that of a draw by seconds, else 0; ``best_of`` is the number of peers drawn for
+    the first place, 0 for one.
     """
 
     query: JobQuery
@@ -137,6 +138,7 @@ class Ranking(msgspec.Struct, frozen=True, gc=False):
     drawn: bool = False
     temperature: float = 0.0
     runner_up: RunnerUp | None = None
+    best_of: int = 0
 
 
 def policy_named(name: str) -> Policy:
@@ -224,7 +226,7 @@ def _explained(
         for index, (candidate, place) in enumerate(zip(ranking.candidates, order, strict=True))
     ]
     second = None if policy.drawn else runner_up(tiers, ranked, policy.unit(parts))
-    return msgspec.structs.replace(ranking, candidates=tuple(candidates), runner_up=second)
+    return msgspec.structs.replace(ranking, candidates=tuple(candidates), runner_up=second, best_of=policy.best_of)
 
 
 def _odds(places: IntArray, table: CandidateTable, policy: Policy, scores: FloatArray, tiers: IntArray) -> FloatArray:

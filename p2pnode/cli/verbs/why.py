@@ -96,7 +96,7 @@ def _order_lines(route: JsonObject) -> list[str]:
     """How the order comes about, what it would be now, and what the runner-up would have needed."""
     lines = []
     if len(route["candidates"]) > 1 and route.get("drawn"):
-        lines.append(f"Each request draws its order{_weights(route.get('temperature') or 0.0)}.")
+        lines.append(f"Each request draws its order{_weights(route)}.")
         named = {candidate["peer"]: _who(candidate) for candidate in route["candidates"]}
         drawn = [named[peer] for peer in route["order"][:DRAWN_SHOWN]]
         more = len(route["order"]) - len(drawn)
@@ -111,9 +111,12 @@ def _order_lines(route: JsonObject) -> list[str]:
 DRAWN_SHOWN = 4
 
 
-def _weights(temperature: float) -> str:
+def _weights(route: JsonObject) -> str:
+    temperature = route.get("temperature") or 0.0
     if not temperature:
         return ""
+    if best_of := route.get("best_of"):
+        return f" (temperature {temperature:g}); of the first {best_of} with a fresh load the soonest is asked first"
     return f" (temperature {temperature:g}): twice as good is first {2 ** (1 / temperature):.2g} times as often"
 
 

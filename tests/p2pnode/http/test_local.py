@@ -76,7 +76,7 @@ async def test_the_route_is_explained_and_not_taken() -> None:
     ]
     assert (candidate["odds"], candidate["needs"], candidate["link"]) == (0.75, [], "self")
     assert (later["odds"], later["needs"], later["link"]) == (0.0, ["the model loaded"], "new")
-    assert (route["drawn"], route["temperature"]) == (True, 0.3)
+    assert (route["drawn"], route["temperature"], route["best_of"]) == (True, 0.3, 0)
     assert route["runner_up"] == {
         "peer": peer_text(OTHER),
         "short": short(OTHER),

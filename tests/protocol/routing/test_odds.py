@@ -6,6 +6,7 @@ import dataclasses
 import math
 import random
 from collections import Counter
+from fractions import Fraction
 from itertools import permutations
 
 import numpy as np
@@ -95,20 +96,26 @@ def test_the_odds_of_the_best_of_three_among_extreme_weights() -> None:
     assert odds.tolist() == pytest.approx([1.0, 0.0, 0.0, 0.0])
 
 
-@given(st.lists(st.sampled_from((-0.3, -1.0, -1.1, -2.0, -9.0)), min_size=3, max_size=6))
+@given(st.lists(st.floats(-60.0, 60.0), min_size=3, max_size=6), st.randoms(use_true_random=False))
 @settings(deadline=None)
-def test_the_closed_form_of_the_best_of_three_is_the_sum_over_all_draws(seconds: list[float]) -> None:
-    scores = np.array(seconds)
-    weights = DEFAULT.log_weights(scores)
-    assert weights is not None
-    shares, expected = np.exp(weights) / np.exp(weights).sum(), np.zeros(len(scores))
-    for a, b, c in permutations(range(len(scores)), 3):
-        likely = shares[a] * shares[b] / (1 - shares[a]) * shares[c] / (1 - shares[a] - shares[b])
+def test_the_best_of_three_in_closed_form_is_the_sum_over_all_draws(logs: list[float], rng: random.Random) -> None:
+    weights = np.array(logs)
+    scores = np.array(rng.sample(range(len(logs)), len(logs)), float)
+    exact = [Fraction(float(weight)) for weight in np.exp(weights - weights.max())]
+    total, expected = sum(exact), [Fraction(0)] * len(logs)
+    for a, b, c in permutations(range(len(logs)), 3):
+        left = total - exact[a]
+        likely = exact[a] / total * exact[b] / left * exact[c] / (left - exact[b])
         expected[max((a, b, c), key=lambda place: scores[place])] += likely
-    equal = [np.isclose(scores, score) for score in scores]  # which of two equal ones was drawn first is a draw
-    assert first_odds(np.zeros(len(scores), np.int64), scores, weights, 3) == pytest.approx(
-        [float(expected[same].mean()) for same in equal]
-    )
+    odds = first_odds(np.zeros(len(logs), np.int64), scores, weights, 3)
+    assert odds == pytest.approx([float(each) for each in expected], abs=1e-12)
+
+
+def test_equal_candidates_share_as_the_best_of_three() -> None:
+    scores = np.array([-1.0, -1.0, -1.0, -2.0])
+    odds = first_odds(np.zeros(4, np.int64), scores, DEFAULT.log_weights(scores), 3)
+    assert odds[:3] == pytest.approx([1 / 3] * 3)
+    assert odds[3] == 0
 
 
 def met_before(view: PeerView, experience: Experience, jobs: dict[PeerId, int]) -> None:

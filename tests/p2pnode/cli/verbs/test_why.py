@@ -46,6 +46,14 @@ def test_the_order_is_said_to_be_drawn_and_the_likeliest_is_shown_first(
     assert "link: new" in text
 
 
+def test_the_best_of_several_drawn_ones_is_said(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+    (one,) = ROUTE["candidates"]
+    drawn = {"drawn": True, "temperature": 0.3, "best_of": 3, "order": [one["peer"]] * 2}
+    daemon.answers["/v1/p2p/route"] = (200, ROUTE | {"candidates": [one, one]} | drawn)
+    assert app.run(["why", "mock-8b"]) == OK
+    assert "of the first 3 with a fresh load the soonest is asked first." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("second", "words"),
     [
