@@ -273,7 +273,7 @@ class RemoteAttempt:
         self.tokens = (end.tokens_in, end.tokens_out)
         if end.finish == "stop":
             self._check.end()
-            return Completed(self._peer)
+            return Completed(self._peer, end.tokens_out)
         return AttemptFailed(self._peer, Outcome.FAILED, plain(end.message) or "its engine broke off")
 
 
@@ -339,7 +339,7 @@ class LocalAttempt:
 
     def _ended(self, refuse: Refuse | None, begun: bool) -> CascadeEvent:
         if refuse is None:
-            return Completed(self._me)
+            return Completed(self._me, self._tally.tokens()[1])
         if not begun:
             return Refused(self._me, refuse, checked=True)
         return AttemptFailed(self._me, Outcome.FAILED, refuse.message)

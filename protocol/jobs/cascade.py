@@ -285,11 +285,11 @@ class Cascade:
     def _on_wordless(self, _event: Completed, now: float) -> list[CascadeEffect]:
         return self._fail(Outcome.MISBEHAVED, "it said nothing and called it an answer", now)
 
-    def _on_completed(self, _event: Completed, now: float) -> list[CascadeEffect]:
+    def _on_completed(self, event: Completed, now: float) -> list[CascadeEffect]:
         self._state = "over"
         commit: list[CascadeEffect] = [] if self._committed else [Commit(self._peer)]
         self._committed = True
-        return [*commit, self._observe(Outcome.COMPLETED, False, now), Finish()]
+        return [*commit, self._observe(Outcome.COMPLETED, False, now, tokens=event.tokens), Finish()]
 
     # --- failing -------------------------------------------------------------------------------------------------
 
@@ -389,7 +389,7 @@ class Cascade:
             return [SetTimer(TIMER, self._resume_at)]
         return self._next(now, self._problem)
 
-    def _observe(self, outcome: Outcome, blame: bool, now: float, detail: str = "") -> Observe:
+    def _observe(self, outcome: Outcome, blame: bool, now: float, detail: str = "", tokens: int = 0) -> Observe:
         return Observe(
             peer=self._peer,
             outcome=outcome,
@@ -401,6 +401,7 @@ class Cascade:
             pieces=self._pieces,
             promise_s=self._promise_s,
             detail=detail,
+            tokens=tokens,
         )
 
     # --- giving up -----------------------------------------------------------------------------------------------

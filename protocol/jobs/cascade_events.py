@@ -82,9 +82,10 @@ class Keepalive(msgspec.Struct, frozen=True, gc=False):
 
 
 class Completed(msgspec.Struct, frozen=True, gc=False):
-    """The answer is whole, its end signed and its hash right."""
+    """The answer is whole, its end signed and its hash right.  ``tokens``: so many it has by the peer's own count."""
 
     peer: PeerId
+    tokens: int = 0
 
 
 class AttemptFailed(msgspec.Struct, frozen=True, gc=False):
@@ -184,6 +185,8 @@ class Observe(msgspec.Struct, frozen=True, gc=False):
     pieces: int
     promise_s: float = 0.0
     detail: str = ""
+    #: Of a whole answer by the count of the peer; 0 if unknown.
+    tokens: int = 0
 
 
 CascadeEffect = Attempt | Abort | Commit | Finish | GiveUp | Observe | SetTimer

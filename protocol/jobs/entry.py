@@ -287,8 +287,8 @@ class Entry:
                 shared.experience.attempted(effect.peer, now)
                 shared.view.add_prompt(effect.peer, query.model, query.prompt_tokens, now)
             elif isinstance(effect, Observe):
-                forecast, streamed = self._forecasts.get(effect.peer), self._submit.stream
-                shared.experience.observed(_observation(effect, query.model, forecast, streamed=streamed), now)
+                forecast = self._forecasts.get(effect.peer)
+                shared.experience.observed(self._observation(effect, forecast), now)
                 if effect.outcome in (Outcome.UNREACHABLE, Outcome.NO_ACCEPT):
                     shared.providers.missed(effect.peer, now)
                 else:
@@ -296,6 +296,20 @@ class Entry:
         if effects and isinstance(effects[-1], GiveUp) and self._is_gone(now):
             return [*effects[:-1], self._not_offered(now)]
         return [*effects]
+
+    def _observation(self, seen: Observe, forecast: Forecast | None) -> Observation:
+        """An attempt as the reputation takes it."""
+        submit, token_s = self._submit, None
+        first_s = None if seen.first_at is None else seen.first_at - seen.asked_at
+        if seen.first_at is not None and seen.pieces > 1:
+            token_s = (seen.ended_at - seen.first_at) / (seen.pieces - 1)
+        return Observation(
+            *(seen.peer, submit.query.model, seen.outcome, seen.blame, first_s, token_s, seen.pieces, seen.promise_s),
+            forecast,
+            lost_s=seen.ended_at - seen.asked_at,
+            streamed=submit.stream,
+            tokens=min(seen.tokens, submit.answer_tokens or UNBOUNDED_TOKENS),
+        )
 
     def _is_gone(self, now: float) -> bool:
         """Whether not one of the peers could be reached, which is not this node's own fault, and none is left."""
@@ -358,19 +372,6 @@ class Entry:
             else (f"No peer offers the model {model[:_NAME]!r}")
         )
         return GiveUp(404, "model_not_found", f"{what} now. {hint}", "model")
-
-
-def _observation(seen: Observe, model: str, forecast: Forecast | None, *, streamed: bool) -> Observation:
-    """An attempt as the reputation takes it."""
-    first_s = None if seen.first_at is None else seen.first_at - seen.asked_at
-    token_s = None
-    if seen.first_at is not None and seen.pieces > 1:
-        token_s = (seen.ended_at - seen.first_at) / (seen.pieces - 1)
-    return Observation(
-        *(seen.peer, model, seen.outcome, seen.blame, first_s, token_s, seen.pieces, seen.promise_s, forecast),
-        lost_s=seen.ended_at - seen.asked_at,
-        streamed=streamed,
-    )
 
 
 def _can_be_looked_up(query: JobQuery) -> bool:

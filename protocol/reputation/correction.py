@@ -18,8 +18,10 @@ newcomer is as slow as newcomers were here, and before any was seen slower than 
 
 *What is observed.*  The seconds to the first piece, less the part that no speed scales, against the predicted ones; and
 the seconds between pieces.  An observation weighs less where jitter of the link or a queue that a stale load tells of
-hides it, and where the answer is short.  Without a first piece, a promise of the peer counts for a quarter and within
-bounds; a first piece that never came counts as late as it was missed, if that is worse than what is known.
+hides it, and where the answer is short.  A whole answer is one time for both phases: what it differs from the corrected
+prediction goes to the token, with the count of tokens that the peer states and the request bounds.  Without a first
+piece, a promise of the peer counts for a quarter and within bounds; a first piece that never came counts as late as it
+was missed, if that is worse than what is known.
 
 Not here: the prediction itself (``perf.cost_model``), and its use (``projections``, ``routing.candidate_table``).
 """
@@ -104,6 +106,14 @@ class Factors:
         if seen.token_s is not None and seen.streamed:
             ratio = max(_LEAST_S, seen.token_s) / max(_LEAST_S, seen.forecast.base_itl_s)
             self.token.observe(math.log(ratio), min(1.0, seen.pieces / SURE_PIECES), now)
+        elif seen.tokens > 1 and not seen.streamed:
+            self._of_whole(seen, seen.forecast, now)
+
+    def _of_whole(self, seen: Observation, forecast: Forecast, now: float) -> None:
+        predicted = forecast.ttft_s + forecast.itl_s * (seen.tokens - 1)
+        off = math.log(max(_LEAST_S, seen.lost_s) / max(_LEAST_S, predicted))
+        known = math.log(max(_LEAST_S, forecast.itl_s) / max(_LEAST_S, forecast.base_itl_s))
+        self.token.observe(known + off, min(1.0, seen.tokens / SURE_PIECES), now)
 
     def age(self, now: float) -> None:
         """Let both decay to ``now``."""

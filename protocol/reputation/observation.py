@@ -18,7 +18,8 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
     ``blame``: whether it counts against the peer.  ``first_s`` is the time from the request to the first piece and
     ``token_s`` the mean time between two pieces after it, seconds; None where there was none.  ``promise_s`` is what
     the peer promised for the first piece, 0 for nothing.  ``lost_s`` is the whole time of the attempt, which a failure
-    costs.  An answer that is not ``streamed`` comes as one piece at its end.
+    costs.  An answer that is not ``streamed`` comes as one piece at its end; ``tokens`` is how many a complete one has
+    by the peer's count, at most as many as were asked for.
     """
 
     peer: PeerId
@@ -32,3 +33,4 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
     forecast: Forecast | None = None
     lost_s: float = 0.0
     streamed: bool = True
+    tokens: int = 0

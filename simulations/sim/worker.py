@@ -344,7 +344,7 @@ class Worker:
         elif rest > 0 or not attempt.sent:
             self.peer.spend(rest * self.peer.costs.token_worker_s)
             self._say(attempt, rest * PIECE_BYTES + LAST_BYTES, Progress(me, max(1, rest)))
-        self._say(attempt, END_BYTES, Completed(me))
+        self._say(attempt, END_BYTES, Completed(me, attempt.truth.output_tokens))
 
     def _tell(self, attempt: SimAttempt) -> None:
         """Report the tokens since the last report, or a keepalive."""

@@ -56,6 +56,16 @@ def test_a_whole_answer_at_once_says_nothing_of_its_parts() -> None:
     assert (factors.prompt.count, factors.token.count) == (0.0, 0.0)
 
 
+def test_a_whole_answer_with_its_tokens_tells_of_the_token() -> None:
+    whole = seen(streamed=False, tokens=64, lost_s=2 * (FORECAST.ttft_s + 63 * FORECAST.itl_s))
+    known = math.log(FORECAST.itl_s / FORECAST.base_itl_s)
+    assert learned(whole).token.mean == pytest.approx(known + math.log(2)), "twice the corrected prediction"
+    assert learned(whole).token.count == 1.0
+    assert learned(whole).prompt.count == 0.0
+    assert learned(seen(streamed=False, tokens=8, lost_s=1.0)).token.count == pytest.approx(8 / 32)
+    assert learned(seen(streamed=False, tokens=1, lost_s=1.0)).token.count == 0.0
+
+
 def test_a_promise_counts_for_a_quarter_and_within_bounds() -> None:
     factors = learned(seen(Outcome.BUSY, promise_s=1e6))
     assert factors.prompt.mean == pytest.approx(math.log(5))
