@@ -40,6 +40,8 @@ TEMPERATURE: Final = 0.3
 #: The same for the price: a peer that is half as dear is chosen a thousand times as often (guess: a caller who sorts
 #: by the price means it).
 PRICE_TEMPERATURE: Final = 0.1
+#: The part of the score that comes after the first token.
+ANSWER: Final = "answer"
 #: Peers drawn for one job by the seconds to the end of the answer; the one with the soonest first token goes first
 #: (routing study: 3; simulated with 100 nodes at 0.7: 5 differ little; the best by the seconds to the end instead has
 #: TTFT p50/p95/p99 of 0.32/1.34/1.97 instead of 0.25/0.95/1.51 s, and no shorter answers: 3.8 and 3.7 s in the mean).
@@ -80,8 +82,8 @@ class Policy:
     ``temperature``: peers are drawn one after the other, each with weight cost^(-1/temperature), where the score is
     minus the cost (seconds, or USD) and ``least`` its least value; 0 takes the best.  ``drawn``: a part of the score is
     a draw, so the best differs each time.  ``learns``: what this node has seen of the peers counts.  ``best_of``: peers
-    with a fresh load are drawn before all others, and the best of the first so many, by the parts of ``best_by``, goes
-    first.
+    with a fresh load are drawn before all others, and the best of the first so many, by the score without the part
+    ``best_without``, goes first.
     """
 
     name: str
@@ -95,7 +97,7 @@ class Policy:
     drawn: bool = False
     learns: bool = False
     best_of: int = 0
-    best_by: Callable[[CandidateTable], list[Part]] | None = None
+    best_without: str = ""
 
     @property
     def draws(self) -> bool:
@@ -114,9 +116,12 @@ class Policy:
             score = score * part.makes if self.product else score + part.makes
         return score
 
-    def contest(self, table: CandidateTable, scores: FloatArray) -> FloatArray:
+    def contest(self, parts: list[Part], scores: FloatArray) -> FloatArray:
         """The scores that decide among those that were drawn."""
-        return scores if self.best_by is None else self.scores(self.best_by(table))
+        for part in parts:
+            if part.name == self.best_without:
+                scores = scores - part.makes
+        return scores
 
     def keys(self, scores: FloatArray, noise: FloatArray) -> FloatArray:
         """The sort keys of the peers, highest first: the scores, or a draw by them.
@@ -258,7 +263,7 @@ def expected_seconds(table: CandidateTable) -> list[Part]:
     answer = table.itl * later
     parts = [
         *_to_first_token(table),
-        Part("answer", answer, "s", -answer, "load", _bandwidth_known(table), table.corrected),
+        Part(ANSWER, answer, "s", -answer, "load", _bandwidth_known(table), table.corrected),
     ]
     return _with_failures(table, parts)
 
@@ -296,7 +301,7 @@ POLICIES: Final[dict[str, Policy]] = {
             temperature=TEMPERATURE,
             learns=True,
             best_of=BEST_OF,
-            best_by=soonest,
+            best_without=ANSWER,
         ),
         Policy("neuralgrid", "just enough memory, much compute, a low price", neuralgrid),
         Policy(

@@ -181,7 +181,8 @@ def rank(
     places = np.flatnonzero(~out)
     tiers, most = _tiers(table, chosen, out, explain), len(table) if explain else limit
     order = _order(places, table, tiers, keys, max(most, chosen.best_of))
-    order = _best_first(order, tiers, chosen, chosen.contest(table, scores))[:most]
+    contest = chosen.contest(parts, scores)
+    order = _best_first(order, tiers, chosen, contest)[:most]
     if not explain:
         order = _with_lead(order, out, table, chosen, scores)
     candidates = tuple(_candidate(table, scores, place) for place in order)
@@ -213,7 +214,10 @@ def _explained(
     """The ranking with the terms of each candidate, the odds and the runner-up; ``tiers`` are in the same order."""
     ranked = scores[order]
     # A draw that a part of the score holds hides its weights.
-    odds = None if policy.drawn else _odds(np.array(order, np.int64), table, policy, scores, tiers).tolist()
+    odds = None
+    if not policy.drawn:
+        contest = policy.contest(parts, scores)
+        odds = _odds(np.array(order, np.int64), table, policy, scores, contest, tiers).tolist()
     facts = [_Facts.of(part) for part in parts]
     candidates = [
         msgspec.structs.replace(
@@ -229,9 +233,11 @@ def _explained(
     return msgspec.structs.replace(ranking, candidates=tuple(candidates), runner_up=second, best_of=policy.best_of)
 
 
-def _odds(places: IntArray, table: CandidateTable, policy: Policy, scores: FloatArray, tiers: IntArray) -> FloatArray:
+def _odds(
+    places: IntArray, table: CandidateTable, policy: Policy, scores: FloatArray, contest: FloatArray, tiers: IntArray
+) -> FloatArray:
     """The probability of each place to be asked first: over jobs that newcomers lead, open ones, and all others."""
-    ranked, weights, standing = policy.contest(table, scores)[places], policy.log_weights(scores), table.standing
+    ranked, weights, standing = contest[places], policy.log_weights(scores), table.standing
     count = policy.best_of
     if standing is None or weights is None:
         return first_odds(tiers, ranked, None if weights is None else weights[places], count)
