@@ -25,10 +25,13 @@ EVERY = [
     m.DhtQuery(1, KEY, True),
     m.DhtReply(1, (m.Contact(KEY, ("a",)),) * 20, (b"x",) * 20),
     m.DhtStore(KEY, b"sealed"),
+    m.Watch(False),
+    m.FreshLoad(1, 2, 3, 4, 5, 1, 6),
+    m.Full(),
     m.JobRequest(JOB, "/v1/completions", "m", 10, True, True, 1, 2, 3),
-    m.Accept(JOB, 1, 2),
-    m.Busy(1, 2, 3),
-    m.Refuse(400, "code", "message", "param", True),
+    m.Accept(JOB, 1, 2, m.FreshLoad(1, 2, 3, 4, 5, 1, 6)),
+    m.Busy(1, 2, 3, m.FreshLoad(1)),
+    m.Refuse(400, "code", "message", "param", True, m.FreshLoad()),
     m.End("stop", 1, 2, bytes(32), "", bytes(64)),
 ]
 
