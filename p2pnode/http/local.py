@@ -167,6 +167,7 @@ def _runner_up(ranking: Ranking, known: Known) -> JsonObject | None:
         "gap": found.gap,
         "unit": found.unit,
         "needs": list(found.needs),
+        "by": "first token" if found.contested else "score",
     }
 
 

@@ -51,8 +51,9 @@ _LEAST_SHARE: Final = 1e-290
 class RunnerUp(msgspec.Struct, frozen=True, gc=False):
     """The second in line: places in the list of candidates, and what it lacks to come before the first.
 
-    ``gap`` is the difference of their scores, at least 0, in ``unit``; ``needs`` says what the tiers of ``ranking``
-    demand before any score counts, and is empty if both are in the same tier.
+    ``gap`` is the difference of their scores, at least 0, in ``unit``, or if ``contested`` of what decides among those
+    that were drawn; ``needs`` says what the tiers of ``ranking`` demand before any score counts, and is empty if both
+    are in the same tier.
     """
 
     place: int
@@ -60,6 +61,7 @@ class RunnerUp(msgspec.Struct, frozen=True, gc=False):
     gap: float
     unit: str
     needs: tuple[str, ...]
+    contested: bool = False
 
 
 def first_odds(tiers: IntArray, scores: FloatArray, log_weights: FloatArray | None, best_of: int = 0) -> FloatArray:
@@ -138,13 +140,19 @@ def _pair_weights(shares: FloatArray) -> FloatArray:
     return symmetric
 
 
-def runner_up(tiers: IntArray, scores: FloatArray, unit: str) -> RunnerUp | None:
-    """The best two by tier and score, whatever was drawn; None for fewer than two."""
+def runner_up(tiers: IntArray, scores: FloatArray, odds: FloatArray, contest: FloatArray, unit: str) -> RunnerUp | None:
+    """The likeliest two; None for fewer than two.
+
+    Where the likeliest has the better ``contest``, which decides among those that were drawn, that is the gap.
+    """
     if len(tiers) < 2:
         return None
-    ahead, place = np.lexsort((-scores, tiers))[:2].tolist()
-    gap = max(0.0, float(scores[ahead] - scores[place]))
-    return RunnerUp(place, ahead, gap, unit, lacking(int(tiers[place]), int(tiers[ahead])))
+    ahead, place = np.lexsort((-scores, tiers, -odds))[:2].tolist()
+    drawn, gap = float(contest[ahead] - contest[place]), float(scores[ahead] - scores[place])
+    fresh = not int(tiers[ahead]) & STALE_TIER  # among stale loads only the draw counts
+    contested = fresh and drawn > 0 and bool((contest != scores).any())
+    needs = lacking(int(tiers[place]), int(tiers[ahead]))
+    return RunnerUp(place, ahead, max(0.0, drawn if contested else gap), unit, needs, contested)
 
 
 def lacking(tier: int, best: int) -> tuple[str, ...]:

@@ -214,10 +214,12 @@ def _explained(
     """The ranking with the terms of each candidate, the odds and the runner-up; ``tiers`` are in the same order."""
     ranked = scores[order]
     # A draw that a part of the score holds hides its weights.
-    odds = None
+    odds, second = None, None
     if not policy.drawn:
         contest = policy.contest(parts, scores)
-        odds = _odds(np.array(order, np.int64), table, policy, scores, contest, tiers).tolist()
+        shares = _odds(np.array(order, np.int64), table, policy, scores, contest, tiers)
+        second = runner_up(tiers, ranked, shares, contest[order], policy.unit(parts))
+        odds = shares.tolist()
     facts = [_Facts.of(part) for part in parts]
     candidates = [
         msgspec.structs.replace(
@@ -229,7 +231,6 @@ def _explained(
         )
         for index, (candidate, place) in enumerate(zip(ranking.candidates, order, strict=True))
     ]
-    second = None if policy.drawn else runner_up(tiers, ranked, policy.unit(parts))
     return msgspec.structs.replace(ranking, candidates=tuple(candidates), runner_up=second, best_of=policy.best_of)
 
 

@@ -127,8 +127,9 @@ def _needed(second: JsonObject) -> str:
     gap = second["gap"]
     if not gap:
         return "they are equal"
+    subject = "its first token" if second.get("by") == "first token" else "it"
     better = {
-        "s": f"it would have to be {seconds(gap)} sooner",
+        "s": f"{subject} would have to be {seconds(gap)} sooner",
         "USD": f"it would have to be {gap:.2g} USD cheaper",
         "1/s": f"it would have to be {seconds(gap)} faster at each token",  # the score is minus the seconds per token
         "jobs": f"it would have to have {gap:.2g} jobs per slot less",

@@ -85,6 +85,7 @@ async def test_the_route_is_explained_and_not_taken() -> None:
         "gap": 0.5,
         "unit": "s",
         "needs": ["the model loaded"],
+        "by": "score",
     }
     assert route["excluded"][0]["reason"] == "context"
     assert (api.dispatch.queries[0].sort, api.dispatch.queries[0].zone) == ("price", "mine")

@@ -185,12 +185,21 @@ def test_odds_are_probabilities(candidates: list[tuple[int, float]]) -> None:
             assert not odds[tiers > tiers.min() + (STALE_TIER if best_of else 0)].any()
 
 
-def test_the_runner_up_is_the_second_best_and_not_the_second_drawn() -> None:
-    tiers, scores = np.array([0, 0, 0]), np.array([-3.0, -1.0, -1.42])
-    assert runner_up(tiers, scores, "s") == RunnerUp(2, 1, pytest.approx(0.42), "s", ())
-    assert runner_up(tiers[:1], scores[:1], "s") is None
-    cold = runner_up(np.array([COLD_TIER, 0]), np.array([5.0, 1.0]), "")
+def test_the_runner_up_is_the_second_likeliest_and_not_the_second_drawn() -> None:
+    tiers, scores, odds = np.array([0, 0, 0]), np.array([-3.0, -1.0, -1.42]), np.array([0.1, 0.6, 0.3])
+    assert runner_up(tiers, scores, odds, scores, "s") == RunnerUp(2, 1, pytest.approx(0.42), "s", ())
+    assert runner_up(tiers[:1], scores[:1], odds[:1], scores[:1], "s") is None
+    best, worse = np.array([1.0, 5.0]), np.array([0.0, 1.0])
+    cold = runner_up(np.array([COLD_TIER, 0]), best[::-1], worse, best[::-1], "")
     assert cold == RunnerUp(0, 1, 0.0, "", ("the model loaded",))
+
+
+def test_the_runner_up_lacks_what_decides_among_those_that_were_drawn() -> None:
+    tiers, scores, odds = np.array([0, 0]), np.array([-6.0, -5.0]), np.array([0.9, 0.1])
+    contest = np.array([-0.1, -0.3])
+    assert runner_up(tiers, scores, odds, contest, "s") == RunnerUp(1, 0, pytest.approx(0.2), "s", (), contested=True)
+    # By luck of the draw alone: nothing is lacking.
+    assert runner_up(tiers, scores, odds, contest[::-1], "s") == RunnerUp(1, 0, 0.0, "s", ())
 
 
 def test_what_a_later_tier_lacks() -> None:

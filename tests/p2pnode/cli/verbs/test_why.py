@@ -58,6 +58,7 @@ def test_the_best_of_several_drawn_ones_is_said(daemon: FakeDaemon, capsys: pyte
     ("second", "words"),
     [
         ({"gap": 0.0, "unit": "s"}, "they are equal"),
+        ({"gap": 0.17, "unit": "s", "by": "first token"}, "its first token would have to be 170 ms sooner"),
         ({"gap": 0.002, "unit": "USD"}, "0.002 USD cheaper"),
         ({"gap": 0.012, "unit": "1/s"}, "12 ms faster at each token"),
         ({"gap": 0.5, "unit": "jobs"}, "0.5 jobs per slot less"),
