@@ -24,10 +24,10 @@ REQUESTS: Final = 20
 TOKENS: Final = 8
 
 
-def listed(network: Network, gateway: str, model: str) -> int:
-    """Peers of which a gateway knows that they offer a model."""
-    models = network.fleet.children[gateway].api.get("/v1/models")["data"]
-    return sum(entry["p2pnode"]["peers"] for entry in models if entry["id"] == model)
+def known(network: Network, gateway: str) -> int:
+    """Peers of which a gateway has an advert with models, those that it could not reach included."""
+    peers = network.fleet.children[gateway].api.get("/v1/p2p/peers")["data"]
+    return sum(bool(peer["models"]) for peer in peers)
 
 
 def attacked(network: Network, kind: str, port: int) -> list[str]:
@@ -38,7 +38,7 @@ def attacked(network: Network, kind: str, port: int) -> list[str]:
     network.fleet.node(
         kind, "--engine", "none", "--profile", "wan", "--bootstrap", target, *flags, program=paper.PROGRAM
     )
-    until(lambda: listed(network, gateway, model) > IDENTITIES, "the identities have arrived", PATIENCE_S)
+    until(lambda: known(network, gateway) > IDENTITIES, "the identities have arrived", PATIENCE_S)
     heard = ask_many(network, api, model, REQUESTS, 4, TOKENS)
     return [one.error for one in heard if not one.honest]
 
