@@ -227,9 +227,10 @@ class PeerView:
             self.columns["fresh"][record.row] = False
 
     def _set_load(self, record: PeerRecord, load: Load, now: float, until: float) -> None:
-        covered, busy_until = record.inflight, -_INF
+        covered, busy_until, counted_at = record.inflight, -_INF, now
         if record.fresh is not None and now < record.fresh_until:
-            load, now, covered = refreshed(load, record.fresh), record.fresh_at, record.fresh.yours
+            load, counted_at, covered = refreshed(load, record.fresh), record.fresh_at, record.fresh.yours
+            now = max(now, counted_at)  # the peer would have told a change, so a statement confirms the counts
             if covered < record.inflight:  # jobs of ours are on their way, with their prompts
                 busy_until = float(self.columns["busy_until"][record.row])
         if (record.load.status if record.load is not None else 0) != load.status:
@@ -258,7 +259,7 @@ class PeerView:
             load.running,
             load.kv_permille / 1000,
             _clock(load),
-            now,
+            counted_at,
             busy_until,
             record.open_until,
         )

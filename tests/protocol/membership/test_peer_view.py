@@ -352,7 +352,7 @@ def test_what_a_peer_told_over_its_link_holds_against_gossip_until_the_link_is_g
     assert (record.load_at, record.load_until) == (6.0, 1e6)
     put(view, 1, load=idle(running=7, free_vram_mib=1), now=9.0)
     assert counts(view, one) == (4, 2, 1)
-    assert (record.load.free_vram_mib, record.load_at) == (1, 6.0)
+    assert (record.load.free_vram_mib, record.load_at) == (1, 9.0), "silence confirms the counts"
     view.set_link(one, False)
     assert counts(view, one) == (4, 2, 0)
     put(view, 1, load=idle(running=7), now=10.0)
