@@ -119,6 +119,7 @@ _OFFER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "prompt_factor": (np.float64, 1.0),
     "token_factor": (np.float64, 1.0),
     "sigma": (np.float64, 0.0),
+    "corrected": (np.bool_, 0),
     "rows": (np.int64, 0),
     "context": (np.int64, 0),
     "price_in": (np.float64, 0.0),

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
+import numpy as np
+
 from protocol.ids import PeerId
 from protocol.membership.columns import NOTHING_LEARNED, Columns, Offers
 from protocol.membership.eviction import Eviction
@@ -15,12 +17,13 @@ from protocol.membership.peer_record import PeerRecord
 
 #: The columns of a peer, and those of the newcomers in its network group; written at once.
 OF_A_PEER: Final = (
-    *("good", "bad", "judged_at", "barred_until"),
+    *("good", "bad", "judged_at"),
     *("prompt_log", "prompt_count", "token_log", "token_count", "log_variance", "seen_at"),
 )
 OF_A_GROUP: Final = ("group_good", "group_bad", "group_at")
-_NO_PEER: Final = (0.0, 0.0, 0.0, -math.inf, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-_NO_GROUP: Final = (0.0, 0.0, 0.0)
+_NO_PEER: Final = (0.0,) * len(OF_A_PEER)
+_NO_GROUP: Final = (0.0,) * len(OF_A_GROUP)
+_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = dict.fromkeys((*OF_A_PEER, *OF_A_GROUP), (np.float64, 0.0))
 
 
 class Learned:
@@ -37,16 +40,20 @@ class Learned:
         self._records = records
         self._models = models
         self._eviction = eviction
-        self._pack = columns.packer(*OF_A_PEER)
-        self._offset = columns.offset(OF_A_PEER[0])
+        #: By the row of the view: apart from its columns, because no decision reads these, but what follows from them.
+        self.past = Columns(_COLUMNS)
+        self._pack = self.past.packer(*OF_A_PEER)
+        self._offset = self.past.offset(OF_A_PEER[0])
         self._peers: dict[PeerId, tuple[float, ...]] = {}
+        self._barred: dict[PeerId, float] = {}
         self._groups: dict[str, tuple[float, ...]] = {}
         self._offers: dict[PeerId, dict[str, tuple[float, ...]]] = {}
 
-    def learn(self, peer: PeerId, figures: tuple[float, ...]) -> None:
-        """Set the figures of a peer, the columns ``OF_A_PEER``."""
+    def learn(self, peer: PeerId, figures: tuple[float, ...], barred_until: float) -> None:
+        """Set the figures of a peer, the columns ``OF_A_PEER``, and until when it is asked last."""
         self._peers[peer] = figures
-        self._write(peer, figures)
+        self._barred[peer] = barred_until
+        self._write(peer)
 
     def learn_of_offer(self, peer: PeerId, model: str, figures: tuple[float, ...]) -> None:
         """Set the figures of one model of a peer, the columns ``columns.LEARNED`` of its offer."""
@@ -62,16 +69,16 @@ class Learned:
 
     def forget(self, peer: PeerId) -> None:
         """Remember nothing of a peer any more."""
-        self._peers.pop(peer, None)
-        self._offers.pop(peer, None)
-        self._write(peer, _NO_PEER)
+        for kept in (self._peers, self._barred, self._offers):
+            kept.pop(peer, None)
+        self._write(peer)
 
     def learn_of_group(self, group: str, figures: tuple[float, ...]) -> None:
         """Set the figures of a network group, the columns ``OF_A_GROUP`` of its members."""
         self._groups[group] = figures
         rows = self._eviction.rows_of(group)
         for name, figure in zip(OF_A_GROUP, figures, strict=True):
-            self._columns[name][rows] = figure
+            self.past[name][rows] = figure
 
     def forget_group(self, group: str) -> None:
         """Remember nothing of a network group any more; its members in the view keep their figures."""
@@ -79,11 +86,14 @@ class Learned:
 
     def joined(self, record: PeerRecord) -> None:
         """A peer came into the view, or into another group."""
-        self._write(record.peer, self._peers.get(record.peer, _NO_PEER))
+        self.past.reserve(self._columns.capacity)
+        self._write(record.peer)
         for name, figure in zip(OF_A_GROUP, self._groups.get(record.group, _NO_GROUP), strict=True):
-            self._columns[name][record.row] = figure
+            self.past[name][record.row] = figure
 
-    def _write(self, peer: PeerId, figures: tuple[float, ...]) -> None:
+    def _write(self, peer: PeerId) -> None:
         record = self._records.get(peer)
         if record is not None:
-            self._pack.pack_into(*self._columns.at(record.row, self._offset), *figures)
+            figures = self._peers.get(peer, _NO_PEER)
+            self._pack.pack_into(*self.past.at(record.row, self._offset), *figures)
+            self._columns["barred_until"][record.row] = self._barred.get(peer, -math.inf)

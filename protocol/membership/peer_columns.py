@@ -36,21 +36,8 @@ PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "advert_until": (np.float64, -math.inf),
     "missed_until": (np.float64, -math.inf),  # a dial failed: asked after others until then
     "absent_until": (np.float64, -math.inf),  # the same: not asked at all until then
-    # What was learned of the peer, and of the newcomers of its network group; written at once.
-    "good": (np.float64, 0.0),
-    "bad": (np.float64, 0.0),
-    "judged_at": (np.float64, 0.0),
     "barred_until": (np.float64, -math.inf),  # asked last until then
-    "prompt_log": (np.float64, 0.0),
-    "prompt_count": (np.float64, 0.0),
-    "token_log": (np.float64, 0.0),
-    "token_count": (np.float64, 0.0),
-    "log_variance": (np.float64, 0.0),
-    "seen_at": (np.float64, 0.0),
-    "group_good": (np.float64, 0.0),
-    "group_bad": (np.float64, 0.0),
-    "group_at": (np.float64, 0.0),
-    # What follows from it now: computed for all peers at once (``reputation.projections``).
+    # What follows now from what was learned: computed for all peers at once (``reputation.projections``).
     "completed": (np.float64, 0.0),
     "chance": (np.float64, 0.9),
     "deviation": (np.float64, 0.0),
@@ -71,6 +58,7 @@ PEER_COLUMNS: Final[dict[str, tuple[type[np.generic], float]]] = {
     "kept": (np.bool_, 0),  # never gives way
     "absurd": (np.bool_, 0),  # claims what cannot be true
     "me": (np.bool_, 0),
+    "judged": (np.bool_, 0),  # there is evidence of it
     "proven": (np.bool_, 0),  # completed enough jobs of ours
     "linked": (np.bool_, 0),  # a link stands
     "fresh": (np.bool_, 0),  # over it the peer tells each change of its load

@@ -42,6 +42,8 @@ NEWCOMER: Final = math.log(1.25)
 HALF_LIFE_S: Final = 1800.0
 #: Observations that count at most: a new one moves the mean by a tenth at least (routing study).
 MOST_COUNT: Final = 10.0
+#: Bounds of what one job says of newcomers (guess: as slow as honest peers are at times).
+NEWCOMER_MOST: Final = math.log(2.0)
 #: Observations that the guess for newcomers counts for (guess: as for their chance of success).
 FIRST_COUNT: Final = 5.0
 #: Observations that the prior counts for (guess: one observation is as good as what is known of others).
@@ -77,10 +79,10 @@ class Factor:
             self.count *= float(2.0 ** (-(now - self.at) / HALF_LIFE_S))
             self.at = now
 
-    def observe(self, log_ratio: float, weight: float, now: float) -> None:
-        """Add an observation of this weight, from 0 to 1."""
+    def observe(self, log_ratio: float, weight: float, now: float, most_log: float = MOST_LOG) -> None:
+        """Add an observation of this weight, from 0 to 1, within ``most_log``."""
         self.age(now)
-        off = min(MOST_LOG, max(-MOST_LOG, log_ratio)) - self.mean
+        off = min(most_log, max(-most_log, log_ratio)) - self.mean
         self.count = min(MOST_COUNT, self.count + weight)
         if self.count > 0.0:
             gain = weight / self.count
@@ -97,23 +99,18 @@ class Factors:
         self.prompt = Factor()
         self.token = Factor()
 
-    def observe(self, seen: Observation, now: float) -> None:
-        """Learn from an attempt."""
+    def observe(self, seen: Observation, now: float, most_log: float = MOST_LOG) -> None:
+        """Learn from an attempt, within ``most_log``."""
         if seen.forecast is None:
             return
         for log_ratio, weight in _of_prompt(seen, seen.forecast, self.prompt.mean):
-            self.prompt.observe(log_ratio, weight, now)
+            self.prompt.observe(log_ratio, weight, now, most_log)
         if seen.token_s is not None and seen.streamed:
-            ratio = max(_LEAST_S, seen.token_s) / max(_LEAST_S, seen.forecast.base_itl_s)
-            self.token.observe(math.log(ratio), min(1.0, seen.pieces / SURE_PIECES), now)
+            log_ratio = math.log(max(_LEAST_S, seen.token_s) / max(_LEAST_S, seen.forecast.base_itl_s))
+            self.token.observe(log_ratio, min(1.0, seen.pieces / SURE_PIECES), now, most_log)
         elif seen.tokens > 1 and not seen.streamed:
-            self._of_whole(seen, seen.forecast, now)
-
-    def _of_whole(self, seen: Observation, forecast: Forecast, now: float) -> None:
-        predicted = forecast.ttft_s + forecast.itl_s * (seen.tokens - 1)
-        off = math.log(max(_LEAST_S, seen.lost_s) / max(_LEAST_S, predicted))
-        known = math.log(max(_LEAST_S, forecast.itl_s) / max(_LEAST_S, forecast.base_itl_s))
-        self.token.observe(known + off, min(1.0, seen.tokens / SURE_PIECES), now)
+            log_ratio = _of_whole(seen, seen.forecast)
+            self.token.observe(log_ratio, min(1.0, seen.tokens / SURE_PIECES), now, most_log)
 
     def age(self, now: float) -> None:
         """Let both decay to ``now``."""
@@ -148,8 +145,8 @@ class Newcomer:
         self.factors = Factors()
 
     def observe(self, seen: Observation, now: float) -> None:
-        """A job of a newcomer ended."""
-        self.factors.observe(seen, now)
+        """A job of a newcomer ended.  One liar must not make all others look slow, so it counts within bounds."""
+        self.factors.observe(seen, now, NEWCOMER_MOST)
 
     def logs(self, now: float) -> tuple[float, float]:
         """Those of the prompt and of the token."""
@@ -159,6 +156,13 @@ class Newcomer:
             for _, factor in self.factors.items()
         )
         return prompt, token
+
+
+def _of_whole(seen: Observation, forecast: Forecast) -> float:
+    """The log ratio of a whole answer, which tells of both phases together."""
+    predicted = forecast.ttft_s + forecast.itl_s * (seen.tokens - 1)
+    off = math.log(max(_LEAST_S, seen.lost_s) / max(_LEAST_S, predicted))
+    return off + math.log(max(_LEAST_S, forecast.itl_s) / max(_LEAST_S, forecast.base_itl_s))
 
 
 def _of_prompt(seen: Observation, forecast: Forecast, mean: float) -> Iterator[tuple[float, float]]:

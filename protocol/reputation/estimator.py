@@ -1,7 +1,7 @@
 """The chance that a peer completes a job, from its evidence: one estimator for all of routing.
 
-Three were compared in simulated worlds (``python -m tests.bench.estimators``; the table is in ``p2pnode/DESIGN.md``):
-the mean of the posterior, its lower quartile, and a draw from it (Thompson sampling).
+Three were compared in simulated worlds (``python -m tests.protocol.reputation.worlds``; the table is in
+``p2pnode/DESIGN.md``): the mean of the posterior, its lower quartile, and a draw from it (Thompson sampling).
 
 Not here: the evidence itself (``evidence``), and the prior of a newcomer (``newcomers``).
 """

@@ -258,10 +258,10 @@ class Experience:
         factors = history.factors
         prompt, token = factors.prompt, factors.token
         figures = (
-            *(evidence.good, evidence.bad, evidence.at, history.breaker.barred_until),
+            *(evidence.good, evidence.bad, evidence.at),
             *(prompt.mean, prompt.count, token.mean, token.count, prompt.variance, max(prompt.at, token.at)),
         )
-        self._view.learned.learn(peer, figures)
+        self._view.learned.learn(peer, figures, history.breaker.barred_until)
 
     def _publish_model(self, peer: PeerId, model: str, history: PeerHistory) -> None:
         prompt, token = history.models[model].prompt, history.models[model].token

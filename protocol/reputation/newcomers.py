@@ -11,10 +11,10 @@ Each job is *open*, *led* or for proven peers first.  ::
     open   everyone competes by score: the share 1 - proven / 16, so that few proven peers are not overloaded
     led    goes first to one newcomer, and to proven peers if that fails: the share min(5 %, weight / (weight + proven))
 
-``proven`` is the number of proven peers that can take the job now, and ``weight`` the number of newcomers, each
-discounted by its chance of success and at most two of one network group.  So many newcomers gain nothing by their
-number, and one newcomer leads no more often than one proven peer.  Both shares are earned by jobs and not by time, so
-they need no clock.
+``proven`` is the number of proven peers that can take the job now, and ``weight`` the number of newcomers, at most two
+of one network group; one that failed, or whose group did, counts for less than one of which nothing is known.  So many
+newcomers gain nothing by their number, and one newcomer leads no more often than one proven peer.  Both shares are
+earned by jobs and not by time, so they need no clock.
 
 Not here: which newcomer leads (``routing.standing``), and single peers (``evidence``).
 """

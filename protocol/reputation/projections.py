@@ -34,16 +34,17 @@ def _left(since: FloatArray, now: float, half_life_s: float) -> FloatArray:
     return left
 
 
-def project_peers(view: PeerView, everyone: float, now: float, rows: IntArray | slice = slice(None)) -> None:
-    """Compute the chance of these peers; ``everyone`` is that of a newcomer of an unknown group."""
-    columns = view.columns
-    left = _left(columns["group_at"][rows], now, HALF_LIFE_S)
-    good, bad = columns["group_good"][rows] * left, columns["group_bad"][rows] * left
+def project_peers(view: PeerView, everyone: float, now: float, only: IntArray | None = None) -> None:
+    """Compute the chance of these peers, or of all; ``everyone`` is that of a newcomer of an unknown group."""
+    columns, past = view.columns, view.learned.past
+    rows: IntArray | slice = slice(columns.capacity) if only is None else only
+    left = _left(past["group_at"][rows], now, HALF_LIFE_S)
+    good, bad = past["group_good"][rows] * left, past["group_bad"][rows] * left
     prior = (GROUP_STRENGTH * everyone + good) / (GROUP_STRENGTH + good + bad)
-    left = _left(columns["judged_at"][rows], now, _OWN_HALF_LIFE_S)
-    good, bad, me = columns["good"][rows] * left, columns["bad"][rows] * left, columns["me"][rows]
+    left = _left(past["judged_at"][rows], now, _OWN_HALF_LIFE_S)
+    good, bad, me = past["good"][rows] * left, past["bad"][rows] * left, columns["me"][rows]
     chance, deviation = moments(good, bad, prior)
-    columns["completed"][rows] = good
+    columns["completed"][rows], columns["judged"][rows] = good, (good + bad) > 0
     columns["chance"][rows], columns["deviation"][rows] = np.where(me, 1.0, chance), np.where(me, 0.0, deviation)
     columns["proven"][rows] = ((good >= PROVEN) & (chance >= LEAST_CHANCE)) | me
 
@@ -55,9 +56,10 @@ def project_factors(
 
     ``newcomer`` are the log factors of a peer without any, of the prompt and of the token.
     """
-    peers = view.columns.rows(offers.rows[places])
+    rows = offers.rows[places]
+    peers, me = view.learned.past.rows(rows), view.columns["me"][rows]
     for phase, log in zip(("prompt", "token"), newcomer, strict=True):
-        first = np.where(peers["me"], 0.0, log)
+        first = np.where(me, 0.0, log)
         wide = _read(peers[f"{phase}_log"], peers[f"{phase}_count"], peers["seen_at"], first, now)
         own, mean = offers.column(f"{phase}_count")[places], offers.column(f"{phase}_log")[places]
         offers.column(f"{phase}_factor")[places] = np.exp(_read(mean, own, offers.column("seen_at")[places], wide, now))
@@ -65,6 +67,7 @@ def project_factors(
     known = correction.PRIOR_COUNT * correction.PRIOR_SIGMA**2
     variance = (known + count * peers["log_variance"]) / (correction.PRIOR_COUNT + count)
     offers.column("sigma")[places] = np.sqrt(variance)
+    offers.column("corrected")[places] = (peers["prompt_count"] > 0) | (peers["token_count"] > 0)
 
 
 def _read(mean: FloatArray, count: FloatArray, seen_at: FloatArray, prior: FloatArray, now: float) -> FloatArray:

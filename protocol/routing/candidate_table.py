@@ -85,8 +85,7 @@ class CandidateTable(CandidateColumns):
         """Which predictions past jobs have corrected."""
         if self.standing is None:
             return np.zeros(len(self), np.bool_)
-        corrected: BoolArray = (self.column("prompt_count") > 0) | (self.column("token_count") > 0)
-        return corrected
+        return self.offered("corrected")
 
     # --- predicted seconds ---------------------------------------------------------------------------------------
 

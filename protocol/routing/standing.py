@@ -34,7 +34,8 @@ from protocol.reputation.estimator import estimate
 from protocol.reputation.experience import Experience
 from protocol.reputation.newcomers import PER_GROUP, led_share, open_share
 
-#: A newcomer counts as its chance to this power: one with a failure counts for a tenth (guess).
+#: A newcomer counts as its chance, relative to that of others, to this power: one with a failure counts for a tenth
+#: (guess).
 _CAUTION: Final = 3.0
 #: Newcomers are the likelier to lead, the more jobs they completed, to this power (guess: graduation is worth a queue).
 _EAGERNESS: Final = 2.0
@@ -74,8 +75,7 @@ class Standing:
     @property
     def known(self) -> BoolArray:
         """Whether there is evidence of the peer itself."""
-        known: BoolArray = (self._table.column("good") + self._table.column("bad")) > 0
-        return known
+        return self._table.column("judged")
 
     @cached_property
     def barred(self) -> BoolArray:
@@ -92,7 +92,7 @@ class Standing:
     def laden(self) -> BoolArray:
         """Newcomers that run more jobs of ours than they have finished ones."""
         column = self._table.column
-        laden: BoolArray = ~self.proven & (column("inflight") > column("good"))
+        laden: BoolArray = ~self.proven & (column("inflight") > column("completed"))
         return laden
 
     def failures_s(self, fastest_s: float) -> FloatArray:
@@ -147,13 +147,17 @@ class Standing:
         able = self._able & ~out
         new = np.flatnonzero(able & ~self.proven & ~self.laden)
         _, group = np.unique(self._table.column("group")[new], return_inverse=True)
-        weight = np.minimum(PER_GROUP, np.bincount(group, self.chance[new] ** _CAUTION)).sum()
+        usual = self._experience.newcomers.prior(self._table.now)
+        each = np.minimum(1.0, self._table.column("chance")[new] / usual) ** _CAUTION
+        weight = np.minimum(PER_GROUP, np.bincount(group, each)).sum()
         return new, group, led_share(int(np.count_nonzero(able & self.proven)), float(weight))
 
     def _lead_weights(self, new: IntArray, group: IntArray, log_weights: FloatArray) -> FloatArray:
         """The logarithms of the weights with which newcomers are drawn to lead; a group weighs as its best member."""
         claims = self._experience.newcomers.prior(self._table.now) ** _CAUTION
-        eager = _CAUTION * np.log(self.chance[new]) + _EAGERNESS * np.log1p(self._table.column("completed")[new])
+        eager = _CAUTION * np.log(self._table.column("chance")[new]) + _EAGERNESS * np.log1p(
+            self._table.column("completed")[new]
+        )
         weights = log_weights[new] * claims + eager
         best = np.full(int(group.max()) + 1, -np.inf)
         np.maximum.at(best, group, weights)

@@ -5,19 +5,20 @@ from __future__ import annotations
 from protocol.membership.peer_view import PeerView
 from tests.protocol.sample_peers import MODEL, advert, at, new_view, offer, peer, put
 
-FIGURES = (1.0, 2.0, 3.0, 4.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+FIGURES = (1.0, 2.0, 3.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 
 def columns(view: PeerView, number: int) -> tuple[float, float]:
     """The failures of a peer, and those of the newcomers in its group."""
     record = view.get(peer(number))
     assert record is not None
-    return float(view.columns["bad"][record.row]), float(view.columns["group_bad"][record.row])
+    past = view.learned.past
+    return float(past["bad"][record.row]), float(past["group_bad"][record.row])
 
 
 def test_it_is_there_when_the_peer_comes_and_when_it_comes_back() -> None:
     view = new_view()
-    view.learned.learn(peer(1), FIGURES)
+    view.learned.learn(peer(1), FIGURES, 4.0)
     view.learned.learn_of_group("8.8.8.0/24", (5.0, 6.0, 7.0))
     put(view, 1, at("8.8.8.1"))
     put(view, 2, at("8.8.8.2"))
@@ -32,7 +33,7 @@ def test_it_is_there_when_the_peer_comes_and_when_it_comes_back() -> None:
 def test_what_is_forgotten_is_gone() -> None:
     view = new_view()
     put(view, 1, at("8.8.8.1"))
-    view.learned.learn(peer(1), FIGURES)
+    view.learned.learn(peer(1), FIGURES, 4.0)
     view.learned.forget(peer(1))
     assert columns(view, 1) == (0.0, 0.0)
     view.learned.forget(peer(9))

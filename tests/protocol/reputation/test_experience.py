@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.ids import PeerId
+from protocol.membership.peer_columns import PEER_COLUMNS
 from protocol.membership.peer_view import PeerView
 from protocol.reputation.breaker import FIRST_S, MOST_FAILURES
 from protocol.reputation.evidence import Dimension
@@ -35,7 +36,8 @@ def shown(peers: PeerView, who: PeerId, name: str) -> float:
     """A column of the view."""
     record = peers.get(who)
     assert record is not None
-    return float(peers.columns[name][record.row])
+    columns = peers.columns if name in PEER_COLUMNS else peers.learned.past
+    return float(columns[name][record.row])
 
 
 def test_a_job_is_in_flight_until_its_end_and_a_good_end_proves_the_peer() -> None:

@@ -7,9 +7,10 @@ import random
 
 import pytest
 
+from protocol.membership.peer_columns import PEER_COLUMNS
 from protocol.membership.peer_view import PeerView
 from protocol.perf.forecast import Forecast
-from protocol.reputation.correction import FIRST_COUNT, HALF_LIFE_S, NEWCOMER, PRIOR_COUNT, PRIOR_SIGMA
+from protocol.reputation.correction import FIRST_COUNT, HALF_LIFE_S, NEWCOMER, NEWCOMER_MOST, PRIOR_COUNT, PRIOR_SIGMA
 from protocol.reputation.evidence import Dimension
 from protocol.reputation.experience import Experience
 from protocol.reputation.observation import Observation
@@ -50,7 +51,8 @@ def shown(view: PeerView, name: str, number: int = 1) -> float:
     """A column of a peer."""
     record = view.get(peer(number)) if number else view.get(ME)
     assert record is not None
-    return float(view.columns[name][record.row])
+    columns = view.columns if name in PEER_COLUMNS else view.learned.past
+    return float(columns[name][record.row])
 
 
 def test_a_newcomer_is_a_quarter_slower_than_it_claims_and_this_node_is_not() -> None:
@@ -63,7 +65,7 @@ def test_what_was_learned_of_one_model_is_the_prior_of_the_others() -> None:
     view, experience = network()
     for _ in range(3):
         job(experience, 3.0)
-    newcomer = (FIRST_COUNT * NEWCOMER + 2 * math.log(3)) / (FIRST_COUNT + 2)  # after the third it is none
+    newcomer = (FIRST_COUNT * NEWCOMER + 2 * NEWCOMER_MOST) / (FIRST_COUNT + 2)  # after the third it is none
     wide = (3 * math.log(3) + PRIOR_COUNT * newcomer) / (3 + PRIOR_COUNT)
     own = (3 * math.log(3) + PRIOR_COUNT * wide) / (3 + PRIOR_COUNT)
     assert offered(view, experience, "token_factor")[1] == pytest.approx(math.exp(own))
