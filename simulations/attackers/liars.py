@@ -114,11 +114,12 @@ class LiarSpecs(Attacker):
 
 
 def claimed_models(peer: Attacker, advert: Advert) -> tuple[ModelOffer, ...]:
-    """Every model of the catalogue, resident; the own ones as they are."""
+    """Every model of the catalogue, resident and at the price of the first own one; the own ones as they are."""
     assert peer.cluster is not None or peer.active, "attackers are enlisted before they attack"
     own = {offer.name: offer for offer in advert.models}
     catalogue = peer.cluster.scenario.models.catalogue if peer.cluster is not None else ()
-    price_in, price_out = advert.models[0].price_in, advert.models[0].price_out
+    first = advert.models[0] if advert.models else None
+    price_in, price_out = (0.0, 0.0) if first is None else (first.price_in, first.price_out)
     others = [
         msgspec.structs.replace(bare_offer(model), price_in=price_in, price_out=price_out)
         for model in catalogue

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from simulations.run import Run
-from simulations.scenario import Attack, Topology
-from tests.simulations.small_networks import DELAY_S, Caller, busy, ordered, scenario
+from simulations.scenario import Attack, ExactMachine, Topology
+from tests.simulations.small_networks import DELAY_S, MODEL, Caller, busy, ordered, scenario
 
 TOPOLOGY = Topology(
     nodes=4, seeds=1, latency="uniform", latency_s=DELAY_S, jitter=0.0, join_s=0.0, settled=True, clock_skew_s=0.0
@@ -42,6 +42,18 @@ def test_paper_identities_are_in_views_with_models_and_a_load_and_nothing_listen
     assert note.end == "completed"
     assert note.asked == [4, 1]
     assert made.job_log.outcomes["unreachable"] == 1
+
+
+def test_a_node_without_an_engine_makes_paper_identities_with_models_too() -> None:
+    attack = Attack(kind="paper", nodes=(3,), identities=2)
+    machines = (ExactMachine(gpu="rtx 4090", count=3), ExactMachine())
+    made = Run(scenario(4, topology=TOPOLOGY, machine=machines, attacks=(attack,)), 1)
+    made.prepare()
+    made.loop.run(8.0)
+    record = made.peers[0].node.view.get(made.peers[4].peer_id)
+    assert record is not None
+    assert record.advert is not None
+    assert [offer.name for offer in record.advert.models] == [MODEL]
 
 
 @pytest.mark.slow
