@@ -24,14 +24,15 @@ from protocol.arrays import FloatArray, IntArray
 
 #: What a peer lacks for an earlier tier, by the bit of ``ranking`` that puts it into its own.
 STALE_TIER: Final = 1
-UNTRIED_TIER: Final = 2
-BUSY_TIER: Final = 4
-COLD_TIER: Final = 8
-UNREACHED_TIER: Final = 16
-UNPROVEN_TIER: Final = 32
-SUSPECT_TIER: Final = 64
-BARRED_TIER: Final = 128
-NAMED_TIER: Final = 256
+LADEN_TIER: Final = 2
+UNTRIED_TIER: Final = 4
+BUSY_TIER: Final = 8
+COLD_TIER: Final = 16
+UNREACHED_TIER: Final = 32
+UNPROVEN_TIER: Final = 64
+SUSPECT_TIER: Final = 128
+BARRED_TIER: Final = 256
+NAMED_TIER: Final = 512
 _NEEDS: Final = (
     (BARRED_TIER, "a pause after many failures to be over"),
     (SUSPECT_TIER, "an answer to our probes"),
@@ -40,6 +41,7 @@ _NEEDS: Final = (
     (COLD_TIER, "the model loaded"),
     (BUSY_TIER, "a free slot"),
     (UNTRIED_TIER, "a first link"),
+    (LADEN_TIER, "to finish the jobs of ours that it has"),
     (STALE_TIER, "a warm link, over which it tells its load"),
 )
 

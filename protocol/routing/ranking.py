@@ -9,7 +9,8 @@ Theory of operation
     filters    exclude peers; the first reason counts                        (``filters``)
     parts      the policy's terms for all peers at once, added or multiplied (``policies``)
     order      named by ``order`` > not barred by its breaker > not suspect > proven by jobs of ours > no failed dial
-               > warm > a free slot > a fresh load > score > a draw; now and then a newcomer first      (``standing``)
+               > warm > a free slot > reached once > not laden with jobs of ours > a fresh load > score > a draw; now
+               and then a newcomer first                                 (``standing``)
 
 The draw decides between equal peers, so that a thousand nodes with the same view do not all choose the same one; a
 policy with a temperature draws by the score itself.  The default draws those whose load is fresh (``jobs.fresh_load``)
@@ -46,6 +47,7 @@ from protocol.routing.odds import (
     BARRED_TIER,
     BUSY_TIER,
     COLD_TIER,
+    LADEN_TIER,
     NAMED_TIER,
     STALE_TIER,
     SUSPECT_TIER,
@@ -242,9 +244,8 @@ def _odds(
     count = policy.best_of
     if standing is None or weights is None:
         return first_odds(tiers, ranked, None if weights is None else weights[places], count)
-    same = tiers & ~UNPROVEN_TIER
-    together = same + standing.laden[places] * UNPROVEN_TIER
-    apart = same + ~standing.proven[places] * UNPROVEN_TIER
+    together = tiers & ~UNPROVEN_TIER
+    apart = together + ~standing.proven[places] * UNPROVEN_TIER
     out = np.ones(len(scores), np.bool_)
     out[places] = False
     share = standing.open_share(out)
@@ -318,8 +319,9 @@ def _tiers(table: CandidateTable, policy: Policy, out: BoolArray, explain: bool)
         tiers = tiers + table.standing.barred * BARRED_TIER
         # A statement that another peer relayed does not prove that its author can be reached from here.
         tiers = tiers + ((table.column("reached") == 0) & ~table.column("me")) * UNTRIED_TIER
-        first = table.standing.proven_first(out, not explain)
-        tiers = tiers + (~table.standing.proven if first else table.standing.laden) * UNPROVEN_TIER
+        tiers = tiers + table.standing.laden * LADEN_TIER
+        if table.standing.proven_first(out, not explain):
+            tiers = tiers + ~table.standing.proven * UNPROVEN_TIER
     if policy.best_of:
         tiers = tiers + ~(table.column("fresh") | table.column("me")) * STALE_TIER
     if policy.warm_first:

@@ -10,7 +10,7 @@ Theory of operation
                t_fail is the mean time that a failure cost here, and the fastest candidate's time to do it after all
     barred     an open breaker puts a peer behind all others
     unproven   newcomers come behind proven peers, unless the job is open (``reputation.newcomers``)
-    laden      a newcomer with more jobs of ours than it has finished ones comes there even then, and leads no job:
+    laden      a newcomer with more jobs of ours than it has finished ones comes behind those without, and leads no job:
                what many requests at once may lose to it grows with what it did, as a slow start (RFC 5681)
     lead       the newcomer that a job goes to first, when newcomers have earned one
 

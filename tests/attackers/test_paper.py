@@ -20,7 +20,9 @@ pytestmark = pytest.mark.slow
 
 KINDS: Final = ("paper", "crowded-port")
 IDENTITIES: Final = 200
-REQUESTS: Final = 20
+REQUESTS: Final = 32
+#: More than there are honest workers.
+AT_ONCE: Final = 16
 TOKENS: Final = 8
 
 
@@ -39,7 +41,7 @@ def attacked(network: Network, kind: str, port: int) -> list[str]:
         kind, "--engine", "none", "--profile", "wan", "--bootstrap", target, *flags, program=paper.PROGRAM
     )
     until(lambda: known(network, gateway) > IDENTITIES, "the identities have arrived", PATIENCE_S)
-    heard = ask_many(network, api, model, REQUESTS, 4, TOKENS)
+    heard = ask_many(network, api, model, REQUESTS, AT_ONCE, TOKENS)
     return [one.error for one in heard if not one.honest]
 
 

@@ -212,6 +212,7 @@ def test_what_a_later_tier_lacks() -> None:
         "the model loaded",
         "a free slot",
         "a first link",
+        "to finish the jobs of ours that it has",
         "a warm link, over which it tells its load",
     )
     assert lacking(COLD_TIER + BUSY_TIER, COLD_TIER) == ("a free slot",)

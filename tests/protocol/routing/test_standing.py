@@ -235,3 +235,13 @@ def test_a_newcomer_with_more_jobs_than_it_has_finished_waits_until_it_finishes_
     assert set(asked(view, experience, 20)) == {peer(2)}
     experience.attempted(peer(2), NOW)
     assert len(asked(view, experience, 60)) == 2, "where all have too many the score decides"
+
+
+def test_a_newcomer_with_jobs_comes_before_peers_that_were_never_reached() -> None:
+    view, experience = network(40)
+    view.set_link(peer(7), True, True, "8.8.7.1", NOW)
+    experience.attempted(peer(7), NOW)
+    assert set(asked(view, experience, 20)) == {peer(7)}
+    needs = {each.peer: each.needs for each in explained(view, experience).candidates}
+    assert needs[peer(7)] == ()
+    assert needs[peer(1)] == ("a first link",)
