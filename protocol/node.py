@@ -47,6 +47,7 @@ from protocol.events import (
 from protocol.gossip.gossip import Gossip
 from protocol.ids import ModelId, PeerId, name_key
 from protocol.jobs.warm_links import WarmLinks
+from protocol.membership.connections import NOT_NOW
 from protocol.membership.failure_detector import FailureDetector
 from protocol.membership.overlay import Known, Overlay, Seeds
 from protocol.membership.peer_view import PeerView
@@ -191,12 +192,18 @@ class Node:
         self.overlay.dial_failed(event.peer, event.addrs, now)
         if event.peer is None:
             return []
-        self.view.observe_unreachable(event.peer, now)
+        if self._was_dialled_as_signed(event):
+            self.view.observe_unreachable(event.peer, now)
         version = self.gossip.version_of(event.peer)
         effects = self.failure_detector.dial_failed(event.peer, now, self.overlay.standing(), version)
         self._pay_doubts(effects, now)
         effects += self.warm.pool.dial_failed(event.peer, now)
         return effects + self._route_dht(self.dht.dial_failed(event.peer, now), now)
+
+    def _was_dialled_as_signed(self, event: DialFailed) -> bool:
+        """Whether all addresses that the peer signed were dialled: those of third parties prove nothing."""
+        record = self.view.get(event.peer) if event.peer is not None and event.reason != NOT_NOW else None
+        return record is not None and record.advert is not None and set(record.advert.addrs) <= set(event.addrs)
 
     def _round_trip(self, event: RoundTrip, now: float, _wall: float) -> list[Effect]:
         self.view.observe_rtt(event.peer, event.seconds)

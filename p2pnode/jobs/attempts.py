@@ -187,7 +187,8 @@ class RemoteAttempt:
         except ChannelReset as reset:
             outcomes = {ResetCode.SLOW_READER: Outcome.STALLED, ResetCode.DEADLINE: Outcome.DEADLINE}
             outcome = outcomes.get(ResetCode(reset.code) if reset.code in _CODES else ResetCode.CANCELLED)
-            return AttemptUpdate([AttemptFailed(self._peer, outcome or Outcome.BROKEN, str(reset))])
+            # A reset came over the link, so this node's own network works.
+            return AttemptUpdate([AttemptFailed(self._peer, outcome or Outcome.BROKEN, str(reset), answered=True)])
         except PeerUnreachable as error:  # its key was proven, but no HELLO came
             return AttemptUpdate([AttemptFailed(self._peer, Outcome.UNREACHABLE, str(error), answered=True)])
         except NetError as error:

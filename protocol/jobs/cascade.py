@@ -44,7 +44,8 @@ waiting Progress               Commit if it is a stream                         
 flowing Progress, Keepalive    none                                                        flowing
 flowing Paused, Resumed        none                                                        flowing
 waiting Completed              as AttemptFailed, because the answer is empty               asking
-flowing Completed              Commit unless it was, Observe, Finish                       over
+flowing Completed              Commit unless it was, Contradicted for each peer that called   over
+                               the request wrong, Observe, Finish
 any     AttemptFailed,         Abort, Observe, then the next Attempt; GiveUp if committed  asking
         deadline               or if the retries of the node are spent
         the same, from the     Abort, Observe, SetTimer                                    pausing
@@ -81,6 +82,7 @@ from protocol.jobs.cascade_events import (
     CascadeEvent,
     Commit,
     Completed,
+    Contradicted,
     Finish,
     GiveUp,
     Keepalive,
@@ -289,7 +291,8 @@ class Cascade:
         self._state = "over"
         commit: list[CascadeEffect] = [] if self._committed else [Commit(self._peer)]
         self._committed = True
-        return [*commit, self._observe(Outcome.COMPLETED, False, now, tokens=event.tokens), Finish()]
+        false = [Contradicted(peer) for peer in self._refusals.peers]
+        return [*commit, *false, self._observe(Outcome.COMPLETED, False, now, tokens=event.tokens), Finish()]
 
     # --- failing -------------------------------------------------------------------------------------------------
 

@@ -91,7 +91,7 @@ class Completed(msgspec.Struct, frozen=True, gc=False):
 class AttemptFailed(msgspec.Struct, frozen=True, gc=False):
     """The attempt failed: ``outcome`` says how, ``detail`` is for people.
 
-    ``answered``: the host of the peer refused the connection, so this node's own network works.  ``tried``: False if
+    ``answered``: the peer or its host said so itself, so this node's own network works.  ``tried``: False if
     nothing was sent to the peer, so that the failure says nothing about it.
     """
 
@@ -158,6 +158,12 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     peer: PeerId
 
 
+class Contradicted(msgspec.Struct, frozen=True, gc=False):
+    """``peer`` called the request wrong for every peer, and another one has completed it."""
+
+    peer: PeerId
+
+
 class Finish(msgspec.Struct, frozen=True, gc=False):
     """The answer is complete."""
 
@@ -189,4 +195,4 @@ class Observe(msgspec.Struct, frozen=True, gc=False):
     tokens: int = 0
 
 
-CascadeEffect = Attempt | Abort | Commit | Finish | GiveUp | Observe | SetTimer
+CascadeEffect = Attempt | Abort | Commit | Contradicted | Finish | GiveUp | Observe | SetTimer

@@ -62,7 +62,16 @@ from protocol.errors import LocalProtocolError
 from protocol.events import TimerFired
 from protocol.ids import ModelId, PeerId, name_key
 from protocol.jobs.cascade import TIMER, Cascade, OwnNetwork
-from protocol.jobs.cascade_events import Attempt, Begin, CallerGone, CascadeEffect, CascadeEvent, GiveUp, Observe
+from protocol.jobs.cascade_events import (
+    Attempt,
+    Begin,
+    CallerGone,
+    CascadeEffect,
+    CascadeEvent,
+    Contradicted,
+    GiveUp,
+    Observe,
+)
 from protocol.jobs.providers import Provided, Providers
 from protocol.jobs.retries import RetryBudget
 from protocol.membership.peer_view import PeerView
@@ -293,6 +302,8 @@ class Entry:
                     shared.providers.missed(effect.peer, now)
                 else:
                     shared.providers.reached(effect.peer)
+            elif isinstance(effect, Contradicted):
+                shared.experience.contradicted(effect.peer, now)
         if effects and isinstance(effects[-1], GiveUp) and self._is_gone(now):
             return [*effects[:-1], self._not_offered(now)]
         return [*effects]

@@ -15,7 +15,7 @@ are still on their way, and counts none twice.
 ======================= ========================================================================================
 event                   effects
 ======================= ========================================================================================
-Watch on                the load at once; where there is no room for one more watcher, ``Full`` to one that has had no
+Watch on                the load, in turn; where there is no room for one more watcher, ``Full`` to one that has had no
                         job here for ``wanted_s``, else to this one
 Watch off, LinkDown     none: the peer is a watcher no more
 the load, as it changes the load, to the watchers whose turn it is; a timer for the others
@@ -27,6 +27,7 @@ Not here: the use of a load (``membership.peer_view``), the far view (``gossip``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -63,7 +64,7 @@ class _Watcher:
     """
 
     told: FreshLoad | None = None
-    told_at: float = 0.0
+    told_at: float = -math.inf
     recent_until: float = 0.0
 
 
@@ -76,6 +77,8 @@ class LoadTeller:
         #: The watchers with jobs, and the others; each in the order in which they were told.
         self._recent: dict[PeerId, _Watcher] = {}
         self._others: dict[PeerId, _Watcher] = {}
+        #: When the peers that watched last were told, and until when they were recent.
+        self._left: dict[PeerId, tuple[float, float]] = {}
         self._load = FreshLoad()
         self._jobs: Mapping[PeerId, int] = MappingProxyType({})
         self._turn_at = float("inf")
@@ -105,9 +108,9 @@ class LoadTeller:
                 return [Send(peer, Full())]
             self.forget(useless)
             effects.append(Send(useless, Full()))
-        watcher = self._others[peer] = _Watcher(recent_until=now)
-        self._spend(now)
-        return [*effects, self._tell(peer, watcher, self._others, self._jobs.get(peer, 0), now)]
+        told_at, recent_until = self._left.pop(peer, (-math.inf, now))
+        self._others[peer] = _Watcher(told_at=told_at, recent_until=recent_until)
+        return effects + self._take_turns(now)
 
     def _useless(self, now: float) -> PeerId | None:
         """A watcher that has had no job here for so long that its own pool would let us go."""
@@ -116,8 +119,13 @@ class LoadTeller:
 
     def forget(self, peer: PeerId) -> None:
         """The link to a peer is gone, or it does not want the load any more."""
-        self._recent.pop(peer, None)
-        self._others.pop(peer, None)
+        watcher = self._recent.pop(peer, None) or self._others.pop(peer, None)
+        if watcher is None:
+            return
+        # One that comes back has its place in the queue again: otherwise coming and going would win turns.
+        self._left[peer] = (watcher.told_at, watcher.recent_until)
+        if len(self._left) > self._settings.watchers:
+            del self._left[next(iter(self._left))]
 
     def report(self, load: Load, jobs: Mapping[PeerId, int], now: float) -> list[Effect]:
         """This node's own load, and how many of its jobs are of which peer."""
@@ -180,10 +188,6 @@ class LoadTeller:
         watcher.told = _with_jobs(self._load, jobs)
         self.told += 1
         return Send(peer, watcher.told)
-
-    def _spend(self, now: float) -> None:
-        """A message that does not wait for its turn is paid for later."""
-        self._purse(now).spend(LOAD_BYTES, now, debt=float(self._settings.fresh_bytes_s))
 
     def _purse(self, now: float) -> TokenBucket:
         if self._bucket is None:

@@ -61,6 +61,11 @@ class Refusals:
         return self._last is not None
 
     @property
+    def peers(self) -> tuple[PeerId, ...]:
+        """The peers that blamed the request."""
+        return tuple(self._peers)
+
+    @property
     def _estimate_agrees(self) -> bool:
         return self._too_long and self._last is not None and self._last.code in _TOO_LONG
 

@@ -10,7 +10,7 @@ may name it, so all of them together get one dial in ``dial_again_s``.
 ==================================== ========================================================================
 target                               dialled
 ==================================== ========================================================================
-of a seed, or an address without key always: the operator names it
+of a seed as the operator names it   always: with its peer id, or without one
 proven for the peer that is dialled  always: the pauses of its dials are the overlay's and the jobs'
 loopback, link-local or private      only if an own address, a seed or a link's other end is in the range
 any other                            once in ``dial_again_s``, whoever names it
@@ -26,7 +26,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final, TypeVar
 
-from protocol.ids import PeerId
+from protocol.ids import PeerId, peer_text
 from protocol.subnet import group_of, network_group, private_range
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class DialTargets:
     def __init__(self, again_s: float, seeds: Iterable[str] = ()) -> None:
         seeds = tuple(seeds)
         self._again_s = again_s
-        self._seeds = frozenset(map(target_of, seeds))
+        self._seeds = frozenset(seeds)
         self._ranges = _ranges(seeds)
         self._dialled: OrderedDict[str, float] = OrderedDict()
         self._proven: OrderedDict[str, PeerId] = OrderedDict()
@@ -60,7 +60,7 @@ class DialTargets:
 
     def _admit(self, peer: PeerId, address: str, near: frozenset[str], now: float) -> bool:
         target = target_of(address)
-        if target in self._seeds or self._proven.get(target) == peer:
+        if f"{target}/p2p/{peer_text(peer)}" in self._seeds or self._proven.get(target) == peer:
             return True
         if private_range(group_of((address,))) not in near:
             return False

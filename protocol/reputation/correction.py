@@ -16,6 +16,9 @@ So a factor without observations is that of the peer, and it goes back there wit
 newcomer is as slow as newcomers were here, and before any was seen slower than it claims; that guess counts for
 ``FIRST_COUNT`` observations.
 
+*No credit for the impossible.*  The factor that ranking reads is ``FASTEST`` at least where the peer names its cards:
+otherwise one that sends garbage at once would be predicted as the fastest of all.
+
 *What is observed.*  The seconds to the first piece, less the part that no speed scales, against the predicted ones; and
 the seconds between pieces.  An observation weighs less where jitter of the link or a queue that a stale load tells of
 hides it, and where the answer is short.  A whole answer is one time for both phases: what it differs from the corrected
@@ -53,6 +56,10 @@ PRIOR_COUNT: Final = 1.0
 PRIOR_SIGMA: Final = 0.35
 #: Bounds of one observation: 150 times slower or faster (a desktop CPU that was taken for a GPU, and the reverse).
 MOST_LOG: Final = 5.0
+#: The least factor of a peer that names its cards: one that answers faster than they can does not run the model
+#: (guess: one standard deviation of hidden efficiencies).  Of a peer without cards nothing is predicted, so any speed
+#: may be learned.
+FASTEST: Final = 0.8
 #: A promise counts for so much, and differs from the prediction by this factor at most (routing study).
 PROMISE_WEIGHT: Final = 0.25
 PROMISE_MOST: Final = math.log(5.0)

@@ -23,6 +23,7 @@ import numpy as np
 
 from protocol.ids import PeerId
 from protocol.membership.columns import Offers
+from protocol.membership.peer_record import PeerRecord
 from protocol.membership.peer_view import PeerView
 from protocol.perf.forecast import Forecast
 from protocol.reputation.correction import Factor, Newcomer
@@ -44,6 +45,11 @@ _FIRST_LOST_COUNT: Final = 2.0
 _MOST_LOST_COUNT: Final = 50.0
 #: Failures of the last so many seconds are taken back when our own network is suspected (the window of the suspicion).
 RETRACT_S: Final = 10.0
+#: The weight of a job that a peer turned away before it completed any, and the most that these add up to (guess: five
+#: of them are half a failure, and a peer that is busy at first loses little).
+UNHELPFUL_WEIGHT: Final = 0.2
+UNHELPFUL_MOST: Final = 1.0
+_UNHELPFUL: Final = frozenset({Outcome.BUSY, Outcome.REFUSED})
 #: Failures that are remembered for that (guess: several dozen jobs in flight).
 _RECENT: Final = 256
 _DIMENSIONS: Final = frozenset(dimension.value for dimension in Dimension)
@@ -98,6 +104,8 @@ class Experience:
                 self._take_back(now)
         if seen.blame or not verdict.blame:
             self._learn(seen.peer, history, verdict, now)
+        if seen.outcome in _UNHELPFUL:
+            self._unhelpful(seen.peer, history, now)
         if seen.forecast is not None:
             self._correct(seen, seen.forecast, history, now)
         self._publish(seen.peer, history)
@@ -105,6 +113,16 @@ class Experience:
         for peer in self.histories.shrink(now):
             self._changed_peers.note(peer, self.events)
             self._view.learned.forget(peer)
+
+    def contradicted(self, peer: PeerId, now: float) -> None:
+        """A peer called a request wrong for every peer, and another one has completed it: that is misbehaviour."""
+        self.events += 1
+        self._changed_peers.note(peer, self.events)
+        history = self.histories.of(peer, now)
+        history.breaker.failed(now)
+        self._learn(peer, history, VERDICTS[Outcome.MISBEHAVED], now)
+        self._publish(peer, history)
+        self._project_peer(peer, now)
 
     # --- over a restart -----------------------------------------------------------------------------------------------
 
@@ -210,13 +228,26 @@ class Experience:
 
     def _project(self, seen: Observation, now: float) -> None:
         """The same at once for the peer that a job just ended at."""
-        record, offers = self._view.get(seen.peer), self._view.offers(seen.model)
+        record, offers = self._project_peer(seen.peer, now), self._view.offers(seen.model)
         if record is None:
             return
-        project_peers(self._view, self.newcomers.prior(now), now, np.array([record.row]))
         if offers is not None and record.row in offers.offers and offers.projected_at > -math.inf:
             places = np.flatnonzero(offers.rows == record.row)
             project_factors(self._view, offers, self._newcomer_logs.logs(now), now, places)
+
+    def _project_peer(self, peer: PeerId, now: float) -> PeerRecord | None:
+        record = self._view.get(peer)
+        if record is not None:
+            project_peers(self._view, self.newcomers.prior(now), now, np.array([record.row]))
+        return record
+
+    def _unhelpful(self, peer: PeerId, history: PeerHistory, now: float) -> None:
+        """A peer turned a job away.  Until it has completed one, that is a weak sign that it never will."""
+        evidence = history.evidence.get(Dimension.COMPLETE) or _NONE
+        if history.completed or evidence.bad >= UNHELPFUL_MOST:
+            return
+        history.observe(Dimension.COMPLETE, 0.0, UNHELPFUL_WEIGHT, now)
+        self._newcomer(peer, 0.0, UNHELPFUL_WEIGHT, now)
 
     def _newcomer(self, peer: PeerId, value: float, weight: float, now: float) -> None:
         record = self._view.get(peer)

@@ -58,11 +58,13 @@ def project_factors(
     """
     rows = offers.rows[places]
     peers, me = view.learned.past.rows(rows), view.columns["me"][rows]
+    least = np.where(view.columns["tflops"][rows] > 0, correction.FASTEST, 0.0)
     for phase, log in zip(("prompt", "token"), newcomer, strict=True):
         first = np.where(me, 0.0, log)
         wide = _read(peers[f"{phase}_log"], peers[f"{phase}_count"], peers["seen_at"], first, now)
         own, mean = offers.column(f"{phase}_count")[places], offers.column(f"{phase}_log")[places]
-        offers.column(f"{phase}_factor")[places] = np.exp(_read(mean, own, offers.column("seen_at")[places], wide, now))
+        factor = np.exp(_read(mean, own, offers.column("seen_at")[places], wide, now))
+        offers.column(f"{phase}_factor")[places] = np.maximum(least, factor)
     count = peers["prompt_count"] * _left(peers["seen_at"], now, correction.HALF_LIFE_S)
     known = correction.PRIOR_COUNT * correction.PRIOR_SIGMA**2
     variance = (known + count * peers["log_variance"]) / (correction.PRIOR_COUNT + count)

@@ -24,6 +24,7 @@ from protocol.events import (
     TimerFired,
 )
 from protocol.ids import ModelId, PeerId, name_key
+from protocol.membership.connections import NOT_NOW
 from protocol.node import Node
 from protocol.settings import PROFILES, GossipSettings, NodeSettings
 from protocol.statements.adverts import Advert, Load, ModelOffer, Status
@@ -154,6 +155,26 @@ def test_a_doubt_that_may_be_right_makes_us_look() -> None:
     assert [effect for effect in effects if isinstance(effect, Dial)] == [Dial(signer_of(2).peer_id, (addr_of(2),))]
     failed = node.feed(DialFailed(signer_of(2).peer_id, (addr_of(2),), "refused"), after=1.0)
     assert (signer_of(2).peer_id, "suspect") in states(failed)
+
+
+@pytest.mark.parametrize(
+    ("dialled", "reason", "counts"),
+    [
+        ((addr_of(2),), "refused", True),
+        (("/ip4/203.0.113.9/tcp/1",), "refused", False),  # a third party named that address
+        ((addr_of(2),), NOT_NOW, False),  # nothing was sent
+    ],
+)
+def test_a_failed_dial_counts_where_the_addresses_that_the_peer_signed_were_dialled(
+    dialled: tuple[str, ...], reason: str, counts: bool
+) -> None:
+    node = Alone()
+    node.link()
+    node.get(advert(2), said(2))
+    record = node.node.view.get(signer_of(2).peer_id)
+    assert record is not None
+    node.feed(DialFailed(record.peer, dialled, reason), after=1.0)
+    assert (node.node.view.columns["missed_until"][record.row] > node.now) == counts
 
 
 def test_doubts_are_paid_from_the_byte_budget() -> None:

@@ -26,6 +26,7 @@ from protocol.jobs.cascade_events import (
     CascadeEvent,
     Commit,
     Completed,
+    Contradicted,
     Finish,
     GiveUp,
     Keepalive,
@@ -246,6 +247,13 @@ def test_a_peer_that_is_looked_up_has_more_time() -> None:
     effects = play.until_over()
     assert effects[-1] == Attempt(B, 2, last=True)
     assert play.timer == play.now + SETTINGS.accept_s
+
+
+def test_who_called_the_request_wrong_is_named_where_another_peer_completes_it() -> None:
+    play = Play(A, B)
+    play.do(Refused(A, Refuse(400, "invalid_parameter", "never", final=True)))
+    play.flowing(B)
+    assert [effect for effect in play.do(Completed(B)) if isinstance(effect, Contradicted)] == [Contradicted(A)]
 
 
 def test_silence_in_the_middle_is_final() -> None:

@@ -81,6 +81,28 @@ def test_who_was_told_a_moment_ago_hears_a_change_when_its_turn_comes() -> None:
     assert sim.timer == math.inf
 
 
+def test_coming_and_going_wins_no_turns() -> None:
+    sim = Sim()
+    assert sim.watch(1) == [peer(1)]
+    for _ in range(40):
+        sim.now += 0.01
+        sim.watch(1, on=False)
+        assert sim.watch(1) == [], "told a moment ago"
+    while sim.timer < math.inf and not (told := sim.fire()):
+        pass
+    assert told == [peer(1)]
+
+
+def test_peers_that_went_are_remembered_within_a_bound() -> None:
+    sim = Sim(LinkPoolSettings(watchers=2))
+    for number in range(1, 9):
+        sim.watch(number)
+        sim.watch(number, on=False)
+    sim.watch(1, on=False)
+    assert sim.watch(1) == [peer(1)], "forgotten by now"
+    assert sim.watch(8) == [], "remembered"
+
+
 def test_a_change_that_was_undone_before_the_turn_is_not_told() -> None:
     sim = Sim()
     sim.watch(1)
@@ -108,10 +130,11 @@ def test_who_has_jobs_here_goes_first_and_has_a_part_of_the_budget_for_itself() 
     sim = Sim(tight)
     for number in range(1, 7):
         sim.watch(number)
+    told_first = 8 * (1 - RESERVED)
+    assert len(sim.told) == told_first, "the others wait for their turn"
     sim.now = 100.0
     assert sim.report(1, {peer(6): 1})[0] == peer(6)
-    told_first = 8 * (1 - RESERVED)
-    assert len(sim.told) - 6 == told_first
+    assert len(sim.told) == 2 * told_first
     sim.now += 0.5
     assert sim.report(2, {peer(6): 1})[0] == peer(6)
     for number in (4, 5):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.ids import PeerId
+from protocol.ids import PeerId, peer_text
 from protocol.membership.dial_targets import REMEMBERED, DialTargets
 
 ALICE, BOB = PeerId(b"a" * 32), PeerId(b"b" * 32)
@@ -59,9 +59,10 @@ def test_a_peer_whose_address_others_claim_stays_in_reach() -> None:
 
 
 def test_seeds_and_addresses_without_a_key_are_the_operators_own() -> None:
-    targets = DialTargets(60.0, (f"{VICTIM}/p2p/alice", "/ip4/10.0.0.1/tcp/1"))
-    assert all(admits(targets, VICTIM, 0.0) for _ in range(3))
-    assert all(admits(targets, "/ip4/10.0.0.1/tcp/1", 0.0) for _ in range(3))
+    targets = DialTargets(60.0, (f"{VICTIM}/p2p/{peer_text(ALICE)}", "/ip4/10.0.0.1/tcp/1"))
+    assert all(admits(targets, VICTIM, 0.0, ALICE) for _ in range(3))
+    assert [admits(targets, VICTIM, 0.0, BOB) for _ in range(3)] == [True, False, False], "another peer may claim it"
+    assert admits(targets, "/ip4/10.0.0.1/tcp/1", 0.0), "the range of a seed is the operator's own"
     other = ("/ip4/203.0.113.9/tcp/1",)
     assert all(targets.admit(None, other, OWN, 0.0) == other for _ in range(3))
 

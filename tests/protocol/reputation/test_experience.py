@@ -11,7 +11,7 @@ from protocol.membership.peer_columns import PEER_COLUMNS
 from protocol.membership.peer_view import PeerView
 from protocol.reputation.breaker import FIRST_S, MOST_FAILURES
 from protocol.reputation.evidence import Dimension
-from protocol.reputation.experience import FIRST_LOST_S, RETRACT_S, Experience
+from protocol.reputation.experience import FIRST_LOST_S, RETRACT_S, UNHELPFUL_MOST, Experience
 from protocol.reputation.newcomers import Newcomers
 from protocol.reputation.observation import Observation
 from protocol.reputation.outcomes import BLAMED, OF_THE_NETWORK, VERDICTS, Outcome
@@ -58,6 +58,7 @@ def test_a_job_is_in_flight_until_its_end_and_a_good_end_proves_the_peer() -> No
 def test_an_outcome_becomes_the_evidence_of_the_table(outcome: Outcome) -> None:
     peers = view()
     experience = Experience(peers)
+    experience.histories.of(A, 0.0).completed = 1
     experience.observed(ended(A, outcome), 0.0)
     history, verdict = experience.histories.get(A), VERDICTS[outcome]
     assert history is not None
@@ -69,6 +70,31 @@ def test_an_outcome_becomes_the_evidence_of_the_table(outcome: Outcome) -> None:
     if verdict.complete is not None:
         bad = verdict.complete[1] - good
     assert (shown(peers, A, "good"), shown(peers, A, "bad")) == (good, bad)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.BUSY, Outcome.REFUSED])
+def test_a_peer_that_only_turns_jobs_away_loses_its_prior_within_a_bound(outcome: Outcome) -> None:
+    peers = view()
+    experience = Experience(peers)
+    before = shown(peers, A, "bad")
+    for _ in range(20):
+        experience.observed(ended(A, outcome), 0.0)
+    assert before == 0.0
+    assert shown(peers, A, "bad") == pytest.approx(UNHELPFUL_MOST)
+    history = experience.histories.get(A)
+    assert history is not None
+    assert history.breaker.is_closed
+
+
+def test_a_refusal_that_another_peer_disproved_is_misbehaviour() -> None:
+    peers = view()
+    experience = Experience(peers)
+    for _ in range(6):
+        experience.contradicted(A, 0.0)
+    assert shown(peers, A, "bad") == 6 * VERDICTS[Outcome.MISBEHAVED].complete[1]  # type: ignore[index]
+    history = experience.histories.get(A)
+    assert history is not None
+    assert history.breaker.barred_until > 0.0
 
 
 def test_many_failures_bar_a_peer_and_good_jobs_free_it() -> None:
