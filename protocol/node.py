@@ -50,6 +50,7 @@ from protocol.jobs.warm_links import WarmLinks
 from protocol.membership.connections import NOT_NOW
 from protocol.membership.failure_detector import FailureDetector
 from protocol.membership.overlay import Known, Overlay, Seeds
+from protocol.membership.peer_record import PeerRecord
 from protocol.membership.peer_view import PeerView
 from protocol.rng import Rng
 from protocol.settings import NodeSettings
@@ -192,18 +193,13 @@ class Node:
         self.overlay.dial_failed(event.peer, event.addrs, now)
         if event.peer is None:
             return []
-        if self._was_dialled_as_signed(event):
+        if _was_dialled_as_signed(self.view.get(event.peer), event):
             self.view.observe_unreachable(event.peer, now)
         version = self.gossip.version_of(event.peer)
         effects = self.failure_detector.dial_failed(event.peer, now, self.overlay.standing(), version)
         self._pay_doubts(effects, now)
         effects += self.warm.pool.dial_failed(event.peer, now)
         return effects + self._route_dht(self.dht.dial_failed(event.peer, now), now)
-
-    def _was_dialled_as_signed(self, event: DialFailed) -> bool:
-        """Whether all addresses that the peer signed were dialled: those of third parties prove nothing."""
-        record = self.view.get(event.peer) if event.peer is not None and event.reason != NOT_NOW else None
-        return record is not None and record.advert is not None and set(record.advert.addrs) <= set(event.addrs)
 
     def _round_trip(self, event: RoundTrip, now: float, _wall: float) -> list[Effect]:
         self.view.observe_rtt(event.peer, event.seconds)
@@ -363,6 +359,12 @@ class Node:
                 if record is not None and record.advert is not None:
                     self.overlay.remember(effect.peer, record.advert.addrs)
         return self._route(effects, now)
+
+
+def _was_dialled_as_signed(record: PeerRecord | None, event: DialFailed) -> bool:
+    """Whether all addresses that the peer signed were dialled: those of third parties prove nothing."""
+    signed = () if record is None or record.advert is None else record.advert.addrs
+    return event.reason != NOT_NOW and bool(signed) and set(signed) <= set(event.addrs)
 
 
 #: The handler of each event.  It is no attribute of a node: a node with bound methods lives until a garbage collection.
