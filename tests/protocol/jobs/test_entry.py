@@ -45,6 +45,7 @@ from protocol.jobs.entry import (
 )
 from protocol.jobs.providers import FOUND_S, MISSED_S, UNKNOWN_S
 from protocol.membership.peer_view import PeerView
+from protocol.reputation.evidence import Dimension
 from protocol.reputation.outcomes import Outcome
 from protocol.routing.ranking import Candidate, Excluded, JobQuery, Ranking
 from protocol.settings import CascadeSettings
@@ -151,6 +152,19 @@ def test_the_best_candidate_is_asked_at_once() -> None:
     assert play.entry.committed
     assert isinstance(play.do(Completed(B))[-1], Finish)
     assert play.entry.state == "over"
+
+
+def test_a_refusal_that_another_peer_disproves_is_misbehaviour_of_the_first() -> None:
+    play = Play(A, B)
+    play.submit()
+    play.do(Refused(A, Refuse(400, "invalid_parameter", "never", final=True)))
+    play.do(Accepted(B))
+    play.do(Progress(B))
+    history = play.shared.experience.histories.get(A)
+    assert history is not None
+    before = history.evidence[Dimension.COMPLETE].bad
+    play.do(Completed(B))
+    assert history.evidence[Dimension.COMPLETE].bad == before + 2.0
 
 
 def test_the_view_knows_what_runs_and_what_went_well() -> None:
