@@ -42,9 +42,9 @@ class Convergence:
         scenario = cluster.scenario
         self.start = scenario.duration_s - scenario.quiet_s
         self.due = self.start + scenario.measure.liveness_s
-        #: Since when it has been whole, and when it was so last.
+        #: Since when it has been whole, and since when it has not been so.
         self.healed_at: float | None = None
-        self._whole_at = 0.0
+        self._lapsed_at: float | None = None
         self._rng = rng_stream(cluster.seed, "healing")
 
     def prepare(self) -> None:
@@ -61,8 +61,10 @@ class Convergence:
         wrong = self.wrong()
         if not wrong:
             self.healed_at = now if self.healed_at is None else self.healed_at
-            self._whole_at = now
-        elif now - self._whole_at > LAPSE_S:
+            self._lapsed_at = None
+        elif self._lapsed_at is None:  # not since the last look: a whole network is looked at less often
+            self._lapsed_at = now
+        elif now - self._lapsed_at > LAPSE_S:
             self.healed_at = None
         if self.healed_at is None and now >= self.due:
             raise Breach("I9", now, f"{now - self.start:.0f} s after the last fault {wrong}")
