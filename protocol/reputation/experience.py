@@ -45,10 +45,10 @@ _FIRST_LOST_COUNT: Final = 2.0
 _MOST_LOST_COUNT: Final = 50.0
 #: Failures of the last so many seconds are taken back when our own network is suspected (the window of the suspicion).
 RETRACT_S: Final = 10.0
-#: The weight of a job that a peer turned away before it completed any, and the most that these add up to (guess: five
-#: of them are half a failure, and a peer that is busy at first loses little).
-UNHELPFUL_WEIGHT: Final = 0.2
-UNHELPFUL_MOST: Final = 1.0
+#: The weight of a job that a peer turned away before it completed any, and the most that these add up to (guess: a
+#: fifth of a failure in all, since an honest peer may be busy at first).
+UNHELPFUL_WEIGHT: Final = 0.1
+UNHELPFUL_MOST: Final = 0.4
 _UNHELPFUL: Final = frozenset({Outcome.BUSY, Outcome.REFUSED})
 #: Failures that are remembered for that (guess: several dozen jobs in flight).
 _RECENT: Final = 256
@@ -105,7 +105,7 @@ class Experience:
         if seen.blame or not verdict.blame:
             self._learn(seen.peer, history, verdict, now)
         if seen.outcome in _UNHELPFUL:
-            self._unhelpful(seen.peer, history, now)
+            self._unhelpful(history, now)
         if seen.forecast is not None:
             self._correct(seen, seen.forecast, history, now)
         self._publish(seen.peer, history)
@@ -241,13 +241,12 @@ class Experience:
             project_peers(self._view, self.newcomers.prior(now), now, np.array([record.row]))
         return record
 
-    def _unhelpful(self, peer: PeerId, history: PeerHistory, now: float) -> None:
+    def _unhelpful(self, history: PeerHistory, now: float) -> None:
         """A peer turned a job away.  Until it has completed one, that is a weak sign that it never will."""
         evidence = history.evidence.get(Dimension.COMPLETE) or _NONE
         if history.completed or evidence.bad >= UNHELPFUL_MOST:
             return
         history.observe(Dimension.COMPLETE, 0.0, UNHELPFUL_WEIGHT, now)
-        self._newcomer(peer, 0.0, UNHELPFUL_WEIGHT, now)
 
     def _newcomer(self, peer: PeerId, value: float, weight: float, now: float) -> None:
         record = self._view.get(peer)

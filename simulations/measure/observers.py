@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from protocol.reputation.evidence import LAWS, Dimension, Evidence
+from protocol.reputation.newcomers import FIRST_PRIOR
 from protocol.reputation.peer_history import PeerHistory
 from simulations.measure.metrics import Observed, quantiles, rounded
 from simulations.scenario import Scenario
@@ -46,7 +47,9 @@ def _is_shut_out(history: PeerHistory | None, now: float) -> bool:
     if history is None:
         return False
     known = history.evidence.get(Dimension.COMPLETE)
-    chance = 1.0 if known is None else Evidence(known.good, known.bad, known.at).chance(LAWS[Dimension.COMPLETE], now)
+    chance = 1.0
+    if known is not None:  # with the prior of a newcomer, as the ranking estimates it
+        chance = Evidence(known.good, known.bad, known.at).chance(LAWS[Dimension.COMPLETE], now, FIRST_PRIOR)
     return history.breaker.barred_until > now or chance < LEAST_CHANCE
 
 
