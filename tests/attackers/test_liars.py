@@ -71,7 +71,8 @@ def watched(network: Network) -> Iterator[Watched]:
 def test_few_callers_notice_a_liar(watched: Watched, name: str) -> None:
     heard = watched.heard[name]
     assert sum(not one.honest for one in heard) <= NOTICED, heard
-    assert all(one.honest for one in heard[REQUESTS // 2 :]), heard
+    # A peer is drawn, and a newcomer now and then has a turn: one job in the second half may still go there.
+    assert sum(not one.honest for one in heard[REQUESTS // 2 :]) <= 1, heard
     assert len(heard) == REQUESTS
 
 
