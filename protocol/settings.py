@@ -145,8 +145,8 @@ class ConnectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     #: Seconds for a dial, both HELLOs included (guess: nine round trips, of 1 s each, with a peer that answers the
     #: proposals of a dial differently, and a slow machine), and for the HELLOs of an accepted link.
     dial_s: float = 15.0
-    #: Seconds between two dials of an address that has proven no key, whoever names it (a victim of false adverts gets
-    #: one a minute from each node).
+    #: Seconds between two dials of an address that has proven no key, for all peers together (a victim of false
+    #: adverts gets one a minute from each node).
     dial_again_s: float = 60.0
     hello_s: float = 5.0
     #: A link that we dialled, that is no neighbour's and that was idle for this long is closed, seconds (guess: longer

@@ -85,7 +85,7 @@ class ConnectionTable:
         self._queue = DialQueue(settings.connections, seeds)
         self._pings = PingScheduler()
         self._nursery: trio.Nursery | None = None
-        #: Where each peer answered last.  What a HELLO says is a hint for look-ups: nobody has signed it.
+        #: Where each peer answered last.  The addresses in a HELLO are unsigned hints for look-ups.
         self.addrs: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
         self.closed = False
 

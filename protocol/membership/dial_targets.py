@@ -13,7 +13,7 @@ target                               dialled
 of a seed as the operator names it   always: with its peer id, or without one
 proven for the peer that is dialled  always: the pauses of its dials are the overlay's and the jobs'
 loopback, link-local or private      only if an own address, a seed or a link's other end is in the range
-any other                            once in ``dial_again_s``, whoever names it
+any other                            once in ``dial_again_s``, for all peers that name it
 ==================================== ========================================================================
 
 Not here: how many dials are under way (``connections``), and which peers are worth a dial (``overlay``).

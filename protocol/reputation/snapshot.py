@@ -24,7 +24,8 @@ T = TypeVar("T")
 Key = tuple[PeerId, str, str]
 #: The dimension of the counts of jobs (completed, failed), which do not decay.
 JOBS: Final = "jobs"
-#: The dimension of newcomers, in place of a model their network group ("" for all), and in place of a peer nobody.
+#: The dimension of newcomers.  Such a row has the network group ("" for all) in place of the model, and ``NOBODY`` in
+#: place of the peer.
 NEWCOMERS: Final = "newcomers"
 NOBODY: Final = PeerId(bytes(32))
 

@@ -5,9 +5,9 @@ Theory of operation
 
 A job over a link that stands saves the round trips of a dial, and its worker's load is known first-hand
 (``jobs.fresh_load``).  So for each model that jobs were routed for within ``wanted_s``, the node keeps links to
-``per_model`` peers that offer it.  A *member* is a peer with such a link, whoever dialled it; one link counts for every
-model that the peer offers, and ``Watch`` asks the peer for its load.  At least half of the members of a model were
-*chosen* by this node, so that attackers cannot surround it by dialling in.
+``per_model`` peers that offer it.  A *member* is a peer with such a link; either end may have dialled it.  One link
+counts for every model that the peer offers, and ``Watch`` asks the peer for its load.  At least half of the members of
+a model were *chosen* by this node, so that attackers cannot surround it by dialling in.
 
 A link that stands for another reason becomes a member while members are missing.  Otherwise the node dials: peers are
 drawn by the score of the default policy, as for a job (``ranking.prospects``), from network groups that have no member
